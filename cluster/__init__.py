@@ -1,0 +1,63 @@
+"""Batch Monte Carlo computing: one YAML spec, many nodes, one right answer.
+
+The names below are all there is to the public interface. They are imported when they are first
+used, so that ``import cluster`` costs nothing: a kernel file needs only the tallies, and the
+command line answers ``--help`` without numpy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cluster.api import extend, load, resume, submit
+    from cluster.errors import ClusterError
+    from cluster.kernels import kernel
+    from cluster.report.result import Result
+    from cluster.streams import Stream
+    from cluster.tally import Estimate, Histogram, Hits, Moments
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ClusterError": "errors",
+    "Estimate": "tally",
+    "Histogram": "tally",
+    "Hits": "tally",
+    "Moments": "tally",
+    "Result": "report.result",
+    "Stream": "streams",
+    "extend": "api",
+    "kernel": "kernels",
+    "load": "api",
+    "resume": "api",
+    "submit": "api",
+}
+
+__all__ = [
+    "ClusterError",
+    "Estimate",
+    "Histogram",
+    "Hits",
+    "Moments",
+    "Result",
+    "Stream",
+    "__version__",
+    "extend",
+    "kernel",
+    "load",
+    "resume",
+    "submit",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its room at first use (PEP 562)."""
+    try:
+        room = _HOME[name]
+    except KeyError:
+        raise AttributeError(f"module 'cluster' has no attribute {name!r}") from None
+    value = getattr(import_module(f"cluster.{room}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,118 @@
+"""Estimates and intervals agree with scipy and with published values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cluster.tally import Estimate, Histogram, Hits, Moments
+
+CONFIDENCES = (0.5, 0.9, 0.95, 0.99, 0.999999)
+
+
+@pytest.mark.fault(63)
+@pytest.mark.parametrize("confidence", CONFIDENCES)
+@pytest.mark.parametrize(
+    ("hits", "samples"), [(0, 1), (0, 50), (1, 1), (50, 50), (7, 50), (1, 10**9)]
+)
+def test_hits_have_wilson_s_interval(hits: int, samples: int, confidence: float) -> None:
+    """Interval ends are scipy's Wilson interval, at zero hits and at all hits too."""
+    got = Hits(hits, samples).estimate(confidence)
+    expected = stats.binomtest(hits, samples).proportion_ci(confidence, method="wilson")
+    assert (got.low, got.high) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-15)
+    assert got.value == hits / samples
+    assert got.std_error == pytest.approx(math.sqrt(hits * (samples - hits) / samples**3))
+
+
+@pytest.mark.fault(63)
+def test_zero_hits_and_all_hits_have_a_width() -> None:
+    """No hits in 100: [0, z**2 / (n + z**2)], and its mirror image where all hit."""
+    none, all_ = Hits(0, 100).estimate(0.95), Hits(100, 100).estimate(0.95)
+    z2 = 1.959963984540054**2
+    assert none.low == 0
+    assert none.high == pytest.approx(z2 / (100 + z2))
+    assert all_.low == pytest.approx(100 / (100 + z2))
+    assert all_.high == 1
+
+
+def test_no_samples_say_nothing() -> None:
+    """Zero samples: no value, and the interval that is all there could be."""
+    mean = Moments(0, 0, 0).estimate(0.95)
+    assert np.isnan([mean.value, mean.std_error]).all()
+    assert mean.rel_error == math.inf
+    got = Hits(0, 0).estimate(0.95)
+    assert np.isnan([got.value, got.std_error]).all()
+    assert (got.low, got.high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("confidence", CONFIDENCES)
+@pytest.mark.parametrize("count", [2, 3, 5, 31, 1000, 99_999, 200_003])
+def test_moments_have_student_s_interval(count: int, confidence: float) -> None:
+    """Half widths are scipy's t quantile, on both sides of where the expansion takes over."""
+    values = np.random.default_rng(count).exponential(size=count)
+    got = Moments.of(values).estimate(confidence)
+    error = values.std(ddof=1) / math.sqrt(count)
+    assert got.std_error == pytest.approx(error, rel=1e-12)
+    # 1 - confidence has lost digits before either of the two sees it.
+    quantile = stats.t.ppf((1 + confidence) / 2, count - 1)
+    assert got.half_width == pytest.approx(quantile * error, rel=1e-15 / (1 - confidence) + 1e-11)
+    assert (got.low, got.high) == pytest.approx(
+        (values.mean() - got.half_width, values.mean() + got.half_width)
+    )
+
+
+def test_one_value_has_no_error() -> None:
+    """A single value has a mean, and an interval without ends."""
+    got = Moments.of([2.5]).estimate(0.95)
+    assert got.value == 2.5
+    assert (got.low, got.high) == (-math.inf, math.inf)
+    assert got.rel_error == math.inf
+
+
+@pytest.mark.fault(58)
+def test_blocks_too_far_apart_have_an_infinite_error() -> None:
+    """Each block is possible by itself; together their variance is beyond the doubles."""
+    got = Moments.of([1e200] * 3).merge(Moments.of([-1e200] * 3)).estimate(0.95)
+    assert (got.value, got.std_error, got.low, got.high) == (0, math.inf, -math.inf, math.inf)
+
+
+def test_scale_and_offset_move_all_of_an_estimate() -> None:
+    """The estimate is offset + scale * x; a negative scale swaps the ends."""
+    raw = Hits(20, 100).estimate(0.95)
+    got = Hits(20, 100).estimate(0.95, scale=-4, offset=1)
+    assert isinstance(raw.low, float)
+    assert isinstance(raw.high, float)
+    assert got.value == 1 - 4 * 0.2
+    assert (got.low, got.high) == (1 - 4 * raw.high, 1 - 4 * raw.low)
+    assert got.std_error == pytest.approx(4 * 0.04)
+    assert got.half_width == pytest.approx(4 * raw.half_width)
+
+
+def test_a_histogram_estimates_bin_by_bin() -> None:
+    """Each bin is a proportion of all samples, those outside the edges included."""
+    got = Histogram((0, 1, 2), (10, 30), 40, 20, 100).estimate(0.9)
+    bins = [Hits(count, 100).estimate(0.9) for count in (10, 30)]
+    assert got.value == (0.1, 0.3)
+    assert got.low == tuple(part.low for part in bins)
+    assert got.high == tuple(part.high for part in bins)
+    assert got.half_width == max(part.half_width for part in bins)
+
+
+def test_the_worst_bin_decides() -> None:
+    """Relative error and standard error are those of the worst bin; an empty one is infinite."""
+    got = Estimate((1.0, 2.0), (0.1, 0.4), (0.8, 1.2), (1.2, 2.8), 0.95)
+    assert (got.rel_error, got.worst_std_error) == (0.2, 0.4)
+    assert got.half_width == pytest.approx(0.8)
+    assert Histogram((0, 1, 2), (0, 3), 0, 0, 3).estimate(0.95).rel_error == math.inf
+
+
+def test_scarce_counts_the_rarest_event() -> None:
+    """A plain standard error is as blind to misses that were not seen as to hits."""
+    assert Hits(98, 100).scarce(plain=True) == 2
+    assert Hits(98, 100).scarce(plain=False) == 98
+    assert Moments.of([1.0, 2.0]).scarce(plain=True) is None
+    assert Moments.of([2.0, 2.0]).scarce(plain=True) == 0
+    assert Histogram((0, 1, 2), (5, 3), 0, 0, 8).scarce(plain=True) == 3

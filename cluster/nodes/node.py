@@ -1,0 +1,196 @@
+"""A node, a list of nodes, and what is wrong with one."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+MAX_NODES = 100_000
+MAX_SLOTS = 4_096
+
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}")
+_SCOPE = re.compile(r"[A-Za-z0-9._-]{1,32}")
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class NodeError(ValueError):
+    """A host list that cannot be meant.
+
+    Attributes:
+        message: what is wrong.
+        column: 0-based offset of the place in the string, or None.
+        fix: how to mend it, or None.
+        key: the key of a mapping that is wrong, or None for the whole entry.
+        entry: the 0-based entry of a list, or None where there is no list.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        column: int | None = None,
+        fix: str | None = None,
+        *,
+        key: str | None = None,
+        entry: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.column, self.fix = message, column, fix
+        self.key, self.entry = key, entry
+
+    def __str__(self) -> str:
+        place = "" if self.entry is None else f"entry {self.entry}: "
+        key = f"{self.key}: " if self.key else ""
+        column = "" if self.column is None else f" (column {self.column + 1})"
+        return f"{place}{key}{self.message}{column}" + (f"; {self.fix}" if self.fix else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host and how to work on it.
+
+    Attributes:
+        host: a name, an address, or ``localhost``; IPv6 without brackets.
+        slots: workers at a time; None: as many as the host has usable cores.
+        python: the interpreter there; None: the same path as here.
+        user, port: for ssh; None: what ssh's own configuration says.
+        weight: expected speed of a slot beside others, until it was measured.
+        env: variables for the workers, as pairs sorted by name.
+        tags: words that the host can be chosen by.
+        cwd: folder to work in there; None: the home folder, or this folder on this machine.
+
+    Raises:
+        NodeError: a value out of range, or text that is not safe as an argument.
+    """
+
+    host: str
+    slots: int | None = None
+    python: str | None = None
+    user: str | None = None
+    port: int | None = None
+    weight: float = 1.0
+    env: tuple[tuple[str, str], ...] = ()
+    tags: tuple[str, ...] = ()
+    cwd: str | None = None
+
+    def __post_init__(self) -> None:
+        for key, check in _CHECKS.items():
+            value = getattr(self, key)
+            reason = None if value is None else check(value)
+            if reason:
+                raise NodeError(reason, key=key)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-safe mapping, from which :meth:`from_json` makes an equal Node."""
+        return {**asdict(self), "env": dict(self.env), "tags": list(self.tags)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Node:
+        """Read what ``to_json`` wrote."""
+        rest = {"env": tuple(sorted(data["env"].items())), "tags": tuple(data["tags"])}
+        return cls(**{**data, **rest})
+
+
+@dataclass(frozen=True, slots=True)
+class NodeList:
+    """The nodes of a run.
+
+    Attributes:
+        hosts: each host once, in the order written.
+        required: so many must be ready at the start; None: all.
+        wait: seconds with no usable slot after which the run drains.
+        file: the host file that was named beside the list, or None.
+    """
+
+    hosts: tuple[Node, ...]
+    required: int | None = None
+    wait: float = 60.0
+    file: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-safe mapping, from which :meth:`from_json` makes an equal NodeList."""
+        hosts = [node.to_json() for node in self.hosts]
+        return {"hosts": hosts, "required": self.required, "wait": self.wait, "file": self.file}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> NodeList:
+        """Read what ``to_json`` wrote."""
+        return cls(**{**data, "hosts": tuple(map(Node.from_json, data["hosts"]))})
+
+
+def host_fault(text: str) -> str | None:
+    """Why the text cannot be a host's name or address, or None where it can."""
+    if not text:
+        return "a host name is missing"
+    if text.startswith("-"):
+        return f"a host name may not start with '-', or ssh would read {text!r} as an option"
+    if ":" in text:
+        return None if is_ipv6(text) else f"{text!r} is not an IPv6 address"
+    if not _HOST.fullmatch(text):
+        return f"{text!r} is not a host name"
+    return None
+
+
+def is_ipv6(text: str) -> bool:
+    """Whether the text is an IPv6 address, without brackets; ``fe80::1%eth0`` too."""
+    address, percent, scope = text.partition("%")
+    try:
+        ipaddress.IPv6Address(address)
+    except ValueError:
+        return False
+    return not percent or bool(_SCOPE.fullmatch(scope))
+
+
+def user_fault(text: str) -> str | None:
+    """Why the text cannot be a user's name, or None where it can."""
+    return None if _USER.fullmatch(text) else f"{text!r} is not a user name"
+
+
+def range_fault(low: int, high: int, value: int) -> str | None:
+    """Why a number is outside of [low, high], or None where it is inside."""
+    return None if low <= value <= high else f"must be from {low:,} to {high:,}, got {value}"
+
+
+def _weight_fault(value: float) -> str | None:
+    fine = math.isfinite(value) and 0 < value <= 1e6
+    return None if fine else f"must be above 0 and at most 1e6, got {value}"
+
+
+def _text_fault(text: str) -> str | None:
+    if not text or text.startswith("-") or _CONTROL.search(text):
+        return f"must be text that is not empty and does not start with '-', got {text!r}"
+    return None
+
+
+def _tags_fault(tags: Iterable[str]) -> str | None:
+    bad = next((tag for tag in tags if not _TAG.fullmatch(tag)), None)
+    return None if bad is None else f"{bad!r} is not one word of letters, digits, '.', '_' and '-'"
+
+
+def _env_fault(env: Iterable[tuple[str, str]]) -> str | None:
+    for name, value in env:
+        if not _VARIABLE.fullmatch(name):
+            return f"{name!r} is not the name of an environment variable"
+        if "\0" in value:
+            return f"the value of {name} holds a NUL character"
+    return None
+
+
+_CHECKS: Mapping[str, Callable[[Any], str | None]] = {
+    "host": host_fault,
+    "slots": partial(range_fault, 1, MAX_SLOTS),
+    "python": _text_fault,
+    "user": user_fault,
+    "port": partial(range_fault, 1, 65_535),
+    "weight": _weight_fault,
+    "env": _env_fault,
+    "tags": _tags_fault,
+    "cwd": _text_fault,
+}

@@ -1,0 +1,9 @@
+"""The spec: the YAML file that says what to compute, where, and until when; frozen once read."""
+
+from __future__ import annotations
+
+from cluster.spec.loading import load, parse
+from cluster.spec.model import BACKENDS, Retry, Spec, Until
+from cluster.spec.reference import reference, schema
+
+__all__ = ["BACKENDS", "Retry", "Spec", "Until", "load", "parse", "reference", "schema"]

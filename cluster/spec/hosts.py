@@ -1,0 +1,199 @@
+"""The key ``nodes``: every way to write it, as a NodeList."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from cluster.nodes import (
+    MAX_NODES,
+    MAX_SLOTS,
+    Node,
+    NodeError,
+    NodeList,
+    Roster,
+    local,
+    parse_entry,
+    read_hostfile,
+)
+from cluster.spec.values import (
+    Duration,
+    Environment,
+    Number,
+    Rule,
+    Text,
+    Whole,
+    fault,
+    faults,
+    show,
+)
+
+
+@dataclass(slots=True)
+class Context:
+    """What the meaning of a host list depends on, and the hosts of the entries before."""
+
+    base: Path
+    environ: Mapping[str, str]
+    roster: Roster = field(default_factory=Roster)
+    entries: int = 0
+
+
+class Frozen(BaseModel):
+    """Base of the models: immutable, and no key but the declared ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NodeForm(Frozen):
+    """One host, or one host list whose hosts are all alike."""
+
+    host: Annotated[str, Text()] = Field(
+        description="Name or address; also a host list such as n[01-16], for hosts that are alike."
+    )
+    slots: Annotated[int, Whole(1, MAX_SLOTS)] | None = Field(
+        default=None, description="Workers at a time; without it, the usable cores of the host."
+    )
+    python: Annotated[str, Text()] | None = Field(
+        default=None, description="The Python there; without it, the path that it has here."
+    )
+    user: Annotated[str, Text()] | None = Field(
+        default=None, description="User for ssh; without it, what ssh's own configuration says."
+    )
+    port: Annotated[int, Whole(1, 65_535)] | None = Field(
+        default=None, description="Port of ssh; without it, what ssh's own configuration says."
+    )
+    weight: Annotated[float, Number()] = Field(
+        default=1.0, description="Expected speed of a slot beside others, until it was measured."
+    )
+    env: Annotated[Mapping[str, str], Environment()] | None = Field(
+        default=None, description="Environment variables for the workers; each value is text."
+    )
+    tags: tuple[Annotated[str, Text()], ...] = Field(
+        default=(), description="Words that the host can be chosen by."
+    )
+    cwd: Annotated[str, Text()] | None = Field(
+        default=None, description="Folder to work in on the host."
+    )
+
+
+class HostRule(Rule):
+    """A rule that needs to know the folder and the environment."""
+
+    def check_in(self, value: Any, context: Context) -> Any:
+        """The value to keep."""
+        raise NotImplementedError
+
+    def schema(self) -> dict[str, Any]:
+        # The texts and mappings are put together in cluster.spec.reference.
+        return {}
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(self._checked)
+
+    def _checked(self, value: Any, info: ValidationInfo) -> Any:
+        context = Context(Path(), {}) if info.context is None else info.context
+        return self.check_in(value, context)
+
+
+class Entry(HostRule):
+    """An entry of the list: a text or a mapping, as the hosts it means."""
+
+    def check_in(self, value: Any, context: Context) -> tuple[Node, ...]:
+        """The hosts of one entry."""
+        entry, context.entries = context.entries, context.entries + 1
+        nodes = _entry(_judged(value), context)
+        with _located():
+            context.roster.add(entry, nodes)
+        return nodes
+
+
+def _judged(value: Any) -> str | dict[str, Any]:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Mapping):
+        fix = "write it as n[01-16], host:4, or {host: n1, slots: 4}"
+        raise fault(f"must be a host or a mapping, got {show(value)}", fix)
+    form = NodeForm.model_validate(value)
+    return {key: getattr(form, key) for key in form.model_fields_set}
+
+
+def _entry(value: str | dict[str, Any], context: Context) -> tuple[Node, ...]:
+    if context.roster.full:
+        raise fault(f"more than {MAX_NODES:,} hosts up to here")
+    with _located():
+        return parse_entry(value, context.base, context.environ)
+
+
+@contextmanager
+def _located(key: str | None = None) -> Iterator[None]:
+    """What is wrong with a host list, told at its key and column."""
+    try:
+        yield
+    except NodeError as error:
+        place = key or error.key
+        found = fault(error.message, error.fix, error.column)
+        raise faults([((place,) if place else (), found)]) from None
+
+
+class NodesForm(Frozen):
+    """The hosts, and how many of them a run needs."""
+
+    hosts: tuple[Annotated[tuple[Node, ...], Entry()], ...] = Field(
+        default=(),
+        description="Hosts: texts (n[01-16,20], host:4, 4/host, the name of a host file, auto) "
+        "or mappings; or one such text.",
+    )
+    file: Annotated[str, Text()] | None = Field(
+        default=None, description="A host file of Open MPI or MPICH, relative to the spec."
+    )
+    required: Annotated[int, Whole(1, MAX_NODES)] | None = Field(
+        default=None, description="So many hosts must be ready at the start; without it, all."
+    )
+    wait: Annotated[float, Duration(zero=True)] = Field(
+        default=60.0, description="With no usable slot for so long, the run drains and stops."
+    )
+
+
+class Nodes(HostRule):
+    """``nodes`` in any form."""
+
+    def check_in(self, value: Any, context: Context) -> NodeList:
+        """The node list, each host once."""
+        if isinstance(value, NodeList):
+            return value
+        form = NodesForm.model_validate(_mapping(value), context=context)
+        if form.file is not None:
+            with _located("file"):
+                context.roster.add(context.entries, read_hostfile(context.base / form.file))
+        if isinstance(value, Mapping) and not {"hosts", "file"} & set(value):
+            context.roster.add(0, [local()])
+        with _located():
+            hosts = context.roster.close()
+        if form.required is not None and form.required > len(hosts):
+            message = f"must be at most {len(hosts)}, the number of hosts, got {form.required}"
+            raise faults([(("required",), fault(message))])
+        return NodeList(hosts, form.required, form.wait, form.file)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, str | list):
+        value = {"hosts": value}
+    if not isinstance(value, Mapping):
+        raise fault(f"must be a host list, a list or a mapping, got {show(value)}")
+    hosts = value.get("hosts")
+    return {**value, "hosts": [hosts]} if isinstance(hosts, str) else value

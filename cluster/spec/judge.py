@@ -1,0 +1,180 @@
+"""From a document to a spec, or to everything that is wrong with it, at once."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path as Folder
+from typing import Any, NamedTuple, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from cluster.errors import Problem, SpecError
+from cluster.spec.hosts import Context, NodeForm, NodesForm
+from cluster.spec.messages import wording
+from cluster.spec.overrides import apply
+from cluster.spec.source import Source
+from cluster.spec.values import number, show
+from cluster.spec.yaml12 import Document, Path
+
+MEASURES = ("half_width", "rel_error", "std_error")
+# Where null is a value of its own; elsewhere a key without a value is a line left unfinished.
+NULLABLE = frozenset({"attempts", "seed", "slots"})
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Origin(NamedTuple):
+    """The file and folder of a spec, its earlier overrides, and the environment for host lists."""
+
+    file: str
+    base: Folder
+    overrides: tuple[str, ...] = ()
+    environ: Mapping[str, str] = os.environ
+
+
+def judge(
+    model: type[Model], document: Document, origin: Origin, changes: Sequence[str] = ()
+) -> tuple[Model, Source]:
+    """The model's instance of a document with `changes` put over it, and where it came from.
+
+    Raises:
+        SpecError: every problem of the text, the overrides and the values.
+    """
+    file, base, earlier, environ = origin
+    data, values, keys, findings, broken = document
+    source = Source(file, base, (*earlier, *changes), data, values, keys)
+    problems = [source.finding(found) for found in findings]
+    if not isinstance(data, dict):
+        problems += [] if problems else [_no_mapping(source)]
+        raise SpecError(problems)
+    applied = apply(data, changes, model.model_fields)
+    source = source.with_overridden(applied.paths)
+    problems += [*applied.problems, *_nulls(source, broken), *_goal(model, source)]
+    named = {"name": _name_of(file), **data}
+    try:
+        instance = model.model_validate(named, context=Context(base, environ))
+    except ValidationError as error:
+        raise SpecError([*problems, *_problems(error, source, model, broken)]) from None
+    if problems:
+        raise SpecError(problems)
+    return instance, source
+
+
+def _no_mapping(source: Source) -> Problem:
+    message = f"a spec must be a mapping, got {show(source.data)}"
+    return source.problem((), message, "write it as lines of key: value")
+
+
+def _name_of(file: str) -> str:
+    """The name that a file gives to its runs: its stem, less what no name may hold."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", Folder(file).stem).lstrip("._-")
+    return plain[:64] or "run"
+
+
+def _problems(
+    error: ValidationError, source: Source, model: type[BaseModel], broken: set[Path]
+) -> Iterator[Problem]:
+    for detail in error.errors(include_url=False):
+        path = tuple(detail["loc"])
+        if not _below(source.written(path), broken):
+            words = wording(detail, keys_at(model, path[:-1]))
+            yield source.problem(path, *words[:2], at_key=words.at_key, column=words.column)
+
+
+def _below(path: Path, roots: set[Path]) -> bool:
+    return any(path[:length] in roots for length in range(len(path) + 1))
+
+
+def keys_at(model: type[BaseModel], path: Path) -> list[str]:
+    """The keys that a mapping may have, by its path in a spec."""
+    section: Any = model
+    if path[:1] == ("nodes",):
+        section = NodesForm if len(path) == 1 else NodeForm
+    elif path:
+        section = section_of(model, str(path[0]))
+    return list(section.model_fields) if section else []
+
+
+def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The model of a key that is a mapping of keys, as ``until`` is."""
+    annotation = model.model_fields[key].annotation if key in model.model_fields else None
+    for kind in (annotation, *get_args(annotation)):
+        if inspect.isclass(kind) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def _nulls(source: Source, broken: set[Path]) -> Iterator[Problem]:
+    """Keys without a value. They are judged here, so the model's own finding is not wanted."""
+    for path in list(_null_paths(source.data, ())):
+        if not _below(path, broken):
+            yield source.problem(path, "a value is missing", "leave the key out for its default")
+    broken.update(_null_paths(source.data, ()))
+
+
+def _null_paths(value: object, path: Path) -> Iterator[Path]:
+    if path[:1] == ("params",) and len(path) > 1:
+        return
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _null_paths(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _null_paths(inner, (*path, index))
+    elif value is None and path[-1] not in NULLABLE:
+        yield path
+
+
+def _goal(model: type[BaseModel], source: Source) -> Iterator[Problem]:
+    """What ``samples`` and ``until`` say together."""
+    data: Any = source.data
+    until = data.get("until", {})
+    if not isinstance(until, dict):
+        return
+    targets = [f"until.{name}" for name in MEASURES if name in until]
+    if targets and "samples" in data:
+        message = f"cannot stand beside a target, {' and '.join(targets)}"
+        fix = "leave one of them out; until.max_samples is a target's limit"
+        yield source.problem(("samples",), message, fix)
+    if not targets:
+        yield from _no_target(data, until, source)
+    if "samples" not in data and not targets and "max_time" not in until:
+        yield from _no_end(model, until, source)
+    if _exceeds(until.get("min_samples"), until.get("max_samples")):
+        limit, got = number(until["max_samples"]), number(until["min_samples"])
+        message = f"must be at most until.max_samples, {limit}, got {got}"
+        yield source.problem(("until", "min_samples"), message)
+
+
+def _no_target(data: dict[str, Any], until: dict[str, Any], source: Source) -> Iterator[Problem]:
+    if "min_samples" in until:
+        yield source.problem(("until", "min_samples"), "goes with a precision target", _TARGETS)
+    if "max_samples" in until and "samples" in data:
+        message = "goes with a precision target; samples says already how many"
+        yield source.problem(("until", "max_samples"), message, _TARGETS)
+
+
+_TARGETS = f"a target is one of until.{', until.'.join(MEASURES)}"
+
+
+def _no_end(model: type[BaseModel], until: dict[str, Any], source: Source) -> Iterator[Problem]:
+    # A key that is only misspelt is told as such; this would say it twice.
+    unknown = {*_as_dict(source.data)} - {*keys_at(model, ())} | {*until} - {
+        *keys_at(model, ("until",))
+    }
+    if not unknown:
+        fix = "give samples, a target such as until.half_width, or until.max_time"
+        path: Path = ("until",) if until else ()
+        yield source.problem(path, "nothing says when to stop", fix)
+
+
+def _as_dict(data: object) -> dict[str, Any]:
+    return data if isinstance(data, dict) else {}
+
+
+def _exceeds(low: object, high: object) -> bool:
+    numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in (low, high))
+    return numbers and low > high  # type: ignore[operator]  # both were just seen to be numbers

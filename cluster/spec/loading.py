@@ -1,0 +1,71 @@
+"""The doors of the room: a file or a text to a spec."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cluster.errors import Problem, SpecError, did_you_mean
+from cluster.spec.judge import Origin
+from cluster.spec.model import Spec
+from cluster.spec.syntax import MAX_BYTES
+from cluster.spec.yaml12 import read
+
+
+def load(
+    path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, str] = os.environ
+) -> Spec:
+    """Read a spec from its file.
+
+    Args:
+        path: the YAML file; errors name it as it is written here.
+        overrides: texts of the form ``key=value``, as after ``--set``.
+        environ: where ``auto`` finds the variables of Slurm and PBS.
+
+    Raises:
+        SpecError: every problem at once, in order of place.
+    """
+    file = Path(path)
+    try:
+        with file.open("rb") as stream:
+            # One byte more tells that it is too long; a device would be read for ever.
+            text = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise SpecError([_unreadable(file, str(path), error)]) from None
+    return parse(text, str(path), file.parent, overrides, environ)
+
+
+def parse(
+    text: str | bytes,
+    file: str,
+    base: Path,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] = os.environ,
+) -> Spec:
+    """Read a spec from its text.
+
+    Args:
+        text: YAML; bytes must be UTF-8.
+        file: the name that errors give to it.
+        base: the folder that the kernel and host files are relative to.
+        overrides: texts of the form ``key=value``, as after ``--set``.
+        environ: where ``auto`` finds the variables of Slurm and PBS.
+
+    Raises:
+        SpecError: every problem at once, in order of place.
+    """
+    return Spec.read(read(text), Origin(file, base, environ=environ), overrides)
+
+
+def _unreadable(file: Path, shown: str, error: Exception) -> Problem:
+    reason = getattr(error, "strerror", None) or str(error)
+    fix = _nearest(file) if isinstance(error, FileNotFoundError) else None
+    return Problem(shown, 0, 0, "", f"cannot read the spec: {reason}", fix)
+
+
+def _nearest(file: Path) -> str | None:
+    try:
+        return did_you_mean(file.name, [each.name for each in file.parent.glob("*.y*ml")])
+    except OSError:
+        return None

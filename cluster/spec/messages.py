@@ -1,0 +1,53 @@
+"""pydantic's findings in words for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cluster.errors import did_you_mean
+from cluster.spec.values import OURS, show
+from cluster.spec.yaml12 import Path
+
+RESERVED = ("sweep", "schedule", "notify")
+
+
+class Words(NamedTuple):
+    """What is said of one finding."""
+
+    message: str
+    fix: str | None = None
+    at_key: bool = False
+    column: int | None = None
+
+
+def wording(detail: Mapping[str, Any], known: Sequence[str]) -> Words:
+    """Our words for one finding of pydantic.
+
+    Args:
+        detail: as ``ValidationError.errors()`` gives it.
+        known: the keys that the mapping around it may have.
+    """
+    kind = detail["type"]
+    if kind == OURS:
+        context = detail["ctx"]
+        return Words(context["message"], context["fix"], column=context["column"])
+    if kind == "missing":
+        return Words("this key is needed, and missing")
+    if kind == "extra_forbidden":
+        return _unknown(tuple(detail["loc"]), known)
+    if kind in _SHAPES:
+        return Words(f"must be {_SHAPES[kind]}, got {show(detail['input'])}", _FIXES[kind])
+    return Words(f"is not valid, got {show(detail['input'])}")
+
+
+_SHAPES = {"model_type": "a mapping", "tuple_type": "a list"}
+_FIXES = {"model_type": "write it as key: value", "tuple_type": "write it as [a, b]"}
+
+
+def _unknown(path: Path, known: Sequence[str]) -> Words:
+    key = str(path[-1])
+    if path in {(name,) for name in RESERVED}:
+        return Words("is not supported by this version yet", "leave it out", at_key=True)
+    guess = did_you_mean(key, known)
+    return Words("unknown key", guess or f"the keys here are {', '.join(known)}", at_key=True)

@@ -1,0 +1,225 @@
+"""The spec as a frozen model. A new key is one field here; the schema and the reference follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, PrivateAttr
+
+from cluster.errors import Problem
+from cluster.nodes import NodeList, local
+from cluster.spec.hosts import Frozen, Nodes
+from cluster.spec.judge import Origin, judge
+from cluster.spec.source import Source, split, with_hosts
+from cluster.spec.values import (
+    Block,
+    Choice,
+    Duration,
+    FileName,
+    Folder,
+    KernelName,
+    Name,
+    Number,
+    Params,
+    ReadOnly,
+    Text,
+    Whole,
+)
+from cluster.spec.yaml12 import Document
+
+BACKENDS = ("serial", "threads", "processes")
+LATER_BACKENDS = ("dispy", "scoop", "mpi", "ssh")
+_ORIGIN = ("path", "base", "overrides")
+
+
+class Until(Frozen):
+    """When a run may stop. Of several measures all must hold."""
+
+    half_width: Annotated[float, Number()] | None = Field(
+        default=None, description="Target: half the confidence interval is at most this."
+    )
+    rel_error: Annotated[float, Number()] | None = Field(
+        default=None, description="Target: the standard error is at most this part of the estimate."
+    )
+    std_error: Annotated[float, Number()] | None = Field(
+        default=None, description="Target: the standard error is at most this."
+    )
+    confidence: Annotated[float, Number(below=1)] = Field(
+        default=0.95, description="Confidence of the interval."
+    )
+    min_samples: Annotated[int, Whole()] | None = Field(
+        default=None, description="The target is not judged on fewer samples."
+    )
+    max_samples: Annotated[int, Whole()] | None = Field(
+        default=None, description="Stop here, whether the target is met or not."
+    )
+    max_time: Annotated[float, Duration()] | None = Field(
+        default=None,
+        description="Start no block after this time (90m, 8h, 1h30m, or seconds); "
+        "those that were started are finished and counted.",
+    )
+
+
+class Retry(Frozen):
+    """What happens when a block fails."""
+
+    attempts: Annotated[int, Whole()] | None = Field(
+        default=None,
+        description="Tries of a block; without it, 1 where the kernel raises and 3 where the "
+        "worker is lost.",
+    )
+    timeout: Annotated[float, Duration()] = Field(
+        default=3600.0, description="A block that takes longer is taken for hung."
+    )
+
+
+class Spec(Frozen):
+    """What to compute, where, and until when.
+
+    Deeply immutable: ``params`` is a read-only mapping, its lists are tuples. Made by
+    :func:`cluster.spec.load`, :func:`cluster.spec.parse` and :meth:`from_json`.
+    """
+
+    name: Annotated[str, Name()] = Field(
+        default_factory=lambda: "run",
+        description="Name of the run; without it, the name of the spec's file.",
+    )
+    description: Annotated[str, Text(lines=True)] | None = Field(
+        default=None, description="A few words for people; they change nothing."
+    )
+    kernel: Annotated[str, KernelName()] = Field(
+        description="What draws the samples: file.py:function, relative to the spec, or "
+        "module:function."
+    )
+    params: Annotated[Mapping[str, Any], Params()] = Field(
+        default=ReadOnly(), description="Parameters of the kernel, by name."
+    )
+    samples: Annotated[int, Whole()] | None = Field(
+        default=None,
+        description="Samples to draw, rounded up to whole blocks; not beside a target in until.",
+    )
+    block: Annotated[int | Literal["auto"], Block()] = Field(
+        default="auto",
+        description="Samples in a block, the unit of randomness; auto is what the kernel declares.",
+    )
+    seed: Annotated[int, Whole(0, 2**128 - 1)] | None = Field(
+        default=None, description="Seed of all streams; without it, one is drawn and recorded."
+    )
+    until: Until | None = Field(
+        default=None, description="A precision target, and limits of samples and time."
+    )
+    include: tuple[Annotated[str, FileName()], ...] = Field(
+        default=(),
+        description="Files that the kernel imports, relative to its folder; they are frozen with "
+        "it.",
+    )
+    backend: Annotated[
+        str, Choice(names=BACKENDS, later=LATER_BACKENDS, what="backend", form="a backend")
+    ] = Field(default="processes", description="The engine that runs the blocks.")
+    nodes: Annotated[NodeList, Nodes()] = Field(
+        default_factory=lambda: NodeList((local(),)),
+        description="The hosts to work on; without it, this machine with its usable cores.",
+    )
+    retry: Retry = Field(default=Retry(), description="What happens when a block fails.")
+    store: Annotated[str, Folder()] = Field(
+        default="runs",
+        description="Folder of the ledger, relative to the working directory.",
+    )
+
+    _source: Source = PrivateAttr(default_factory=lambda: Source("", Path()))
+
+    @property
+    def path(self) -> str:
+        """The spec's file, as the person named it."""
+        return self._source.file
+
+    @property
+    def base(self) -> Path:
+        """The folder that the spec's paths are relative to."""
+        return self._source.base
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Every ``key=value`` that was set over the file."""
+        return self._source.overrides
+
+    def problem(self, path: str, message: str, fix: str | None = None) -> Problem:
+        """A problem of a later room, at the place of a key in the spec's text.
+
+        Args:
+            path: dotted, as in ``nodes[0].slots``; a key that is not in the text has the place
+                of the nearest one above it, and one that was overridden has ``--set``.
+            message: what is wrong.
+            fix: how to mend it.
+        """
+        return self._source.problem(with_hosts(split(path) or ()), message, fix)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-safe mapping, from which :meth:`from_json` makes an equal Spec.
+
+        The keys are those of a spec, with all defaults and without those that have no value, and
+        ``path``, ``base`` and ``overrides``. The hosts are resolved: no host file and no
+        environment is read again.
+        """
+        origin = {"path": self.path, "base": str(self.base), "overrides": list(self.overrides)}
+        return {**_plain(self), **origin}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            SpecError: it is not valid.
+        """
+        keys = {name: value for name, value in data.items() if name not in _ORIGIN}
+        keys["nodes"] = NodeList.from_json({"required": None, "file": None, **keys["nodes"]})
+        origin = Origin(data["path"], Path(data["base"]), tuple(data["overrides"]))
+        return cls.read(Document.of(keys), origin)
+
+    @classmethod
+    def read(cls, document: Document, origin: Origin, changes: Sequence[str] = ()) -> Self:
+        """The spec of a document, with the texts of ``--set`` put over it.
+
+        Raises:
+            SpecError: everything that is wrong, at once.
+        """
+        spec, source = judge(cls, document, origin, changes)
+        spec._source = source
+        return spec
+
+    def revised(self, changes: Sequence[str], without: Sequence[str] = ()) -> Self:
+        """This spec with further overrides, judged like a fresh one; its file is not read again.
+
+        Args:
+            changes: texts of the form ``key=value``.
+            without: keys of the root that are left out first.
+
+        Raises:
+            SpecError: a change that does not fit.
+        """
+        keys = {name: value for name, value in _plain(self).items() if name not in without}
+        if "nodes" in keys:
+            # The hosts of the file are in the list already.
+            keys["nodes"].pop("file", None)
+        origin = Origin(self.path, self.base, self.overrides)
+        return self.read(Document.of(keys), origin, changes)
+
+
+def _plain(value: Any) -> Any:
+    """JSON-safe data of a model, without what has no value."""
+    if isinstance(value, NodeList):
+        data = value.to_json()
+        data["hosts"] = [_without_none(node) for node in data["hosts"]]
+        return _without_none(data)
+    if isinstance(value, BaseModel):
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        return {name: _plain(inner) for name, inner in _without_none(fields).items()}
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _without_none(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if value is not None}

@@ -1,0 +1,155 @@
+"""``--set key=value``: one YAML value put at a dotted place of the data, before it is judged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.errors import Problem
+from cluster.spec.source import OVERRIDE, join, split
+from cluster.spec.values import clip, show
+from cluster.spec.yaml12 import MAX_DEPTH, Path, read
+
+# Commas are plain text in these; elsewhere they are how a sweep is written.
+_TEXTS = frozenset({"description", "include", "name", "nodes", "store"})
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:\\.|[^"\\])*\"""")
+_NODES_KEYS = frozenset({"hosts", "file", "required", "wait"})
+
+
+class _Refused(Exception):
+    """An override that cannot be meant: the path it is about, a message, a fix."""
+
+    def __init__(self, path: Path, message: str, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.problem = Problem(OVERRIDE, 0, 0, join(path), message, fix)
+
+
+@dataclass
+class Applied:
+    """What overrides made of the data.
+
+    Attributes:
+        data: the mapping, changed in place.
+        paths: what they gave a value.
+        problems: the overrides that could not be applied.
+    """
+
+    data: dict[str, Any]
+    paths: set[Path] = field(default_factory=set)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def apply(data: dict[str, Any], overrides: Sequence[str], known: Collection[str]) -> Applied:
+    """Put each ``key=value`` into the data, in turn; ``null`` takes a key out.
+
+    Args:
+        data: the root mapping of a spec.
+        overrides: the texts after ``--set``.
+        known: the keys that a spec may have.
+    """
+    applied = Applied(data)
+    for text in overrides:
+        try:
+            path, value = _parsed(text)
+            applied.paths.add(_put(data, path, value, known))
+        except _Refused as refused:
+            applied.problems.append(refused.problem)
+    return applied
+
+
+def _parsed(text: str) -> tuple[Path, Any]:
+    key, equals, value = text.partition("=")
+    path = split(key.strip())
+    if not equals or path is None:
+        fix = "write samples=1e6, params.d=3 or nodes[0].slots=4"
+        raise _Refused((), f"{clip(text)} is not of the form key=value", fix)
+    if len(path) > MAX_DEPTH:
+        raise _Refused(path[:1], f"nested deeper than {MAX_DEPTH} levels")
+    if path[0] not in _TEXTS and _bare_comma(value):
+        fix = "set one value, or put a list into brackets"
+        raise _Refused(path, "several values make a sweep, which this version has not yet", fix)
+    return path, _value(path, value)
+
+
+def _bare_comma(value: str) -> bool:
+    """Whether a comma stands outside of quotes and brackets."""
+    depth = 0
+    for letter in _QUOTED.sub("", value):
+        depth += (letter in "[{(") - (letter in "]})")
+        if letter == "," and depth <= 0:
+            return True
+    return False
+
+
+def _value(path: Path, text: str) -> Any:
+    if not text.strip():
+        raise _Refused(path, "has no value", "write key=null to leave the key out")
+    document = read(text)
+    for finding in document.findings:
+        inner = f"{join(finding.path)}: " if finding.path else ""
+        raise _Refused(path, f"{inner}{finding.message}", finding.fix)
+    return document.data
+
+
+def _put(data: dict[str, Any], path: Path, value: Any, known: Collection[str]) -> Path:
+    path = _nodes_made_ready(data, path)
+    parent: Any = data
+    for length, step in enumerate(path[:-1]):
+        parent = _descend(parent, step, path[: length + 1], path[length + 1])
+    last = path[-1]
+    if isinstance(last, int):
+        _entry(parent, path)
+        parent[last] = value
+    elif value is None and path[0] != "params":
+        if last not in parent and (len(path) > 1 or last not in known):
+            raise _Refused(path, "is not in the spec, so it cannot be left out")
+        parent.pop(last, None)
+    else:
+        parent[last] = value
+    return path
+
+
+def _descend(parent: Any, step: str | int, path: Path, following: str | int) -> Any:
+    """The container at a step, made where there is none, and where it can be meant."""
+    if isinstance(step, int):
+        _entry(parent, path)
+    elif parent.get(step) is None:
+        if isinstance(following, int):
+            raise _Refused(path, "is not in the spec, so it has no entries to set")
+        parent[step] = {}
+    if path[:2] == ("nodes", "hosts") and len(path) == 3 and isinstance(parent[step], str):
+        # The text of one entry becomes a mapping, so that it can have keys.
+        parent[step] = {"host": parent[step]}
+    wanted = list if isinstance(following, int) else dict
+    if not isinstance(parent[step], wanted):
+        kind = "entries" if wanted is list else f"key {following!r}"
+        raise _Refused(path, f"is {show(parent[step])}, so it has no {kind}")
+    return parent[step]
+
+
+def _entry(parent: Any, path: Path) -> None:
+    if path[-1] >= len(parent):  # type: ignore[operator]  # an entry's step is an int
+        raise _Refused(path, f"the list has {len(parent)} entries, counted from 0")
+
+
+def _nodes_made_ready(data: dict[str, Any], path: Path) -> Path:
+    """Bring ``nodes`` into the form that has the place: a list becomes {hosts: [...]}."""
+    if path[0] != "nodes" or len(path) == 1:
+        return path
+    nodes = data.get("nodes")
+    listed = isinstance(path[1], int)
+    if nodes is None and listed:
+        # Without the key the nodes are this machine.
+        nodes = ["localhost"]
+    if isinstance(nodes, str | list) and (listed or path[1] in _NODES_KEYS):
+        nodes = {"hosts": nodes}
+    if isinstance(nodes, dict):
+        if listed:
+            path = ("nodes", "hosts", *path[1:])
+        if path[1] == "hosts" and len(path) > 2 and isinstance(nodes.get("hosts"), str):
+            nodes["hosts"] = [nodes["hosts"]]
+    if nodes is not None:
+        data["nodes"] = nodes
+    return path

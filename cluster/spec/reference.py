@@ -1,0 +1,193 @@
+"""The JSON Schema of the spec, and its reference for people; both are made from the models."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import PydanticJsonSchemaWarning
+
+from cluster.spec.hosts import NodeForm, NodesForm
+from cluster.spec.judge import NULLABLE
+from cluster.spec.messages import RESERVED
+from cluster.spec.model import Retry, Spec, Until
+from cluster.spec.values import Text
+
+_MODELS: Mapping[str, type[BaseModel]] = {
+    "until": Until,
+    "nodes": NodesForm,
+    "node": NodeForm,
+    "retry": Retry,
+}
+_HEADINGS = {
+    "until": "`until`",
+    "nodes": "`nodes`, as a mapping",
+    "node": "An entry of `nodes`, as a mapping",
+    "retry": "`retry`",
+}
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema, draft-07, of a spec once its text was read by the rules of YAML 1.2."""
+    root = _object(Spec)
+    definitions = {name: _object(model) for name, model in _MODELS.items()}
+    for key in ("until", "retry"):
+        root["properties"][key] = _refer(key)
+    entry = {"anyOf": [Text().schema(), {"$ref": "#/definitions/node"}]}
+    entries = {"type": "array", "minItems": 1, "items": entry}
+    forms = [Text().schema(), entries]
+    definitions["nodes"]["properties"]["hosts"]["anyOf"] = forms
+    root["properties"]["nodes"]["anyOf"] = [*forms, {"$ref": "#/definitions/nodes"}]
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "cluster spec",
+        **root,
+        "anyOf": [{"required": ["samples"]}, {"required": ["until"]}],
+        "definitions": definitions,
+    }
+
+
+def _object(model: type[BaseModel]) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        # A read-only mapping as a default has no JSON; the schema needs none for it.
+        warnings.simplefilter("ignore", PydanticJsonSchemaWarning)
+        made = model.model_json_schema()
+    properties = {key: _tidy(key, value) for key, value in made["properties"].items()}
+    return {
+        "description": (model.__doc__ or "").partition("\n")[0],
+        "type": "object",
+        "properties": properties,
+        "required": made.get("required", []),
+        "additionalProperties": False,
+    }
+
+
+def _tidy(key: str, made: Mapping[str, Any]) -> dict[str, Any]:
+    """A property without pydantic's titles, and without null where a key needs a value."""
+    tidy = {name: value for name, value in made.items() if name != "title"}
+    if tidy.get("default", ...) in (None, []):
+        del tidy["default"]
+    branches = tidy.get("anyOf", [])
+    if {"type": "null"} in branches and key not in NULLABLE:
+        rest = [branch for branch in branches if branch != {"type": "null"}]
+        del tidy["anyOf"]
+        tidy |= rest[0] if len(rest) == 1 else {"anyOf": rest}
+    return tidy
+
+
+def _refer(key: str) -> dict[str, Any]:
+    # Draft-07 ignores what stands beside $ref.
+    words = Spec.model_fields[key].description
+    return {"description": words, "allOf": [{"$ref": f"#/definitions/{key}"}]}
+
+
+def reference() -> str:
+    """The reference of the spec, as Markdown."""
+    made = schema()
+    sections = {"Keys": made, **{_HEADINGS[k]: v for k, v in made["definitions"].items()}}
+    tables = (line for title, part in sections.items() for line in _section(title, part))
+    return "\n".join([_INTRODUCTION, *tables, _CONCLUSION])
+
+
+def _section(title: str, part: Mapping[str, Any]) -> Iterator[str]:
+    yield f"## {title}\n"
+    if title != "Keys":
+        yield f"{part['description']}\n"
+    yield "| key | value | default | meaning |\n|---|---|---|---|"
+    for key, value in part["properties"].items():
+        default = "needed" if key in part["required"] else _default(value)
+        cells = (f"`{key}`", _kind(value), default, value["description"])
+        yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+    yield ""
+
+
+def _default(value: Mapping[str, Any]) -> str:
+    return f"`{value['default']:g}`" if isinstance(value.get("default"), float) else _quoted(value)
+
+
+def _quoted(value: Mapping[str, Any]) -> str:
+    return f"`{value['default']}`" if "default" in value else ""
+
+
+def _kind(value: Mapping[str, Any]) -> str:
+    """The words for a property's type."""
+    if "$comment" in value:
+        return str(value["$comment"])
+    if "enum" in value:
+        return ", ".join(f"`{name}`" for name in value["enum"])
+    if "const" in value:
+        return f"`{value['const']}`"
+    if branches := value.get("anyOf") or value.get("allOf"):
+        return " or ".join(map(_kind, branches))
+    if "$ref" in value:
+        return f"mapping ([{value['$ref'].rpartition('/')[2]}](#{_anchor(value['$ref'])}))"
+    return _plain_kind(value)
+
+
+def _anchor(ref: str) -> str:
+    heading = _HEADINGS[ref.rpartition("/")[2]].lower()
+    return "".join(letter for letter in heading if letter not in "`,").replace(" ", "-")
+
+
+def _plain_kind(value: Mapping[str, Any]) -> str:
+    kind = value["type"]
+    if kind == "array":
+        return f"list of: {_kind(value['items'])}"
+    words = {"integer": "whole number", "string": "text", "object": "mapping"}
+    return f"{words.get(kind, kind)}{_limits(value)}"
+
+
+def _limits(value: Mapping[str, Any]) -> str:
+    low, high = value.get("minimum"), value.get("maximum", 2**63)
+    limits = [f"from {low}"] if low is not None else []
+    limits += ["above 0"] if "exclusiveMinimum" in value else []
+    limits += [f"and below {value['exclusiveMaximum']}"] if "exclusiveMaximum" in value else []
+    # The limit of 64 bits is no news to anyone.
+    limits += [f"to {high:,}"] if high < 2**63 - 1 else []
+    return f" {' '.join(limits)}" if limits else ""
+
+
+_INTRODUCTION = """\
+# The spec
+
+<!-- Made by scripts/docs from the models in cluster/spec; edit it there. -->
+
+A spec is one YAML file: what to compute, where, and until when. The answer depends only on
+`kernel`, `params`, `samples` or `until`, `block` and `seed`; everything else says where and how.
+
+```yaml
+kernel: ../jobs/pi.py:pi
+samples: 1e9
+nodes: ["n[01-04]", big:32]   # what holds brackets is quoted inside of a list
+```
+
+The text is read by the rules of YAML 1.2. `1e9`, `1_000_000` and `1e-5` are numbers; only `true`
+and `false` are truth values, so that `no` and `on` are text, as are `22:30` and dates; `010` is an
+error. A key that stands twice, an unknown key, a key without a value, tags and merge keys are
+errors too. A spec is UTF-8, at most 1 MiB and 20,000 values long and 32 levels deep. Every problem
+is told at once, with its line and column.
+
+`--set key=value` puts one YAML value over the file: `--set samples=1e6`, `--set params.d=3`,
+`--set nodes[0].slots=4`; `--set seed=null` takes a key out.
+"""
+
+_CONCLUSION = f"""\
+## Hosts as text
+
+| text | meaning |
+|---|---|
+| `n[01-16,20]`, `a[1-2],b3` | a Slurm host list |
+| `host:4`, `4/host` | a host with 4 slots (a port is a key of its own) |
+| `user@host`, `"[::1]:4"` | a user for ssh; an IPv6 address stands in brackets |
+| `hosts.txt`, `path/to/hostfile` | a host file of Open MPI or MPICH; its lines add up |
+| `auto` | the hosts that Slurm or PBS gave to this job, else this machine |
+
+A text names a file where it holds a `/`, ends in `.txt`, `.hosts`, `hostfile` or `machinefile`, or
+where there is such a file beside the spec. A host may stand only once.
+
+## Not in this version
+
+The keys {", ".join(f"`{key}`" for key in RESERVED)} are for later versions, and refused in this.
+"""

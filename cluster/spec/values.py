@@ -1,0 +1,385 @@
+"""What the values of a spec may be: one rule a kind, with its check, its words and its schema.
+
+The rules replace pydantic's own types, so that a message says what a person can mend, and nothing
+is converted in silence: the text '1000' is no number here.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from cluster.errors import did_you_mean
+
+# The type of every error that a rule raises; cluster.spec.messages words pydantic's own ones.
+OURS = "cluster"
+LARGEST = 2**63 - 1
+_LONGEST_TIME = 10 * 366 * 86_400
+_SHOWN = 60
+
+
+def fault(message: str, fix: str | None = None, column: int | None = None) -> PydanticCustomError:
+    """An error in our words; `column` is a 0-based offset inside of a text."""
+    context = {"message": message, "fix": fix, "column": column}
+    return PydanticCustomError(OURS, "{message}", context)
+
+
+def faults(details: Iterable[tuple[tuple[str | int, ...], PydanticCustomError]]) -> ValidationError:
+    """Several errors at once, each with its path below the value that is being checked."""
+    lines: list[InitErrorDetails] = [
+        {"type": error, "loc": path, "input": None} for path, error in details
+    ]
+    return ValidationError.from_exception_data("spec", lines)
+
+
+def show(value: object) -> str:
+    """What came, in a few words."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text {clip(value)}"
+    if isinstance(value, int | float):
+        return number(value)
+    return "a mapping" if isinstance(value, Mapping) else "a list"
+
+
+def clip(text: str) -> str:
+    """A text in quotes, on one line, and not too long."""
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+def number(value: float) -> str:
+    """A number as YAML would write it."""
+    if value != value:  # noqa: PLR0124 - math.isnan would convert a large int, and fail
+        return ".nan"
+    special = {math.inf: ".inf", -math.inf: "-.inf"}
+    return special.get(value) or str(value)
+
+
+class ReadOnly(dict[str, Any]):
+    """A mapping that cannot be changed; a dict, so that JSON and copies need nothing special."""
+
+    def _refuse(self, *_args: object, **_keys: object) -> NoReturn:
+        raise TypeError("a spec's mapping is read-only")
+
+    __setitem__ = __delitem__ = __ior__ = clear = _refuse
+    pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type[ReadOnly], tuple[dict[str, Any]]]:
+        return ReadOnly, (dict(self),)
+
+
+class Rule:
+    """A kind of value: `check` returns the value or raises a fault, `schema` is its JSON Schema."""
+
+    def check(self, value: Any) -> Any:
+        """The value to keep."""
+        raise NotImplementedError
+
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema, draft-07."""
+        raise NotImplementedError
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return self.schema()
+
+
+@dataclass(frozen=True)
+class Whole(Rule):
+    """A whole number in [low, high]; ``1e9`` is one."""
+
+    low: int = 1
+    high: int = LARGEST
+
+    def check(self, value: Any) -> int:
+        whole = self._whole(value)
+        if whole < self.low:
+            raise fault(f"must be at least {self.low}, got {number(value)}")
+        if whole > self.high:
+            raise fault(f"must be at most {self.high}, got {number(value)}")
+        return whole
+
+    def _whole(self, value: Any) -> int:
+        if isinstance(value, float) and math.isinf(value):
+            raise fault(f"must be finite, got {number(value)}")
+        # Beyond 2^63 a float stands for many whole numbers, none of which was written.
+        if isinstance(value, float) and value.is_integer():
+            if abs(value) > 2**63 and self.low <= value <= self.high:
+                raise fault("is too large for an exponent", "write all of its digits")
+            return int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        raise fault(f"must be a whole number, got {show(value)}", _unquote(value))
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "integer", "minimum": self.low, "maximum": self.high}
+
+
+def _unquote(value: object) -> str | None:
+    looks = isinstance(value, str) and re.fullmatch(r"[0-9.eE+_-]*[0-9][0-9_]*", value)
+    return "write it as a number, without quotes: 1000 or 1e3" if looks else None
+
+
+@dataclass(frozen=True)
+class Block(Rule):
+    """``auto`` or a whole number."""
+
+    def check(self, value: Any) -> int | str:
+        if value == "auto":
+            return "auto"
+        if isinstance(value, str):
+            raise fault(f"must be auto or a whole number, got {show(value)}")
+        return Whole().check(value)
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [{"const": "auto"}, Whole().schema()]}
+
+
+@dataclass(frozen=True)
+class Number(Rule):
+    """A number above 0, and below `below` where that is given."""
+
+    below: float | None = None
+
+    def check(self, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise fault(f"must be a number, got {show(value)}", _unquote(value))
+        result = _float(value)
+        if not math.isfinite(result):
+            raise fault(f"must be finite, got {number(value)}")
+        if result <= 0:
+            raise fault(f"must be above 0, got {number(value)}")
+        if self.below is not None and result >= self.below:
+            raise fault(f"must be below {self.below:g}, got {number(value)}")
+        return result
+
+    def schema(self) -> dict[str, Any]:
+        limit = {} if self.below is None else {"exclusiveMaximum": self.below}
+        return {"type": "number", "exclusiveMinimum": 0, **limit}
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_PART = r"(?:([0-9]+(?:\.[0-9]+)?) ?{unit} ?)?"
+_DURATION = re.compile("".join(_PART.format(unit=unit) for unit in _UNITS))
+
+
+@dataclass(frozen=True)
+class Duration(Rule):
+    """A time in seconds, or as ``90m``, ``8h``, ``1h30m``, ``45s``, ``2d``."""
+
+    zero: bool = False
+
+    def check(self, value: Any) -> float:
+        seconds = self._seconds(value)
+        if self.zero and seconds == 0:
+            return 0.0
+        if not 0 < seconds <= _LONGEST_TIME:
+            low = "at least 0" if self.zero else "above 0"
+            raise fault(f"must be a time {low} and at most ten years, got {show(value)}")
+        return seconds
+
+    def _seconds(self, value: Any) -> float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return _float(value)
+        found = _DURATION.fullmatch(value) if isinstance(value, str) and len(value) < 60 else None
+        if not found or not any(found.groups()):
+            fix = "90m, 8h, 1h30m, 45s, 2d, or a number of seconds"
+            raise fault(f"must be a time, got {show(value)}", fix)
+        parts = zip(found.groups(), _UNITS.values(), strict=True)
+        return sum(float(count) * unit for count, unit in parts if count)
+
+    def schema(self) -> dict[str, Any]:
+        low = {"minimum": 0} if self.zero else {"exclusiveMinimum": 0}
+        form = {"pattern": f"^(?=[0-9]){_DURATION.pattern}$", "$comment": "time (`90m`, `1h30m`)"}
+        text = {"type": "string", **form}
+        return {"anyOf": [{"type": "number", **low}, text]}
+
+
+@dataclass(frozen=True)
+class Text(Rule):
+    """A text that is not empty, on one line unless `lines`; `fits` judges it further."""
+
+    pattern: str | None = None
+    form: str = ""
+    lines: bool = False
+
+    def check(self, value: Any) -> str:
+        if not isinstance(value, str):
+            fix = None if value is None or isinstance(value, list | dict) else "quote it"
+            raise fault(f"must be text, got {show(value)}", fix)
+        if not value or not (self.lines or value.isprintable()):
+            raise fault(f"must be one line of text that is not empty, got {clip(value)}")
+        if self.pattern and not re.fullmatch(self.pattern, value):
+            raise fault(f"must be {self.form}, got {clip(value)}")
+        self.judge(value)
+        return value
+
+    def judge(self, value: str) -> None:
+        """Raise a fault for a text that fits the pattern and is wrong all the same."""
+
+    def schema(self) -> dict[str, Any]:
+        pattern = {"pattern": f"^{self.pattern}$"} if self.pattern else {}
+        comment = {"$comment": self.form} if self.form else {}
+        return {"type": "string", "minLength": 1, **pattern, **comment}
+
+
+@dataclass(frozen=True)
+class Name(Text):
+    """The name of a run: it becomes part of file names, so it is one plain word."""
+
+    pattern: str | None = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+    form: str = "1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit"
+
+
+_IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
+
+
+@dataclass(frozen=True)
+class KernelName(Text):
+    """``module:function`` or ``file.py:function``; whether it is there, the kernel's room says."""
+
+    form: str = "module:function or file.py:function"
+    pattern: str | None = rf"(?:[^:\\]*[^:\\/]\.py|{_IDENTIFIER}(?:\.{_IDENTIFIER})*):{_IDENTIFIER}"
+
+
+@dataclass(frozen=True)
+class FileName(Text):
+    """A file below the kernel's folder."""
+
+    form: str = "a file below the kernel's folder, such as helper.py"
+    pattern: str | None = r"[^/\\:*?\[\]]+(?:/[^/\\:*?\[\]]+)*"
+
+    def judge(self, value: str) -> None:
+        if {".", ".."} & set(value.split("/")):
+            raise fault(f"must stay below the kernel's folder, got {clip(value)}")
+
+    def schema(self) -> dict[str, Any]:
+        return {**super().schema(), "not": {"pattern": r"(^|/)\.\.?(/|$)"}}
+
+
+@dataclass(frozen=True)
+class Folder(Text):
+    """A folder; the shell's shorthands would be taken for its name, so they are refused."""
+
+    form: str = "a folder, without $ and ~"
+    pattern: str | None = r"[^~$][^$]*"
+
+
+@dataclass(frozen=True)
+class Choice(Text):
+    """One of the names; those of `later` are known, and not there yet."""
+
+    names: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
+    what: str = "name"
+
+    def judge(self, value: str) -> None:
+        if value in self.names:
+            return
+        have = f"it has {', '.join(self.names)}"
+        if value in self.later:
+            raise fault(f"this version has no {self.what} {value!r} yet; {have}")
+        raise fault(f"unknown {self.what} {clip(value)}; {have}", did_you_mean(value, self.names))
+
+    def schema(self) -> dict[str, Any]:
+        return {"enum": list(self.names)}
+
+
+Path = tuple[str | int, ...]
+_Found = list[tuple[Path, PydanticCustomError]]
+
+
+@dataclass(frozen=True)
+class Params(Rule):
+    """The kernel's parameters: names to numbers, texts, true, false, lists and mappings."""
+
+    def check(self, value: Any) -> Mapping[str, Any]:
+        found: _Found = []
+        frozen = _named(value, _parameter_fault, found)
+        if found:
+            raise faults(found)
+        return frozen
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object", "propertyNames": {"pattern": r"^[^\W\d]\w*$"}}
+
+
+@dataclass(frozen=True)
+class Environment(Rule):
+    """Variables: names to texts."""
+
+    def check(self, value: Any) -> Mapping[str, str]:
+        found: _Found = []
+        _named(value, _variable_fault, found)
+        for name, text in value.items():
+            if not isinstance(text, str):
+                found.append(((name,), fault(f"must be text, got {show(text)}", "quote it")))
+        if found:
+            raise faults(found)
+        return ReadOnly(dict(value))
+
+    def schema(self) -> dict[str, Any]:
+        text = {"type": "string"}
+        names = {"pattern": f"^{_IDENTIFIER}$"}
+        return {"type": "object", "propertyNames": names, "additionalProperties": text}
+
+
+def _named(value: Any, judge: Callable[[str], str | None], found: _Found) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise fault(f"must be a mapping, got {show(value)}", "write it as name: value")
+    for name in value:
+        if reason := judge(name):
+            found.append(((name,), fault(reason)))
+    return _frozen_mapping(value, (), found)
+
+
+def _parameter_fault(name: str) -> str | None:
+    if keyword.iskeyword(name):
+        return f"{name!r} is a word of Python's own, and no parameter can have it"
+    # Python takes letters that look alike for one name; a mapping does not.
+    fine = name.isidentifier() and unicodedata.normalize("NFKC", name) == name
+    return None if fine else f"{clip(name)} is not the name of a parameter"
+
+
+def _variable_fault(name: str) -> str | None:
+    fine = re.fullmatch(_IDENTIFIER, name)
+    return None if fine else f"{clip(name)} is not the name of an environment variable"
+
+
+def _frozen_mapping(value: Mapping[str, Any], path: Path, found: _Found) -> Mapping[str, Any]:
+    return ReadOnly({k: _frozen(v, (*path, k), found) for k, v in value.items()})
+
+
+def _frozen(value: Any, path: Path, found: _Found) -> Any:
+    """The value, immutable, lists as tuples; numbers that JSON has no word for are found."""
+    if isinstance(value, Mapping):
+        return _frozen_mapping(value, path, found)
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item, (*path, index), found) for index, item in enumerate(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        found.append((path, fault(f"must be finite, got {number(value)}")))
+    return value

@@ -1,0 +1,161 @@
+"""The contract between the dispatcher and an engine.
+
+An engine moves tasks and nothing else: no retry, log, file, clock or statistics. It asks the
+source for a task whenever a slot is free, calls :func:`cluster.work.perform` on the worker, and
+yields exactly one outcome for each task it took.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from importlib import import_module
+from importlib.util import find_spec
+from typing import NamedTuple, Protocol, Self
+
+from cluster.errors import EngineError, UsageError, did_you_mean
+from cluster.nodes import Node
+from cluster.work import Outcome, Task, Work
+
+
+class Pause(Enum):
+    """What a source answers where it has no task."""
+
+    NOW = "nothing now: ask again at the next outcome or tick"
+    END = "no more: end when all that was taken is answered"
+
+
+class Source(Protocol):
+    """Where an engine gets its tasks from; the dispatcher's side of the contract."""
+
+    def take(self, node: str | None = None) -> Task | Pause:
+        """A task for a slot of this node (None where the engine cannot choose)."""
+
+    def revoked(self) -> Collection[int]:
+        """Ids of tasks to end by force; each is then answered as lost. Empty most of the time."""
+
+
+class NodeEvent(NamedTuple):
+    """A node joined or was lost, and why; ``slots`` is how many of its slots are usable now."""
+
+    node: str
+    slots: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an engine may be told beside its nodes; one frozen object for all engines.
+
+    Attributes:
+        ready: seconds within which a worker must be ready.
+        tick: seconds after which ``run`` yields None if nothing else happened.
+    """
+
+    ready: float = 60.0
+    tick: float = 1.0
+
+
+class Backend(ABC):
+    """An engine. ``with`` brings it up and takes down exactly what it brought up."""
+
+    #: Runs kernels in the dispatcher's own process, which their crash or hang therefore takes.
+    in_process = False
+
+    def __init__(self, nodes: Sequence[Node], options: Options) -> None:
+        self.nodes = tuple(nodes)
+        self.options = options
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        return None
+
+    @abstractmethod
+    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+        """Yield outcomes in any order, node events, and None about once a second between them.
+
+        Ends when the source says END and every task taken is answered. Closing the generator
+        cancels what has not begun and returns promptly.
+
+        Raises:
+            EngineError: the engine itself failed; what was not yielded is still owed.
+        """
+
+
+class Entry(NamedTuple):
+    """A row of the table of backends: what it is, what it needs, and how to get that."""
+
+    name: str
+    summary: str
+    needs: tuple[str, ...] = ()
+    install: str | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether everything that it needs is installed here."""
+        return all(find_spec(module) for module in self.needs)
+
+
+TABLE = (
+    Entry("serial", "one slot, in the dispatcher's own process: the plain baseline"),
+    Entry("threads", "threads of the dispatcher's own process: for kernels that release the GIL"),
+    Entry("processes", "worker processes on this machine: the default"),
+)
+
+
+def create(name: str, nodes: Sequence[Node], options: Options | None = None) -> Backend:
+    """The engine of that name, imported now.
+
+    Raises:
+        UsageError: no such backend.
+        EngineError: it is not installed here.
+    """
+    entry = next((row for row in TABLE if row.name == name), None)
+    if entry is None:
+        known = [row.name for row in TABLE]
+        fix = did_you_mean(name, known) or f"known: {', '.join(known)}"
+        raise UsageError(f"no backend is named {name!r}", fix=fix)
+    if not entry.usable:
+        raise EngineError(f"the backend {name} is not installed here", fix=entry.install)
+    engine: type[Backend] = import_module(f"cluster.backends.{name}").Engine
+    return engine(nodes, options or Options())
+
+
+# One kernel to a slot: a library that starts a thread pool in every slot only gets in the way.
+_POOLS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
+)  # fmt: skip
+
+
+def slot_environment(node: Node) -> dict[str, str]:
+    """The environment of a worker: ours, thread pools held to one thread, the node's on top."""
+    return {**os.environ, **dict.fromkeys(_POOLS, "1"), **dict(node.env)}
+
+
+@contextmanager
+def kernels_at_home() -> Iterator[None]:
+    """What an engine owes this process when it runs kernels in it.
+
+    The thread pools of libraries that are still to be loaded are held to one thread; and what a
+    kernel prints, or does to standard output, goes to standard error: our output is data.
+    """
+    for name in _POOLS:
+        os.environ.setdefault(name, "1")
+    ours, kept = sys.stdout, os.dup(1)
+    ours.flush()
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(os.dup(2), "w", buffering=1, errors="replace")
+    try:
+        yield
+    finally:
+        sys.stdout = ours
+        os.dup2(kept, 1)
+        os.close(kept)

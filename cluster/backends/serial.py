@@ -1,0 +1,27 @@
+"""One slot, in the dispatcher's own process and thread: the plain baseline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from cluster.backends.base import Backend, NodeEvent, Pause, Source, kernels_at_home
+from cluster.work import Outcome, Work, perform
+
+
+class Engine(Backend):
+    """Draws block after block; of several nodes or slots it uses one slot of the first node."""
+
+    in_process = True
+
+    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+        """See :meth:`Backend.run`. A kernel that never returns is never left."""
+        node = self.nodes[0].host
+        yield NodeEvent(node, 1, "ready")
+        with kernels_at_home():
+            while (task := source.take(node)) is not Pause.END:
+                if isinstance(task, Pause):
+                    time.sleep(min(self.options.tick, 0.05))
+                    yield None
+                else:
+                    yield perform(work, task, time.thread_time)._replace(node=node)

@@ -1,0 +1,77 @@
+"""Threads of the dispatcher's own process: for kernels that release the GIL."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+
+from cluster.backends.base import Backend, NodeEvent, Pause, Source, kernels_at_home
+from cluster.work import Outcome, Task, Work, perform
+
+
+class Engine(Backend):
+    """As many threads as the first node has slots; each waits for a task, draws it, answers."""
+
+    in_process = True
+
+    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+        """See :meth:`Backend.run`. A kernel that never returns keeps its thread."""
+        node = self.nodes[0]
+        slots = node.slots or 1
+        tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        for slot in range(slots):
+            # Daemons: a kernel that hangs must not keep a stopped dispatcher alive.
+            threading.Thread(
+                target=_serve, args=(work, tasks, outcomes, slot), name=f"slot {slot}", daemon=True
+            ).start()
+        yield NodeEvent(node.host, slots, "ready")
+        try:
+            with kernels_at_home():
+                yield from self._turn(node.host, source, tasks, outcomes)
+        finally:
+            _drop(tasks)
+            for _ in range(slots):
+                tasks.put(None)
+
+    def _turn(
+        self,
+        node: str,
+        source: Source,
+        tasks: queue.SimpleQueue[Task | None],
+        outcomes: queue.SimpleQueue[Outcome],
+    ) -> Iterator[Outcome | None]:
+        taken = 0
+        while True:
+            while isinstance(task := source.take(node), Task):
+                tasks.put(task)
+                taken += 1
+            if task is Pause.END and not taken:
+                return
+            try:
+                outcome = outcomes.get(timeout=self.options.tick)
+            except queue.Empty:
+                yield None
+                continue
+            taken -= 1
+            yield outcome._replace(node=node)
+
+
+def _serve(
+    work: Work,
+    tasks: queue.SimpleQueue[Task | None],
+    outcomes: queue.SimpleQueue[Outcome],
+    slot: int,
+) -> None:
+    while (task := tasks.get()) is not None:
+        outcomes.put(perform(work, task, time.thread_time)._replace(slot=slot))
+
+
+def _drop(tasks: queue.SimpleQueue[Task | None]) -> None:
+    try:
+        while True:
+            tasks.get_nowait()
+    except queue.Empty:
+        pass

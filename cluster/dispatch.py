@@ -1,0 +1,656 @@
+"""The one loop: plan x backend -> outcomes. Whatever must be decided while a run runs is here.
+
+Leases, retries, deadlines, second copies, stopping: once, for all engines. The loop reads one
+item at a time from the engine (an outcome, a node's event, or a tick), and every decision is made
+in the methods of :class:`Core`, which touch neither disk (but through the ledger's writer) nor
+clock (but the one they are given).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cluster.backends.base import Backend, NodeEvent, Pause
+from cluster.count import Count
+from cluster.errors import EngineError, StopNow
+from cluster.events import (
+    Alarm,
+    AttemptFailed,
+    Draining,
+    NodeChanged,
+    NodeProgress,
+    Observer,
+    Progress,
+)
+from cluster.ledger import Counted, Ledger, Run, Writer
+from cluster.plan import Goal, Ranges, task_blocks
+from cluster.state import State
+from cluster.tally import Tally, TallyError, merged
+from cluster.work import Fault, Outcome, Task, Work, accept, checked
+
+# A slot is given tasks ahead of its need for so many seconds of work, and never more than so many.
+_AHEAD = 0.1
+_MOST_AHEAD = 128
+# A task is stalled when it has taken so many times what its node's speed promised.
+_STALL_FACTOR = 4.0
+_STALL_LEAST = 5.0
+# A second copy is worth it when it would end in so much less than what the first still needs.
+_COPY_GAIN = 1.25
+# A lost task is halved so often that the block which kills its worker stands alone.
+_SPLIT = 8
+_LOOK_EVERY = 0.2
+_RECORD_EVERY = 1.0
+# Fresh starts of an engine that fails without a single outcome between them.
+_ENGINE_STARTS = 3
+
+
+class Clock(Protocol):
+    """Time, passed in, so that tests need not wait for it."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    def steady(self) -> float:
+        """Seconds on a clock that never steps."""
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def steady(self) -> float:
+        """Seconds on a clock that never steps."""
+        return time.monotonic()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the core decides by.
+
+    Attributes:
+        raised: attempts at a block whose kernel raises.
+        lost: attempts at a block that loses its worker.
+        timeout: seconds for one block, after which its worker is killed.
+        wait: seconds without any usable slot after which the run drains.
+        pinned: blocks of every task, for measurements; None: adapted.
+    """
+
+    raised: int = 1
+    lost: int = 3
+    timeout: float = 3600.0
+    wait: float = 60.0
+    pinned: int | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a start of a run ended.
+
+    Attributes:
+        state: done, failed, partial or interrupted.
+        stopped_by: samples, target, max_time, max_samples, failure, nodes, or a signal's name.
+        drained: every block that was started is counted.
+        wall: seconds.
+        reason: the engine's own words, where the nodes were the cause.
+    """
+
+    state: State
+    stopped_by: str
+    drained: bool
+    wall: float
+    reason: str = ""
+
+    @classmethod
+    def of_finished(cls, count: Count) -> Ending:
+        """The ending of a run that was found to have all it was asked for."""
+        state, stopped_by = _goal_reached(count)
+        return cls(state, stopped_by, True, 0.0)
+
+
+@dataclass(slots=True)
+class Flight:
+    """A task that is out, and what is expected of it (seconds)."""
+
+    task: Task
+    node: str
+    sent: float
+    expected: float
+    deadline: float
+
+
+@dataclass
+class NodeState:
+    """What the core knows of a node; ``pace`` is a slot's seconds for a block."""
+
+    slots: int = 0
+    pace: float | None = None
+    seen: int = 1
+    load: float = 0.0
+    flying: int = 0
+    tasks: int = 0
+    blocks: int = 0
+    busy: float = 0.0
+    failures: int = 0
+
+    def learn(self, blocks: int, wall: float) -> None:
+        """Take in the speed of a task; an old speed that is far off is forgotten at once."""
+        fresh = wall / blocks
+        known = self.pace
+        near = known is not None and known / 4 < fresh < known * 4
+        self.pace = (known + fresh) / 2 if known is not None and near else fresh
+        self.seen = max(self.seen, blocks)
+        self.tasks += 1
+        self.blocks += blocks
+        self.busy += wall
+
+    def has_room(self) -> bool:
+        """Whether a slot is free, or will be before the engine asks again."""
+        if self.flying < self.slots:
+            return True
+        short = self.pace is not None and self.load < _AHEAD * self.slots
+        return short and self.flying < _MOST_AHEAD * self.slots
+
+
+@dataclass
+class Stop:
+    """Set from outside (a signal handler): drain, for this reason."""
+
+    reason: str | None = None
+
+
+@dataclass
+class Suspect:
+    """Blocks that lost their worker, to be tried alone."""
+
+    first: int
+    stop: int
+    attempt: int
+
+
+@dataclass
+class Core:
+    """All decisions of a run; the engine's source of tasks."""
+
+    work: Work
+    count: Count
+    policy: Policy
+    writer: Writer
+    clock: Clock
+    observe: Observer
+    rows: Callable[[int, int], list[Counted]]
+    nodes: dict[str, NodeState] = field(default_factory=dict)
+    flights: dict[int, Flight] = field(default_factory=dict)
+    draining: str | None = None
+    failed: set[int] = field(default_factory=set)
+    abandoned: bool = False
+    outcomes: int = 0
+
+    def __post_init__(self) -> None:
+        self._next = 0
+        self._flying_blocks = 0
+        self._frontier = 0
+        self._returned = Ranges()
+        self._suspects: deque[Suspect] = deque()
+        self._raised: dict[int, int] = {}
+        self._lost: dict[int, int] = {}
+        self._expired: set[int] = set()
+        self._useless: set[int] = set()
+        self._copies: dict[tuple[int, int], set[int]] = {}
+        self._without_nodes = self.clock.steady()
+        self.owe_what_is_missing()
+
+    def owe_what_is_missing(self) -> None:
+        """Owe every block below the highest counted one that is not counted."""
+        ranges = list(self.count.done)
+        self._frontier = ranges[-1][1] if ranges else 0
+        for first, stop in self.count.done.missing(0, self._frontier):
+            self._returned.add(first, stop)
+
+    # -- the engine's side --------------------------------------------------------------------
+
+    def take(self, node: str | None = None) -> Task | Pause:
+        """See :class:`cluster.backends.base.Source`."""
+        if self.draining or self.count.finished:
+            return Pause.END
+        state = self._state(node)
+        if not state.has_room():
+            return Pause.NOW
+        found = self._suspect(state) or self._owed(state) or self._copy(node, state)
+        return self._send(found, node, state) if found else Pause.NOW
+
+    def revoked(self) -> Collection[int]:
+        """See :class:`cluster.backends.base.Source`."""
+        return self._expired | self._useless if self._expired or self._useless else ()
+
+    # -- the loop's side ----------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to wait for."""
+        return self.count.finished or (self.draining is not None and not self.flights)
+
+    def drain(self, reason: str) -> None:
+        """Give out no more tasks; the first reason stays."""
+        if self.draining is None:
+            self.draining = reason
+            self.observe(Draining(reason))
+
+    def on_node(self, event: NodeEvent) -> None:
+        """A node has another number of usable slots."""
+        self._state(event.node).slots = event.slots
+        self.writer.event(event.node, f"{event.slots} slots: {event.reason}", self.clock.now())
+        self.observe(NodeChanged(event.node, event.slots, event.reason))
+        if self.usable_slots:
+            self._without_nodes = self.clock.steady()
+
+    @property
+    def usable_slots(self) -> int:
+        """Slots of all nodes that can work now."""
+        return sum(state.slots for state in self.nodes.values())
+
+    def on_tick(self) -> None:
+        """Look at the clocks: expired tasks, and a cluster without nodes."""
+        now = self.clock.steady()
+        for number, flight in self.flights.items():
+            if now > flight.deadline:
+                self._expired.add(number)
+        if self.usable_slots:
+            self._without_nodes = now
+        elif now - self._without_nodes > self.policy.wait:
+            self.drain("nodes")
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """Count what an outcome brings, and decide on what it leaves."""
+        self.outcomes += 1
+        flight = self._land(outcome.task)
+        if flight is None:
+            self._late(outcome)
+            return
+        task, state = flight.task, self._state(outcome.node)
+        try:
+            tally = accept(self.work, task, outcome)
+            if tally is not None:
+                self._on_tally(task, outcome, tally)
+        except TallyError as error:
+            fault = Fault("refused", task.first, "TallyError", str(error))
+            self._on_fault(task, fault, outcome.node, task.first)
+            return
+        if tally is not None:
+            state.learn(outcome.stop - outcome.first, outcome.wall)
+        if outcome.fault is not None:
+            self._on_fault(task, outcome.fault, outcome.node, outcome.stop)
+
+    def forget_flights(self) -> None:
+        """The engine is gone: what was out is owed again, and nobody is blamed."""
+        for number in tuple(self.flights):
+            flight = self._land(number)
+            if flight is not None:
+                self._owe(flight.task.first, flight.task.stop)
+        for state in self.nodes.values():
+            state.slots = 0
+        self._expired.clear()
+        self._useless.clear()
+
+    def progress(self, elapsed: float) -> Progress:
+        """Where the run stands."""
+        block = self.work.block
+        drawn = sum(state.blocks for state in self.nodes.values()) * block
+        return Progress(
+            elapsed, self.count.blocks, self.count.goal.blocks, self.count.blocks * block,
+            drawn / elapsed if elapsed > 0 else 0.0, self.count.estimate(),
+            tuple(
+                NodeProgress(name, s.slots, s.tasks, s.blocks * block, s.busy, s.failures)
+                for name, s in self.nodes.items()
+            ),
+        )  # fmt: skip
+
+    # -- which blocks next --------------------------------------------------------------------
+
+    def _state(self, node: str | None) -> NodeState:
+        return self.nodes.setdefault(node or "", NodeState())
+
+    def _suspect(self, state: NodeState) -> Suspect | None:
+        # Alone in a slot that is free: then its loss can have no other cause.
+        if self._suspects and state.flying < state.slots:
+            return self._suspects.popleft()
+        return None
+
+    def _owed(self, state: NodeState) -> Suspect | None:
+        first, stop = self._owed_range()
+        if first >= stop:
+            return None
+        stop = min(stop, first + self._length(state, first))
+        if self._returned:
+            self._returned.remove(first, stop)
+        else:
+            self._frontier = stop
+        return Suspect(first, stop, 1)
+
+    def _owed_range(self) -> tuple[int, int]:
+        end = self.count.goal.blocks
+        if self._returned:
+            first, stop = self._returned.lowest()
+        else:
+            first, stop = self._frontier, end if end is not None else self._frontier + (1 << 40)
+        if end is not None and first >= end:
+            return first, first
+        return first, min(stop, self.count.checkpoints.segment(first).stop)
+
+    def _length(self, state: NodeState, first: int) -> int:
+        if self.policy.pinned:
+            return self.policy.pinned
+        if state.pace is None:
+            return 1
+        return task_blocks(state.pace, state.seen, self._owed_seconds(first))
+
+    def _owed_seconds(self, first: int) -> float:
+        """Seconds that all slots together need for what is owed.
+
+        Under a precision target nobody knows how much that is: the segment stands for it.
+        """
+        goal = self.count.goal
+        if goal.blocks is None or goal.target is not None:
+            segment = self.count.checkpoints.segment(first)
+            owed = segment.stop - segment.first
+        else:
+            owed = goal.blocks - self.count.blocks - self._flying_blocks
+        rate = sum(s.slots / s.pace for s in self.nodes.values() if s.pace)
+        return owed / rate if rate else 0.0
+
+    def _copy(self, node: str | None, state: NodeState) -> Suspect | None:
+        """A second copy of a task that stalls, or that this node would end well before it."""
+        if state.flying >= state.slots:
+            return None
+        now = self.clock.steady()
+        for flight in self.flights.values():
+            task = flight.task
+            if len(self._copies[task.first, task.stop]) == 1 and self._worth(flight, state, now):
+                return Suspect(task.first, task.stop, task.attempt)
+        return None
+
+    def _worth(self, flight: Flight, state: NodeState, now: float) -> bool:
+        elapsed = now - flight.sent
+        if flight.expected and elapsed > max(_STALL_LEAST, _STALL_FACTOR * flight.expected):
+            return True
+        if state.pace is None or not flight.expected:
+            return False
+        here = (flight.task.stop - flight.task.first) * state.pace
+        return here * _COPY_GAIN < flight.expected - elapsed
+
+    def _send(self, found: Suspect, node: str | None, state: NodeState) -> Task:
+        self._next += 1
+        task = Task(self._next, found.first, found.stop, found.attempt, self.clock.now())
+        blocks, now = task.stop - task.first, self.clock.steady()
+        expected = blocks * state.pace if state.pace else 0.0
+        deadline = now + 2 * state.load + blocks * self.policy.timeout
+        self.flights[task.id] = Flight(task, node or "", now, expected, deadline)
+        self._copies.setdefault((task.first, task.stop), set()).add(task.id)
+        state.flying += 1
+        state.load += expected
+        self._flying_blocks += blocks
+        return task
+
+    # -- what came of it ----------------------------------------------------------------------
+
+    def _land(self, number: int) -> Flight | None:
+        flight = self.flights.pop(number, None)
+        if flight is None:
+            return None
+        task, state = flight.task, self._state(flight.node)
+        state.flying -= 1
+        state.load = state.load - flight.expected if state.flying else 0.0
+        self._flying_blocks -= task.stop - task.first
+        copies = self._copies[task.first, task.stop]
+        copies.discard(number)
+        if not copies:
+            del self._copies[task.first, task.stop]
+        return flight
+
+    def _on_tally(self, task: Task, outcome: Outcome, tally: Tally) -> None:
+        if self.count.done.overlaps(outcome.first, outcome.stop):
+            self._compare(outcome, tally)
+            return
+        self.count.add(outcome.first, outcome.stop, tally)
+        self.writer.count(task, outcome, self.clock.now())
+        # The first answer counts; a copy that is still out computes what nobody needs.
+        self._useless |= self._copies.get((task.first, task.stop), set())
+
+    def _on_fault(self, task: Task, fault: Fault, node: str, first: int) -> None:
+        useless = task.id in self._useless
+        self._useless.discard(task.id)
+        if useless or (task.first, task.stop) in self._copies:
+            return
+        if fault.kind == "timeout" and task.id not in self._expired:
+            fault = fault._replace(kind="returned")
+        self._expired.discard(task.id)
+        if fault.kind == "returned":
+            self._owe(first, task.stop)
+            return
+        self._state(node).failures += 1
+        self.writer.fail(task, fault, node, self.clock.now())
+        if fault.kind in ("raised", "refused"):
+            final = self._again_after_raise(task, fault, first)
+        else:
+            final = self._again_after_loss(task, first)
+        self.observe(AttemptFailed(node, task.attempt, fault, final))
+        if final:
+            self.failed.add(first)
+            self.drain("failure")
+
+    def _again_after_raise(self, task: Task, fault: Fault, first: int) -> bool:
+        """Try the block again if it may be; True if it may not."""
+        self._owe(first + 1, task.stop)
+        tried = self._raised[first] = self._raised.get(first, 0) + 1
+        return self._again(first, tried, self.policy.raised)
+
+    def _again_after_loss(self, task: Task, first: int) -> bool:
+        blocks = task.stop - first
+        # A block that was started and will not be finished: the run has not drained.
+        self.abandoned = self.abandoned or self.draining is not None
+        if blocks == 1:
+            tried = self._lost[first] = self._lost.get(first, 0) + 1
+            return self._again(first, tried, self.policy.lost)
+        # Nobody knows which block did it: smaller ones will tell, and cost no attempt yet.
+        step = -(-blocks // _SPLIT)
+        for low in range(first, task.stop, step):
+            self._suspects.append(Suspect(low, min(low + step, task.stop), task.attempt))
+        return False
+
+    def _again(self, block: int, tried: int, most: int) -> bool:
+        if tried >= most:
+            return True
+        self._suspects.append(Suspect(block, block + 1, tried + 1))
+        return False
+
+    def _owe(self, first: int, stop: int) -> None:
+        for low, high in self.count.done.missing(first, stop):
+            self._returned.add(low, high)
+
+    # -- late twins ---------------------------------------------------------------------------
+
+    def _late(self, outcome: Outcome) -> None:
+        """An outcome of a task that was given up: compared with what was counted, never added."""
+        if outcome.tally is None:
+            return
+        try:
+            samples = (outcome.stop - outcome.first) * self.work.block
+            self._compare(outcome, checked(outcome.tally, samples))
+        except TallyError as error:
+            self.observe(Alarm(f"a late outcome was refused: {error}", outcome.node))
+
+    def _compare(self, outcome: Outcome, tally: Tally) -> None:
+        self.writer.flush()
+        rows = self.rows(outcome.first, outcome.stop)
+        verdict = "unchecked"
+        if _tile(rows, outcome.first, outcome.stop):
+            parts = (checked(row.tally, (row.stop - row.first) * self.work.block) for row in rows)
+            verdict = "equal" if merged(parts) == tally else "differs"
+        self.writer.spare(outcome, verdict, self.clock.now())
+        if verdict == "differs":
+            nodes = ", ".join(sorted({row.node for row in rows}))
+            text = (
+                f"blocks {outcome.first} to {outcome.stop - 1} came out differently on"
+                f" {outcome.node} than on {nodes}: one of them computes wrongly"
+            )
+            self.writer.event(outcome.node, text, self.clock.now())
+            self.observe(Alarm(text, outcome.node))
+        if verdict == "unchecked":
+            self._owe(outcome.first, outcome.stop)
+
+
+def recount(ledger: Ledger, run: Run, goal: Goal, work: Work, scaling: tuple[float, float],
+            observe: Observer) -> Count:  # fmt: skip
+    """Count what the ledger holds of a run, as far as its goal reaches.
+
+    A row that is damaged, or that reaches over the goal's end, is set aside: its blocks are owed.
+    """
+    count = Count(goal, *scaling)
+    aside: list[tuple[Counted, str]] = []
+    for row in ledger.counted(run, 0, goal.blocks):
+        verdict = _verdict(row, count)
+        if verdict is None:
+            count.add(row.first, row.stop, checked(row.tally, (row.stop - row.first) * work.block))
+        else:
+            aside.append((row, verdict))
+    for row, verdict in aside:
+        ledger.set_aside(run, row, verdict)
+        if verdict == "corrupt":
+            text = f"the ledger's row of blocks {row.first} to {row.stop - 1} is damaged"
+            observe(Alarm(f"{text}; they are computed again", row.node))
+    return count
+
+
+class Loop:
+    """Reads an engine's items and turns the core's clocks, over as many engines as it takes."""
+
+    def __init__(self, core: Core, stop: Stop, max_time: float | None) -> None:
+        self._core, self._stop, self._max_time = core, stop, max_time
+        self._begun = self._looked = self._recorded = core.clock.steady()
+        self._reason = ""
+
+    def run(self, engine: Callable[[], Backend]) -> Ending:
+        """Run until the goal is met, or something else ends it.
+
+        Args:
+            engine: makes a fresh engine; called again when one fails.
+
+        Raises:
+            EngineError: no engine could be started, and nothing came of it.
+            StoreError: the ledger could not be written; what was counted before is safe.
+        """
+        core, barren = self._core, 0
+        self._look(force=True)
+        while not core.over and barren < _ENGINE_STARTS:
+            before = core.outcomes
+            try:
+                with engine() as backend:
+                    self._turn(backend)
+            except EngineError as error:
+                self._on_engine_error(error)
+            except StopNow:
+                return self._ending()
+            barren = 0 if core.outcomes > before else barren + 1
+            if not core.over:
+                core.forget_flights()
+        if not core.over:
+            if not core.outcomes:
+                raise EngineError(self._reason or "the engine ended without a word")
+            core.drain("nodes")
+        return self._ending()
+
+    def _turn(self, backend: Backend) -> None:
+        core = self._core
+        with closing(backend.run(core.work, core)) as items:  # type: ignore[type-var]
+            for item in items:
+                if isinstance(item, Outcome):
+                    core.on_outcome(item)
+                elif item is not None:
+                    core.on_node(item)
+                self._look()
+                if core.over:
+                    return
+
+    def _look(self, *, force: bool = False) -> None:
+        """Look at what no item brings: the person's wish to stop, and the clocks."""
+        core, now = self._core, self._core.clock.steady()
+        if self._stop.reason:
+            core.drain(self._stop.reason)
+        if now - self._looked < _LOOK_EVERY and not force:
+            return
+        self._looked = now
+        if self._max_time is not None and now - self._begun >= self._max_time:
+            core.drain("max_time")
+        core.on_tick()
+        progress = core.progress(now - self._begun)
+        core.observe(progress)
+        if now - self._recorded >= _RECORD_EVERY:
+            self._recorded = now
+            core.writer.progress(record_of(progress))
+
+    def _on_engine_error(self, error: EngineError) -> None:
+        self._reason = str(error)
+        self._core.writer.event(None, self._reason, self._core.clock.now())
+        self._core.observe(Alarm(self._reason))
+
+    def _ending(self) -> Ending:
+        core = self._core
+        state, stopped_by = _verdict_on_run(core)
+        core.observe(core.progress(core.clock.steady() - self._begun))
+        drained = not core.abandoned and (core.count.finished or not core.flights)
+        return Ending(state, stopped_by, drained, core.clock.steady() - self._begun, self._reason)
+
+
+def record_of(progress: Progress) -> dict[str, object]:
+    """What readers of a running run are shown, as the ledger keeps it."""
+    estimate = progress.estimate
+    return {
+        "elapsed_s": progress.elapsed_s,
+        "blocks": progress.blocks_done,
+        "samples": progress.samples,
+        "samples_per_s": progress.samples_per_s,
+        "estimate": estimate.value if estimate else None,
+        "std_error": estimate.std_error if estimate else None,
+    }
+
+
+def _verdict_on_run(core: Core) -> tuple[State, str]:
+    """State and cause, the strongest first."""
+    if core.count.finished:
+        return _goal_reached(core.count)
+    if core.failed:
+        return State.FAILED, "failure"
+    if core.draining in ("max_time", "nodes"):
+        return State.PARTIAL, core.draining
+    return State.INTERRUPTED, core.draining or "SIGINT"
+
+
+def _goal_reached(count: Count) -> tuple[State, str]:
+    if count.met_at is not None:
+        return State.DONE, "target"
+    return (State.PARTIAL, "max_samples") if count.goal.target else (State.DONE, "samples")
+
+
+def _verdict(row: Counted, count: Count) -> str | None:
+    if not row.intact:
+        return "corrupt"
+    if count.checkpoints.crosses(row.first, row.stop):
+        return "beyond"
+    return None
+
+
+def _tile(rows: list[Counted], first: int, stop: int) -> bool:
+    """Whether rows cover [first, stop) exactly, without a gap or an overhang."""
+    at = first
+    for row in rows:
+        if row.first != at:
+            return False
+        at = row.stop
+    return at == stop

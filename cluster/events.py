@@ -1,0 +1,83 @@
+"""What a dispatcher tells while it runs: frozen events, to any number of observers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cluster.tally import Estimate
+from cluster.work import Fault
+
+
+@dataclass(frozen=True)
+class NodeProgress:
+    """One node so far, in this start of the run: slots usable now, tasks, samples, busy seconds."""
+
+    node: str
+    slots: int
+    tasks: int
+    samples: int
+    busy_s: float
+    failures: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run starts or goes on; ``blocks_done`` of ``blocks`` (None: no such limit) are counted."""
+
+    run: str
+    blocks_done: int
+    blocks: int | None
+    block: int
+    backend: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the run stands; ``samples_per_s`` is that of this start."""
+
+    elapsed_s: float
+    blocks_done: int
+    blocks: int | None
+    samples: int
+    samples_per_s: float
+    estimate: Estimate | None
+    nodes: tuple[NodeProgress, ...]
+
+
+@dataclass(frozen=True)
+class NodeChanged:
+    """A node joined, was lost, or has another number of usable slots."""
+
+    node: str
+    slots: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class AttemptFailed:
+    """An attempt at a task failed; ``final`` where its block has no attempts left."""
+
+    node: str
+    attempt: int
+    fault: Fault
+    final: bool
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What must not happen: a late twin that differs, a damaged row, an engine's fault."""
+
+    message: str
+    node: str | None = None
+
+
+@dataclass(frozen=True)
+class Draining:
+    """No more tasks are given out; what was started is waited for."""
+
+    reason: str
+
+
+Event = Started | Progress | NodeChanged | AttemptFailed | Alarm | Draining
+Observer = Callable[[Event], None]

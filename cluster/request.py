@@ -1,0 +1,236 @@
+"""A spec resolved: exactly what is computed, its identity, and until when.
+
+This is where a spec meets its kernel: the kernel's text is frozen, defaults are filled in, a seed
+is drawn where none was given. From here on nothing is read from the source tree.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cluster import streams
+from cluster.canonical import sha256
+from cluster.errors import KernelError, SpecError, UsageError
+from cluster.kernels import Kernel, ParamError, Source, freeze, load
+from cluster.nodes import Node, is_local, usable_cores
+from cluster.plan import MEASURES, Goal, Target, blocks_for
+from cluster.spec import Spec
+from cluster.work import Work
+
+# A drawn seed stays exact in every JSON reader, those that read numbers as doubles included.
+_SEED_BITS = 53
+# What may be changed without changing what is computed: a resume takes these.
+WHERE = frozenset({"backend", "nodes", "retry", "description"})
+IN_ONE_PLACE = frozenset({"serial", "threads", "processes"})
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run computes.
+
+    Attributes:
+        spec: as it was written, with the overrides.
+        source: the kernel's frozen text.
+        params: the canonical parameters.
+        seed, block: as written, drawn or resolved.
+        scale, offset: the estimate is ``offset + scale * x``.
+        reference: the exact value, where the kernel knows it.
+        pinned: blocks of every task, for measurements; None: adapted.
+    """
+
+    spec: Spec
+    source: Source
+    params: Mapping[str, Any]
+    seed: int
+    block: int
+    scale: float
+    offset: float
+    reference: float | tuple[float, ...] | None
+    pinned: int | None = None
+
+    @property
+    def identity(self) -> str:
+        """What makes a run's tally: two runs of one identity and block set have one tally."""
+        return sha256(self._essence(self.seed, self.block))
+
+    @property
+    def key(self) -> str:
+        """The request key: the identity, with seed and block as they were written."""
+        seed = "drawn" if self.spec.seed is None else self.spec.seed
+        return sha256(self._essence(seed, self.spec.block))
+
+    @property
+    def goal(self) -> Goal:
+        """Until when."""
+        return goal_of(self.spec, self.block)
+
+    def work(self, run: str) -> Work:
+        """What the workers of a run are told."""
+        point = streams.point_of(self.params)
+        return Work(run, self.source, self.params, self.seed, point, self.block)
+
+    def with_recorded(self, other: Request) -> Request:
+        """The same request, with the seed and block that an earlier run of its key recorded."""
+        return replace(self, seed=other.seed, block=other.block)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-safe mapping, from which :meth:`from_json` makes an equal request."""
+        own = {name: getattr(self, name) for name in _OWN}
+        return {
+            **own,
+            "params": dict(self.params),
+            "spec": self.spec.to_json(),
+            "source": self.source.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Request:
+        """Read what ``to_json`` wrote; neither the spec's file nor the kernel's is needed."""
+        own = {name: data[name] for name in _OWN}
+        reference = own["reference"]
+        own["reference"] = tuple(reference) if isinstance(reference, list) else reference
+        return cls(spec=Spec.from_json(data["spec"]), source=Source(**data["source"]), **own)
+
+    def _essence(self, seed: object, block: object) -> dict[str, object]:
+        return {
+            "kernel": self.source.sha,
+            "params": self.params,
+            "seed": seed,
+            "block": block,
+            "stream": streams.FORMAT,
+        }
+
+
+_OWN = ("params", "seed", "block", "scale", "offset", "reference", "pinned")
+
+
+def resolve(spec: Spec) -> Request:
+    """Freeze and load the kernel of a spec, and fill in what the spec leaves open.
+
+    Raises:
+        SpecError: the kernel or a parameter is not what the spec says, with its place.
+    """
+    try:
+        source = freeze(spec.kernel, spec.base, spec.include)
+        kernel = load(source)
+    except KernelError as error:
+        place = f" (at {error.where})" if error.where else ""
+        problem = spec.problem("kernel", error.message + place, error.fix)
+        raise SpecError([problem]) from error
+    params, scale, offset, reference = _bind(spec, kernel)
+    check_place(spec)
+    return Request(
+        spec=spec,
+        source=source,
+        params=params,
+        seed=secrets.randbits(_SEED_BITS) if spec.seed is None else spec.seed,
+        block=kernel.traits.block if spec.block == "auto" else int(spec.block),
+        scale=scale,
+        offset=offset,
+        reference=reference,
+    )
+
+
+def goal_of(spec: Spec, block: int) -> Goal:
+    """Until when a spec wants its run to go on."""
+    until = spec.until
+    if until is None:
+        return Goal(blocks_for(spec.samples or 0, block))
+    limit = spec.samples or until.max_samples
+    blocks = blocks_for(limit, block) if limit else None
+    wanted = {name: getattr(until, name) for name in MEASURES}
+    target = None
+    if any(value is not None for value in wanted.values()):
+        target = Target(**wanted, confidence=until.confidence, min_samples=until.min_samples or 0)
+    return Goal(blocks, target, until.max_time, until.confidence)
+
+
+def elsewhere(request: Request, overrides: Sequence[str]) -> Request:
+    """The same request, to be run on another backend, other nodes, or with other patience.
+
+    Raises:
+        SpecError: an override does not fit.
+        UsageError: an override would change what is computed.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key.partition(".")[0].partition("[")[0] not in WHERE:
+            raise UsageError(
+                f"--set {key} would change what the run computes",
+                fix="submit a new run, or 'cluster extend' for more samples or a tighter target",
+            )
+    spec = request.spec.revised(overrides)
+    check_place(spec)
+    return replace(request, spec=spec)
+
+
+def extended(request: Request, overrides: Sequence[str]) -> Request:
+    """The same request, with another goal: overrides of ``samples`` and ``until``.
+
+    More samples take the place of a target, and a target that of samples; the confidence and the
+    time limit stay.
+
+    Raises:
+        SpecError: an override does not fit.
+        UsageError: an override is of something else than the goal.
+    """
+    keys = {override.partition("=")[0].strip() for override in overrides}
+    for key in keys:
+        if key != "samples" and not key.startswith("until."):
+            raise UsageError(f"--set {key} is not a goal", fix="extend takes samples and until.*")
+    if "samples" in keys:
+        spec = request.spec.revised([*_limits(request.spec), *overrides], without=["until"])
+    elif keys & {f"until.{name}" for name in MEASURES}:
+        spec = request.spec.revised(overrides, without=["samples"])
+    else:
+        spec = request.spec.revised(overrides)
+    return replace(request, spec=spec)
+
+
+def _limits(spec: Spec) -> list[str]:
+    if spec.until is None:
+        return []
+    time = [f"until.max_time={spec.until.max_time}"] if spec.until.max_time else []
+    return [f"until.confidence={spec.until.confidence}", *time]
+
+
+def check_place(spec: Spec) -> None:
+    """Refuse hosts that the backend cannot reach.
+
+    Raises:
+        SpecError: the backend works on this machine only, and the spec names another.
+    """
+    if spec.backend in IN_ONE_PLACE:
+        far = [node.host for node in spec.nodes.hosts if not is_local(node.host)]
+        if far:
+            message = f"the backend {spec.backend} works on this machine only, got {far[0]!r}"
+            raise SpecError([spec.problem("nodes", message, "name localhost, or leave nodes out")])
+
+
+def placed(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """The nodes with their slots filled in: where none are given, this machine's usable cores."""
+    return tuple(
+        replace(node, slots=usable_cores()) if node.slots is None else node for node in nodes
+    )
+
+
+def _bind(
+    spec: Spec, kernel: Kernel
+) -> tuple[dict[str, object], float, float, float | tuple[float, ...] | None]:
+    """Canonical parameters, scale, offset and reference; errors at their place in the spec."""
+    try:
+        params = kernel.resolve(spec.params)
+    except ParamError as error:
+        path = f"params.{error.name}" if error.name else "params"
+        raise SpecError([spec.problem(path, error.message, error.fix)]) from error
+    try:
+        scale, offset = kernel.scale(params)
+        reference = kernel.reference(params)
+    except Exception as error:
+        message = f"the kernel's scale, offset or reference fails for these: {error}"
+        raise SpecError([spec.problem("params", message)]) from error
+    return params, scale, offset, reference
+

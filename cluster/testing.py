@@ -1,0 +1,493 @@
+"""For those who write a backend or a kernel: the conformance suite, a zoo, a clock, a cluster.
+
+* :data:`CHECKS`: what every engine must do, each a function of a :class:`Subject` that raises
+  AssertionError; parametrize a test over them.
+* :data:`HOSTILE`: kernels that misbehave, and what must become of each.
+* :class:`FakeClock`, :class:`Simulated`: a cluster with faults, in no time, from a seed.
+* :func:`drive`: a whole run on any engine, with a real ledger, down to its digest.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster.backends.base import Backend, NodeEvent, Options, Pause, Source
+from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Stop, SystemClock, recount
+from cluster.events import Event
+from cluster.kernels import Source as Text
+from cluster.ledger import Counted, Ledger
+from cluster.nodes import Node
+from cluster.plan import Goal
+from cluster.report.result import digest
+from cluster.tally import Tally
+from cluster.work import Outcome, Task, Work, perform
+
+PLAIN = "from cluster import Hits\ndef f(rng, samples): return Hits((rng.random(samples) < .25).sum(), samples)"
+
+
+class Hostile(NamedTuple):
+    """A kernel that misbehaves at one block.
+
+    Attributes:
+        text: its file; the function is ``f``, and it draws honestly at all blocks but one.
+        kind: of the fault that must be told, or None where the run must simply succeed.
+        kills: it ends or hangs the process that runs it.
+        words: what the told fault must name.
+    """
+
+    text: str
+    kind: str | None
+    kills: bool = False
+    words: str = ""
+
+
+BAD_BLOCK = 5
+
+
+def _hostile(act: str, kind: str | None, *, kills: bool = False, words: str = "") -> Hostile:
+    text = f"""
+import os, signal, sys
+from cluster import Hits, Moments
+
+class Unpicklable(Exception):
+    def __init__(self, one, two):
+        self.lock = __import__("threading").Lock()
+        super().__init__("cannot be " + "unpickled")
+    def __reduce__(self):
+        raise TypeError("no")
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no text either")
+
+def act(samples):
+    {act}
+
+def f(stream, samples):
+    if stream.block == {BAD_BLOCK}:
+        returned = act(samples)
+        if returned is not None:
+            return returned
+    rng = stream.generator()
+    return Hits((rng.random(samples) < .25).sum(), samples)
+"""
+    return Hostile(text, kind, kills, words)
+
+
+HOSTILE: dict[str, Hostile] = {
+    "raises": _hostile("raise ValueError('out of cheese')", "raised", words="out of cheese"),
+    "unpicklable": _hostile("raise Unpicklable(1, 2)", "raised", words="cannot be unpickled"),
+    "mute": _hostile("raise Mute", "raised", words="Mute"),
+    "surrogate": _hostile("raise ValueError(chr(0xd800))", "raised", words="ValueError"),
+    "recursion": _hostile("act(samples)", "raised", words="RecursionError"),
+    "interrupts": _hostile("raise KeyboardInterrupt", "raised", words="KeyboardInterrupt"),
+    "sys_exit": _hostile("sys.exit(0)", "raised", words="SystemExit"),
+    "os_exit": _hostile("os._exit(0)", "lost", kills=True, words="exited with 0"),
+    "segfault": _hostile(
+        "os.kill(os.getpid(), signal.SIGSEGV)", "lost", kills=True, words="SIGSEGV"
+    ),
+    "hangs": _hostile("\n    while True: pass", "timeout", kills=True),
+    "prints": _hostile(
+        "print('x' * (1 << 20)); sys.stdout.flush(); os.write(1, b'[1,2,3]' * 1000 + b'\\n')", None
+    ),
+    "closes": _hostile("sys.stdout.close(); os.close(0)", None),
+    "forks": _hostile("\n    os.fork() or __import__('time').sleep(0.05)", None),
+    "nan": _hostile("return Moments.of([float('nan')] * samples)", "refused", words="NaN"),
+    "too_many_hits": _hostile("return Hits(samples + 1, samples)", "refused", words="more hits"),
+    "wrong_count": _hostile("return Hits(1, samples + 1)", "refused", words="was asked for"),
+    "wrong_kind": _hostile("return Moments.of([1.0] * samples)", "refused", words="add up"),
+    "not_a_tally": _hostile("return 0.25", "refused", words="float"),
+}
+
+
+class FakeClock:
+    """A clock that stands still until it is told; ``now`` may also be stepped alone."""
+
+    def __init__(self, now: float = 1_000_000_000.0) -> None:
+        self._now, self._steady = now, 0.0
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._now
+
+    def steady(self) -> float:
+        """Seconds on a clock that never steps."""
+        return self._steady
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now += seconds
+        self._steady += seconds
+
+    def step_wall(self, seconds: float) -> None:
+        """Step the wall clock, as NTP or a person does; the steady one does not notice."""
+        self._now += seconds
+
+
+Make = Callable[[], Backend]
+
+
+@dataclass
+class Subject:
+    """An engine under test: how to make one, with at least two slots, and on which clock it runs."""
+
+    make: Make
+    clock: Clock = field(default_factory=SystemClock)
+
+    @property
+    def in_process(self) -> bool:
+        """Kernels run in the dispatcher itself, which they can therefore kill or hang."""
+        return self.make().in_process
+
+
+@dataclass(frozen=True)
+class Driven:
+    """What became of a driven run."""
+
+    ending: Ending
+    digest: str | None
+    tally: Tally | None
+    rows: list[Counted]
+    failures: list[dict[str, Any]]
+    spares: list[tuple[Any, ...]]
+    events: list[Event]
+    node_blocks: Mapping[str, int]
+
+
+def work_of(text: str = PLAIN, *, block: int = 64, seed: int = 1) -> Work:
+    """The work of a kernel text whose function is ``f``."""
+    return Work("run", Text("kernel.py", "f", {"kernel.py": text}), {}, seed, 2, block)
+
+
+def drive(
+    make: Make,
+    work: Work,
+    goal: Goal,
+    *,
+    policy: Policy | None = None,
+    clock: Clock | None = None,
+    store: Path | None = None,
+    stop: Stop | None = None,
+) -> Driven:
+    """Run a whole run on an engine, with a real ledger, in ``store`` or a passing folder."""
+    if store is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return drive(
+                make, work, goal, policy=policy, clock=clock, store=Path(folder), stop=stop
+            )
+    events: list[Event] = []
+    with Ledger(store, create=True) as ledger, ledger.lock(work.run):
+        known = [run for run in ledger.runs() if run.id == work.run]
+        run = known[0] if known else ledger.create(work.run, "driven", "", "", {}, {})
+        count = recount(ledger, run, goal, work, (1, 0), events.append)
+        with ledger.writer(run) as writer:
+            core = Core(
+                work, count, policy or Policy(), writer, clock or SystemClock(), events.append,
+                lambda first, last: list(ledger.counted(run, first, last)),
+            )  # fmt: skip
+            ending = Loop(core, stop or Stop(), goal.max_time).run(make)
+            writer.flush()
+        tally = count.tally()
+        return Driven(
+            ending, digest(work.run, list(count.done), work.block, tally), tally,
+            list(ledger.counted(run)), ledger.failures(run), ledger.spares(run), events,
+            {total.node: total.blocks for total in ledger.node_totals(run)},
+        )  # fmt: skip
+
+
+# -- the conformance suite ------------------------------------------------------------------------
+
+
+class Script(Source):
+    """A source that gives tasks of so many blocks, records what it was asked, and may pause."""
+
+    def __init__(self, tasks: int, *, blocks: int = 1, pauses: int = 0) -> None:
+        self.asked: list[str | None] = []
+        self.given: list[Task] = []
+        self.kill: set[int] = set()
+        self._tasks, self._blocks, self._pauses = tasks, blocks, pauses
+
+    def take(self, node: str | None = None) -> Task | Pause:
+        """See :class:`cluster.backends.base.Source`."""
+        self.asked.append(node)
+        if self._pauses:
+            self._pauses -= 1
+            return Pause.NOW
+        if len(self.given) == self._tasks:
+            return Pause.END
+        first = len(self.given) * self._blocks
+        task = Task(len(self.given) + 1, first, first + self._blocks, 1, time.time())
+        self.given.append(task)
+        return task
+
+    def revoked(self) -> Collection[int]:
+        """See :class:`cluster.backends.base.Source`."""
+        return self.kill
+
+
+def check_every_task_is_answered_once(subject: Subject) -> None:
+    """One outcome a task, with the task's own blocks, and where and how long it ran."""
+    source = Script(40, blocks=3)
+    outcomes = _outcomes(subject, work_of(), source)
+    assert sorted(o.task for o in outcomes) == [task.id for task in source.given]
+    for outcome in outcomes:
+        task = source.given[outcome.task - 1]
+        assert (outcome.first, outcome.stop, outcome.fault) == (task.first, task.stop, None)
+        assert outcome.node and outcome.pid and outcome.wall >= 0 and outcome.cpu >= 0
+        assert outcome.started <= outcome.ended
+
+
+def check_outcomes_do_not_depend_on_the_engine(subject: Subject) -> None:
+    """Each task's tally is the one that a plain call gives."""
+    work, source = work_of(), Script(12, blocks=2)
+    for outcome in _outcomes(subject, work, source):
+        assert outcome.tally == perform(work, source.given[outcome.task - 1]).tally
+
+
+def check_an_empty_source_ends_it(subject: Subject) -> None:
+    """No task at all: the engine comes up, asks, and ends."""
+    assert _outcomes(subject, work_of(), Script(0)) == []
+
+
+def check_it_asks_again_after_a_pause(subject: Subject) -> None:
+    """Nothing now is not nothing ever."""
+    assert len(_outcomes(subject, work_of(), Script(4, pauses=3))) == 4
+
+
+def check_a_joined_node_is_told(subject: Subject) -> None:
+    """Before the first outcome, a node with its usable slots."""
+    with subject.make() as engine, closing(engine.run(work_of(), Script(3))) as items:  # type: ignore[type-var]
+        first = next(item for item in items if item is not None)
+        assert isinstance(first, NodeEvent) and first.slots > 0
+
+
+def check_it_ticks_while_nothing_finishes(subject: Subject) -> None:
+    """A long task does not stop the core's clocks."""
+    if subject.make().in_process and subject.make().__class__.__module__.endswith("serial"):
+        return  # its one thread is inside the kernel
+    slow = "import time\nfrom cluster import Hits\ndef f(rng, samples): time.sleep(2.5); return Hits(0, samples)"
+    with subject.make() as engine, closing(engine.run(work_of(slow), Script(1))) as items:  # type: ignore[type-var]
+        ticks = 0
+        for item in items:
+            ticks += item is None
+            if isinstance(item, Outcome):
+                break
+        assert ticks >= 1
+
+
+def check_closing_is_prompt(subject: Subject) -> None:
+    """Closing the generator in the middle of long tasks does not wait for them."""
+    slow = "import time\nfrom cluster import Hits\ndef f(rng, samples): time.sleep(1 if rng.random() < 2 else 0); return Hits(0, samples)"
+    begun = 0.0
+    with subject.make() as engine:
+        with closing(engine.run(work_of(slow), Script(100))) as items:  # type: ignore[type-var]
+            next(item for item in items if isinstance(item, Outcome))
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 5
+
+
+def check_a_revoked_task_is_ended_by_force(subject: Subject) -> None:
+    """A task that hangs is killed when the source revokes it, and answered; others go on."""
+    if subject.in_process:
+        return  # cannot be: see the table in docs
+    source = Script(10)
+    answered: dict[int, Outcome] = {}
+    with subject.make() as engine, closing(engine.run(work_of(HOSTILE["hangs"].text), source)) as items:  # type: ignore[type-var]
+        for item in items:
+            if isinstance(item, Outcome):
+                answered[item.task] = item
+            elif item is None:
+                source.kill = {BAD_BLOCK + 1}
+    assert len(answered) == len(source.given)
+    fault = answered[BAD_BLOCK + 1].fault
+    assert fault is not None and fault.kind in ("timeout", "lost")
+
+
+def check_nothing_is_left_behind(subject: Subject) -> None:
+    """After the engine was left, no process that it started is alive, whatever the kernel forked."""
+    before = _children()
+    forks = "import os, time\nfrom cluster import Hits\ndef f(rng, samples):\n    if not os.fork(): time.sleep(60)\n    return Hits(0, samples)"
+    if subject.in_process:
+        forks = PLAIN
+    _outcomes(subject, work_of(forks), Script(3))
+    deadline = time.monotonic() + 5
+    while _children() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _children() - before
+
+
+CHECKS: tuple[Callable[[Subject], None], ...] = (
+    check_every_task_is_answered_once,
+    check_outcomes_do_not_depend_on_the_engine,
+    check_an_empty_source_ends_it,
+    check_it_asks_again_after_a_pause,
+    check_a_joined_node_is_told,
+    check_it_ticks_while_nothing_finishes,
+    check_closing_is_prompt,
+    check_a_revoked_task_is_ended_by_force,
+    check_nothing_is_left_behind,
+)
+
+
+def check_hostile(subject: Subject, name: str) -> None:
+    """A hostile kernel's run ends: done where it may, else failed, told at the right block.
+
+    Whatever it does, every other block of the run is counted, once, and right.
+    """
+    hostile, goal = HOSTILE[name], Goal(12)
+    work, policy = work_of(hostile.text), Policy(timeout=1.0, lost=2)
+    driven = drive(subject.make, work, goal, policy=policy)
+    honest = drive(subject.make, work_of(), goal)
+    if hostile.kind is None:
+        assert driven.ending.state.value == "done"
+        assert driven.digest == honest.digest
+        return
+    assert (driven.ending.state.value, driven.ending.stopped_by) == ("failed", "failure")
+    told = driven.failures[-1]
+    assert (told["kind"], told["block"]) == (hostile.kind, BAD_BLOCK)
+    assert hostile.words in f"{told['type']} {told['message']} {told['traceback']}"
+    right = {block: text for row in honest.rows for block, text in _by_block(row)}
+    for row in driven.rows:
+        assert row.intact and not row.first <= BAD_BLOCK < row.stop
+        if row.stop - row.first == 1 and row.first in right:
+            assert row.tally == right[row.first]
+
+
+def _by_block(row: Counted) -> list[tuple[int, str]]:
+    return [(row.first, row.tally)] if row.stop - row.first == 1 else []
+
+
+def _outcomes(subject: Subject, work: Work, source: Source) -> list[Outcome]:
+    with subject.make() as engine, closing(engine.run(work, source)) as items:  # type: ignore[type-var]
+        return [item for item in items if isinstance(item, Outcome)]
+
+
+def _children() -> set[str]:
+    """Every live process that descends from this one or belongs to a session it started."""
+    rows = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            before, _, after = entry.read_text().rpartition(")")
+            rows.append((before.partition(" ")[0], after.split()[1], after.split()[0]))
+    mine, grown = {str(os.getpid())}, True
+    while grown:
+        more = {pid for pid, parent, _ in rows if parent in mine} - mine
+        grown = bool(more)
+        mine |= more
+    alive = {pid for pid, _, state in rows if state != "Z"}
+    return (mine & alive) - {str(os.getpid())}
+
+
+# -- a simulated cluster --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Weather:
+    """How bad a simulated cluster is: probabilities a task, from 0 to 1.
+
+    Attributes:
+        dies: the worker dies in the middle.
+        vanishes: the node goes away with all it has, and comes back.
+        late: a lost task's outcome comes all the same, later.
+        twice: an outcome is delivered twice.
+        forged: an outcome's tally was changed on its way.
+        slow: how much slower the slowest node is than the fastest.
+    """
+
+    dies: float = 0.05
+    vanishes: float = 0.02
+    late: float = 0.5
+    twice: float = 0.1
+    forged: float = 0.02
+    slow: float = 5.0
+
+
+class Simulated(Backend):
+    """Nodes in no time: outcomes are computed at once, and delivered by a seeded fate.
+
+    It keeps the contract, and does everything that the contract lets an engine do.
+    """
+
+    def __init__(
+        self, nodes: Sequence[Node], clock: FakeClock, seed: int, weather: Weather | None = None
+    ) -> None:
+        super().__init__(nodes, Options())
+        self._clock, self._fate = clock, random.Random(seed)
+        self._weather = weather or Weather()
+        self._pending: list[tuple[float, int, Outcome | NodeEvent]] = []
+        self._pace = {
+            node.host: 0.01 * self._fate.uniform(1, self._weather.slow) for node in self.nodes
+        }
+        self._order = 0
+
+    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+        """See :meth:`Backend.run`."""
+        free = {node.host: node.slots or 1 for node in self.nodes}
+        self._pending.clear()
+        owed: set[int] = set()
+        for node in self.nodes:
+            yield NodeEvent(node.host, free[node.host], "ready")
+        while True:
+            ended = self._feed(work, source, free, owed)
+            if ended and not owed:
+                return
+            item = self._deliver()
+            if isinstance(item, Outcome) and item.task in owed:
+                owed.discard(item.task)
+                free[item.node] += 1
+            yield item
+
+    def _feed(self, work: Work, source: Source, free: dict[str, int], owed: set[int]) -> bool:
+        for host in self._fate.sample(sorted(free), len(free)):
+            while free[host] > 0:
+                task = source.take(host)
+                if not isinstance(task, Task):
+                    if task is Pause.END:
+                        return True
+                    break
+                free[host] -= 1
+                owed.add(task.id)
+                self._fly(work, task, host)
+        return False
+
+    def _fly(self, work: Work, task: Task, host: str) -> None:
+        weather, chance = self._weather, self._fate.random
+        takes = self._pace[host] * (task.stop - task.first) * self._fate.uniform(0.8, 1.2)
+        true = perform(work, task)._replace(node=host, wall=takes)
+        if chance() < weather.dies + weather.vanishes:
+            lost = Outcome.without_answer(task, "lost", "simulated loss", None)
+            self._post(takes * chance(), lost._replace(node=host))
+            if chance() < weather.late:
+                self._post(takes + chance(), true)
+            return
+        self._post(takes, self._forged(true) if chance() < weather.forged else true)
+        if chance() < weather.twice:
+            self._post(takes + chance(), true)
+
+    def _forged(self, outcome: Outcome) -> Outcome:
+        text = outcome.tally or ""
+        return outcome._replace(tally=text.replace('"hits":', '"hits":1', 1))
+
+    def _post(self, delay: float, item: Outcome) -> None:
+        self._order += 1
+        self._pending.append((self._clock.steady() + delay, self._order, item))
+
+    def _deliver(self) -> Outcome | NodeEvent | None:
+        now = self._clock.steady()
+        if not self._pending or min(entry[0] for entry in self._pending) > now + self.options.tick:
+            self._clock.advance(self.options.tick)
+            return None
+        due = min(self._pending, key=lambda entry: entry[:2])
+        self._pending.remove(due)
+        self._clock.advance(max(0.0, due[0] - now))
+        return due[2]
+

@@ -1,0 +1,163 @@
+"""The worker process: reads a work and its tasks as JSON lines, answers one outcome a task.
+
+It speaks over the two descriptors that it is started with (its standard input and output); what
+the kernel prints goes to standard error, so it can never be taken for an outcome.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import mmap
+import os
+import select
+import signal
+import sys
+import time
+from collections import deque
+from typing import Any
+
+from cluster.errors import KernelError
+from cluster.kernels import load
+from cluster.work import Task, Work, perform
+
+# Outcomes of short tasks are answered together: a few together cost little more than one alone.
+# One that may be waited for (its task, or the next, is not short) is never held back.
+_SHORT = 0.001
+_HOLD = 0.005
+_CHUNK = 1 << 16
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Serve until the input ends. Started by a backend, never by hand."""
+    parent = os.getppid()
+    _die_with_parent()
+    os.register_at_fork(after_in_child=_die_with_parent)
+    if os.getppid() != parent:
+        os._exit(1)
+    # A keyboard's signals are for the dispatcher, which says when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    marker = Marker(int(sys.argv[1]))
+    lines = Lines(*_take_descriptors())
+    faulthandler.enable()
+    work = Work.from_json(lines.read())
+    try:
+        load(work.source)
+    except KernelError as error:
+        lines.write({"refused": str(error)})
+        return
+    lines.write({"ready": os.getpid()})
+    _serve(work, lines, marker)
+
+
+def _serve(work: Work, lines: Lines, marker: Marker) -> None:
+    queue: deque[Task] = deque()
+    last_flush = 0.0
+    while True:
+        for message in lines.arrived(wait=not queue):
+            queue.append(Task(*message))
+        if lines.ended:
+            return
+        outcome = perform(work, queue.popleft(), begin=marker.set)
+        lines.hold(outcome)
+        now = time.perf_counter()
+        if not queue or outcome.wall > _SHORT or now - last_flush > _HOLD:
+            lines.flush()
+            last_flush = now
+
+
+class Marker:
+    """One number in memory that the dispatcher shares: the block that is being drawn.
+
+    It outlives the process, so that the block which ended it is known, whatever it did.
+    """
+
+    SIZE = 8
+    _NONE = -1
+
+    def __init__(self, descriptor: int) -> None:
+        self._memory = mmap.mmap(descriptor, self.SIZE)
+        self._block = ctypes.c_int64.from_buffer(self._memory)
+
+    @classmethod
+    def create(cls) -> tuple[int, Marker]:
+        """A fresh one, and the descriptor that shares it."""
+        descriptor = os.memfd_create("cluster-marker")
+        os.ftruncate(descriptor, cls.SIZE)
+        marker = cls(descriptor)
+        marker.set(cls._NONE)
+        return descriptor, marker
+
+    def set(self, block: int) -> None:
+        """This block begins."""
+        self._block.value = block
+
+    @property
+    def block(self) -> int | None:
+        """The block that began last; None: none ever did."""
+        block: int = self._block.value
+        return None if block == self._NONE else block
+
+
+class Lines:
+    """JSON lines over two file descriptors, with a batch for what may leave together."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        self.ended = False
+        self._source, self._sink = source, sink
+        self._rest = b""
+        self._held: list[str] = []
+
+    def arrived(self, *, wait: bool) -> list[Any]:
+        """What has come since the last call; with ``wait``, at least one message or the end."""
+        messages: list[Any] = []
+        while not self.ended and (wait and not messages or self._readable()):
+            data = os.read(self._source, _CHUNK)
+            self.ended = not data
+            *whole, self._rest = (self._rest + data).split(b"\n")
+            messages += map(json.loads, whole)
+        return messages
+
+    def read(self) -> Any:
+        """One message; ends the process where none will come."""
+        message = next(iter(self.arrived(wait=True)), None)
+        if message is None:
+            sys.exit(0)
+        return message
+
+    def hold(self, message: Any) -> None:
+        """Queue a message for the next flush."""
+        self._held.append(json.dumps(message, separators=(",", ":")))
+
+    def flush(self) -> None:
+        """Send all that is held."""
+        data = memoryview("".join(f"{line}\n" for line in self._held).encode())
+        self._held.clear()
+        while data:
+            data = data[os.write(self._sink, data) :]
+
+    def write(self, message: Any) -> None:
+        """Send one message at once."""
+        self.hold(message)
+        self.flush()
+
+    def _readable(self) -> bool:
+        return bool(select.select([self._source], [], [], 0)[0])
+
+
+def _take_descriptors() -> tuple[int, int]:
+    """Move the two streams out of the way of the kernel's own prints and reads."""
+    source, sink = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    os.close(null)
+    return source, sink
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent is gone, however it went (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

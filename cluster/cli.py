@@ -1,0 +1,335 @@
+"""The verbs: read arguments, call the interface, print. Nothing is decided here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cluster import __version__
+from cluster.dispatch import Stop
+from cluster.errors import ClusterError, StopNow, UsageError, did_you_mean
+from cluster.report import live, text
+from cluster.report.result import Result
+from cluster.verbs import VERBS, help_text
+
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit code. Every error ends here, in one place."""
+    as_json = "--json" in arguments
+    try:
+        code = group.main(list(arguments), prog_name="cluster", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
+    except click.UsageError as error:
+        return _fail(_translated(error), as_json)
+    except ClusterError as error:
+        return _fail(error, as_json)
+    except BrokenPipeError:
+        return _reader_gone()
+    except (click.Abort, KeyboardInterrupt, StopNow):
+        return _fail(_Interrupted("interrupted"), as_json)
+    return code if isinstance(code, int) else 0
+
+
+class _Interrupted(ClusterError):
+    code = _INTERRUPTED
+
+
+class _Verbs(click.Group):
+    """The group of all verbs: its help is the light table's, and a typo is answered."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        return help_text()
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            fix = did_you_mean(args[0], self.commands) or "'cluster --help' lists the verbs"
+            raise UsageError(f"no verb {args[0]!r}", fix=fix)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Verbs)
+@click.version_option(__version__, message="cluster %(version)s")
+def group() -> None:
+    """Batch Monte Carlo."""
+
+
+Function = Callable[..., Any]
+
+
+def _verb(name: str) -> Callable[[Function], click.Command]:
+    """A verb, with its line from the table and the option that all verbs have."""
+
+    def decorate(function: Function) -> click.Command:
+        option = click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+        return group.command(name, help=f"{VERBS[name].capitalize()}.")(option(function))
+
+    return decorate
+
+
+_store = click.option(
+    "--store", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+    help="folder of the ledger",
+)  # fmt: skip
+_own_store = click.option(
+    "--store", type=click.Path(path_type=Path), default=None, help="instead of the spec's"
+)
+_overrides = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="override a key of the spec"
+)
+_quiet = click.option("--quiet", "-q", is_flag=True, help="no progress")
+_spec = click.argument("spec", type=click.Path(path_type=Path))
+_run = click.argument("run")
+
+
+@_verb("submit")
+@_spec
+@_overrides
+@click.option("--resume", is_flag=True, help="go on with the newest run of this request, if any")
+@click.option("--task-blocks", type=click.IntRange(min=1), help="pin the length of every task")
+@_own_store
+@_quiet
+def _submit(
+    spec: Path, overrides: Sequence[str], resume: bool, task_blocks: int | None,
+    store: Path | None, quiet: bool, as_json: bool,
+) -> int:  # fmt: skip
+    from cluster import api
+
+    loaded = api.load(spec, overrides)
+    with _watched(quiet, as_json) as (observe, stop):
+        result = api.submit(
+            loaded, resume=resume, store=store, observe=observe, stop=stop, pinned=task_blocks
+        )
+    return _show_result(result, as_json)
+
+
+@_verb("resume")
+@_run
+@_overrides
+@_store
+@_quiet
+def _resume(run: str, overrides: Sequence[str], store: Path, quiet: bool, as_json: bool) -> int:
+    from cluster import api
+
+    with _watched(quiet, as_json) as (observe, stop):
+        result = api.resume(run, store, overrides=overrides, observe=observe, stop=stop)
+    return _show_result(result, as_json)
+
+
+@_verb("extend")
+@_run
+@click.option("--samples", help="so many samples in all")
+@_overrides
+@_store
+@_quiet
+def _extend(
+    run: str, samples: str | None, overrides: Sequence[str], store: Path, quiet: bool,
+    as_json: bool,
+) -> int:  # fmt: skip
+    from cluster import api
+
+    goals = (*([f"samples={samples}"] if samples else []), *overrides)
+    if not goals:
+        raise UsageError("extend to what?", fix="--samples N, or --set until.half_width=H")
+    with _watched(quiet, as_json) as (observe, stop):
+        result = api.extend(run, store, overrides=goals, observe=observe, stop=stop)
+    return _show_result(result, as_json)
+
+
+@_verb("validate")
+@_spec
+@_overrides
+def _validate(spec: Path, overrides: Sequence[str], as_json: bool) -> None:
+    from cluster import api
+
+    outlook = api.plan(api.load(spec, overrides), seconds=0)
+    plan = outlook.to_json()
+    document = {
+        "valid": True,
+        "file": str(spec),
+        **{key: plan[key] for key in ("name", "kernel", "identity", "blocks", "samples")},
+    }
+    _answer(document, as_json, lambda: text.validated(document))
+
+
+@_verb("plan")
+@_spec
+@_overrides
+@click.option("--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True,
+              help="length of the trial; 0: none")  # fmt: skip
+def _plan(spec: Path, overrides: Sequence[str], seconds: float, as_json: bool) -> None:
+    from cluster import api
+
+    document = api.plan(api.load(spec, overrides), seconds).to_json()
+    _answer(document, as_json, lambda: text.plan(document))
+
+
+@_verb("ls")
+@_store
+def _ls(store: Path, as_json: bool) -> None:
+    from cluster import api
+
+    rows = [standing.to_json() for standing in api.runs(store)]
+    _answer(rows, as_json, lambda: text.ls(rows))
+
+
+@_verb("status")
+@click.argument("run", required=False)
+@_store
+def _status(run: str | None, store: Path, as_json: bool) -> None:
+    from cluster import api
+
+    if run is not None:
+        document = api.status(run, store).to_json()
+    else:
+        rows = [standing.to_json() for standing in api.runs(store)]
+        document = {"runs": [row for row in rows if row["state"] == "running"]}
+    _answer(document, as_json, lambda: text.status(document))
+
+
+@_verb("show")
+@_run
+@_store
+def _show(run: str, store: Path, as_json: bool) -> None:
+    from cluster import api
+
+    result = api.show(run, store)
+    _answer(result.to_json(), as_json, lambda: text.result(result))
+
+
+@_verb("repro")
+@_run
+@click.option("--block", type=click.IntRange(min=0), required=True, help="the block's index")
+@_store
+def _repro(run: str, block: int, store: Path, as_json: bool) -> int:
+    from cluster import api
+
+    repro = api.repro(run, block, store)
+    document = repro.to_json()
+    _answer(document, as_json, lambda: text.repro(document))
+    return 1 if repro.fault or repro.matches is False else 0
+
+
+@_verb("kernels")
+@click.argument("places", nargs=-1, type=click.Path(path_type=Path))
+def _kernels(places: Sequence[Path], as_json: bool) -> None:
+    from cluster.kernels import listing
+
+    rows = listing(places or (Path("jobs"),))
+    _answer(rows, as_json, lambda: text.kernels(rows))
+
+
+@_verb("backends")
+def _backends(as_json: bool) -> None:
+    from cluster.backends.base import TABLE
+
+    rows = [
+        {"backend": e.name, "usable": e.usable, "summary": e.summary, "install": e.install}
+        for e in TABLE
+    ]
+    _answer(rows, as_json, lambda: text.backends(rows))
+
+
+@_verb("schema")
+def _schema(as_json: bool) -> None:
+    from cluster.spec import schema
+
+    click.echo(json.dumps(schema(), indent=2))
+
+
+@_verb("doctor")
+@click.argument("spec", required=False, type=click.Path(path_type=Path))
+@_own_store
+def _doctor(spec: Path | None, store: Path | None, as_json: bool) -> int:
+    from cluster import api, doctor
+
+    loaded = api.load(spec) if spec else None
+    place = store or Path(loaded.store if loaded else "runs")
+    found = [finding._asdict() for finding in doctor.findings(place)]
+    if loaded:
+        outlook = api.plan(loaded, seconds=0)
+        message = f"{spec} is valid: {outlook.request.source.name}"
+        found.append({"check": "spec", "status": "ok", "message": message, "fix": None})
+    document = {"findings": found}
+    _answer(document, as_json, lambda: text.doctor(document))
+    return 1 if any(finding["status"] == "bad" for finding in found) else 0
+
+
+def _answer(document: object, as_json: bool, page: Callable[[], text.Page]) -> None:
+    """Print a verb's answer: the document, or its page in the terminal's way."""
+    if as_json:
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        text.show(page(), sys.stdout)
+
+
+def _show_result(result: Result, as_json: bool) -> int:
+    _answer(result.to_json(), as_json, lambda: text.result(result))
+    return result.exit_code
+
+
+@contextmanager
+def _watched(quiet: bool, as_json: bool) -> Iterator[tuple[live.Observer, Stop]]:
+    """Progress on stderr, and signals that drain: the second one stops at once."""
+    with live.observer(sys.stderr, quiet=quiet) as observe, _signals() as stop:
+        yield observe, stop
+
+
+@contextmanager
+def _signals() -> Iterator[Stop]:
+    stop = Stop()
+
+    def handle(number: int, _frame: object) -> None:
+        if stop.reason is not None:
+            raise StopNow
+        stop.reason = signal.Signals(number).name
+
+    taken = [signal.SIGINT, signal.SIGTERM]
+    # nohup ignores SIGHUP on the person's behalf; only where nobody did does it mean "stop".
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        taken.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in taken}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _translated(error: click.UsageError) -> UsageError:
+    where = error.ctx.command_path if error.ctx else "cluster"
+    return UsageError(error.format_message(), fix=f"'{where} --help' shows how it is used")
+
+
+def _fail(error: ClusterError, as_json: bool) -> int:
+    """Tell an error: as the one document on stdout, and in words on stderr."""
+    try:
+        if as_json:
+            click.echo(json.dumps(error.to_json(), indent=2))
+        else:
+            for line in text.error(error):
+                click.echo(line, err=True)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _reader_gone()
+    return error.code
+
+
+def _reader_gone() -> int:
+    """Whoever read our output has left (``| head``): end quietly, with the shell's own code."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    return 128 + signal.SIGPIPE

@@ -1,0 +1,132 @@
+"""What could go wrong on this machine, each finding with its cure."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from cluster.errors import ClusterError
+from cluster.kernels import cache_folder
+from cluster.ledger import FILE, NETWORK, Ledger, file_system
+from cluster.nodes import usable_cores
+
+_LEAST_FREE = 1 << 30
+
+
+class Finding(NamedTuple):
+    """One check: ``ok``, ``warn`` or ``bad``, what was seen, and what to do about it."""
+
+    check: str
+    status: str
+    message: str
+    fix: str | None = None
+
+
+def findings(store: Path) -> Iterator[Finding]:
+    """Every check of this machine and of a store, one after the other."""
+    yield _python()
+    yield from _packages()
+    yield _cores()
+    yield _root()
+    yield _cache()
+    yield from _store(store)
+
+
+def _python() -> Finding:
+    versions = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    return Finding("python", "ok", f"{versions} ({sys.executable})")
+
+
+def _packages() -> Iterator[Finding]:
+    for name in ("numpy", "pydantic", "pyyaml", "click", "rich"):
+        try:
+            yield Finding(name, "ok", f"{name} {version(name)}")
+        except PackageNotFoundError:
+            yield Finding(name, "bad", f"{name} is not installed", f"pip install {name}")
+    if find_spec("numba"):
+        yield Finding("numba", "ok", f"numba {version('numba')}: compiled kernels are used")
+    else:
+        fix = "pip install 'cluster-montecarlo[fast]'"
+        yield Finding("numba", "warn", "numba is missing: kernels run as numpy, slower", fix)
+
+
+def _cores() -> Finding:
+    usable, all_cores = usable_cores(), os.cpu_count() or 1
+    shown = f"{usable} usable of {all_cores} cores"
+    if usable < all_cores:
+        return Finding("cores", "ok", f"{shown} (affinity or cgroup); slots default to {usable}")
+    return Finding("cores", "ok", shown)
+
+
+def _root() -> Finding:
+    if os.geteuid() == 0:
+        fix = "run as a user of your own"
+        return Finding("user", "warn", "running as root: kernels could change any file", fix)
+    return Finding("user", "ok", f"running as user {os.geteuid()}")
+
+
+def _cache() -> Finding:
+    folder = cache_folder()
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if os.access(existing, os.W_OK):
+        return Finding("cache", "ok", f"kernels are unpacked below {folder}")
+    fix = "set CLUSTER_CACHE to a folder that you can write"
+    return Finding("cache", "warn", f"{folder} cannot be written: compiled kernels are lost", fix)
+
+
+def _store(store: Path) -> Iterator[Finding]:
+    existing = next(place for place in (store, *store.resolve().parents) if place.exists())
+    yield _writable(store, existing)
+    yield _kind(store, existing)
+    free = shutil.disk_usage(existing).free
+    status = "ok" if free >= _LEAST_FREE else "warn"
+    yield Finding("disk", status, f"{free / 1e9:.1f} GB free", "free some" if free < 1e9 else None)
+    yield from _rights(existing)
+    if (store / FILE).exists():
+        yield _whole(store)
+
+
+def _writable(store: Path, existing: Path) -> Finding:
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return Finding("store", "ok", f"{store} can be written")
+    return Finding("store", "bad", f"{existing} cannot be written", "name another with --store")
+
+
+def _kind(store: Path, existing: Path) -> Finding:
+    kind = file_system(existing)
+    if kind in NETWORK:
+        return Finding(
+            "file system", "warn",
+            f"{kind}: the store uses the rollback journal and belongs to one host at a time;"
+            " locks hold between processes of that host, and are taken over 60 s after it died",
+            "keep the store on a local disk where you can",
+        )  # fmt: skip
+    return Finding("file system", "ok", f"{kind or 'unknown'}: write-ahead log, locks of the host")
+
+
+def _rights(existing: Path) -> Iterator[Finding]:
+    for place in (existing.resolve(), *existing.resolve().parents):
+        mode = place.stat().st_mode
+        if mode & 0o022 and not mode & 0o1000:
+            fix = f"chmod go-w {place}"
+            yield Finding("rights", "warn", f"others may write to {place}", fix)
+
+
+def _whole(store: Path) -> Finding:
+    try:
+        with Ledger(store) as ledger:
+            verdict = ledger.check()
+    except ClusterError as error:
+        return Finding("ledger", "bad", error.message, error.fix)
+    if verdict != "ok":
+        fix = "restore it, or recover it with sqlite3's .recover"
+        return Finding("ledger", "bad", verdict, fix)
+    return Finding("ledger", "ok", f"{store / FILE} is whole")

@@ -1,0 +1,269 @@
+"""What is shown of a run while it is computed: observers of :mod:`cluster.events`.
+
+They keep no clock and no thread: the events bring the time, and each is shown as it comes. Where
+the stream fails, they go silent; a run never ends for want of somebody to watch it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self, TextIO
+
+from cluster.events import (
+    Alarm,
+    AttemptFailed,
+    Draining,
+    Event,
+    NodeChanged,
+    NodeProgress,
+    Observer,
+    Progress,
+    Started,
+)
+from cluster.report.layout import (
+    Table,
+    encoding_of,
+    fitted,
+    one_line,
+    rich_table,
+    table,
+    terminal,
+)
+from cluster.report.numbers import count, counted, duration, percent, rate, si, value_text
+from cluster.tally import Estimate
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Bar", "Lines", "Observer", "Quiet", "observer"]
+
+# Failed attempts that are told one by one; the others are counted.
+_MOST_FAILURES = 5
+# Nodes that have a row of their own below the bar.
+_MOST_NODES = 16
+# Seconds of the run between two pictures of the bar, and between two lines of progress.
+_FRAME = 0.1
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 2.0, 300.0
+_WIDTH = 24
+_WHY = {
+    "failure": "a block is out of attempts",
+    "max_time": "max_time is over",
+    "nodes": "no usable node is left",
+}
+
+
+def observer(stream: TextIO, *, quiet: bool = False) -> Quiet:
+    """The observer that is right for a stream: a bar on a terminal, else lines."""
+    if quiet:
+        return Quiet(stream)
+    able = stream.isatty() and not terminal(stream).is_dumb_terminal
+    return Bar(stream) if able else Lines(stream)
+
+
+class Quiet:
+    """Tells what goes wrong, and nothing else. A context: its end says what was left out."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._failures = 0
+        self._gone = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        self._safely(lambda: self._on(event))
+
+    def close(self) -> None:
+        """Say how many failures were not told, and leave the stream as it was found."""
+        self._safely(self._end)
+        self._gone = True
+
+    def _safely(self, act: Callable[[], None]) -> None:
+        if self._gone:
+            return
+        try:
+            act()
+        except (OSError, ValueError):  # ValueError: the stream is closed, or lacks a character
+            self._gone = True
+
+    def _on(self, event: Event) -> None:
+        match event:
+            case Alarm():
+                place = f" (node {event.node})" if event.node else ""
+                self._say(f"ALARM: {one_line(event.message)}{place}", "bold red")
+            case AttemptFailed():
+                self._failures += 1
+                if self._failures <= _MOST_FAILURES:
+                    self._say(_failure(event), "red")
+
+    def _end(self) -> None:
+        if self._failures > _MOST_FAILURES:
+            first = f"the first {_MOST_FAILURES} are told above"
+            self._say(f"{count(self._failures)} attempts failed; {first}")
+
+    def _say(self, text: str, style: str = "") -> None:
+        """Write one line; ``style`` is rich's, for terminals."""
+        self._stream.write(f"{fitted(text, encoding_of(self._stream))}\n")
+        self._stream.flush()
+
+
+class Lines(Quiet):
+    """Plain lines: the start, each change of a node, and progress at growing intervals."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._next = _SHORTEST_PAUSE
+
+    def _on(self, event: Event) -> None:
+        match event:
+            case Started():
+                self._say(_start(event))
+            case NodeChanged():
+                self._say(f"{event.node}: {counted(event.slots, 'slot')}, {one_line(event.reason)}")
+            case Draining():
+                self._say(_drain(event))
+            case Progress():
+                self._progress(event)
+            case _:
+                super()._on(event)
+
+    def _progress(self, event: Progress) -> None:
+        if event.elapsed_s >= self._next:
+            pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, event.elapsed_s / 4))
+            self._next = event.elapsed_s + pause
+            told = ", ".join([_share(event), *_speed(event), *_left(event)])
+            self._say(f"{duration(event.elapsed_s)}: {told}")
+
+
+class Bar(Lines):
+    """A bar with the running estimate and a row a node; the other lines scroll by above it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.live import Live
+
+        super().__init__(stream)
+        self._console = terminal(stream)
+        # Without a thread: a picture is drawn when an event brings one, and at its end is gone.
+        self._live = Live(
+            console=self._console, auto_refresh=False, transient=True, redirect_stdout=False,
+            redirect_stderr=stream is sys.stderr, vertical_overflow="crop",
+        )  # fmt: skip
+        self._last = -_FRAME
+
+    def _safely(self, act: Callable[[], None]) -> None:
+        super()._safely(act)
+        if self._gone and self._live.is_started:
+            with suppress(OSError, ValueError):
+                self._live.stop()
+
+    def _say(self, text: str, style: str = "") -> None:
+        from rich.text import Text
+
+        line = Text(fitted(text, self._console.encoding), style=style)
+        self._console.print(line, soft_wrap=True)
+
+    def _progress(self, event: Progress) -> None:
+        if event.elapsed_s - self._last < _FRAME and event.blocks_done != event.blocks:
+            return
+        self._last = event.elapsed_s
+        self._live.start()
+        picture = _picture(event, self._console.encoding, self._console.width)
+        self._live.update(picture, refresh=True)
+
+    def _end(self) -> None:
+        self._live.stop()
+        super()._end()
+
+
+def _picture(event: Progress, encoding: str, width: int) -> RenderableType:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    head = Grid.grid(padding=(0, 1))
+    head.add_column(width=_WIDTH)
+    head.add_column()
+    # A pulse would need a clock of its own: without a known end the bar just stays empty.
+    bar = ProgressBar(total=event.blocks or 1, completed=event.blocks_done if event.blocks else 0)
+    times = ", ".join([_share(event), f"{duration(event.elapsed_s)} elapsed", *_left(event)])
+    head.add_row(bar, Text(times))
+    speed = Text(fitted(", ".join(_speed(event)), encoding), style="bold")
+    left = len(event.nodes) - _MOST_NODES
+    more = [Text(f"... and {counted(left, 'more node')}")] if left > 0 else []
+    return Group(speed, head, rich_table(_nodes(event).shown(encoding), width), *more)
+
+
+def _nodes(event: Progress) -> Table:
+    titles = ("node", "slots", "tasks", "samples", "samples/s", "utilisation", "failures")
+    rows = (_node(node, event.elapsed_s) for node in event.nodes[:_MOST_NODES])
+    return table(titles, rows, right=titles[1:])
+
+
+def _node(node: NodeProgress, elapsed: float) -> tuple[str, ...]:
+    speed = node.samples / elapsed if elapsed else None
+    room = node.slots * elapsed
+    return (
+        node.node, count(node.slots), count(node.tasks), count(node.samples), si(speed),
+        percent(node.busy_s / room if room else None), count(node.failures),
+    )  # fmt: skip
+
+
+def _start(event: Started) -> str:
+    goal = "" if event.blocks is None else f" of {count(event.blocks)}"
+    done = (
+        f"{count(event.blocks_done)}{goal} blocks of {counted(event.block, 'sample')} are counted"
+    )
+    return f"run {event.run} on {event.backend}: {done}"
+
+
+def _drain(event: Draining) -> str:
+    if event.reason in _WHY:
+        return f"{_WHY[event.reason]}: finishing what was started"
+    return f"{event.reason}: finishing what was started; once more to stop at once"
+
+
+def _failure(event: AttemptFailed) -> str:
+    block = "" if event.fault.block is None else f"block {event.fault.block}, "
+    what = one_line(f"{event.fault.type}: {event.fault.message}")
+    end = "; no attempts are left" if event.final else ""
+    return f"failed on {event.node}: {block}attempt {event.attempt}: {what}{end}"
+
+
+def _speed(event: Progress) -> list[str]:
+    """The running estimate, where there is one, and the samples per second."""
+    running = [_estimate(event.estimate)] if event.estimate else []
+    return [*running, rate(event.samples_per_s)]
+
+
+def _left(event: Progress) -> list[str]:
+    left = _remaining(event)
+    return [] if left is None else [f"{duration(left)} left"]
+
+
+def _share(event: Progress) -> str:
+    if not event.blocks:
+        return counted(event.blocks_done, "block")
+    share = percent(event.blocks_done / event.blocks)
+    return f"{share} of {counted(event.blocks, 'block')}"
+
+
+def _estimate(estimate: Estimate) -> str:
+    if isinstance(estimate.value, tuple) or isinstance(estimate.std_error, tuple):
+        return f"largest standard error {estimate.worst_std_error:.2g}"
+    return value_text(estimate.value, estimate.std_error)
+
+
+def _remaining(event: Progress) -> float | None:
+    """Seconds to the goal's last block at this start's speed; None where nothing tells."""
+    if event.blocks is None or not event.blocks_done or event.samples_per_s <= 0:
+        return None
+    block = event.samples / event.blocks_done
+    return (event.blocks - event.blocks_done) * block / event.samples_per_s

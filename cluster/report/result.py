@@ -1,0 +1,248 @@
+"""The result of a run: the object of ``--json``, and its digest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cluster.canonical import sha256
+from cluster.ledger import NodeTotals, Run
+from cluster.request import Request
+from cluster.state import State
+from cluster.tally import Estimate, Tally
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """One node's part in a run.
+
+    Attributes:
+        node: its name in the spec.
+        slots: how many workers it ran.
+        tasks, samples: counted ones.
+        share: of the run's counted samples, 0 to 1.
+        busy_s, cpu_s: wall and CPU seconds inside the kernel, over its counted tasks.
+        samples_per_s: counted samples per busy second of one slot.
+        utilisation: busy seconds / (slots * seconds of the run), 0 to 1.
+        goodput: counted blocks / attempted blocks, 0 to 1.
+        failures: attempts that failed.
+    """
+
+    node: str
+    slots: int
+    tasks: int
+    samples: int
+    share: float | None
+    busy_s: float
+    cpu_s: float
+    samples_per_s: float | None
+    utilisation: float | None
+    goodput: float | None
+    failures: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An attempt that failed: ``block`` is None where it is not known which one did it."""
+
+    block: int | None
+    node: str
+    attempt: int
+    type: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run as it stands; the attributes are the keys of the JSON object.
+
+    Attributes:
+        run, name: its id and its spec's name.
+        state: running, interrupted, partial, failed or done.
+        stopped_by: samples, target, max_time, max_samples, failure, nodes or a signal; None while
+            it runs.
+        drained: every block that was started is counted; None while it runs.
+        samples, blocks: how many are counted.
+        ranges: the counted blocks, as merged ranges [first, stop).
+        estimate, std_error, interval: in the scaled unit; lists (one a bin) for a histogram; None
+            where nothing is counted.
+        reference: the exact value, where the kernel knows it.
+        tally: the exact tally.
+        digest: sha256 over identity, counted blocks, samples and tally.
+        wall_s: seconds, over all starts of the run.
+        resume: the command that goes on with it, or None.
+    """
+
+    run: str
+    name: str
+    state: str
+    stopped_by: str | None
+    drained: bool | None
+    backend: str
+    kernel: str
+    params: dict[str, Any]
+    seed: int
+    block: int
+    samples: int
+    blocks: int
+    ranges: list[list[int]]
+    estimate: Any
+    std_error: Any
+    interval: Any
+    confidence: float
+    reference: Any
+    tally: dict[str, Any] | None
+    identity: str
+    digest: str | None
+    wall_s: float
+    nodes: list[NodeResult]
+    failures: list[Failure]
+    events: list[dict[str, Any]]
+    resume: str | None
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a command that ends so."""
+        return State(self.state).exit_code(self.stopped_by)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``--json``; NaN and infinities are null."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        rows = {
+            "nodes": [vars(node) for node in self.nodes],
+            "failures": [vars(failure) for failure in self.failures],
+        }
+        return {"schema": SCHEMA, **finite({**own, **rows})}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the ledger holds of a run, read once."""
+
+    run: Run
+    state: str
+    tally: Tally | None
+    ranges: Sequence[tuple[int, int]]
+    totals: Sequence[NodeTotals]
+    uncounted: Mapping[str, int]
+    failures: Sequence[Mapping[str, Any]]
+    failure_counts: Mapping[str, int]
+    events: Sequence[Mapping[str, Any]]
+    slots: Mapping[str, int]
+    backend: str
+    wall: float
+    resume: str | None
+
+
+def result_of(facts: Facts, request: Request) -> Result:
+    """Put a run's facts together."""
+    confidence = request.goal.confidence
+    estimate = None
+    if facts.tally is not None:
+        estimate = facts.tally.estimate(confidence, request.scale, request.offset)
+    blocks = sum(stop - first for first, stop in facts.ranges)
+    return Result(
+        run=facts.run.id,
+        name=facts.run.name,
+        state=facts.state,
+        stopped_by=facts.run.stopped_by,
+        drained=facts.run.drained,
+        backend=facts.backend,
+        kernel=request.source.name,
+        params=dict(request.params),
+        seed=request.seed,
+        block=request.block,
+        samples=blocks * request.block,
+        blocks=blocks,
+        ranges=[list(pair) for pair in facts.ranges],
+        estimate=estimate and _listed(estimate.value),
+        std_error=estimate and _listed(estimate.std_error),
+        interval=estimate and _interval(estimate),
+        confidence=confidence,
+        reference=_listed(request.reference),
+        tally=None if facts.tally is None else facts.tally.to_json(),
+        identity=request.identity,
+        digest=digest(request.identity, facts.ranges, request.block, facts.tally),
+        wall_s=facts.wall,
+        nodes=_nodes(facts, request.block, blocks),
+        failures=[_failure(row) for row in facts.failures],
+        events=[dict(event) for event in facts.events],
+        resume=facts.resume,
+    )
+
+
+def digest(
+    identity: str, ranges: Sequence[tuple[int, int]], block: int, tally: Tally | None
+) -> str | None:
+    """The digest of what is counted; None where nothing is."""
+    if tally is None:
+        return None
+    return sha256(
+        {
+            "identity": identity,
+            "blocks": [list(pair) for pair in ranges],
+            "samples": sum(stop - first for first, stop in ranges) * block,
+            "tally": tally.to_json(),
+        }
+    )
+
+
+def finite(value: Any) -> Any:
+    """A value with null in the place of every NaN and infinity, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def _nodes(facts: Facts, block: int, blocks: int) -> list[NodeResult]:
+    totals = {total.node: total for total in facts.totals}
+    names = dict.fromkeys((*facts.slots, *totals, *facts.uncounted, *facts.failure_counts))
+    return [
+        _node(totals.get(name, NodeTotals(name, 0, 0, 0.0, 0.0)), facts, block, blocks)
+        for name in names
+    ]
+
+
+def _node(total: NodeTotals, facts: Facts, block: int, blocks: int) -> NodeResult:
+    slots = facts.slots.get(total.node, 0)
+    attempted = total.blocks + facts.uncounted.get(total.node, 0)
+    return NodeResult(
+        node=total.node,
+        slots=slots,
+        tasks=total.tasks,
+        samples=total.blocks * block,
+        share=_ratio(total.blocks, blocks),
+        busy_s=total.wall,
+        cpu_s=total.cpu,
+        samples_per_s=_ratio(total.blocks * block, total.wall),
+        utilisation=_ratio(total.wall, slots * facts.wall),
+        goodput=_ratio(total.blocks, attempted),
+        failures=facts.failure_counts.get(total.node, 0),
+    )
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _failure(row: Mapping[str, Any]) -> Failure:
+    return Failure(**{field.name: row[field.name] for field in fields(Failure)})
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _interval(estimate: Estimate) -> list[Any]:
+    if isinstance(estimate.low, tuple) and isinstance(estimate.high, tuple):
+        return [list(pair) for pair in zip(estimate.low, estimate.high, strict=True)]
+    return [estimate.low, estimate.high]

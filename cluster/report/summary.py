@@ -1,0 +1,217 @@
+"""The final report of a run: its estimate, how it came about, and what each node did."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.report.layout import Line, Part, facts, indented, one_line, table
+from cluster.report.numbers import (
+    count,
+    counted,
+    duration,
+    interval_text,
+    number,
+    percent,
+    si,
+    value_text,
+)
+from cluster.state import State
+
+if TYPE_CHECKING:
+    from cluster.report.result import Failure, NodeResult, Result
+
+#: How each state looks on a terminal.
+STYLES = {"done": "green", "failed": "red", "partial": "yellow", "interrupted": "yellow"}
+
+# More bins, and more events, than this are left to --json.
+_MOST_BINS = 24
+_MOST_EVENTS = 8
+_NUMBERS = ("from", "to", "count", "errors off")
+_ENDINGS = {
+    ("done", "samples"): "all samples are drawn",
+    ("done", "target"): "the target is met",
+    ("partial", "max_time"): "max_time was over",
+    ("partial", "max_samples"): "max_samples were drawn before the target was met",
+    ("partial", "nodes"): "no usable node was left",
+    ("failed", "failure"): "a block is out of attempts",
+}
+
+
+def result(result: Result, store: str | Path = "runs") -> list[Part]:
+    """The report of a run as it stands; ``store`` is named in the commands where it is not runs."""
+    return [
+        _headline(result),
+        *facts(
+            {
+                "state": _ending(result.state, result.stopped_by),
+                "drained": _undrained(result),
+                "reference": _reference(result),
+                "samples": f"{count(result.samples)} in {_blocks(result.blocks, result.block)}",
+                "kernel": f"{result.kernel}{_arguments(result.params)}",
+                "seed": str(result.seed),
+                "time": f"{duration(result.wall_s)} on {result.backend}",
+                "run": result.run,
+                "digest": result.digest,
+            }
+        ),
+        *_bins(result),
+        *_failures(result, store),
+        *_events(result.events),
+        Line(),
+        *nodes(result.nodes),
+        *([Line(), *facts({"go on with": result.resume})] if result.resume else []),
+    ]
+
+
+def nodes(rows: Sequence[NodeResult]) -> list[Part]:
+    """The table of the nodes of a run."""
+    titles = (
+        "node", "slots", "tasks", "samples", "share", "busy s", "cpu s", "samples/s",
+        "utilisation", "goodput", "failures",
+    )  # fmt: skip
+    return [table(titles, map(_node, rows), right=titles[1:], spare=("goodput",))]
+
+
+def _headline(result: Result) -> Line:
+    state = State(result.state)
+    title = f"{state.symbol} {result.name}:"
+    style = f"bold {STYLES.get(result.state, '')}".strip()
+    if result.estimate is None:
+        return Line(f"{title} nothing is counted yet", style)
+    if isinstance(result.estimate, list):
+        return Line(f"{title} {counted(len(result.estimate), 'bin')}, see below", style)
+    shown = value_text(result.estimate, result.std_error)
+    low, high = result.interval
+    span = interval_text(low, high, result.std_error)
+    return Line(f"{title} {shown}, {_confidence(result)} interval {span}", style)
+
+
+def _confidence(result: Result) -> str:
+    return f"{100 * result.confidence:.6g} %"
+
+
+def _ending(state: str, stopped_by: str | None) -> str:
+    if state in ("running", "done") and stopped_by is None:
+        return state
+    why = _ENDINGS.get((state, stopped_by or ""))
+    return f"{state}: {why or stopped_by or 'its process ended without a word'}"
+
+
+def _undrained(result: Result) -> str | None:
+    """A warning where blocks that were started are not counted, naming the holes they left."""
+    if result.drained is not False:
+        return None
+    holes = [
+        f"{stop} to {first - 1}" if first - 1 > stop else str(stop)
+        for (_, stop), (first, _) in zip(result.ranges, result.ranges[1:], strict=False)
+    ]
+    shown = f" (missing: {one_line(', '.join(holes))})" if holes else ""
+    return f"no: blocks were started and not finished, the estimate may be biased{shown}"
+
+
+def _reference(result: Result) -> str | None:
+    if result.reference is None or isinstance(result.reference, list):
+        return None
+    off = _off(result.estimate, result.std_error, result.reference)
+    return f"{number(result.reference)}{f', {off} standard errors off' if off else ''}"
+
+
+def _off(value: float | None, error: float | None, reference: float | None) -> str | None:
+    """How many standard errors an estimate lies above a reference; None where that says nothing."""
+    if value is None or reference is None or not error or not math.isfinite(error):
+        return None
+    return f"{(value - reference) / error:+.2f}"
+
+
+def _blocks(blocks: int, block: int) -> str:
+    return f"{counted(blocks, 'block')} of {count(block)}"
+
+
+def _arguments(params: Mapping[str, Any]) -> str:
+    return f"({', '.join(f'{name}={value!r}' for name, value in params.items())})" if params else ""
+
+
+def _bins(result: Result) -> list[Part]:
+    """The table of a histogram's bins, as far as it is short."""
+    if not isinstance(result.estimate, list) or result.tally is None:
+        return []
+    tally = result.tally
+    titles = ("from", "to", "count", "estimate", f"{_confidence(result)} interval", "errors off")
+    known = isinstance(result.reference, list)
+    references = result.reference if known else [None] * len(result.estimate)
+    columns = (
+        pairwise(tally["edges"]), tally["counts"],
+        zip(result.estimate, result.std_error, strict=True), result.interval, references,
+    )  # fmt: skip
+    rows = [_bin(*cells) for cells in islice(zip(*columns, strict=True), _MOST_BINS)]
+    width = len(titles) if known else len(titles) - 1
+    left = len(result.estimate) - len(rows)
+    outside = f"{count(tally['underflow'])} below, {count(tally['overflow'])} above the edges"
+    return [
+        Line(),
+        table(titles[:width], (row[:width] for row in rows), right=_NUMBERS),
+        *([Line(f"... and {counted(left, 'more bin')}: --json has them")] if left else []),
+        *facts({"outside": outside}),
+    ]
+
+
+def _bin(
+    edges: tuple[float, float],
+    hits: int,
+    estimate: tuple[float, float],
+    interval: tuple[float, float],
+    reference: float | None,
+) -> tuple[str | None, ...]:
+    value, error = estimate
+    span = interval_text(interval[0], interval[1], error)
+    off = _off(value, error, reference)
+    return (
+        number(edges[0]), number(edges[1]), count(hits), value_text(value, error), span, off
+    )  # fmt: skip
+
+
+def _failures(result: Result, store: str | Path) -> list[Part]:
+    """How many attempts failed, and the first of them in full."""
+    if not result.failures:
+        return []
+    total = sum(node.failures for node in result.nodes)
+    first = result.failures[0]
+    head = f"{counted(total, 'failed attempt')}; the first: {_failure(first)}"
+    again = facts({"try it here": _repro_command(result.run, first.block, store)})
+    return [Line(), Line(head, "red"), *indented(first.traceback), *again]
+
+
+def _failure(failure: Failure) -> str:
+    block = "a block that is not known" if failure.block is None else f"block {failure.block}"
+    what = one_line(f"{failure.type}: {failure.message}")
+    return f"{block} on {failure.node}, attempt {failure.attempt}: {what}"
+
+
+def _repro_command(run: str, block: int | None, store: str | Path) -> str | None:
+    if block is None:
+        return None
+    place = [] if Path(store) == Path("runs") else ["--store", str(store)]
+    return shlex.join(["cluster", "repro", run, "--block", str(block), *place])
+
+
+def _events(events: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """What happened, beside nodes that came up as they should."""
+    told = [event for event in events if not event["text"].endswith(" slots: ready")]
+    lines = [facts({event["node"] or "the run": one_line(event["text"])}) for event in told]
+    left = len(told) - _MOST_EVENTS
+    rest = [Line(f"... and {counted(left, 'more event')}: --json has them")] if left > 0 else []
+    shown = [line for pair in lines[:_MOST_EVENTS] for line in pair]
+    return [Line(), *shown, *rest] if told else []
+
+
+def _node(node: NodeResult) -> tuple[str | None, ...]:
+    return (
+        node.node, count(node.slots), count(node.tasks), count(node.samples), percent(node.share),
+        f"{node.busy_s:.2f}", f"{node.cpu_s:.2f}", si(node.samples_per_s),
+        percent(node.utilisation), percent(node.goodput), count(node.failures),
+    )  # fmt: skip

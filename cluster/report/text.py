@@ -1,0 +1,259 @@
+"""What each verb shows to people: pure functions from its document to a page.
+
+A page is a list of lines and tables; :func:`show` writes it as a terminal or a pipe wants it. The
+documents are those of ``--json``, except for :func:`result`, which takes the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cluster.errors import ClusterError, SpecError
+from cluster.report.layout import (
+    Line,
+    Page,
+    Part,
+    facts,
+    fitted,
+    indented,
+    one_line,
+    show,
+    table,
+)
+from cluster.report.numbers import count, counted, duration, number, percent, rate, si, value_text
+from cluster.report.summary import STYLES, nodes, result
+from cluster.state import State
+
+__all__ = [
+    "Page",
+    "backends",
+    "doctor",
+    "error",
+    "kernels",
+    "ls",
+    "nodes",
+    "plan",
+    "repro",
+    "result",
+    "show",
+    "status",
+    "validated",
+]
+
+Document = Mapping[str, Any]
+
+# The id of a run holds its name and its time.
+_SPARE = ("kernel", "backend", "name", "created")
+_VERDICTS = {"ok": "✓", "warn": "!", "bad": "✗"}
+
+
+def ls(rows: Sequence[Document]) -> list[Part]:
+    """The runs of a store."""
+    if not rows:
+        return [Line("no runs yet")]
+    titles = ("run", "state", "name", "samples", "estimate", "created", "backend", "kernel")
+    return [table(titles, map(_listed, rows), right=("samples",), spare=_SPARE)]
+
+
+def status(document: Document) -> list[Part]:
+    """Where one run stands, or all that are being computed."""
+    if "runs" in document:
+        return _running(document["runs"])
+    holder = document["holder"]
+    goal = document.get("goal_blocks")
+    return [
+        _state_line(document),
+        *facts(
+            {
+                "estimate": _estimate(document),
+                "samples": count(document["samples"]),
+                "blocks": _progress(document["blocks"], goal),
+                "speed": rate(document["samples_per_s"]),
+                "elapsed": duration(document["elapsed_s"]),
+                "backend": document["backend"],
+                "held by": holder and f"process {holder['pid']} on {holder['host']}",
+            }
+        ),
+    ]
+
+
+def validated(document: Document) -> list[Part]:
+    """What ``validate`` found: a spec that is right."""
+    return [Line(f"✓ {document['file']} is valid", "green"), *facts(_what(document))]
+
+
+def plan(document: Document) -> list[Part]:
+    """What a spec would run, and how long it would take."""
+    checkpoints = ", ".join(map(count, document["checkpoints"]))
+    place = f"{document['backend']}, {counted(document['slots'], 'slot')}"
+    return [
+        *facts(
+            {
+                "name": document["name"],
+                **_what(document),
+                "backend": place,
+                "target": _target(document["target"]),
+                "checkpoints": f"{checkpoints}, ... blocks" if checkpoints else None,
+                **_trial(document),
+            }
+        ),
+        Line(),
+        table(
+            ("node", "slots"),
+            ((row["node"], count(row["slots"])) for row in document["nodes"]),
+            right=("slots",),
+        ),
+    ]
+
+
+def kernels(rows: Sequence[Document]) -> list[Part]:
+    """The kernels that were found."""
+    if not rows:
+        return [Line("no kernels found")]
+    titles = ("kernel", "form", "params", "block", "doc")
+    cells = (
+        (row["kernel"], row["form"], _parameters(row["params"]), str(row["block"]), row["doc"])
+        for row in rows
+    )
+    return [table(titles, cells, right=("block",), prose=("params", "doc"))]
+
+
+def backends(rows: Sequence[Document]) -> list[Part]:
+    """The backends: which are usable here, and how to get the others."""
+    cells = (
+        (row["backend"], "yes" if row["usable"] else "no", row["summary"],
+         None if row["usable"] else row["install"])
+        for row in rows
+    )  # fmt: skip
+    return [table(("backend", "usable", "summary", "install"), cells, prose=("summary",))]
+
+
+def doctor(document: Document) -> list[Part]:
+    """What could go wrong here, with its cure."""
+    cells = (
+        (_VERDICTS[row["status"]], row["check"], _with_fix(row["message"], row["fix"]))
+        for row in document["findings"]
+    )
+    return [table(("", "check", "finding"), cells, prose=("finding",))]
+
+
+def repro(document: Document) -> list[Part]:
+    """One block, computed again."""
+    fault = document["fault"]
+    title = f"block {document['block']} of {document['run']}"
+    lines = facts(
+        {
+            "tally": document["tally"] and _tally(document["tally"]),
+            "matches": _MATCHES[document["matches"]] if fault is None else None,
+            "wall": duration(document["wall_s"]),
+            "cpu": duration(document["cpu_s"]),
+        }
+    )
+    if fault is None:
+        return [Line(title, "bold"), *lines]
+    what = f"{title}: {fault['type']}: {one_line(fault['message'])}"
+    return [Line(what, "bold red"), *indented(fault["traceback"]), *lines]
+
+
+def error(error: ClusterError) -> list[str]:
+    """The lines that tell an error: what went wrong, where, and its cure."""
+    if isinstance(error, SpecError):
+        return [fitted(str(problem), "utf-8") for problem in error.problems]
+    place = f"{error.where}: " if error.where else ""
+    lines = [f"error: {place}{error.message}", *([f"  {error.fix}"] if error.fix else [])]
+    return [fitted(line, "utf-8") for line in lines]
+
+
+_MATCHES = {
+    True: "yes: it came out as it was counted",
+    False: "NO: it was counted with another tally",
+    None: "not known: it was not counted, or only together with others",
+}
+
+
+def _state_line(document: Document) -> Line:
+    state = State(document["state"])
+    line = f"{state.symbol} {document['run']} ({document['name']}): {state.value}"
+    return Line(line, f"bold {STYLES.get(state.value, '')}".strip())
+
+
+def _estimate(document: Document) -> str:
+    value, error = document["estimate"], document["std_error"]
+    return counted(len(value), "bin") if isinstance(value, list) else value_text(value, error)
+
+
+def _progress(blocks: int | None, goal: int | None) -> str:
+    if blocks is None or not goal:
+        return count(blocks)
+    return f"{count(blocks)} of {count(goal)} ({percent(blocks / goal)})"
+
+
+def _listed(row: Document) -> tuple[str | None, ...]:
+    state = State(row["state"])
+    return (
+        row["run"], f"{state.symbol} {state.value}", row["name"], count(row["samples"]),
+        _estimate(row), row["created"], row["backend"], row["kernel"],
+    )  # fmt: skip
+
+
+def _running(rows: Sequence[Document]) -> list[Part]:
+    if not rows:
+        return [Line("no run is being computed")]
+    titles = ("run", "blocks", "estimate", "samples/s", "elapsed", "backend")
+    cells = (
+        (
+            row["run"], _progress(row["blocks"], row.get("goal_blocks")), _estimate(row),
+            si(row["samples_per_s"]), duration(row["elapsed_s"]), row["backend"],
+        )
+        for row in rows
+    )  # fmt: skip
+    return [table(titles, cells, right=("samples/s", "elapsed"), spare=("backend",))]
+
+
+def _what(document: Document) -> dict[str, str | None]:
+    """What a spec computes, of ``validate`` and ``plan``."""
+    blocks, samples = document["blocks"], document["samples"]
+    drawn = "until the target is met" if samples is None else f"{count(samples)}"
+    return {
+        "kernel": document["kernel"],
+        "samples": f"{drawn} in {counted(blocks, 'block')}" if blocks is not None else drawn,
+        "identity": document["identity"],
+    }
+
+
+def _target(target: Document | None) -> str | None:
+    if target is None:
+        return None
+    named = (f"{name} {number(target.get(name))}" for name in _MEASURES if target.get(name))
+    return f"{', '.join(named)} at {100 * target['confidence']:.6g} % confidence"
+
+
+_MEASURES = ("half_width", "rel_error", "std_error")
+
+
+def _trial(document: Document) -> dict[str, str | None]:
+    trial = document["calibration"]
+    if trial is None:
+        return {}
+    return {
+        "trial": f"{count(trial['samples'])} samples in {duration(trial['seconds'])}",
+        "speed": rate(trial["samples_per_s"]),
+        "estimate": _estimate(trial),
+        "expected": f"{duration(document['expected_s'])} for"
+        f" {count(document['expected_samples'])} samples",
+    }
+
+
+def _parameters(params: Mapping[str, str | None]) -> str | None:
+    named = (name if value is None else f"{name}={value}" for name, value in params.items())
+    return ", ".join(named) or None
+
+
+def _with_fix(message: str, fix: str | None) -> str:
+    return f"{message}; {fix}" if fix else message
+
+
+def _tally(tally: Document) -> str:
+    counts = (f"{key} {value}" for key, value in tally.items() if key != "kind")
+    return one_line(f"{tally['kind']}: {', '.join(counts)}")

@@ -1,0 +1,48 @@
+"""The verbs of the command line, in one light table: ``--help`` needs nothing else."""
+
+from __future__ import annotations
+
+GROUPS = {
+    "Compute": {
+        "submit": "compute a spec: a new run",
+        "resume": "go on with a run",
+        "extend": "more samples of a run, or a tighter target",
+    },
+    "Look before": {
+        "validate": "read a spec and its kernel, and say what is wrong",
+        "plan": "what a spec would run, and how long it would take",
+        "kernels": "the kernels in files and folders",
+        "backends": "the backends, and which are usable here",
+        "schema": "the JSON Schema of a spec",
+        "doctor": "what could go wrong on this machine, and its cure",
+    },
+    "Look after": {
+        "ls": "the runs of a store",
+        "status": "where runs stand, also while they are computed",
+        "show": "the result of a run",
+        "repro": "compute one block of a run again, here",
+    },
+}
+
+VERBS = {verb: line for group in GROUPS.values() for verb, line in group.items()}
+
+
+def help_text() -> str:
+    """What ``cluster --help`` prints."""
+    lines = [
+        "Usage: cluster VERB [ARGUMENTS] [OPTIONS]",
+        "",
+        "Batch Monte Carlo: one YAML spec, one right answer, on any number of machines.",
+        "",
+    ]
+    for group, verbs in GROUPS.items():
+        lines += [f"{group}:", *(f"  {verb:<10}{line}" for verb, line in verbs.items()), ""]
+    lines += [
+        "Options:",
+        "  --version   the version",
+        "  --help      this text; after a verb, its options",
+        "",
+        "Every verb takes --json: one document on stdout, everything else on stderr.",
+        "Start with: cluster submit configs/pi.yaml",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,258 @@
+"""A room imports only from the rooms before it, and start-up loads nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Data flows one way: down this list. A new file finds its place here first.
+ROOMS = (
+    "errors",
+    "state",
+    "canonical",
+    "tally",
+    "streams",
+    "kernels",
+    "work",
+    "worker",
+    "nodes",
+    "spec",
+    "request",
+    "plan",
+    "count",
+    "backends",
+    "events",
+    "ledger",
+    "dispatch",
+    "report",
+    "api",
+    "verbs",
+    "cli",
+)
+# The public names, the entry and the public test tools stand above all rooms.
+ABOVE = ("__init__", "__main__", "testing")
+
+# Who may import what has one owner, or few.
+OWNERS = {
+    "yaml": {"spec"},
+    "sqlite3": {"ledger"},
+    "click": {"cli"},
+    "rich": {"cli", "events", "report"},
+}
+ENGINES = {
+    *("Pyro5", "asyncoro", "boto3", "celery", "dask", "dispy", "distributed", "eventlet", "gevent"),
+    *("greenlet", "kombu", "mpi4py", "pika", "pp", "pycos", "ray", "rpyc", "scoop", "zmq"),
+}
+KERNELS_MAY_IMPORT = {"cluster", "numba", "numpy", *sys.stdlib_module_names}
+
+HEAVY = {"click", "numba", "numpy", "pydantic", "pydantic_core", "rich", "yaml", *ENGINES}
+
+
+class Import(NamedTuple):
+    """One import: of `name` from the module `source`, or of the module itself where name is ""."""
+
+    line: int
+    source: str
+    name: str = ""
+
+    @property
+    def target(self) -> str:
+        """The dotted name: `from cluster import ledger` means the room as `import` does."""
+        return f"{self.source}.{self.name}" if self.name else self.source
+
+
+def imports(path: Path, module: str) -> Iterator[Import]:
+    """Every import of a file, at any depth of its text."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (Import(node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = absolute(node, module)
+            yield from (Import(node.lineno, source, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Call) and is_import_call(node.func):
+            texts = (arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant))
+            yield from (Import(node.lineno, text) for text in texts if isinstance(text, str))
+
+
+def absolute(node: ast.ImportFrom, module: str) -> str:
+    """The source of `from ... import`, its leading dots resolved from where it stands."""
+    if not node.level:
+        return node.module or ""
+    package = module.split(".")[: -node.level]
+    return ".".join([*package, *filter(None, [node.module])])
+
+
+def is_import_call(function: ast.expr) -> bool:
+    """Whether the call is `import_module(...)` or `__import__(...)`, however it is reached."""
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name in {"import_module", "__import__"}
+
+
+def room_of(name: str) -> str | None:
+    """The room of a dotted name inside `cluster`; None for the package's own public names."""
+    parts = name.split(".")
+    known = len(parts) > 1 and (parts[1] in ROOMS or parts[1] in ABOVE)
+    return parts[1] if known else None
+
+
+def may_import(module: str, name: str) -> bool:
+    """Whether the file `module` of the package may import `name`."""
+    own, top = room_of(module), name.partition(".")[0]
+    if own == "testing":
+        return True
+    if top in ENGINES:
+        return own == "backends"
+    if top != "cluster":
+        return own in OWNERS.get(top, {own})
+    if own in ABOVE:
+        return True
+    return may_import_room(module, name)
+
+
+def may_import_room(module: str, name: str) -> bool:
+    """Whether a file in one of the rooms may import `name`, which is in the package too."""
+    own, theirs = room_of(module), room_of(name)
+    if theirs is None:
+        return name == "cluster.__version__"
+    if own is None or theirs in ABOVE:
+        return False
+    if own != theirs:
+        return ROOMS.index(theirs) < ROOMS.index(own)
+    # Inside a room files may share; but an engine knows no other engine, only the contract.
+    registry = module.endswith(".__init__")
+    return own != "backends" or registry or within(name, "cluster.backends.base")
+
+
+def within(name: str, module: str) -> bool:
+    """Whether the dotted name is the module, or something in it."""
+    return f"{name}.".startswith(f"{module}.")
+
+
+def violations(root: Path) -> list[str]:
+    """One line for each import below `root` that the rules of the rooms forbid."""
+    return [*package_violations(root), *kernel_violations(root)]
+
+
+def package_violations(root: Path) -> Iterator[str]:
+    """The forbidden imports of `cluster/`, and its files that are in no room."""
+    for path, module in modules(root, "cluster"):
+        if room_of(module) is None:
+            yield f"{module}: in no room; give it its place in ROOMS"
+        for found in imports(path, module):
+            if not may_import(module, found.target):
+                yield f"{module}:{found.line}: may not import {found.target}"
+
+
+def kernel_violations(root: Path) -> Iterator[str]:
+    """The forbidden imports of `jobs/`: of the package, kernels see the public names only."""
+    for path, module in modules(root, "jobs"):
+        for found in imports(path, module):
+            top = found.source.partition(".")[0]
+            if top not in KERNELS_MAY_IMPORT or found.source.startswith("cluster."):
+                yield f"{module}:{found.line}: may not import {found.target}"
+
+
+def modules(root: Path, folder: str) -> Iterator[tuple[Path, str]]:
+    """Every Python file of the folder, with its dotted name."""
+    for path in sorted(root.glob(f"{folder}/**/*.py")):
+        yield path, ".".join(path.relative_to(root).with_suffix("").parts)
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """The top names of all modules that `python ARGUMENTS` loads on its way."""
+    command = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+def test_every_room_imports_only_from_rooms_before_it() -> None:
+    """The project's own files keep the order of the rooms."""
+    assert violations(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("cluster/errors.py", "import cluster.tally"),
+        ("cluster/tally.py", "from cluster.ledger import Ledger"),
+        ("cluster/tally.py", "from cluster import dispatch"),
+        ("cluster/tally.py", "from . import dispatch"),
+        ("cluster/tally.py", "from .dispatch import loop"),
+        ("cluster/tally.py", "from cluster import submit"),
+        ("cluster/tally.py", "import cluster"),
+        ("cluster/tally.py", "def late():\n    from cluster.plan import Plan"),
+        ("cluster/tally.py", "if TYPE_CHECKING:\n    from cluster.plan import Plan"),
+        ("cluster/tally.py", "importlib.import_module('cluster.plan')"),
+        ("cluster/tally.py", "from cluster.testing import FakeClock"),
+        ("cluster/plan.py", "import yaml"),
+        ("cluster/plan.py", "from sqlite3 import connect"),
+        ("cluster/report/text.py", "import click"),
+        ("cluster/plan.py", "from rich.text import Text"),
+        ("cluster/dispatch.py", "import mpi4py.MPI"),
+        ("cluster/api.py", "__import__('dispy')"),
+        ("cluster/backends/serial.py", "from cluster.backends.threads import run"),
+        ("cluster/backends/serial.py", "from .threads import run"),
+        ("cluster/backends/serial.py", "from . import threads"),
+        ("cluster/backends/serial.py", "import cluster.events"),
+        ("cluster/drawer.py", ""),
+        ("jobs/pi.py", "import scipy"),
+        ("jobs/pi.py", "from cluster.tally import Hits"),
+        ("jobs/pi.py", "import cluster.tally"),
+        ("jobs/pi.py", "from jobs.other import helper"),
+    ],
+)
+def test_a_planted_violation_is_found(tmp_path: Path, path: str, text: str) -> None:
+    """Each way to import against the order is seen, wherever in the file it stands."""
+    plant(tmp_path, path, text)
+    assert len(violations(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("cluster/tally.py", "import math, numpy\nfrom cluster.errors import Problem"),
+        ("cluster/ledger.py", "import sqlite3\nfrom . import errors\nfrom .tally import Hits"),
+        ("cluster/spec.py", "import yaml"),
+        ("cluster/ledger.py", "from cluster import __version__"),
+        ("cluster/report/text.py", "import rich.text\nfrom cluster.report.number import rounded"),
+        ("cluster/backends/mpi.py", "from mpi4py import MPI\nfrom .base import Backend"),
+        ("cluster/backends/mpi.py", "from cluster.backends import base"),
+        ("cluster/backends/__init__.py", "from . import serial"),
+        ("cluster/__init__.py", "def load():\n    from cluster.api import load"),
+        ("cluster/__main__.py", "from cluster.cli import main"),
+        ("cluster/testing.py", "import sqlite3, yaml\nfrom cluster.backends.serial import Serial"),
+        ("jobs/pi.py", "import math, numpy, numba\nfrom cluster import Hits, kernel"),
+    ],
+)
+def test_an_allowed_import_is_not_called_a_violation(tmp_path: Path, path: str, text: str) -> None:
+    """The rules do not refuse what the rooms need."""
+    plant(tmp_path, path, text)
+    assert violations(tmp_path) == []
+
+
+def plant(root: Path, path: str, text: str) -> None:
+    """Write one file of a made-up project."""
+    file = root / path
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """`--help` answers before numpy, the models, the command line's library or an engine load."""
+    assert loaded_by("-m", "cluster", "--help") & HEAVY == set()
+
+
+@pytest.mark.parametrize("module", ["cluster", "cluster.errors"])
+def test_importing_the_package_loads_nothing_heavy(module: str) -> None:
+    """A worker that needs one room does not pay for the others."""
+    assert loaded_by("-c", f"import {module}") & HEAVY == set()

@@ -310,7 +310,8 @@ _ENDED = ("done", "running")
 
 
 def _standing(ledger: Ledger, run: Run) -> Standing:
-    spec, progress = run.definition["spec"], run.progress or {}
+    spec, source = run.definition["spec"], run.definition["source"]
+    progress = run.progress or {}
     block = run.definition["block"]
     if run.ranges is not None:
         blocks = sum(stop - first for first, stop in run.ranges)
@@ -321,7 +322,7 @@ def _standing(ledger: Ledger, run: Run) -> Standing:
         state=ledger.state(run),
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(run.created)),
         holder=ledger.holder(run),
-        kernel=spec["kernel"],
+        kernel=f"{source['entry']}:{source['function']}",
         backend=spec["backend"],
         goal_blocks=run.goal["blocks"],
         **{name: progress.get(name) for name in _NUMBERS},

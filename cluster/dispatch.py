@@ -44,7 +44,10 @@ _COPY_GAIN = 1.25
 # A lost task is halved so often that the block which kills its worker stands alone.
 _SPLIT = 8
 _LOOK_EVERY = 0.2
+# Clocks that nobody looked at for so long stood still, with the whole machine: a closed lid.
+_ASLEEP = 10.0
 _RECORD_EVERY = 1.0
+_MOST_SPELLED = 20
 # Fresh starts of an engine that fails without a single outcome between them.
 _ENGINE_STARTS = 3
 
@@ -117,10 +120,11 @@ class Ending:
 
 @dataclass(slots=True)
 class Flight:
-    """A task that is out, and what is expected of it (seconds)."""
+    """A task that is out, to whom, and what is expected of it (seconds)."""
 
     task: Task
     node: str
+    state: NodeState
     sent: float
     expected: float
     deadline: float
@@ -190,7 +194,6 @@ class Core:
     flights: dict[int, Flight] = field(default_factory=dict)
     draining: str | None = None
     failed: set[int] = field(default_factory=set)
-    abandoned: bool = False
     outcomes: int = 0
 
     def __post_init__(self) -> None:
@@ -198,13 +201,15 @@ class Core:
         self._flying_blocks = 0
         self._frontier = 0
         self._returned = Ranges()
+        self._given_up = Ranges()
+        self._pool = NodeState()
         self._suspects: deque[Suspect] = deque()
         self._raised: dict[int, int] = {}
         self._lost: dict[int, int] = {}
         self._expired: set[int] = set()
         self._useless: set[int] = set()
         self._copies: dict[tuple[int, int], set[int]] = {}
-        self._without_nodes = self.clock.steady()
+        self._without_nodes = self._looked = self.clock.steady()
         self.owe_what_is_missing()
 
     def owe_what_is_missing(self) -> None:
@@ -220,10 +225,10 @@ class Core:
         """See :class:`cluster.backends.base.Source`."""
         if self.draining or self.count.finished:
             return Pause.END
-        state = self._state(node)
+        state = self._all_nodes() if node is None else self._state(node)
         if not state.has_room():
             return Pause.NOW
-        found = self._suspect(state) or self._owed(state) or self._copy(node, state)
+        found = self._suspect(state) or self._owed(state) or self._copy(state)
         return self._send(found, node, state) if found else Pause.NOW
 
     def revoked(self) -> Collection[int]:
@@ -252,6 +257,17 @@ class Core:
             self._without_nodes = self.clock.steady()
 
     @property
+    def undone(self) -> list[tuple[int, int]]:
+        """The blocks that were started, and neither counted nor failed for good."""
+        begun = Ranges()
+        out = ((flight.task.first, flight.task.stop) for flight in self.flights.values())
+        for first, stop in (*self._given_up, *out):
+            begun.add(first, stop)
+        for block in self.failed:
+            begun.remove(block, block + 1)
+        return [gap for span in begun for gap in self.count.done.missing(*span)]
+
+    @property
     def usable_slots(self) -> int:
         """Slots of all nodes that can work now."""
         return sum(state.slots for state in self.nodes.values())
@@ -259,6 +275,8 @@ class Core:
     def on_tick(self) -> None:
         """Look at the clocks: expired tasks, and a cluster without nodes."""
         now = self.clock.steady()
+        self._forgive(now - self._looked)
+        self._looked = now
         for number, flight in self.flights.items():
             if now > flight.deadline:
                 self._expired.add(number)
@@ -274,7 +292,12 @@ class Core:
         if flight is None:
             self._late(outcome)
             return
-        task, state = flight.task, self._state(outcome.node)
+        self._settle(flight.task, self._timed(outcome))
+        self._expired.discard(outcome.task)
+        self._useless.discard(outcome.task)
+
+    def _settle(self, task: Task, outcome: Outcome) -> None:
+        state = self._state(outcome.node)
         try:
             tally = accept(self.work, task, outcome)
             if tally is not None:
@@ -294,6 +317,7 @@ class Core:
             flight = self._land(number)
             if flight is not None:
                 self._owe(flight.task.first, flight.task.stop)
+                self._given_up.add(flight.task.first, flight.task.stop)
         for state in self.nodes.values():
             state.slots = 0
         self._expired.clear()
@@ -312,10 +336,33 @@ class Core:
             ),
         )  # fmt: skip
 
+    def _forgive(self, gap: float) -> None:
+        """Time in which the whole machine slept is nobody's delay."""
+        if gap < _ASLEEP:
+            return
+        self._without_nodes += gap
+        for flight in self.flights.values():
+            flight.sent += gap
+            flight.deadline += gap
+
+    def _timed(self, outcome: Outcome) -> Outcome:
+        """The outcome, without times that cannot be: a tally does not depend on a clock."""
+        possible = outcome.with_possible_times()
+        if possible is not outcome:
+            self.observe(Alarm("an outcome came with impossible times", outcome.node))
+        return possible
+
     # -- which blocks next --------------------------------------------------------------------
 
-    def _state(self, node: str | None) -> NodeState:
-        return self.nodes.setdefault(node or "", NodeState())
+    def _state(self, node: str) -> NodeState:
+        return self.nodes.setdefault(node, NodeState())
+
+    def _all_nodes(self) -> NodeState:
+        """All nodes as one, as fast as the slowest, for an engine that chooses by itself."""
+        self._pool.slots = self.usable_slots
+        self._pool.seen = max((state.seen for state in self.nodes.values()), default=1)
+        self._pool.pace = max((s.pace for s in self.nodes.values() if s.pace), default=None)
+        return self._pool
 
     def _suspect(self, state: NodeState) -> Suspect | None:
         # Alone in a slot that is free: then its loss can have no other cause.
@@ -365,7 +412,7 @@ class Core:
         rate = sum(s.slots / s.pace for s in self.nodes.values() if s.pace)
         return owed / rate if rate else 0.0
 
-    def _copy(self, node: str | None, state: NodeState) -> Suspect | None:
+    def _copy(self, state: NodeState) -> Suspect | None:
         """A second copy of a task that stalls, or that this node would end well before it."""
         if state.flying >= state.slots:
             return None
@@ -377,21 +424,25 @@ class Core:
         return None
 
     def _worth(self, flight: Flight, state: NodeState, now: float) -> bool:
-        elapsed = now - flight.sent
-        if flight.expected and elapsed > max(_STALL_LEAST, _STALL_FACTOR * flight.expected):
+        elapsed, blocks = now - flight.sent, flight.task.stop - flight.task.first
+        # The first tasks of a node are sent before its speed is known.
+        expected = flight.expected or blocks * (flight.state.pace or 0.0)
+        if expected and elapsed > max(_STALL_LEAST, _STALL_FACTOR * expected):
             return True
-        if state.pace is None or not flight.expected:
+        if state.pace is None or not expected:
             return False
-        here = (flight.task.stop - flight.task.first) * state.pace
-        return here * _COPY_GAIN < flight.expected - elapsed
+        return blocks * state.pace * _COPY_GAIN < expected - elapsed
 
     def _send(self, found: Suspect, node: str | None, state: NodeState) -> Task:
         self._next += 1
         task = Task(self._next, found.first, found.stop, found.attempt, self.clock.now())
         blocks, now = task.stop - task.first, self.clock.steady()
         expected = blocks * state.pace if state.pace else 0.0
-        deadline = now + 2 * state.load + blocks * self.policy.timeout
-        self.flights[task.id] = Flight(task, node or "", now, expected, deadline)
+        # Where the speed is known, only one block may have the time of a hang.
+        promised = _STALL_FACTOR * (state.load + expected)
+        patience = (1 if expected else blocks) * self.policy.timeout
+        deadline = now + promised + patience
+        self.flights[task.id] = Flight(task, node or "", state, now, expected, deadline)
         self._copies.setdefault((task.first, task.stop), set()).add(task.id)
         state.flying += 1
         state.load += expected
@@ -404,7 +455,7 @@ class Core:
         flight = self.flights.pop(number, None)
         if flight is None:
             return None
-        task, state = flight.task, self._state(flight.node)
+        task, state = flight.task, flight.state
         state.flying -= 1
         state.load = state.load - flight.expected if state.flying else 0.0
         self._flying_blocks -= task.stop - task.first
@@ -417,6 +468,7 @@ class Core:
     def _on_tally(self, task: Task, outcome: Outcome, tally: Tally) -> None:
         if self.count.done.overlaps(outcome.first, outcome.stop):
             self._compare(outcome, tally)
+            self._owe(outcome.first, outcome.stop)
             return
         self.count.add(outcome.first, outcome.stop, tally)
         self.writer.count(task, outcome, self.clock.now())
@@ -424,13 +476,10 @@ class Core:
         self._useless |= self._copies.get((task.first, task.stop), set())
 
     def _on_fault(self, task: Task, fault: Fault, node: str, first: int) -> None:
-        useless = task.id in self._useless
-        self._useless.discard(task.id)
-        if useless or (task.first, task.stop) in self._copies:
+        if task.id in self._useless or (task.first, task.stop) in self._copies:
             return
         if fault.kind == "timeout" and task.id not in self._expired:
             fault = fault._replace(kind="returned")
-        self._expired.discard(task.id)
         if fault.kind == "returned":
             self._owe(first, task.stop)
             return
@@ -448,13 +497,13 @@ class Core:
     def _again_after_raise(self, task: Task, fault: Fault, first: int) -> bool:
         """Try the block again if it may be; True if it may not."""
         self._owe(first + 1, task.stop)
+        self._given_up.add(first, first + 1)
         tried = self._raised[first] = self._raised.get(first, 0) + 1
         return self._again(first, tried, self.policy.raised)
 
     def _again_after_loss(self, task: Task, first: int) -> bool:
         blocks = task.stop - first
-        # A block that was started and will not be finished: the run has not drained.
-        self.abandoned = self.abandoned or self.draining is not None
+        self._given_up.add(first, task.stop)
         if blocks == 1:
             tried = self._lost[first] = self._lost.get(first, 0) + 1
             return self._again(first, tried, self.policy.lost)
@@ -502,9 +551,6 @@ class Core:
             )
             self.writer.event(outcome.node, text, self.clock.now())
             self.observe(Alarm(text, outcome.node))
-        if verdict == "unchecked":
-            self._owe(outcome.first, outcome.stop)
-
 
 def recount(ledger: Ledger, run: Run, goal: Goal, work: Work, scaling: tuple[float, float],
             observe: Observer) -> Count:  # fmt: skip
@@ -601,11 +647,15 @@ class Loop:
         self._core.observe(Alarm(self._reason))
 
     def _ending(self) -> Ending:
-        core = self._core
+        core, wall = self._core, self._core.clock.steady() - self._begun
         state, stopped_by = _verdict_on_run(core)
-        core.observe(core.progress(core.clock.steady() - self._begun))
-        drained = not core.abandoned and (core.count.finished or not core.flights)
-        return Ending(state, stopped_by, drained, core.clock.steady() - self._begun, self._reason)
+        core.observe(core.progress(wall))
+        undone = [] if core.count.finished else core.undone
+        if undone:
+            text = f"started and not finished: {_spelled(undone)}"
+            core.writer.event(None, text, core.clock.now())
+            core.observe(Alarm(text))
+        return Ending(state, stopped_by, not undone, wall, self._reason)
 
 
 def record_of(progress: Progress) -> dict[str, object]:
@@ -644,6 +694,13 @@ def _verdict(row: Counted, count: Count) -> str | None:
     if count.checkpoints.crosses(row.first, row.stop):
         return "beyond"
     return None
+
+
+def _spelled(spans: list[tuple[int, int]]) -> str:
+    """``block 3, blocks 7 to 9``, the first few of them."""
+    words = [f"block {a}" if b - a == 1 else f"blocks {a} to {b - 1}" for a, b in spans]
+    more = f" and {len(words) - _MOST_SPELLED} more" if len(words) > _MOST_SPELLED else ""
+    return ", ".join(words[:_MOST_SPELLED]) + more
 
 
 def _tile(rows: list[Counted], first: int, stop: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sqlite3
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from cluster.errors import ClusterError
 from cluster.kernels import cache_folder
-from cluster.ledger import FILE, NETWORK, Ledger, file_system
+from cluster.ledger import FILE, NETWORK, SQLITE, Ledger, file_system
 from cluster.nodes import usable_cores
 
 _LEAST_FREE = 1 << 30
@@ -41,7 +40,7 @@ def findings(store: Path) -> Iterator[Finding]:
 
 
 def _python() -> Finding:
-    versions = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    versions = f"Python {platform.python_version()}, SQLite {SQLITE}"
     return Finding("python", "ok", f"{versions} ({sys.executable})")
 
 

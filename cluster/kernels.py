@@ -168,28 +168,36 @@ class Kernel:
         """The canonical parameters: defaults filled in, 3 and 3.0 as the default writes them.
 
         Raises:
-            ParamError: an unknown parameter, or one missing.
+            ParamError: every unknown parameter, and those that are missing.
         """
-        for name in params:
-            if name not in self.defaults:
-                raise ParamError(name, *_unknown(name, self))
+        faults = [_unknown(name, self) for name in params if name not in self.defaults]
         missing = [
             name
             for name, default in self.defaults.items()
             if default is inspect.Parameter.empty and name not in params
         ]
         if missing:
-            raise ParamError(None, f"{self.source.name} needs {', '.join(missing)}", None)
+            faults.append(ParamFault(None, f"{self.source.name} needs {', '.join(missing)}", None))
+        if faults:
+            raise ParamError(faults)
         filled = {**self.defaults, **params}
         return {name: _like(self.defaults[name], filled[name]) for name in sorted(filled)}
 
 
-class ParamError(ValueError):
+class ParamFault(NamedTuple):
     """A parameter that does not fit the kernel: its name, what is wrong, and the fix."""
 
-    def __init__(self, name: str | None, message: str, fix: str | None) -> None:
-        super().__init__(name, message, fix)
-        self.name, self.message, self.fix = name, message, fix
+    name: str | None
+    message: str
+    fix: str | None
+
+
+class ParamError(ValueError):
+    """Every parameter that does not fit the kernel."""
+
+    def __init__(self, faults: Iterable[ParamFault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(fault.message for fault in self.faults))
 
 
 def freeze(reference: str, base: Path, include: Iterable[str] = ()) -> Source:
@@ -483,11 +491,10 @@ def _of(trait: Any, params: Mapping[str, object]) -> Any:
     return trait(**{name: params[name] for name in wanted})
 
 
-def _unknown(name: str, kernel: Kernel) -> tuple[str, str | None]:
+def _unknown(name: str, kernel: Kernel) -> ParamFault:
     known = ", ".join(kernel.defaults) or "none"
-    return f"{kernel.source.name} has no parameter {name!r}; it has: {known}", did_you_mean(
-        name, kernel.defaults
-    )
+    message = f"{kernel.source.name} has no parameter {name!r}; it has: {known}"
+    return ParamFault(name, message, did_you_mean(name, kernel.defaults))
 
 
 def _like(default: object, value: object) -> object:

@@ -25,6 +25,7 @@ from cluster.work import Fault, Outcome, Task, checksum
 
 SCHEMA = 1
 FILE = "ledger.sqlite"
+SQLITE = sqlite3.sqlite_version
 
 # Kinds of file system that other hosts may write to at the same time. Write-ahead logging needs
 # shared memory between all users of the file, which they do not give.

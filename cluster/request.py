@@ -13,8 +13,8 @@ from typing import Any
 
 from cluster import streams
 from cluster.canonical import sha256
-from cluster.errors import KernelError, SpecError, UsageError
-from cluster.kernels import Kernel, ParamError, Source, freeze, load
+from cluster.errors import KernelError, Problem, SpecError, UsageError
+from cluster.kernels import Kernel, ParamError, ParamFault, Source, freeze, load
 from cluster.nodes import Node, is_local, usable_cores
 from cluster.plan import MEASURES, Goal, Target, blocks_for
 from cluster.spec import Spec
@@ -190,6 +190,11 @@ def extended(request: Request, overrides: Sequence[str]) -> Request:
     return replace(request, spec=spec)
 
 
+def _problem(spec: Spec, fault: ParamFault) -> Problem:
+    path = f"params.{fault.name}" if fault.name else "params"
+    return spec.problem(path, fault.message, fault.fix)
+
+
 def _limits(spec: Spec) -> list[str]:
     if spec.until is None:
         return []
@@ -224,8 +229,7 @@ def _bind(
     try:
         params = kernel.resolve(spec.params)
     except ParamError as error:
-        path = f"params.{error.name}" if error.name else "params"
-        raise SpecError([spec.problem(path, error.message, error.fix)]) from error
+        raise SpecError(_problem(spec, fault) for fault in error.faults) from error
     try:
         scale, offset = kernel.scale(params)
         reference = kernel.reference(params)

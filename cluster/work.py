@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.errors import StopNow
@@ -20,6 +21,7 @@ from cluster.kernels import Kernel, Source, load
 from cluster.streams import Stream
 from cluster.tally import Tally, TallyError, from_json
 
+_HERE = Path(__file__).parent
 # A traceback longer than this says no more; it is the middle that is cut.
 _LONGEST_TEXT = 8_000
 
@@ -131,6 +133,14 @@ class Outcome(NamedTuple):
             raise ValueError("not an outcome: a field of the wrong type")
         return outcome._replace(fault=fault)
 
+    def with_possible_times(self) -> Outcome:
+        """Itself; or with 0 for seconds, or stamps, that are no times (NaN, negative, in reverse)."""
+        seconds = {name: getattr(self, name) for name in ("wall", "cpu")}
+        wrong = {name: 0.0 for name, value in seconds.items() if not 0 <= value < _END_OF_TIME}
+        if not 0 <= self.started <= self.ended < _END_OF_TIME:
+            wrong |= {"started": 0.0, "ended": 0.0}
+        return self._replace(**wrong) if wrong else self  # type: ignore[arg-type]
+
     @classmethod
     def without_answer(cls, task: Task, kind: str, message: str, block: int | None) -> Outcome:
         """The outcome of a task whose worker will not answer any more."""
@@ -139,6 +149,7 @@ class Outcome(NamedTuple):
 
 
 _NUMBER = (int, float)
+_END_OF_TIME = 1e12
 _FIELDS: tuple[Any, ...] = (
     int, int, int, (str, type(None)), (list, tuple, type(None)), int,
     _NUMBER, _NUMBER, _NUMBER, _NUMBER, str, str, str, int,
@@ -212,9 +223,9 @@ def accept(work: Work, task: Task, outcome: Outcome) -> Tally | None:
         raise TallyError(f"blocks {outcome.first} to {outcome.stop} are not those of the task")
     if (outcome.stop < task.stop) is not (outcome.fault is not None):
         raise TallyError("the blocks and the fault of the outcome do not fit together")
+    if (outcome.tally is None) is not (outcome.stop == outcome.first):
+        raise TallyError("the blocks and the tally of the outcome do not fit together")
     if outcome.tally is None:
-        if outcome.stop > outcome.first:
-            raise TallyError("no tally came with the blocks")
         return None
     if outcome.checksum != checksum(work.run, outcome.first, outcome.stop, outcome.tally):
         raise TallyError("the checksum is wrong: the outcome was changed on its way")
@@ -269,10 +280,12 @@ def _text(error: BaseException) -> str:
 
 
 def _trace(error: BaseException) -> str:
-    # The first frame is ours; the person wants the kernel's.
-    skip = error.__traceback__.tb_next if error.__traceback__ else None
+    # The first frames are ours; the person wants the kernel's.
+    trace = error.__traceback__
+    while trace and trace.tb_next and Path(trace.tb_frame.f_code.co_filename).parent == _HERE:
+        trace = trace.tb_next
     try:
-        lines = traceback.format_exception(type(error), error, skip or error.__traceback__)
+        lines = traceback.format_exception(type(error), error, trace)
     except Exception:
         lines = [f"{type(error).__name__} (its traceback could not be made)"]
     return _cut("".join(lines))

@@ -58,7 +58,7 @@ def parse(
     roster = Roster()
     for index, entry in enumerate(listed):
         try:
-            roster.add(index, parse_entry(entry, base_dir, environ))
+            roster.add(index, parse_entry(entry, base_dir, environ, roster.room))
         except NodeError as error:
             error.entry = index
             raise
@@ -66,7 +66,10 @@ def parse(
 
 
 def parse_entry(
-    entry: str | Mapping[str, Any], base_dir: Path, environ: Mapping[str, str]
+    entry: str | Mapping[str, Any],
+    base_dir: Path,
+    environ: Mapping[str, str],
+    room: int = MAX_NODES,
 ) -> tuple[Node, ...]:
     """The nodes of one entry.
 
@@ -77,12 +80,12 @@ def parse_entry(
         NodeError: as in :func:`expand` and :func:`read_hostfile`; an unknown key.
     """
     if not isinstance(entry, str):
-        return _from_mapping(entry)
+        return _from_mapping(entry, room)
     if entry.strip() == "auto":
         return allocated(environ, base_dir)
     if _is_file(entry, base_dir):
         return read_hostfile(base_dir / entry)
-    return expand(entry)
+    return expand(entry, room)
 
 
 def _is_file(text: str, base_dir: Path) -> bool:
@@ -98,7 +101,7 @@ def _is_file(text: str, base_dir: Path) -> bool:
         return False
 
 
-def _from_mapping(entry: Mapping[str, Any]) -> tuple[Node, ...]:
+def _from_mapping(entry: Mapping[str, Any], room: int) -> tuple[Node, ...]:
     known = [field.name for field in fields(Node)]
     for key in entry:
         if key not in known:
@@ -108,15 +111,15 @@ def _from_mapping(entry: Mapping[str, Any]) -> tuple[Node, ...]:
         given["env"] = tuple(sorted(dict(given["env"]).items()))
     if "tags" in given:
         given["tags"] = tuple(given["tags"])
-    return tuple(_with_keys(node, given) for node in _hosts_of(entry.get("host")))
+    return tuple(_with_keys(node, given) for node in _hosts_of(entry.get("host"), room))
 
 
-def _hosts_of(host: object) -> tuple[Node, ...]:
+def _hosts_of(host: object, room: int) -> tuple[Node, ...]:
     if not isinstance(host, str):
         raise NodeError("a node needs a host", key="host")
     try:
         # The one place where an IPv6 address needs no brackets: nothing else can follow it.
-        return (Node(host),) if is_ipv6(host) else expand(host)
+        return (Node(host),) if is_ipv6(host) else expand(host, room)
     except NodeError as error:
         error.key = "host"
         raise
@@ -134,16 +137,14 @@ class Roster:
 
     Attributes:
         nodes: all nodes so far, in order.
+        room: how many more there may be. What was refused has used up its room too, so that no
+            list of wrong entries is expanded over and over.
     """
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
+        self.room = MAX_NODES
         self._entry_of: dict[str, int] = {}
-
-    @property
-    def full(self) -> bool:
-        """Whether there is no place for one more host."""
-        return len(self.nodes) >= MAX_NODES
 
     def add(self, entry: int, group: Sequence[Node]) -> None:
         """Add the nodes of an entry.
@@ -151,7 +152,9 @@ class Roster:
         Raises:
             NodeError: a host that stands twice, naming both entries; more than 100,000 hosts.
         """
-        if len(self.nodes) + len(group) > MAX_NODES:
+        fits = len(group) <= self.room
+        self.room = max(0, self.room - len(group))
+        if not fits:
             raise NodeError(f"more than {MAX_NODES:,} hosts up to here", entry=entry)
         for node in group:
             if node.host in self._entry_of:

@@ -65,19 +65,24 @@ class _Entry(NamedTuple):
         return math.prod(sum(choice.size for choice in piece) for piece in self.pieces)
 
 
-def expand(text: str) -> tuple[Node, ...]:
+def expand(text: str, room: int = MAX_NODES) -> tuple[Node, ...]:
     """The nodes of one host list: ``n[01-16,20]``, ``a[1-2],b3``, ``host:4``, ``4/host``.
 
     An entry is ``[SLOTS/][USER@]HOST[:SLOTS]``; an IPv6 address stands in brackets, ``[::1]:4``.
     A host may be named twice here: :class:`cluster.nodes.Roster` judges the whole list.
 
+    Args:
+        text: the list.
+        room: so many hosts there may be; it is judged before any is made.
+
     Raises:
-        NodeError: with the column of what is wrong; more than 100,000 hosts.
+        NodeError: with the column of what is wrong; more hosts than there is room for.
     """
     entries = [_parse_entry(entry, column) for entry, column in _split(text)]
     total = sum(entry.size for entry in entries)
-    if total > MAX_NODES:
-        raise NodeError(f"{total:,} hosts are more than the {MAX_NODES:,} that a list may hold")
+    if total > room:
+        left = "" if room == MAX_NODES else f"; there is room for {room:,} more"
+        raise NodeError(f"{total:,} hosts, and {MAX_NODES:,} are all that a list may hold{left}")
     return tuple(node for entry in entries for node in _expand_entry(entry))
 
 

@@ -69,8 +69,11 @@ class Table:
 
     def shown(self, encoding: str) -> Table:
         """The same table, each cell as one line that can be shown."""
-        rows = (tuple(fitted(one_line(cell, None), encoding) for cell in row) for row in self.rows)
-        return replace(self, rows=tuple(rows))
+        titles, *rows = (
+            tuple(fitted(one_line(cell, None), encoding) for cell in row)
+            for row in (self.titles, *self.rows)
+        )
+        return replace(self, titles=titles, rows=tuple(rows))
 
     def _lengths(self) -> Iterator[list[int]]:
         columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.titles)
@@ -131,16 +134,23 @@ def draw(page: Page, console: Console) -> None:
     from rich.text import Text
 
     for part in page:
-        drawn = part
-        if isinstance(part, Table):
-            drawn = narrowed(part.shown(console.encoding), console.width)
-            if _span(drawn.least_widths(), 1) <= console.width:
-                console.print(rich_table(drawn, console.width))
-                continue
+        drawn = _drawn(part, console)
+        if drawn is not None:
+            console.print(drawn)
+            continue
         # A long command, a digest or a table that cannot fit is left to the terminal to wrap.
-        style = drawn.style if isinstance(drawn, Line) else ""
-        text = plain([drawn], console.encoding).removesuffix("\n")
+        style = part.style if isinstance(part, Line) else ""
+        text = plain([part], console.encoding).removesuffix("\n")
         console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _drawn(part: Part, console: Console) -> RichTable | None:
+    """A table as rich's, where it fits the console; else None."""
+    if isinstance(part, Line):
+        return None
+    part = narrowed(part.shown(console.encoding), console.width)
+    fits = _span(part.least_widths(), 1) <= console.width
+    return rich_table(part, console.width) if fits else None
 
 
 def narrowed(part: Table, width: int) -> Table:

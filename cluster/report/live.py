@@ -218,10 +218,8 @@ def _node(node: NodeProgress, elapsed: float) -> tuple[str, ...]:
 
 def _start(event: Started) -> str:
     goal = "" if event.blocks is None else f" of {count(event.blocks)}"
-    done = (
-        f"{count(event.blocks_done)}{goal} blocks of {counted(event.block, 'sample')} are counted"
-    )
-    return f"run {event.run} on {event.backend}: {done}"
+    blocks = f"{count(event.blocks_done)}{goal} blocks of {counted(event.block, 'sample')}"
+    return f"run {event.run} on {event.backend}: {blocks} are counted"
 
 
 def _drain(event: Draining) -> str:

@@ -133,10 +133,8 @@ def _judged(value: Any) -> str | dict[str, Any]:
 
 
 def _entry(value: str | dict[str, Any], context: Context) -> tuple[Node, ...]:
-    if context.roster.full:
-        raise fault(f"more than {MAX_NODES:,} hosts up to here")
     with _located():
-        return parse_entry(value, context.base, context.environ)
+        return parse_entry(value, context.base, context.environ, context.roster.room)
 
 
 @contextmanager
@@ -146,7 +144,7 @@ def _located(key: str | None = None) -> Iterator[None]:
         yield
     except NodeError as error:
         place = key or error.key
-        found = fault(error.message, error.fix, error.column)
+        found = fault(error.message, error.fix, column=error.column)
         raise faults([((place,) if place else (), found)]) from None
 
 

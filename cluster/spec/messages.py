@@ -31,7 +31,7 @@ def wording(detail: Mapping[str, Any], known: Sequence[str]) -> Words:
     kind = detail["type"]
     if kind == OURS:
         context = detail["ctx"]
-        return Words(context["message"], context["fix"], column=context["column"])
+        return Words(**context)
     if kind == "missing":
         return Words("this key is needed, and missing")
     if kind == "extra_forbidden":

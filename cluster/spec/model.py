@@ -94,7 +94,7 @@ class Spec(Frozen):
         "module:function."
     )
     params: Annotated[Mapping[str, Any], Params()] = Field(
-        default=ReadOnly(), description="Parameters of the kernel, by name."
+        default_factory=ReadOnly, description="Parameters of the kernel, by name."
     )
     samples: Annotated[int, Whole()] | None = Field(
         default=None,

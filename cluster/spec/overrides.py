@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from cluster.errors import Problem
-from cluster.spec.source import OVERRIDE, join, split
+from cluster.spec.source import OVERRIDE, join, split, with_hosts
 from cluster.spec.values import clip, show
 from cluster.spec.yaml12 import MAX_DEPTH, Path, read
 
@@ -86,7 +87,7 @@ def _bare_comma(value: str) -> bool:
 def _value(path: Path, text: str) -> Any:
     if not text.strip():
         raise _Refused(path, "has no value", "write key=null to leave the key out")
-    document = read(text)
+    document = read(text, "value")
     for finding in document.findings:
         inner = f"{join(finding.path)}: " if finding.path else ""
         raise _Refused(path, f"{inner}{finding.message}", finding.fix)
@@ -94,10 +95,12 @@ def _value(path: Path, text: str) -> Any:
 
 
 def _put(data: dict[str, Any], path: Path, value: Any, known: Collection[str]) -> Path:
-    path = _nodes_made_ready(data, path)
+    made = _nodes_made_ready(data, path)
+    # A problem names the path as it was written: nodes[0], where the data has nodes.hosts[0].
+    added = len(made) - len(path)
     parent: Any = data
-    for length, step in enumerate(path[:-1]):
-        parent = _descend(parent, step, path[: length + 1], path[length + 1])
+    for length, (step, following) in enumerate(pairwise(made), 1):
+        parent = _descend(parent, step, following, path[: max(1, length - added)])
     last = path[-1]
     if isinstance(last, int):
         _entry(parent, path)
@@ -111,7 +114,7 @@ def _put(data: dict[str, Any], path: Path, value: Any, known: Collection[str]) -
     return path
 
 
-def _descend(parent: Any, step: str | int, path: Path, following: str | int) -> Any:
+def _descend(parent: Any, step: str | int, following: str | int, path: Path) -> Any:
     """The container at a step, made where there is none, and where it can be meant."""
     if isinstance(step, int):
         _entry(parent, path)
@@ -119,9 +122,6 @@ def _descend(parent: Any, step: str | int, path: Path, following: str | int) -> 
         if isinstance(following, int):
             raise _Refused(path, "is not in the spec, so it has no entries to set")
         parent[step] = {}
-    if path[:2] == ("nodes", "hosts") and len(path) == 3 and isinstance(parent[step], str):
-        # The text of one entry becomes a mapping, so that it can have keys.
-        parent[step] = {"host": parent[step]}
     wanted = list if isinstance(following, int) else dict
     if not isinstance(parent[step], wanted):
         kind = "entries" if wanted is list else f"key {following!r}"
@@ -131,25 +131,30 @@ def _descend(parent: Any, step: str | int, path: Path, following: str | int) -> 
 
 def _entry(parent: Any, path: Path) -> None:
     if path[-1] >= len(parent):  # type: ignore[operator]  # an entry's step is an int
-        raise _Refused(path, f"the list has {len(parent)} entries, counted from 0")
+        entries = "1 entry" if len(parent) == 1 else f"{len(parent)} entries"
+        raise _Refused(path, f"the list has {entries}, counted from 0")
 
 
 def _nodes_made_ready(data: dict[str, Any], path: Path) -> Path:
-    """Bring ``nodes`` into the form that has the place: a list becomes {hosts: [...]}."""
+    """Bring ``nodes`` into the form that has the place, and give the place there."""
     if path[0] != "nodes" or len(path) == 1:
         return path
-    nodes = data.get("nodes")
-    listed = isinstance(path[1], int)
-    if nodes is None and listed:
-        # Without the key the nodes are this machine.
-        nodes = ["localhost"]
-    if isinstance(nodes, str | list) and (listed or path[1] in _NODES_KEYS):
+    # Without the key the nodes are this machine.
+    nodes = data.get("nodes", ["localhost"] if isinstance(path[1], int) else {})
+    made = with_hosts(path)
+    if isinstance(nodes, str | list) and made[1] in _NODES_KEYS:
         nodes = {"hosts": nodes}
-    if isinstance(nodes, dict):
-        if listed:
-            path = ("nodes", "hosts", *path[1:])
-        if path[1] == "hosts" and len(path) > 2 and isinstance(nodes.get("hosts"), str):
-            nodes["hosts"] = [nodes["hosts"]]
-    if nodes is not None:
-        data["nodes"] = nodes
-    return path
+    data["nodes"] = nodes
+    if isinstance(nodes, dict) and len(made) > 2:
+        _hosts_made_ready(nodes, made)
+    return made
+
+
+def _hosts_made_ready(nodes: dict[str, Any], path: Path) -> None:
+    """One text becomes a list, and the text of one entry a mapping, so that it can have keys."""
+    hosts = nodes.get("hosts")
+    if isinstance(hosts, str):
+        hosts = nodes["hosts"] = [hosts]
+    index = path[2]
+    if isinstance(hosts, list) and isinstance(index, int) and index < len(hosts) and len(path) > 3:
+        hosts[index] = {"host": hosts[index]} if isinstance(hosts[index], str) else hosts[index]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.json_schema import PydanticJsonSchemaWarning
 
 from cluster.spec.hosts import NodeForm, NodesForm
 from cluster.spec.judge import NULLABLE
@@ -38,7 +36,11 @@ def schema() -> dict[str, Any]:
     entry = {"anyOf": [Text().schema(), {"$ref": "#/definitions/node"}]}
     entries = {"type": "array", "minItems": 1, "items": entry}
     forms = [Text().schema(), entries]
-    definitions["nodes"]["properties"]["hosts"]["anyOf"] = forms
+    hosts = definitions["nodes"]["properties"]["hosts"]
+    definitions["nodes"]["properties"]["hosts"] = {
+        "description": hosts["description"],
+        "anyOf": forms,
+    }
     root["properties"]["nodes"]["anyOf"] = [*forms, {"$ref": "#/definitions/nodes"}]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -50,10 +52,7 @@ def schema() -> dict[str, Any]:
 
 
 def _object(model: type[BaseModel]) -> dict[str, Any]:
-    with warnings.catch_warnings():
-        # A read-only mapping as a default has no JSON; the schema needs none for it.
-        warnings.simplefilter("ignore", PydanticJsonSchemaWarning)
-        made = model.model_json_schema()
+    made = model.model_json_schema()
     properties = {key: _tidy(key, value) for key, value in made["properties"].items()}
     return {
         "description": (model.__doc__ or "").partition("\n")[0],

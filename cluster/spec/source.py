@@ -77,8 +77,10 @@ class Source:
             column: 0-based offset inside of a text.
         """
         shown = self.written(path)
-        if any(path[: len(prefix)] == prefix for p in self.overridden for prefix in _forms(p)):
-            return Problem(OVERRIDE, 0, 0, join(shown), message, fix)
+        for given in self.overridden:
+            if self._was_set(path, with_hosts(given)):
+                shown = shown if given == with_hosts(given) else _without_hosts(shown)
+                return Problem(OVERRIDE, 0, 0, join(shown), message, fix)
         line, place = self._place(shown, path, at_key, column)
         return Problem(self.file, line, place, join(shown), message, fix)
 
@@ -91,6 +93,11 @@ class Source:
     def with_overridden(self, paths: Iterable[Path]) -> Source:
         """The same source, with the paths that ``--set`` gave a value."""
         return replace(self, overridden=frozenset(paths))
+
+    def _was_set(self, path: Path, given: Path) -> bool:
+        """Whether the value at `path` was given by an override, or made for one below it."""
+        made = bool(path) and given[: len(path)] == path and path not in self.keys
+        return made or path[: len(given)] == given
 
     def written(self, path: Path) -> Path:
         """The path as the person wrote it: ``nodes`` may be a list, or one text."""
@@ -135,7 +142,3 @@ def with_hosts(path: Path) -> Path:
     """The path as the models name it: the entries of ``nodes`` are those of its ``hosts``."""
     listed = len(path) > 1 and path[0] == "nodes" and isinstance(path[1], int)
     return (path[0], "hosts", *path[1:]) if listed else path
-
-
-def _forms(path: Path) -> tuple[Path, ...]:
-    return (path, with_hosts(path))

@@ -18,6 +18,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from cluster.errors import did_you_mean
+from cluster.spec.scalars import ScalarError, resolve
 
 # The type of every error that a rule raises; cluster.spec.messages words pydantic's own ones.
 OURS = "cluster"
@@ -26,9 +27,18 @@ _LONGEST_TIME = 10 * 366 * 86_400
 _SHOWN = 60
 
 
-def fault(message: str, fix: str | None = None, column: int | None = None) -> PydanticCustomError:
-    """An error in our words; `column` is a 0-based offset inside of a text."""
-    context = {"message": message, "fix": fix, "column": column}
+def fault(
+    message: str, fix: str | None = None, *, column: int | None = None, at_key: bool = False
+) -> PydanticCustomError:
+    """An error in our words.
+
+    Args:
+        message: what is wrong.
+        fix: how to mend it.
+        column: 0-based offset of the place inside of a text.
+        at_key: the key is wrong, not its value.
+    """
+    context = {"message": printable(message), "fix": fix, "column": column, "at_key": at_key}
     return PydanticCustomError(OURS, "{message}", context)
 
 
@@ -51,6 +61,14 @@ def show(value: object) -> str:
     if isinstance(value, int | float):
         return number(value)
     return "a mapping" if isinstance(value, Mapping) else "a list"
+
+
+def printable(text: str) -> str:
+    """The text with escapes for what would control a terminal, or cannot be written to one."""
+    if text.isprintable():
+        return text
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)
 
 
 def clip(text: str) -> str:
@@ -133,8 +151,13 @@ class Whole(Rule):
 
 
 def _unquote(value: object) -> str | None:
-    looks = isinstance(value, str) and re.fullmatch(r"[0-9.eE+_-]*[0-9][0-9_]*", value)
-    return "write it as a number, without quotes: 1000 or 1e3" if looks else None
+    """The fix for a number in quotes."""
+    try:
+        meant = resolve(value) if isinstance(value, str) else None
+    except ScalarError:
+        meant = None
+    # A truth value is an int to Python.
+    return "write it without quotes" if type(meant) in (int, float) else None
 
 
 @dataclass(frozen=True)
@@ -353,7 +376,7 @@ def _named(value: Any, judge: Callable[[str], str | None], found: _Found) -> Map
         raise fault(f"must be a mapping, got {show(value)}", "write it as name: value")
     for name in value:
         if reason := judge(name):
-            found.append(((name,), fault(reason)))
+            found.append(((name,), fault(reason, at_key=True)))
     return _frozen_mapping(value, (), found)
 
 

@@ -26,6 +26,7 @@ _TEXT_PER_VALUE = 256
 _LOOKALIKE_SPACE = "\u00a0\u1680\u2000-\u200b\u202f\u205f\u2060\u3000\ufeff"
 _EDGE_SPACE = re.compile(rf"^[{_LOOKALIKE_SPACE}]|[{_LOOKALIKE_SPACE}]$|\w:[{_LOOKALIKE_SPACE}]")
 _WIDE_KEY = re.compile(r"(?:^|\s)[A-Za-z_]\w*\s*\uff1a", re.ASCII)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 Path = tuple[str | int, ...]
@@ -71,12 +72,12 @@ class Document(NamedTuple):
         return cls(data, {}, {}, [], set())
 
 
-def read(source: str | bytes) -> Document:
-    """Read one YAML document, whatever its root is."""
+def read(source: str | bytes, what: str = "file") -> Document:
+    """Read one YAML document, whatever its root is; `what` it is called in messages."""
     document = Document.of(None)
     try:
         text = decode(source)
-        root = _Composer(text).compose()
+        root = _Composer(text).compose(what)
         data = _Builder(document).build(root, ())
     except Fault as fault:
         document.findings.append(Finding((), Mark(*fault.place), fault.message, fault.fix))
@@ -111,11 +112,11 @@ class _Composer:
         self.anchors: dict[str, _Node | None] = {}
         self.values = 0
 
-    def compose(self) -> _Node:
+    def compose(self, what: str) -> _Node:
         kinds = (yaml.StreamStartEvent, yaml.DocumentStartEvent)
         first = next(event for event in self.events if not isinstance(event, kinds))
         if isinstance(first, yaml.StreamEndEvent):
-            raise Fault("the file is empty", (1, 1), "a spec has at least a kernel and samples")
+            raise Fault(f"the {what} is empty", (1, 1))
         root = self.node(first, 0)
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
@@ -163,13 +164,14 @@ class _Composer:
             yield self.node(event, depth)
 
     def alias(self, event: Any) -> _Node:
-        place = _mark(event)[:2]
+        place, name = _mark(event)[:2], event.anchor[:40]
         if event.anchor not in self.anchors:
-            fix = f"quote it if it is text: '*{event.anchor}'"
-            raise Fault(f"the alias *{event.anchor} has no anchor", place, fix)
+            raise Fault(
+                f"the alias *{name} has no anchor", place, f"quote it if it is text: '*{name}'"
+            )
         node = self.anchors[event.anchor]
         if node is None:
-            raise Fault(f"the alias *{event.anchor} stands inside of its own anchor", place)
+            raise Fault(f"the alias *{name} stands inside of its own anchor", place)
         self.count(event, node.size)
         return node
 
@@ -226,11 +228,11 @@ class _Builder:
         self.find(path, mark, message, fix)
 
     def scalar(self, node: _Node, path: Path) -> Any:
-        text = node.scalar or ""
+        text = _joined(node.scalar or "")
         for sees, message, fix in _SUSPECTS:
             if sees(text, node.plain):
                 self.breaks(path, node.mark, message, fix)
-                return text
+                return None
         try:
             return resolve(text) if node.plain else text
         except ScalarError as error:
@@ -278,9 +280,16 @@ def resolve_key(node: _Node) -> object:
     if node.scalar is None or node.tag is not None or (node.plain and node.scalar == "<<"):
         return None
     try:
-        return resolve(node.scalar) if node.plain else node.scalar
+        return resolve(node.scalar) if node.plain else _joined(node.scalar)
     except ScalarError:
         return None
+
+
+def _joined(text: str) -> str:
+    """Halves of a surrogate pair as one letter: JSON escapes what is beyond U+FFFF in two."""
+    if text.isascii() or not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 _TAG_FIX = "YAML tags are not supported; quote it if it is text"

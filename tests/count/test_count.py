@@ -50,7 +50,9 @@ def test_any_cut_in_any_order_counts_the_same(blocks: int, seed: int) -> None:
     count = counted(Goal(blocks), pieces(Goal(blocks), blocks, seed))
     assert count.tally() == tally(0, blocks)
     assert (count.blocks, list(count.done)) == (blocks, [(0, blocks)])
-    assert count.complete and count.finished and count.counted == blocks
+    assert count.complete
+    assert count.finished
+    assert count.counted == blocks
 
 
 @given(st.integers(0, 2**32))
@@ -61,7 +63,8 @@ def test_a_target_stops_at_the_same_checkpoint_in_any_order(seed: int) -> None:
     count = counted(goal, pieces(goal, 150, seed))
     assert count.met_at == count.counted == 55
     assert count.tally() == tally(0, 55)
-    assert target.met_by(tally(0, 55), 1, 0) and not target.met_by(tally(0, 50), 1, 0)
+    assert target.met_by(tally(0, 55), 1, 0)
+    assert not target.met_by(tally(0, 50), 1, 0)
 
 
 def test_a_target_is_not_judged_while_a_block_of_the_prefix_is_missing() -> None:
@@ -70,16 +73,21 @@ def test_a_target_is_not_judged_while_a_block_of_the_prefix_is_missing() -> None
     rest = [piece for piece in pieces(goal, 120, 1) if not piece[0] <= 7 < piece[1]]
     (gap,) = [piece for piece in pieces(goal, 120, 1) if piece[0] <= 7 < piece[1]]
     count = counted(goal, rest)
-    assert count.met_at is None and not count.finished and count.counted is None
+    assert count.met_at is None
+    assert not count.finished
+    assert count.counted is None
     assert count.tally() == merged(tally(*piece) for piece in rest)
     count.add(*gap, tally(*gap))
-    assert count.met_at == 30 and count.tally() == tally(0, 30)
+    assert count.met_at == 30
+    assert count.tally() == tally(0, 30)
 
 
 def test_a_target_that_is_never_met_ends_with_the_goal() -> None:
     """max_samples: complete, and not met."""
     count = counted(Goal(50, Target(half_width=1e-9)), pieces(Goal(50), 50, 3))
-    assert count.complete and count.met_at is None and count.counted == 50
+    assert count.complete
+    assert count.met_at is None
+    assert count.counted == 50
 
 
 def test_an_empty_count_has_no_tally_and_no_estimate() -> None:
@@ -89,11 +97,12 @@ def test_an_empty_count_has_no_tally_and_no_estimate() -> None:
 
 
 def test_an_estimate_is_scaled_and_offset() -> None:
-    """offset + scale * the fraction of hits."""
+    """Offset + scale * the fraction of hits."""
     count = Count(Goal(5), 4, 1)
     count.add(0, 1, Hits(25, 100))
     estimate = count.estimate()
-    assert estimate is not None and estimate.value == 2.0
+    assert estimate is not None
+    assert estimate.value == 2.0
 
 
 @pytest.mark.parametrize("stranger", [Moments.of([1.0] * BLOCK)])

@@ -145,9 +145,10 @@ def test_an_unknown_or_missing_param_is_refused() -> None:
     """The error names the parameter, those there are, and the nearest."""
     with pytest.raises(ParamError) as caught:
         loaded(PLAIN).resolve({"bais": 0.4})
-    assert caught.value.name == "bais"
-    assert caught.value.message == "job.py:coin has no parameter 'bais'; it has: bias, sides, name"
-    assert caught.value.fix == "did you mean 'bias'?"
+    (fault,) = caught.value.faults
+    assert fault.name == "bais"
+    assert fault.message == "job.py:coin has no parameter 'bais'; it has: bias, sides, name"
+    assert fault.fix == "did you mean 'bias'?"
     with pytest.raises(ParamError, match="needs a, b"):
         loaded("def coin(rng, samples, a, b): pass").resolve({})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +34,7 @@ def test_ranges_hold_what_a_set_holds(steps: list[tuple[str, tuple[int, int]]]) 
     pairs = list(ranges)
     assert {block for first, stop in pairs for block in range(first, stop)} == plain
     assert all(first < stop for first, stop in pairs)
-    assert all(before[1] < after[0] for before, after in zip(pairs, pairs[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(pairs))
     assert (ranges.count, bool(ranges)) == (len(plain), bool(plain))
 
 

@@ -51,8 +51,6 @@ def test_wide_characters_keep_the_columns_aligned() -> None:
 @given(st.lists(st.lists(st.text(max_size=12), min_size=3, max_size=3), max_size=5))
 def test_every_row_is_one_line_of_one_width(rows: list[list[str]]) -> None:
     """Whatever the cells hold, a row stays a row and the last column stays in its place."""
-    lines = plain([table(("a", "b", "c"), [[*row, "|"] for row in rows and []])])
-    assert lines == "a  b  c\n"
     lines = plain([table(("a", "b", "c", "end"), [[*row, "|"] for row in rows])])
     assert {cell_len(line) for line in lines.split("\n")[1:-1]} <= {lines.index("end") + 1}
     assert lines.count("\n") == len(rows) + 1
@@ -81,7 +79,7 @@ def test_any_text_can_be_shown(text: str) -> None:
 
 def test_a_pipe_gets_no_escapes_and_no_boxes() -> None:
     """Styles are for terminals."""
-    page = [Line("good", "bold green"), table(("a",), [("b",)])]
+    page: Page = [Line("good", "bold green"), table(("a",), [("b",)])]
     stream = io.StringIO()
     show(page, stream)
     assert stream.getvalue() == "good\na\nb\n"
@@ -103,7 +101,7 @@ def test_no_color_is_respected() -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_symbols_that_an_encoding_lacks_become_ascii(encoding: str) -> None:
     """A done run in a C locale is ticked with a plus, and the columns stay aligned."""
-    page = [Line("✓ 0.1 ± 1e-30 …"), table(("state", "x"), [("✗ failed", "節")])]
+    page: Page = [Line("✓ 0.1 ± 1e-30 …"), table(("state", "x"), [("✗ failed", "節")])]
     for text in (plain(page, encoding), on_terminal(page, 80, encoding)):
         assert "+ 0.1 " in text
         assert "1e-30 ..." in text

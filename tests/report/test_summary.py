@@ -34,8 +34,13 @@ ROW = (
     "         0\n"
 )
 
+SECOND_ROW = (
+    "n2             2     61  1,000,000    0.0 %    9.50   9.25          -       95.0 %  100.0 %"
+    "         2\n"
+)
+
 PI_TEXT = f"""\
-✓ pi: 3.1416(16), 95 % interval 3.1383 to 3.1449
+✓ pi: 3.141 6(16), 95 % interval 3.138 3 to 3.144 9
 state       done: all samples are drawn
 reference   3.141 592 653 59, -0.00 standard errors off
 samples     1,000,000 in 1,000 blocks of 1,000
@@ -69,15 +74,15 @@ time        5.0 s on processes
 run         pi-1
 digest      {DIGEST}
 
-from  to  count  estimate    95 % interval      errors off
-   0   1    900  0.9000(95)  0.8798 to 0.9172        +0.00
-   1   2     90  0.0900(90)  0.0737 to 0.1094        -1.10
+from  to  count  estimate     95 % interval       errors off
+   0   1    900  0.900 0(95)  0.879 8 to 0.917 1       +0.00
+   1   2     90  0.090 0(90)  0.073 7 to 0.109 4       -1.10
 outside     0 below, 10 above the edges
 
 {TITLES}{ROW}"""
 
 FAILED_TEXT = f"""\
-✗ pi: 3.140(52), 95 % interval 3.033 to 3.237
+✗ pi: 3.140(52), 95 % interval 3.033 to 3.238
 state       failed: a block is out of attempts
 samples     1,000 in 1 block of 1,000
 kernel      pi.py:pi
@@ -92,9 +97,7 @@ digest      {DIGEST}
   ValueError: bad luck
 try it here cluster repro pi-1 --block 7
 
-{TITLES}{ROW}\
-n2             2     61  1,000,000    0.0 %    9.50   9.25          -       95.0 %  100.0 %         2
-
+{TITLES}{ROW}{SECOND_ROW}
 go on with  cluster resume pi-1
 """
 
@@ -163,7 +166,6 @@ def test_a_failure_of_an_unknown_block_has_no_command() -> None:
     assert "repro" not in text
 
 
-@pytest.mark.fault(24)
 def test_alarms_are_in_the_report_and_healthy_nodes_are_not() -> None:
     """What must not happen is told again at the end."""
     text = plain(result(LATE))
@@ -195,7 +197,7 @@ def test_what_users_wrote_is_not_obeyed() -> None:
     )
     text = plain(result(hostile))
     assert "\x1b" not in text
-    assert text.count(r"[red]x\x1b[2J") == 8 - 1
+    assert text.count(r"[red]x\x1b[2J") == 8
 
 
 def test_a_large_reference_distance_is_told_in_standard_errors() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cluster.backends.base import Backend, NodeEvent, Pause
 from cluster.dispatch import Clock
 from cluster.errors import EngineError
-from cluster.plan import Checkpoints, Goal, Target, blocks_for, measures
+from cluster.plan import Checkpoints, Goal, Target, blocks_for
 from cluster.request import Request
 from cluster.tally import Estimate, Tally, TallyError
 from cluster.work import Outcome, Task, Work, accept
@@ -108,7 +108,7 @@ def blocks_needed(trial: Trial, request: Request) -> int | None:
 
 def _factor(target: Target, estimate: Estimate) -> float:
     """How many times the samples of the trial the hardest measure needs."""
-    pairs = zip(measures(estimate), target.limits, strict=True)
+    pairs = zip(estimate.measures, target.limits, strict=True)
     return max((value / limit) ** 2 for value, limit in pairs if limit is not None)
 
 

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from cluster.tally import Estimate, Tally
+from cluster.tally import Tally
 
 # The rule by which every run places its checkpoints; recorded with it (see docs/design.md).
 FIRST_CHECKPOINT = 30
 GROWTH = 10  # a checkpoint is its forerunner plus a tenth of it
 MIN_HITS = 10
-MEASURES = ("half_width", "rel_error", "std_error")
 
 # Task lengths in seconds: long enough to hide what a task costs, short enough to lose, to wait
 # for at the end, and to adapt by.
@@ -59,7 +58,7 @@ class Target:
         if tally.samples < self.min_samples or (scarce is not None and scarce < self.min_hits):
             return False
         estimate = tally.estimate(self.confidence, scale, offset)
-        pairs = zip(self.limits, measures(estimate), strict=True)
+        pairs = zip(self.limits, estimate.measures, strict=True)
         return all(limit is None or got <= limit for limit, got in pairs)
 
 
@@ -216,7 +215,3 @@ def task_blocks(pace: float, seen: int, owed_seconds: float, aim: float = AIM) -
     seconds = min(aim, max(SHORTEST, owed_seconds / 2))
     return max(1, min(int(seconds / pace) if pace > 0 else seen * TRUST, seen * TRUST))
 
-
-def measures(estimate: Estimate) -> tuple[float, float, float]:
-    """What an estimate has of each of ``MEASURES``."""
-    return estimate.half_width, estimate.rel_error, estimate.worst_std_error

@@ -16,8 +16,9 @@ from cluster.canonical import sha256
 from cluster.errors import KernelError, Problem, SpecError, UsageError
 from cluster.kernels import Kernel, ParamError, ParamFault, Source, freeze, load
 from cluster.nodes import Node, is_local, usable_cores
-from cluster.plan import MEASURES, Goal, Target, blocks_for
+from cluster.plan import Goal, Target, blocks_for
 from cluster.spec import Spec
+from cluster.tally import MEASURES
 from cluster.work import Work
 
 # A drawn seed stays exact in every JSON reader, those that read numbers as doubles included.

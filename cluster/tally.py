@@ -27,6 +27,9 @@ _COLUMNS = 256
 # Larger than any count of samples that the format allows; refuses nonsense before it is added.
 _MOST_SAMPLES = 1 << 127
 
+# What a precision target may ask of an estimate, in the order of ``Estimate.measures``.
+MEASURES = ("half_width", "rel_error", "std_error")
+
 
 class TallyError(ValueError):
     """A tally that cannot be: refused where it is made, and again where it is received."""
@@ -65,6 +68,11 @@ class Estimate:
     def worst_std_error(self) -> float:
         """Standard error; of the worst bin where there are several."""
         return _worst(_each(self.std_error))
+
+    @property
+    def measures(self) -> tuple[float, float, float]:
+        """What it has of each of ``MEASURES``."""
+        return self.half_width, self.rel_error, self.worst_std_error
 
 
 class Tally(ABC):

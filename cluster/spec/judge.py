@@ -18,8 +18,8 @@ from cluster.spec.overrides import apply
 from cluster.spec.source import Source
 from cluster.spec.values import number, show
 from cluster.spec.yaml12 import Document, Path
+from cluster.tally import MEASURES
 
-MEASURES = ("half_width", "rel_error", "std_error")
 # Where null is a value of its own; elsewhere a key without a value is a line left unfinished.
 NULLABLE = frozenset({"attempts", "seed", "slots"})
 

@@ -289,7 +289,7 @@ def _joined(text: str) -> str:
     """Halves of a surrogate pair as one letter: JSON escapes what is beyond U+FFFF in two."""
     if text.isascii() or not _SURROGATE.search(text):
         return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 _TAG_FIX = "YAML tags are not supported; quote it if it is text"

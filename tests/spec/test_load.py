@@ -243,6 +243,9 @@ def test_samples_that_cannot_be_meant(text: str, expected: str) -> None:
     assert line.startswith(f"s.yaml:{expected}")
 
 
+BAD_NAMES = ["../../x", "/abs", ".", "''", "x" * 300, '"a\\nb"', "-rf", "$(id)", '"\u202ea"']
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -286,8 +289,7 @@ def test_samples_that_cannot_be_meant(text: str, expected: str) -> None:
         ("store: ''", "3:8: store: must be one line of text that is not empty, got ''"),
         ("description: 3", "3:14: description: must be text, got 3; quote it"),
         ("name: 2024", "3:7: name: must be text, got 2024; quote it"),
-        *(case(f"name: {name}", "3:7: name: must be ", 85) for name in [
-            "../../x", "/abs", ".", '""', "x" * 300, "'a\\n\\n b'", "-rf", "$(id)", '"\u202ea"']),
+        *(case(f"name: {name}", "3:7: name: must be ", 85) for name in BAD_NAMES),
         ("samplse: 3", "3:1: samplse: unknown key; did you mean 'samples'?"),
         case("until: {halfwidth: 3}", "3:9: until.halfwidth: unknown key; did you mean", 69),
         case("zzz: 3", "3:1: zzz: unknown key; the keys here are name, ", 69),

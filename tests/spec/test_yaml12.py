@@ -263,7 +263,6 @@ from pathlib import Path
 from cluster.errors import SpecError
 from cluster.spec import parse
 text = {bomb}
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 usage = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (usage + 64 * 2**20,) * 2)
 start = time.process_time()
@@ -297,7 +296,16 @@ def test_any_bytes_are_a_document(source: bytes) -> None:
 
 
 PIECES = [
-    *"a[]{},'\"|>#%@:~\\", "b: ", "- ", "? ", "&x ", "*x ", "!t ", "---", "<<: ", "1e3",
+    *"a[]{},'\"|>#%@:~\\",
+    "b: ",
+    "- ",
+    "? ",
+    "&x ",
+    "*x ",
+    "!t ",
+    "---",
+    "<<: ",
+    "1e3",
     "010",
 ]
 ODD = ["\n", "\n  ", "|", "...\n", "\t", "\uff1a", "\xa0", "\ufeff", "\u2028", "\x85", " "]

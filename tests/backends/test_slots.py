@@ -1,0 +1,82 @@
+"""What a worker process finds around it, and the table of backends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.backends.base import TABLE, create
+from cluster.errors import EngineError, UsageError
+from cluster.nodes import Node
+from cluster.plan import Goal
+from cluster.spec import BACKENDS
+from cluster.testing import drive, work_of
+
+ASK = """
+import json, os, sys
+from cluster import Hits
+
+def f(rng, samples):
+    import numba
+    seen = {
+        "pools": [value for name, value in os.environ.items() if name.endswith("_NUM_THREADS")],
+        "numba": numba.get_num_threads(),
+        "word": os.environ.get("WORD"),
+        "cwd": os.getcwd(),
+        "path": sys.path,
+        "random": sys.modules["random"].__file__,
+    }
+    raise RuntimeError(json.dumps(seen))
+"""
+
+
+def seen(node: Node) -> dict[str, Any]:
+    """What a kernel sees on a node."""
+    driven = drive(lambda: create("processes", (node,)), work_of(ASK), Goal(1))
+    words: dict[str, Any] = json.loads(driven.failures[0]["message"])
+    return words
+
+
+def test_the_table_and_the_spec_name_the_same_backends() -> None:
+    """A backend that the spec accepts can be made, and the other way round."""
+    assert tuple(entry.name for entry in TABLE) == BACKENDS
+
+
+@pytest.mark.fault(22)
+def test_thread_pools_are_held_to_the_slot() -> None:
+    """BLAS, OpenMP and numba get one thread in a slot."""
+    pytest.importorskip("numba")
+    around = seen(Node("localhost", slots=1))
+    assert set(around["pools"]) == {"1"}
+    assert len(around["pools"]) >= 6
+    assert around["numba"] == 1
+
+
+@pytest.mark.fault(104)
+def test_a_slot_has_its_node_s_environment_and_folder(tmp_path: Path) -> None:
+    """``env`` is put over ours, ``cwd`` is where it runs, and no module is found there."""
+    pytest.importorskip("numba")
+    (tmp_path / "random.py").write_text("raise SystemExit('hijacked')")
+    node = Node("localhost", slots=1, env=(("WORD", "nodes"),), cwd=str(tmp_path))
+    around = seen(node)
+    assert (around["word"], around["cwd"]) == ("nodes", str(tmp_path))
+    assert str(tmp_path) not in around["path"]
+    assert "" not in around["path"]
+
+
+@pytest.mark.fault(1)
+def test_a_python_that_is_not_there_is_an_error_of_the_engine() -> None:
+    """Exit code 69, with the system's own words, not a hang."""
+    node = Node("localhost", slots=2, python="/nonexistent/python")
+    with pytest.raises(EngineError, match="No such file") as caught:
+        drive(lambda: create("processes", (node,)), work_of(), Goal(1))
+    assert caught.value.code == 69
+
+
+def test_an_unknown_backend_is_answered_with_the_nearest() -> None:
+    """Exit code 2, and a suggestion."""
+    with pytest.raises(UsageError, match="did you mean 'processes'"):
+        create("proceses", ())

@@ -18,7 +18,14 @@ import cluster
 from tests.conftest import need
 
 ROOT = Path(__file__).parents[1]
-DOORS = ["scripts/submit", "scripts/test", "scripts/check", "scripts/pythons", ".ci/run"]
+DOORS = [
+    "scripts/submit",
+    "scripts/test",
+    "scripts/check",
+    "scripts/pythons",
+    "scripts/lab",
+    ".ci/run",
+]
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 

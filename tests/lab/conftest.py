@@ -1,0 +1,40 @@
+"""Three hosts for the tests that need several machines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.harness import Lab, need_lab
+
+
+def take_down_what_died() -> None:
+    """End the labs of test sessions that were killed before they could do it."""
+    rows = [line.split() for line in Lab("lab").do("list").splitlines()]
+    for name in {row[0] for row in rows}:
+        pid = name.removeprefix("t")
+        if name.startswith("t") and pid.isdigit() and not Path("/proc", pid).exists():
+            Lab(name).down()
+
+
+@pytest.fixture(scope="session")
+def standing_lab() -> Iterator[Lab]:
+    """h1, h2 and h3, for all tests of the session; named so that sessions do not meet."""
+    need_lab()
+    take_down_what_died()
+    lab = Lab(f"t{os.getpid()}")
+    try:
+        lab.up(3)
+        yield lab
+    finally:
+        lab.down()
+
+
+@pytest.fixture
+def lab(standing_lab: Lab) -> Iterator[Lab]:
+    """h1, h2 and h3 in good order; what a test did to them is undone after it."""
+    yield standing_lab
+    standing_lab.reset()

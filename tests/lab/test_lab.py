@@ -46,7 +46,7 @@ def spare() -> Iterator[Lab]:
     lab.down()
 
 
-def reachable(address: str, seconds: float = 1.0) -> bool:
+def reachable(address: str, seconds: float = 0.4) -> bool:
     """Whether this machine can connect to sshd at the address."""
     try:
         socket.create_connection((address, 22), seconds).close()
@@ -57,7 +57,7 @@ def reachable(address: str, seconds: float = 1.0) -> bool:
 
 def sees(lab: Lab, host: str, other: str) -> bool:
     """Whether one host can connect to sshd of another."""
-    script = f"import socket; socket.create_connection(({other!r}, 22), 1)"
+    script = f"import socket; socket.create_connection(({other!r}, 22), 0.4)"
     return lab.ask("exec", host, lab.python, "-c", script).returncode == 0
 
 

@@ -215,10 +215,8 @@ def listens(lab: Lab, host: str) -> bool:
     return any(each[1].endswith(f":{PORTS[0]:04X}") and each[3] == "0A" for each in words)
 
 
-def create(lab: Lab) -> None:
+def create(lab: Lab, environment: Path, project: Path) -> None:
     """A lab without hosts: keys, the switch, and the dispatcher's interface."""
-    environment = lab_python.environment()
-    project = lab_python.project(environment)
     write_folder(lab, environment, project)
     start_keepers(lab, [SWITCH])
     lab_switch.plug_dispatcher(lab)
@@ -251,18 +249,28 @@ def up(lab: Lab, wanted: argparse.Namespace) -> None:
     if not 1 <= wanted.count <= MOST:
         raise LabError(f"{wanted.count} hosts", f"ask for 1 to {MOST}", 2)
     lab_python.STORE.mkdir(exist_ok=True)
-    with lock(lab_python.STORE, 1200), lock():
-        if not ((lab.folder / "ready").exists() and SWITCH in keepers(lab)):
-            remove(lab)
-            create(lab)
-        elif (lab.folder / "project").resolve() != lab_python.project(lab_python.environment()):
-            say("the hosts that stand have an earlier state of the project: scripts/lab down first")
-        named = [f"h{each}" for each in range(1, wanted.count + 1)]
-        new = [host for host in named if not stands(lab, host)]
-        for host in new:
-            end(lab, host)
-        add(lab, new)
+    # Held until the hosts stand, so that nobody takes for unused what they are about to use.
+    with lock(lab_python.STORE, 1200):
+        environment = lab_python.environment()
+        project = lab_python.project(environment)
+        with lock():
+            if not ((lab.folder / "ready").exists() and SWITCH in keepers(lab)):
+                remove(lab)
+                create(lab, environment, project)
+            new = add_missing(lab, wanted.count)
+    if (lab.folder / "project").resolve() != project:
+        say("hosts that stood before have an earlier state of the project: scripts/lab down first")
     say(f"lab {lab.name}: {', '.join(new) or 'nothing'} came up; {len(hosts(lab))} stand")
+
+
+def add_missing(lab: Lab, count: int) -> list[str]:
+    """Bring up those of so many hosts that do not stand, or half; which these were."""
+    named = [f"h{each}" for each in range(1, count + 1)]
+    new = [host for host in named if not stands(lab, host)]
+    for host in new:
+        end(lab, host)
+    add(lab, new)
+    return new
 
 
 def end(lab: Lab, host: str = "") -> None:
@@ -318,9 +326,21 @@ def pairs(values: dict[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in values.items()]
 
 
+def given(wanted: argparse.Namespace) -> list[str]:
+    """The command of the command line.
+
+    Raises:
+        LabError: there is none.
+    """
+    words: list[str] = wanted.command[wanted.command[:1] == ["--"] :]
+    if not words:
+        raise LabError("no command", "write it behind, as in: scripts/lab exec h1 hostname", 2)
+    return words
+
+
 def execute(lab: Lab, wanted: argparse.Namespace) -> NoReturn:
     """Run a command on a host, in root's home; not over the network, so on a cut host too."""
-    command = [*entering(lab, wanted.host), *wanted.command]
+    command = [*entering(lab, wanted.host), *given(wanted)]
     # Not with ours: HOME, PATH or PYTHONPATH would be those of another machine.
     terminal = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
     os.execvpe(command[0], command, THERE | terminal)
@@ -424,13 +444,19 @@ def env(lab: Lab, _: argparse.Namespace) -> None:
 def run_here(lab: Lab, wanted: argparse.Namespace) -> NoReturn:
     """Run a command on this machine, as the dispatcher: with the hosts' names and the lab's ssh."""
     bind = 'mount --bind "$0" /etc/hosts && exec "$@"'
-    words = ["unshare", "--mount", "sh", "-c", bind, str(lab.folder / "hosts"), *wanted.command]
+    words = ["unshare", "--mount", "sh", "-c", bind, str(lab.folder / "hosts"), *given(wanted)]
     path = f"{lab.folder}/bin:{os.environ.get('PATH', PATH)}"
     os.execvpe("unshare", words, os.environ | exports(lab) | {"PATH": path})
 
 
 def show(_: Lab, __: argparse.Namespace) -> None:
     """Print every host of every lab on this machine, with its state."""
+    with lock():
+        show_all()
+
+
+def show_all() -> None:
+    """The lines of `list`, while nothing comes up or goes down."""
     for lab in sorted({Lab(name) for name, _, _ in all_keepers()}, key=lambda lab: lab.name):
         lost = lab_switch.is_cut(lab)
         for host in hosts(lab):
@@ -490,6 +516,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Do what the command line says."""
     wanted = parser().parse_args()
+    os.umask(0o022)
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{PATH}"
     try:
         check()

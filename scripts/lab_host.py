@@ -175,7 +175,6 @@ def become(lab: Lab, host: str) -> None:
     names(root, lab, host)
     ssh_server(root, lab, host)
     environment(root, lab, host)
-    os.umask(0o022)
     socket.sethostname(host)
     # This process, too, has the new root from here on.
     run("pivot_root", root, root / "mnt")
@@ -206,6 +205,7 @@ def ready() -> None:
 
 def main(name: str, host: str) -> None:
     """Hold a host, or the network between them, until killed."""
+    os.umask(0o022)
     if host != SWITCH:
         become(Lab(name), host)
     os.chdir("/")

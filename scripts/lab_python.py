@@ -58,12 +58,15 @@ def source_files() -> list[Path]:
 
 
 def once(name: str, what: str, fill: Fill) -> Path:
-    """The folder of that name in the store; filled first, whole or not at all, if it is new."""
+    """The folder of that name in the store; filled first, whole or not at all, if it is new.
+
+    Whoever calls this holds the lock of the store.
+    """
     folder = STORE / name
     if folder.is_dir():
         return folder
     say(f"installing {what} for the hosts, once")
-    STORE.mkdir(exist_ok=True)
+    sweep()
     with tempfile.TemporaryDirectory(prefix="new-", dir=STORE) as made:
         fill(Path(made) / name)
         prune(name.partition("-")[0])
@@ -76,6 +79,12 @@ def prune(kind: str) -> None:
     if not list(all_keepers()):
         for old in STORE.glob(f"{kind}-*"):
             shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what an installation left that was killed."""
+    for left in STORE.glob("new-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def pip(folder: Path, *words: str | Path) -> None:

@@ -118,7 +118,7 @@ class Lab:
     @property
     def environment(self) -> dict[str, str]:
         """An environment for a program here that is to reach the hosts by `ssh`."""
-        path = f"{self.folder}/bin:{os.environ['PATH']}"
+        path = f"{self.folder}/bin:{os.environ.get('PATH', os.defpath)}"
         return os.environ | self.exports | {"PATH": path}
 
     @property

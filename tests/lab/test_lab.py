@@ -175,7 +175,6 @@ def test_a_user_without_a_key_is_refused(lab: Lab) -> None:
     assert "Permission denied (publickey,password)" in refused.stderr
 
 
-@pytest.mark.fault(94)
 def test_a_wrong_host_key_is_refused(lab: Lab, tmp_path: Path) -> None:
     """A host that shows another key than the known one is not talked to."""
     lines = (lab.folder / "known_hosts").read_text().splitlines()
@@ -209,7 +208,6 @@ def test_a_cut_host_is_out_of_reach_until_it_is_healed(lab: Lab) -> None:
     assert lab.state("h1") == "up"
 
 
-@pytest.mark.fault(28)
 def test_a_cut_connection_ends_for_neither_side(lab: Lab) -> None:
     """No FIN and no reset tells of a cut; what was sent meanwhile arrives after it."""
     address = lab.hosts["h2"]
@@ -228,7 +226,6 @@ def test_a_cut_connection_ends_for_neither_side(lab: Lab) -> None:
     server.communicate(timeout=10)
 
 
-@pytest.mark.fault(29)
 @pytest.mark.parametrize("way", ["from", "to"])
 def test_a_host_can_be_cut_one_way(lab: Lab, way: str) -> None:
     """Packets of the other direction still come through."""
@@ -255,7 +252,6 @@ def test_a_host_can_be_cut_one_way(lab: Lab, way: str) -> None:
     assert there.communicate(timeout=10)[0] == "b'heard'\n"
 
 
-@pytest.mark.fault(9)
 def test_a_slow_host_is_slower_by_the_factor(lab: Lab) -> None:
     """A busy process has a fifth of a CPU, by ssh as by exec; a factor of 1 undoes it."""
     lab.slow("h1", 5)
@@ -339,7 +335,6 @@ def test_a_frozen_host_can_be_killed(lab: Lab) -> None:
     assert lab.ssh("h2", "hostname").stdout == "h2\n"
 
 
-@pytest.mark.fault(39)
 def test_a_full_host_can_write_nothing_until_it_is_freed(lab: Lab) -> None:
     """In /tmp and at home the disk is full; the other hosts' disks are not."""
     lab.fill("h1")
@@ -465,6 +460,14 @@ def test_env_prints_what_a_shell_can_evaluate(lab: Lab) -> None:
     assert said.splitlines() == ["h1", "h1 h2 h3", lab.python]
 
 
+def test_a_program_of_a_plain_user_runs_whatever_the_umask_was(spare: Lab) -> None:
+    """What is made for the hosts can be read by all who come in."""
+    closed = Lab(spare.name, ["sh", "-c", 'umask 077; exec "$@"', "sh"])
+    closed.up(1)
+    script = f"{closed.python} -c 'import cluster'; touch /tmp/mine; cat /etc/hosts"
+    assert closed.ssh("lab@h1", script).stderr == ""
+
+
 def test_the_exit_status_of_a_command_on_a_host_is_told(lab: Lab) -> None:
     """As ssh does."""
     assert lab.ask("exec", "h1", "sh", "-c", "exit 7").returncode == 7
@@ -476,6 +479,7 @@ def test_the_exit_status_of_a_command_on_a_host_is_told(lab: Lab) -> None:
         (["exec", "h7", "true"], 1, "h7 is no host of lab"),
         (["cut", "h7"], 1, "h7 is no host of lab"),
         (["up", "99"], 2, "ask for 1 to 20"),
+        (["exec", "h1"], 2, "no command"),
         (["slow", "h1", "0.5"], 2, "a factor from 1 to 100"),
         (["--name", "Not_A_Name", "list"], 2, "small letters and digits"),
     ],

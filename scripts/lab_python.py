@@ -22,6 +22,7 @@ STORE = ROOT / ".venv-lab"
 SOURCES = ("cluster", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 NOT_ON_HOSTS = {"all", "dev"}
 MAY_BE_MISSING = "numba"
+VERSION = "{}.{}".format(*sys.version_info[:2])
 
 Fill = Callable[[Path], None]
 
@@ -136,7 +137,7 @@ def rename_interpreter(folder: Path, environment: Path) -> None:
 def environment() -> Path:
     """The folder of the environment without the project."""
     needs = [str(interpreter()), sys.version, *requirements()]
-    name = f"python-{digest(map(str.encode, needs))}"
+    name = f"python{VERSION}-{digest(map(str.encode, needs))}"
     return once(name, "Python packages", install_requirements)
 
 
@@ -145,4 +146,4 @@ def project(environment: Path) -> Path:
     parts = [environment.name.encode()]
     parts += [part for path in source_files() for part in (bytes(path), path.read_bytes())]
     fill: Fill = lambda folder: install_project(environment, folder)  # noqa: E731
-    return once(f"project-{digest(parts)}", "the project", fill)
+    return once(f"project{VERSION}-{digest(parts)}", "the project", fill)

@@ -41,6 +41,9 @@ def plug_dispatcher(lab: Lab) -> None:
 def plug(lab: Lab, host: str) -> None:
     """Give a host its interface eth0 and its address."""
     pid, switch = keeper(lab, host), keeper(lab, SWITCH)
+    # The kernel takes the cable of a host that ended away, but not at once.
+    remove = 'ip link delete "$0" 2>/dev/null || true'
+    run("nsenter", "-t", str(switch), "-n", "sh", "-c", remove, host)
     cable = f"link add {host} type veth peer name eth0 netns {pid}"
     inside(switch, cable, f"link set {host} master lab", f"link set {host} up")
     address = f"address add {lab.subnet}.{number(host)}/24 dev eth0"

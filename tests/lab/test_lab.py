@@ -443,6 +443,17 @@ def test_up_after_a_killed_up_mends_what_is_there(spare: Lab) -> None:
     assert [spare.ssh(host, "hostname").stdout for host in ("h1", "h2")] == ["h1\n", "h2\n"]
 
 
+def test_up_brings_back_a_host_that_is_gone(spare: Lab) -> None:
+    """A host whose keeper was killed comes up new; the other one stays."""
+    spare.up(2)
+    before = keepers(Named(spare.name))
+    os.kill(before["h1"], signal.SIGKILL)
+    assert "h1 came up; 2 stand" in spare.ask("up", "2").stderr
+    assert keepers(Named(spare.name))["h2"] == before["h2"]
+    assert spare.ssh("h1", "hostname").stdout == "h1\n"
+    assert sees(spare, "h2", "h1")
+
+
 def test_nothing_of_the_persons_own_ssh_is_touched(spare: Lab, tmp_path: Path) -> None:
     """A new home is as empty after a lab as before it."""
     process = spare.start("up", "1", HOME=str(tmp_path))

@@ -66,6 +66,11 @@ def share(lab: Lab, host: str) -> float:
     return float(lab.exec(host, lab.python, "-c", SHARE))
 
 
+def settles(measure: Callable[[], float], low: float, high: float) -> bool:
+    """Whether one of a few measurements is between the limits: a machine may be busy at times."""
+    return any(low <= measure() <= high for _ in range(6))
+
+
 # -- what a host is --------------------------------------------------------------------------------
 
 
@@ -255,33 +260,38 @@ def test_a_host_can_be_cut_one_way(lab: Lab, way: str) -> None:
 def test_a_slow_host_is_slower_by_the_factor(lab: Lab) -> None:
     """A busy process has a fifth of a CPU, by ssh as by exec; a factor of 1 undoes it."""
     lab.slow("h1", 5)
-    assert share(lab, "h1") == pytest.approx(0.2, abs=0.06)
-    assert float(lab.ssh("h1", f"{lab.python} -c '{SHARE}'").stdout) == pytest.approx(0.2, abs=0.06)
+    assert settles(lambda: share(lab, "h1"), 0.15, 0.25)
+    command = f"{lab.python} -c '{SHARE}'"
+    assert settles(lambda: float(lab.ssh("h1", command).stdout), 0.15, 0.25)
     assert lab.state("h1") == "slow"
     lab.slow("h1", 1)
-    assert share(lab, "h1") > 0.3
+    assert settles(lambda: share(lab, "h1"), 0.4, 1.1)
     assert lab.state("h1") == "up"
 
 
 def test_a_slow_host_has_so_much_for_each_busy_process(lab: Lab) -> None:
     """Of two processes, where two were said to be busy, each has its fifth."""
+
+    def shares() -> float:
+        both = [lab.start("exec", "h1", lab.python, "-c", SHARE) for _ in range(2)]
+        return sum(float(each.communicate(timeout=30)[0]) for each in both)
+
     lab.slow("h1", 5, cores=2)
-    both = [lab.start("exec", "h1", lab.python, "-c", SHARE) for _ in range(2)]
-    shares = [float(each.communicate(timeout=30)[0]) for each in both]
-    assert sum(shares) == pytest.approx(0.4, abs=0.12)
+    assert settles(shares, 0.3, 0.5)
 
 
+@pytest.mark.slow
 def test_without_control_groups_a_host_is_slowed_by_stopping_it(spare: Lab) -> None:
     """Where nothing limits CPU time, its processes stand still for a part of the time."""
     hide = 'umount -R /sys/fs/cgroup 2>/dev/null; exec "$@"'
     plain = Lab(spare.name, ["unshare", "--mount", "sh", "-c", hide, "sh"])
     plain.up(1)
     plain.slow("h1", 5)
-    assert share(plain, "h1") == pytest.approx(0.2, abs=0.1)
+    assert settles(lambda: share(plain, "h1"), 0.1, 0.3)
     assert plain.ssh("h1", "hostname").stdout == "h1\n"
     assert plain.state("h1") == "slow"
     plain.slow("h1", 1)
-    assert share(plain, "h1") > 0.3
+    assert settles(lambda: share(plain, "h1"), 0.4, 1.1)
     plain.slow("h1", 5)
     plain.down()
     assert traces(plain.name) == []
@@ -420,6 +430,7 @@ def a_host_is_ready(lab: Lab) -> bool:
 STAGES = [folder_is_there, link_is_there, a_host_is_there, a_host_is_ready]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
 def test_down_after_a_killed_up_leaves_nothing(spare: Lab, stage: Callable[[Lab], bool]) -> None:
     """Wherever `up` was when kill -9 struck, `down` finds all there is, and `up` works again."""

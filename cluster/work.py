@@ -282,13 +282,17 @@ def _text(error: BaseException) -> str:
 def _trace(error: BaseException) -> str:
     # The first frames are ours; the person wants the kernel's.
     trace = error.__traceback__
-    while trace and trace.tb_next and Path(trace.tb_frame.f_code.co_filename).parent == _HERE:
+    while trace and trace.tb_next and _is_ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     try:
         lines = traceback.format_exception(type(error), error, trace)
     except Exception:
         lines = [f"{type(error).__name__} (its traceback could not be made)"]
     return _cut("".join(lines))
+
+
+def _is_ours(file: str) -> bool:
+    return _HERE in Path(file).parents
 
 
 def _cut(text: str) -> str:

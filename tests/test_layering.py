@@ -34,6 +34,7 @@ ROOMS = (
     "dispatch",
     "calibrate",
     "report",
+    "outlook",
     "api",
     "doctor",
     "verbs",

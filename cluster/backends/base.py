@@ -11,7 +11,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
@@ -152,10 +152,12 @@ def kernels_at_home() -> Iterator[None]:
     ours, kept = sys.stdout, os.dup(1)
     ours.flush()
     os.dup2(2, 1)
-    sys.stdout = os.fdopen(os.dup(2), "w", buffering=1, errors="replace")
+    theirs = sys.stdout = os.fdopen(os.dup(2), "w", buffering=1, errors="replace")
     try:
         yield
     finally:
         sys.stdout = ours
+        with suppress(OSError):  # a kernel may have closed what is below it
+            theirs.close()
         os.dup2(kept, 1)
         os.close(kept)

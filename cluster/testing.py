@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import tempfile
@@ -28,7 +29,7 @@ from cluster.nodes import Node
 from cluster.plan import Goal
 from cluster.report.result import digest
 from cluster.tally import Tally
-from cluster.work import Outcome, Task, Work, perform
+from cluster.work import Fault, Outcome, Task, Work, perform
 
 PLAIN = "from cluster import Hits\ndef f(rng, samples): return Hits((rng.random(samples) < .25).sum(), samples)"
 
@@ -197,7 +198,7 @@ def drive(
             writer.flush()
         tally = count.tally()
         return Driven(
-            ending, digest(work.run, list(count.done), work.block, tally), tally,
+            ending, digest(work.run, count.ranges, work.block, tally), tally,
             list(ledger.counted(run)), ledger.failures(run), ledger.spares(run), events,
             {total.node: total.blocks for total in ledger.node_totals(run)},
         )  # fmt: skip
@@ -301,11 +302,12 @@ def check_a_revoked_task_is_ended_by_force(subject: Subject) -> None:
         return  # cannot be: see the table in docs
     source = Script(10)
     answered: dict[int, Outcome] = {}
+    heard = math.inf
     with subject.make() as engine, closing(engine.run(work_of(HOSTILE["hangs"].text), source)) as items:  # type: ignore[type-var]
         for item in items:
             if isinstance(item, Outcome):
-                answered[item.task] = item
-            elif item is None:
+                answered[item.task], heard = item, time.monotonic()
+            elif item is None and time.monotonic() - heard > 1:
                 source.kill = {BAD_BLOCK + 1}
     assert len(answered) == len(source.given)
     fault = answered[BAD_BLOCK + 1].fault
@@ -396,7 +398,9 @@ class Weather:
 
     Attributes:
         dies: the worker dies in the middle.
+        trips: the kernel raises at some block, where it would not raise again.
         vanishes: the node goes away with all it has, and comes back.
+        hangs: no answer comes, ever, until the source revokes the task.
         late: a lost task's outcome comes all the same, later.
         twice: an outcome is delivered twice.
         forged: an outcome's tally was changed on its way.
@@ -404,7 +408,9 @@ class Weather:
     """
 
     dies: float = 0.05
+    trips: float = 0.0
     vanishes: float = 0.02
+    hangs: float = 0.0
     late: float = 0.5
     twice: float = 0.1
     forged: float = 0.02
@@ -423,49 +429,49 @@ class Simulated(Backend):
         super().__init__(nodes, Options())
         self._clock, self._fate = clock, random.Random(seed)
         self._weather = weather or Weather()
+        self._slots = {node.host: node.slots or 1 for node in self.nodes}
+        self._pace = {host: 0.01 * self._fate.uniform(1, self._weather.slow) for host in self._slots}
+        self._up = set(self._slots)
+        self._owed: dict[int, tuple[Task, str]] = {}
         self._pending: list[tuple[float, int, Outcome | NodeEvent]] = []
-        self._pace = {
-            node.host: 0.01 * self._fate.uniform(1, self._weather.slow) for node in self.nodes
-        }
         self._order = 0
 
     def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
         """See :meth:`Backend.run`."""
-        free = {node.host: node.slots or 1 for node in self.nodes}
-        self._pending.clear()
-        owed: set[int] = set()
-        for node in self.nodes:
-            yield NodeEvent(node.host, free[node.host], "ready")
+        for host, slots in self._slots.items():
+            yield NodeEvent(host, slots, "ready")
         while True:
-            ended = self._feed(work, source, free, owed)
-            if ended and not owed:
+            ended = self._feed(work, source)
+            if ended and not self._owed:
                 return
+            for id in self._owed.keys() & set(source.revoked()):
+                self._answer(*self._owed[id], "timeout")
             item = self._deliver()
-            if isinstance(item, Outcome) and item.task in owed:
-                owed.discard(item.task)
-                free[item.node] += 1
+            if isinstance(item, Outcome):
+                self._owed.pop(item.task, None)
             yield item
 
-    def _feed(self, work: Work, source: Source, free: dict[str, int], owed: set[int]) -> bool:
-        for host in self._fate.sample(sorted(free), len(free)):
-            while free[host] > 0:
+    def _feed(self, work: Work, source: Source) -> bool:
+        for host in self._fate.sample(sorted(self._up), len(self._up)):
+            for _ in range(self._slots[host] - sum(at == host for _, at in self._owed.values())):
                 task = source.take(host)
-                if not isinstance(task, Task):
-                    if task is Pause.END:
-                        return True
-                    break
-                free[host] -= 1
-                owed.add(task.id)
-                self._fly(work, task, host)
+                if task is Pause.END:
+                    return True
+                if isinstance(task, Task):
+                    self._owed[task.id] = task, host
+                    self._fly(work, task, host)
         return False
 
     def _fly(self, work: Work, task: Task, host: str) -> None:
         weather, chance = self._weather, self._fate.random
         takes = self._pace[host] * (task.stop - task.first) * self._fate.uniform(0.8, 1.2)
-        true = perform(work, task)._replace(node=host, wall=takes)
-        if chance() < weather.dies + weather.vanishes:
-            lost = Outcome.without_answer(task, "lost", "simulated loss", None)
-            self._post(takes * chance(), lost._replace(node=host))
+        true = self._drawn(work, task, host, takes)
+        if chance() < weather.vanishes:
+            self._post(takes * chance(), NodeEvent(host, 0, "simulated loss"))
+        if chance() < weather.hangs:
+            return
+        if chance() < weather.dies:
+            self._answer(task, host, "lost", takes * chance())
             if chance() < weather.late:
                 self._post(takes + chance(), true)
             return
@@ -473,21 +479,53 @@ class Simulated(Backend):
         if chance() < weather.twice:
             self._post(takes + chance(), true)
 
+    def _drawn(self, work: Work, task: Task, host: str, takes: float) -> Outcome:
+        if self._fate.random() >= self._weather.trips:
+            return perform(work, task)._replace(node=host, wall=takes)
+        block = self._fate.randrange(task.first, task.stop)
+        fault = Fault("raised", block, "Tripped", "simulated")
+        before = perform(work, task._replace(stop=block)) if block > task.first else None
+        none = Outcome.without_answer(task, "lost", "", None)
+        return (before or none)._replace(fault=fault, node=host, wall=takes)
+
     def _forged(self, outcome: Outcome) -> Outcome:
         text = outcome.tally or ""
         return outcome._replace(tally=text.replace('"hits":', '"hits":1', 1))
 
-    def _post(self, delay: float, item: Outcome) -> None:
+    def _answer(self, task: Task, host: str, kind: str, delay: float = 0.0) -> None:
+        lost = Outcome.without_answer(task, kind, "simulated loss", None)
+        self._post(delay, lost._replace(node=host))
+
+    def _post(self, delay: float, item: Outcome | NodeEvent) -> None:
         self._order += 1
         self._pending.append((self._clock.steady() + delay, self._order, item))
 
     def _deliver(self) -> Outcome | NodeEvent | None:
         now = self._clock.steady()
-        if not self._pending or min(entry[0] for entry in self._pending) > now + self.options.tick:
+        due = min(self._pending, key=lambda entry: entry[:2], default=(math.inf, 0, None))
+        if due[0] > now + self.options.tick:
             self._clock.advance(self.options.tick)
             return None
-        due = min(self._pending, key=lambda entry: entry[:2])
-        self._pending.remove(due)
+        self._pending.remove(due)  # type: ignore[arg-type]
         self._clock.advance(max(0.0, due[0] - now))
+        if isinstance(due[2], NodeEvent):
+            self._vanish_or_return(due[2])
         return due[2]
 
+    def _vanish_or_return(self, event: NodeEvent) -> None:
+        """A lost node takes along what it has, though some of that was on its way already."""
+        host = event.node
+        if event.slots:
+            self._up.add(host)
+        elif host in self._up:
+            self._up.discard(host)
+            self._post(10 * self._fate.random(), NodeEvent(host, self._slots[host], "back"))
+        for id, (task, at) in self._owed.items():
+            if at == host and not event.slots:
+                kept = self._fate.random() < self._weather.late
+                self._pending = [e for e in self._pending if kept or not _answers(e[2], id)]
+                self._answer(task, host, "lost")
+
+
+def _answers(item: Outcome | NodeEvent, task: int) -> bool:
+    return isinstance(item, Outcome) and item.task == task

@@ -18,6 +18,7 @@ ROOMS = (
     "errors",
     "state",
     "canonical",
+    "quantiles",
     "tally",
     "streams",
     "kernels",

@@ -96,7 +96,9 @@ class Child:
 
     def kill(self) -> None:
         """Kill it, and all that it forked."""
-        os.killpg(self.pid, signal.SIGKILL)
+        # Once its status is taken, its number may be another's.
+        if self._process.returncode is None:
+            os.killpg(self.pid, signal.SIGKILL)
 
     def close_input(self) -> None:
         """Tell it that there is no more."""
@@ -148,7 +150,7 @@ class Child:
         *lines, self._incoming = (self._incoming + data).split(b"\n")
         try:
             self._messages += map(json.loads, lines)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.complain(f"its answer is not JSON: {error}")
         if len(self._incoming) > _LONGEST_LINE:
             self.complain("its answer is longer than 16 MiB")

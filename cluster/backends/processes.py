@@ -6,7 +6,6 @@ can kill with all that it forked. A process that dies costs what it had not answ
 
 from __future__ import annotations
 
-import os
 import selectors
 import sys
 import time
@@ -161,19 +160,18 @@ class Slot:
 
     def _start(self) -> None:
         root = str(Path(__file__).parents[2])
-        shared, self._marker = Marker.create()
         python = self._node.python or sys.executable
         try:
-            self._child = Child(
-                [python, "-P", "-c", _BOOTSTRAP, root, str(shared)], self._selector,
-                environment=slot_environment(self._node), folder=self._node.cwd,
-                descriptors=[shared],
-            )  # fmt: skip
+            shared, self._marker = Marker.create()
+            with open(shared, "rb", buffering=0):
+                self._child = Child(
+                    [python, "-P", "-c", _BOOTSTRAP, root, str(shared)], self._selector,
+                    environment=slot_environment(self._node), folder=self._node.cwd,
+                    descriptors=[shared],
+                )  # fmt: skip
         except OSError as error:
             self.broken = f"slot {self._index} could not be started: {error}"
             return
-        finally:
-            os.close(shared)
         self._since, self._verdict = time.monotonic(), "lost"
         self._child.queue(self._work.to_json())
         self._child.send()

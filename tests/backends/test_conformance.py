@@ -58,7 +58,7 @@ def test_the_simulated_cluster_keeps_the_contract_too(check: Callable[[Subject],
 
 
 def test_only_kernels_that_end_or_hang_their_process_are_left_out() -> None:
-    """serial and threads run all of the zoo but three; everything else runs all of it."""
+    """Serial and threads run all of the zoo but three; everything else runs all of it."""
     left_out = {name: {h for h in HOSTILE if not survives(name, h)} for name in NAMES}
     three = {"os_exit", "segfault", "hangs"}
     assert left_out == {"serial": three, "threads": three, "processes": set()}

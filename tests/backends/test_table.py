@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-import cluster.backends.base as base
+from cluster.backends import base
 from cluster.backends.base import Entry, create, kernels_at_home, slot_environment
 from cluster.errors import EngineError, UsageError
 from cluster.nodes import Node
@@ -50,15 +50,20 @@ def test_a_kernel_at_home_cannot_write_into_our_output(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Its prints and its writes to descriptor 1 go to stderr; ours come back afterwards."""
-    print("before", flush=True)
+    _write("before")
     with kernels_at_home():
-        print("printed")
+        _write("printed")
         os.write(1, b"written\n")
-    print("after", flush=True)
+    _write("after")
     out, err = capfd.readouterr()
     assert out.split() == ["before", "after"]
     assert sorted(err.split()) == ["printed", "written"]
     with kernels_at_home():
         sys.stdout.close()
-    print("still there", flush=True)
+    _write("still there")
     assert capfd.readouterr().out == "still there\n"
+
+
+def _write(words: str) -> None:
+    sys.stdout.write(f"{words}\n")
+    sys.stdout.flush()

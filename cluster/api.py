@@ -6,7 +6,6 @@ import json
 import math
 import re
 import secrets
-import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from cluster.spec import Spec
 from cluster.spec import load as load_spec
 from cluster.state import State
 from cluster.tally import Tally
+from cluster.verbs import command
 from cluster.work import Fault, Task, checked, perform, tally_text
 
 _LONGEST_NAME = 40
@@ -218,22 +218,12 @@ def plan(spec: Spec, seconds: float = 2.0) -> Outlook:
     return look_ahead(request, placed(spec.nodes.hosts), seconds, SystemClock())
 
 
-def resume_command(run: str, store: Path) -> str:
-    """The exact command that goes on with a run."""
-    return shlex.join(["cluster", "resume", run, *_place(store)])
-
-
-def _place(store: Path) -> list[str]:
-    return [] if store == Path("runs") else ["--store", str(store)]
-
-
 def _onward(run: Run, request: Request, store: Path) -> str:
     """What goes on with a run that has ended early: where max_samples did it, twice as many."""
     if run.state != State.PARTIAL.value or run.stopped_by != "max_samples":
-        return resume_command(run.id, store)
+        return command("resume", run.id, store=store)
     twice = 2 * (request.goal.blocks or 0) * request.block
-    more = ["cluster", "extend", run.id, "--set", f"until.max_samples={twice}"]
-    return shlex.join([*more, *_place(store)])
+    return command("extend", run.id, "--set", f"until.max_samples={twice}", store=store)
 
 
 def _go_on(
@@ -281,7 +271,7 @@ def _compute(
             ending = loop.run(lambda: create(request.spec.backend, nodes))
             writer.flush()
     except StoreError as error:
-        error.fix = f"{error.fix}: {resume_command(run.id, ledger.store)}"
+        error.fix = f"{error.fix}: {command('resume', run.id, store=ledger.store)}"
         raise
     _finish(ledger, run, count, ending)
     ledger.end(session, ending.wall)

@@ -36,7 +36,8 @@ class Outlook:
             {
                 "name": request.spec.name,
                 "kernel": request.source.name,
-                "identity": request.identity,
+                # A seed that is drawn at submit makes another identity than one drawn now.
+                "identity": None if request.spec.seed is None else request.identity,
                 "block": block,
                 "blocks": self.blocks,
                 "samples": self.blocks and self.blocks * block,

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -92,6 +93,12 @@ def cluster(
         [*COMMAND, *map(str, arguments)], cwd=cwd, env=env or environment(PYTHONPATH=str(ROOT)),
         capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
+
+
+def arguments(command: str) -> list[str]:
+    """What a told command says to the program, however that is called."""
+    words = shlex.split(command)
+    return words[words.index("cluster") + 1 :]
 
 
 def started(*arguments: object, cwd: Path) -> subprocess.Popen[str]:

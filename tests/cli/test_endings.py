@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.shell import (
+    arguments,
     ask,
     cluster,
     counted,
@@ -74,8 +75,8 @@ def test_max_samples_is_3_and_the_command_that_goes_on_works(tmp_path: Path) -> 
     path = spec(tmp_path, samples=None, until=until, backend="threads")
     result = ask("submit", path, cwd=tmp_path, code=3)
     assert (result["state"], result["stopped_by"]) == ("partial", "max_samples")
-    assert result["resume"].startswith(f"cluster extend {result['run']} --set until.max_samples=")
-    more = ask(*result["resume"].split()[1:], cwd=tmp_path, code=3)
+    assert f"cluster extend {result['run']} --set until.max_samples=" in result["resume"]
+    more = ask(*arguments(result["resume"]), cwd=tmp_path, code=3)
     assert (more["samples"], more["run"]) == (100_000, result["run"])
 
 
@@ -151,7 +152,7 @@ def test_a_signal_drains_and_a_resume_ends_as_an_unbroken_run(
     )  # fmt: skip
     assert name in err
     assert 0 < result["samples"] < 40_000
-    resumed = ask(*result["resume"].split()[1:], cwd=tmp_path)
+    resumed = ask(*arguments(result["resume"]), cwd=tmp_path)
     assert resumed["digest"] == unbroken
     assert (resumed["run"], resumed["resume"]) == (result["run"], None)
 

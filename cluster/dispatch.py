@@ -31,7 +31,7 @@ from cluster.ledger import Counted, Ledger, Run, Writer
 from cluster.plan import Goal, Ranges, task_blocks
 from cluster.state import State
 from cluster.tally import Tally, TallyError, merged
-from cluster.work import Fault, Outcome, Task, Work, accept, checked
+from cluster.work import Fault, Outcome, Task, Work, accept, checked, verified
 
 # A slot is given tasks ahead of its need for so many seconds of work, and never more than so many.
 _AHEAD = 0.1
@@ -472,15 +472,17 @@ class Core:
             return
         self.count.add(outcome.first, outcome.stop, tally)
         self.writer.count(task, outcome, self.clock.now())
-        # The first answer counts; a copy that is still out computes what nobody needs.
-        self._useless |= self._copies.get((task.first, task.stop), set())
+        # The first whole answer counts; a copy that is still out computes what nobody needs.
+        if outcome.stop == task.stop:
+            self._useless |= self._copies.get((task.first, task.stop), set())
 
     def _on_fault(self, task: Task, fault: Fault, node: str, first: int) -> None:
         if task.id in self._useless or (task.first, task.stop) in self._copies:
             return
         if fault.kind == "timeout" and task.id not in self._expired:
             fault = fault._replace(kind="returned")
-        if fault.kind == "returned":
+        # A block that its copy has counted meanwhile is in order, whatever became of it here.
+        if fault.kind == "returned" or self.count.done.overlaps(first, first + 1):
             self._owe(first, task.stop)
             return
         self._state(node).failures += 1
@@ -527,11 +529,10 @@ class Core:
 
     def _late(self, outcome: Outcome) -> None:
         """An outcome of a task that was given up: compared with what was counted, never added."""
-        if outcome.tally is None:
-            return
         try:
-            samples = (outcome.stop - outcome.first) * self.work.block
-            self._compare(outcome, checked(outcome.tally, samples))
+            tally = verified(self.work, outcome)
+            if tally is not None:
+                self._compare(outcome, tally)
         except TallyError as error:
             self.observe(Alarm(f"a late outcome was refused: {error}", outcome.node))
 
@@ -602,6 +603,7 @@ class Loop:
             except EngineError as error:
                 self._on_engine_error(error)
             except StopNow:
+                core.drain(self._stop.reason or "SIGINT")
                 return self._ending()
             barren = 0 if core.outcomes > before else barren + 1
             if not core.over:

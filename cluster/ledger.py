@@ -38,6 +38,7 @@ _OWNER_DEAD = 60.0
 _BUSY = 30.0
 _GROUP = 0.02
 _MOST_WAITING = 20_000
+_LOOK = "check the disk and the rights of the folder, then resume"
 
 _TABLES = """
 CREATE TABLE run (
@@ -222,12 +223,18 @@ class Ledger:
             if create:
                 store.mkdir(mode=0o700, parents=True, exist_ok=True)
             elif not self.path.is_file():
-                raise StoreError(
-                    f"there is no store in {store}", fix="name it with --store, or submit first"
-                )
+                raise _no_store(store)
             self.network = file_system(store) in NETWORK
+            if create:
+                _make_private(self.path)
             self._db = self._connect()
-            self._prepare(create)
+            try:
+                self._prepare(create)
+            except BaseException:
+                self.close()
+                raise
+            self._place = self.path.absolute()
+            self._file = _identity(self._place)
 
     def __enter__(self) -> Self:
         return self
@@ -296,7 +303,13 @@ class Ledger:
         self, run: Run, state: str, stopped_by: str, drained: bool, counted: int | None,
         tally: str | None, ranges: object,
     ) -> None:  # fmt: skip
-        """Record how a start of a run ended; its result is the blocks [0, counted), or all."""
+        """Record how a start of a run ended; its result is the blocks [0, counted), or all.
+
+        Of one that did not drain nothing but that is recorded: it may have been cut short in the
+        middle of adding, and its rows can be added up again.
+        """
+        if not drained:
+            tally = ranges = None
         with self._transaction():
             self._db.execute(
                 "UPDATE run SET state = ?, stopped_by = ?, drained = ?, counted = ?, tally = ?,"
@@ -333,6 +346,8 @@ class Ledger:
             _write_owner(descriptor)
             yield
         finally:
+            # A child that was forked meanwhile has the descriptor too: closing frees nothing.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def begin(self, run: Run, backend: str, nodes: Mapping[str, int]) -> int:
@@ -400,9 +415,9 @@ class Ledger:
     def uncounted_blocks(self, run: Run) -> dict[str, int]:
         """Blocks that each node was given or computed, and that were not counted."""
         rows = self._all(
-            "SELECT node, sum(n) FROM (SELECT node, blocks AS n FROM failure WHERE run = ?1"
-            " UNION ALL SELECT node, stop - first FROM spare WHERE run = ?1) GROUP BY node",
-            (run.key,),
+            "SELECT node, sum(n) FROM (SELECT node, blocks AS n FROM failure WHERE run = ?"
+            " UNION ALL SELECT node, stop - first FROM spare WHERE run = ?) GROUP BY node",
+            (run.key, run.key),
         )
         return dict(rows)
 
@@ -460,14 +475,27 @@ class Ledger:
         db = sqlite3.connect(
             self.path, timeout=_BUSY, isolation_level=None, check_same_thread=False
         )
-        db.execute(f"PRAGMA journal_mode = {'DELETE' if self.network else 'WAL'}")
+        _set_journal(db, "DELETE" if self.network else "WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
+        # A flipped bit must not keep whole rows from being read: their checksum tells it.
+        db.text_factory = _text
         return db
+
+    def _check_there(self) -> None:
+        """Raise where the file was removed or replaced: SQLite would go on in what nobody finds."""
+        if _identity(self._place) != self._file:
+            raise StoreError(
+                "the store was removed or replaced while it was written",
+                where=str(self.path),
+                fix="what was written since then is lost with it; bring it back, then resume",
+            )
 
     def _prepare(self, create: bool) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0 and create:
+        if version == 0:
+            if not create:
+                raise _no_store(self.store)
             self._make_tables()
         elif version != SCHEMA:
             raise StoreError(
@@ -484,7 +512,6 @@ class Ledger:
                 for statement in _statements(_TABLES):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {SCHEMA}")
-        os.chmod(self.path, 0o600)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -546,7 +573,7 @@ class Writer:
         self._others: list[tuple[str, tuple[object, ...]]] = []
         self._progress: str | None = None
         self._asked = self._written = 0
-        self._closing = False
+        self._closing = self._hurry = False
         self._error: StoreError | None = None
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
@@ -609,14 +636,15 @@ class Writer:
         """
         deadline = time.monotonic() + timeout
         with self._wake:
-            wanted = self._asked
+            wanted, self._hurry = self._asked, True
             self._wake.notify_all()
             while self._written < wanted and self._error is None:
                 if not self._wake.wait(max(0.0, deadline - time.monotonic())):
                     break
             self._raise()
             if self._written < wanted:
-                raise StoreError(f"the disk took more than {timeout:g} s", where=str(self._path))
+                text = f"the disk took more than {timeout:g} s"
+                raise StoreError(text, where=str(self._path), fix=_LOOK)
 
     @property
     def _path(self) -> Path:
@@ -642,9 +670,9 @@ class Writer:
                         self._commit(db)
                 finally:
                     db.close()
-        except StoreError as error:
+        except Exception as error:  # whatever it is, nobody may wait for this thread
             with self._wake:
-                self._error = error
+                self._error = error if isinstance(error, StoreError) else _broken(error, self._path)
                 self._wake.notify_all()
 
     def _gather(self) -> bool:
@@ -655,8 +683,8 @@ class Writer:
                 if not self._wake.wait(beat):
                     return True
             done = self._closing and not (self._outcomes or self._others or self._progress)
-        if not done and not self._closing:
-            time.sleep(_GROUP)
+            if not done:
+                self._wake.wait_for(lambda: self._hurry or self._closing, _GROUP)
         return not done
 
     def _commit(self, db: sqlite3.Connection) -> None:
@@ -664,6 +692,7 @@ class Writer:
             outcomes, self._outcomes = self._outcomes, []
             others, self._others = self._others, []
             progress, self._progress = self._progress, None
+            self._hurry = False
             self._wake.notify_all()
         db.execute("BEGIN IMMEDIATE")
         if outcomes:
@@ -675,6 +704,7 @@ class Writer:
         if self._ledger.network:
             self._ledger._beat(db)
         db.execute("COMMIT")
+        self._ledger._check_there()
         with self._wake:
             self._written += len(outcomes) + len(others)
             self._wake.notify_all()
@@ -712,6 +742,46 @@ def holder(path: Path) -> Owner | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def _no_store(store: Path) -> StoreError:
+    return StoreError(f"there is no store in {store}", fix="name it with --store, or submit first")
+
+
+def _set_journal(db: sqlite3.Connection, mode: str) -> None:
+    """Set the journal's mode; SQLite waits for every other lock, but not for the one of this."""
+    deadline = time.monotonic() + _BUSY
+    while True:
+        try:
+            db.execute(f"PRAGMA journal_mode = {mode}")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
+def _make_private(path: Path) -> None:
+    """Make an empty file for the owner alone; SQLite gives its side files the same rights."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file, or None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")
+
+
+def _broken(error: Exception, path: Path) -> StoreError:
+    return StoreError(f"{type(error).__name__}: {error}", where=str(path), fix=_LOOK)
 
 
 def _flock(descriptor: int, path: Path, run: str) -> None:
@@ -757,15 +827,17 @@ def _translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise StoreError(f"{error}", where=str(path), fix=_cure(error)) from error
     except OSError as error:
-        raise StoreError(f"{error.strerror or error}", where=str(path)) from error
+        raise StoreError(f"{error.strerror or error}", where=str(path), fix=_LOOK) from error
 
 
 def _cure(error: sqlite3.Error) -> str:
     text = str(error)
+    if "counted already" in text:
+        return "see that no other process works on this run, then resume"
     if "full" in text:
         return "free some space, then resume; nothing that was counted is lost"
     if "locked" in text:
         return f"another process kept the store busy for {_BUSY:g} s; try again"
     if "malformed" in text or "not a database" in text:
         return "the file is damaged: restore it, or recover it with sqlite3's .recover"
-    return "check the disk and the rights of the folder, then resume"
+    return _LOOK

@@ -113,7 +113,7 @@ class Lines:
     def arrived(self, *, wait: bool) -> list[Any]:
         """What has come since the last call; with ``wait``, at least one message or the end."""
         messages: list[Any] = []
-        while not self.ended and (wait and not messages or self._readable()):
+        while not self.ended and ((wait and not messages) or self._readable()):
             data = os.read(self._source, _CHUNK)
             self.ended = not data
             *whole, self._rest = (self._rest + data).split(b"\n")

@@ -188,10 +188,10 @@ class Slot:
 
     def _received(self, message: Any, child: Child) -> Outcome | None:
         if isinstance(message, dict):
-            if "refused" in message:
-                self.broken = message["refused"]
-            else:
-                self.ready = message["ready"] == child.pid
+            if self.ready:
+                raise ValueError("a greeting out of its turn")
+            self.broken = str(message.get("refused", ""))
+            self.ready = message.get("ready") == child.pid
             return None
         outcome = Outcome.from_json(message)
         if not self.taken or self.taken[0].id != outcome.task:

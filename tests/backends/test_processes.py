@@ -80,7 +80,7 @@ def test_a_worker_that_says_or_does_what_it_must_not_costs_its_block_only(act: s
     work = work_of(KERNEL.format(act=ACTS[act]))
     driven = drive(
         lambda: engine("processes", options=QUIET), work, Goal(12),
-        policy=Policy(lost=1, timeout=1.5, pinned=1),
+        policy=Policy(lost=1, timeout=1.0, pinned=1),
     )  # fmt: skip
     assert driven.ending.state.value == "failed"
     assert [row["block"] for row in driven.failures] == [5]

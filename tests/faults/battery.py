@@ -31,8 +31,9 @@ BLOCKS, BLOCK = 24, 64
 SAMPLES = BLOCKS * BLOCK
 LOG = "CLUSTER_TEST_LOG"
 
-# It tells in a file when it begins and ends a block, so that a kill can be timed, and judged. Its
-# hits are a function of the block alone, and cost no time.
+# It tells in a file when it begins and ends a block, so that a kill can be timed, and judged; and
+# it waits at a block that is named in another, so that no run ends before it was killed. Its hits
+# are a function of the block alone, and cost no time.
 KERNEL = f"""
 import os, time
 from cluster import Hits
@@ -42,9 +43,19 @@ def told(word):
     os.write(log, f"{{os.getpid()}} {{word}}\\n".encode())
     os.close(log)
 
+def held(block):
+    try:
+        return block >= int(open(os.environ["{LOG}"] + ".hold").read())
+    except (OSError, ValueError):
+        return False
+
 def f(stream, samples):
     told("begins")
     time.sleep(0.02)
+    if held(stream.block):
+        told("waits")
+    while held(stream.block):
+        time.sleep(0.005)
     told("ends")
     return Hits(stream.block * 7919 % samples, samples)
 """
@@ -72,7 +83,7 @@ class Site:
 
     def __init__(self, folder: Path, command: Sequence[str] = COMMAND) -> None:
         self.folder, self.store, self.log = folder, folder / "runs", folder / "log"
-        self._command = command
+        self._command, self._hold = command, folder / "log.hold"
         self.environment = {**os.environ, LOG: str(self.log), "PYTHONPATH": str(ROOT)}
         (folder / "kernel.py").write_text(KERNEL)
         (folder / "spec.yaml").write_text(
@@ -83,6 +94,7 @@ class Site:
     def start(self, *arguments: str, command: Sequence[str] | None = None) -> Dispatcher:
         """A dispatcher: ``submit`` or ``resume``, as JSON, in a session of its own."""
         self.log.unlink(missing_ok=True)
+        self._hold.unlink(missing_ok=True)
         return Dispatcher(
             subprocess.Popen(
                 [*(command or self._command), *arguments, "--store", "runs", "--json", "--quiet"],
@@ -141,13 +153,23 @@ class Site:
             at = stop
         return {(first, stop): tally for _, first, stop, tally, _ in rows}
 
+    def hold(self, block: int) -> None:
+        """Have every worker wait at this block, and at those after it, until the next start."""
+        self._hold.write_text(str(block))
+
     def drawing(self) -> set[int]:
         """The workers that are in the middle of a block."""
+        return {pid for pid, word in self._words().items() if word != "ends"}
+
+    def waiting(self) -> set[int]:
+        """The workers that wait at the block where they were to be held."""
+        return {pid for pid, word in self._words().items() if word == "waits"}
+
+    def _words(self) -> dict[int, str]:
         if not self.log.exists():
-            return set()
+            return {}
         lines = [line.split() for line in self.log.read_text().splitlines()]
-        last = {int(pid): word for pid, word in (line for line in lines if len(line) == 2)}
-        return {pid for pid, word in last.items() if word == "begins"}
+        return {int(pid): word for pid, word in (line for line in lines if len(line) == 2)}
 
 
 class Dispatcher:
@@ -286,7 +308,10 @@ def _await_moment(rng: random.Random, site: Site, dispatcher: Dispatcher, in_a_b
         time.sleep(rng.uniform(0, 1.0))
         return
     counted = rng.randrange(BLOCKS - 6)
-    dispatcher.wait_for(lambda: sum(stop - first for first, stop in site.rows()) >= counted)
+    site.hold(counted + 5)
+    dispatcher.wait_for(
+        lambda: site.waiting() or sum(stop - first for first, stop in site.rows()) >= counted
+    )
     time.sleep(rng.uniform(0, 0.02))
     dispatcher.wait_for(site.drawing)
 

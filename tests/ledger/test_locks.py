@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import cluster.ledger as ledger_room
+import cluster.ledger.database as ledger_room
 from cluster.errors import Locked
 from cluster.ledger import Ledger, Owner
 from tests.ledger.stores import by_hand, entered, put
@@ -186,7 +186,7 @@ def test_a_network_file_system_gets_the_rollback_journal(
     """Never write-ahead logging there: it needs memory that all users of the file share."""
     with Ledger(tmp_path, create=True) as ledger:
         run = entered(ledger)
-        assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+        assert ledger.db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
         with ledger.lock("run"), ledger.writer(run) as writer:
             put(writer, 0, 5)
             writer.flush()
@@ -212,7 +212,7 @@ def test_another_host_is_refused_until_the_owners_heart_stands_still(
 @pytest.mark.fault(49)
 def test_an_idle_owners_heart_beats(tmp_path: Path, network: pytest.MonkeyPatch) -> None:
     """Also where nothing is to be written for a long time."""
-    network.setattr(ledger_room, "_OWNER_BEAT", 0.01)
+    network.setattr("cluster.ledger.writer.OWNER_BEAT", 0.01)
     with Ledger(tmp_path, create=True) as ledger, ledger.lock("run"):
         with by_hand(tmp_path) as db:
             db.execute("UPDATE owner SET beat = 0")

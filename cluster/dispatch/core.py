@@ -1,23 +1,15 @@
-"""The one loop: plan x backend -> outcomes. Whatever must be decided while a run runs is here.
-
-Leases, retries, deadlines, second copies, stopping: once, for all engines. The loop reads one
-item at a time from the engine (an outcome, a node's event, or a tick), and every decision is made
-in the methods of :class:`Core`, which touch neither disk (but through the ledger's writer) nor
-clock (but the one they are given).
-"""
+"""Every decision of a run: which blocks next, to whom, and what to make of an outcome."""
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Collection
-from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from cluster.backends.base import Backend, NodeEvent, Pause
+from cluster.backends.base import NodeEvent, Pause
 from cluster.count import Count
-from cluster.errors import EngineError, StopNow
+from cluster.dispatch.clock import Clock
+from cluster.dispatch.flights import Flight, NodeState, Suspect
 from cluster.events import (
     Alarm,
     AttemptFailed,
@@ -27,15 +19,11 @@ from cluster.events import (
     Observer,
     Progress,
 )
-from cluster.ledger import Counted, Ledger, Run, Writer
-from cluster.plan import Goal, Ranges, task_blocks
-from cluster.state import State
+from cluster.ledger import Counted, Writer
+from cluster.plan import Ranges, task_blocks
 from cluster.tally import Tally, TallyError, merged
 from cluster.work import Fault, Outcome, Task, Work, accept, checked, verified
 
-# A slot is given tasks ahead of its need for so many seconds of work, and never more than so many.
-_AHEAD = 0.1
-_MOST_AHEAD = 128
 # A task is stalled when it has taken so many times what its node's speed promised.
 _STALL_FACTOR = 4.0
 _STALL_LEAST = 5.0
@@ -43,35 +31,8 @@ _STALL_LEAST = 5.0
 _COPY_GAIN = 1.25
 # A lost task is halved so often that the block which kills its worker stands alone.
 _SPLIT = 8
-_LOOK_EVERY = 0.2
 # Clocks that nobody looked at for so long stood still, with the whole machine: a closed lid.
 _ASLEEP = 10.0
-_RECORD_EVERY = 1.0
-_MOST_SPELLED = 20
-# Fresh starts of an engine that fails without a single outcome between them.
-_ENGINE_STARTS = 3
-
-
-class Clock(Protocol):
-    """Time, passed in, so that tests need not wait for it."""
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-
-    def steady(self) -> float:
-        """Seconds on a clock that never steps."""
-
-
-class SystemClock:
-    """The machine's clocks."""
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    def steady(self) -> float:
-        """Seconds on a clock that never steps."""
-        return time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -91,92 +52,6 @@ class Policy:
     timeout: float = 3600.0
     wait: float = 60.0
     pinned: int | None = None
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a start of a run ended.
-
-    Attributes:
-        state: done, failed, partial or interrupted.
-        stopped_by: samples, target, max_time, max_samples, failure, nodes, or a signal's name.
-        drained: every block that was started is counted.
-        wall: seconds.
-        reason: the engine's own words, where the nodes were the cause.
-    """
-
-    state: State
-    stopped_by: str
-    drained: bool
-    wall: float
-    reason: str = ""
-
-    @classmethod
-    def of_finished(cls, count: Count) -> Ending:
-        """The ending of a run that was found to have all it was asked for."""
-        state, stopped_by = _goal_reached(count)
-        return cls(state, stopped_by, True, 0.0)
-
-
-@dataclass(slots=True)
-class Flight:
-    """A task that is out, to whom, and what is expected of it (seconds)."""
-
-    task: Task
-    node: str
-    state: NodeState
-    sent: float
-    expected: float
-    deadline: float
-
-
-@dataclass
-class NodeState:
-    """What the core knows of a node; ``pace`` is a slot's seconds for a block."""
-
-    slots: int = 0
-    pace: float | None = None
-    seen: int = 1
-    load: float = 0.0
-    flying: int = 0
-    tasks: int = 0
-    blocks: int = 0
-    busy: float = 0.0
-    failures: int = 0
-
-    def learn(self, blocks: int, wall: float) -> None:
-        """Take in the speed of a task; an old speed that is far off is forgotten at once."""
-        fresh = wall / blocks
-        known = self.pace
-        near = known is not None and known / 4 < fresh < known * 4
-        self.pace = (known + fresh) / 2 if known is not None and near else fresh
-        self.seen = max(self.seen, blocks)
-        self.tasks += 1
-        self.blocks += blocks
-        self.busy += wall
-
-    def has_room(self) -> bool:
-        """Whether a slot is free, or will be before the engine asks again."""
-        if self.flying < self.slots:
-            return True
-        short = self.pace is not None and self.load < _AHEAD * self.slots
-        return short and self.flying < _MOST_AHEAD * self.slots
-
-
-@dataclass
-class Stop:
-    """Set from outside (a signal handler): drain, for this reason."""
-
-    reason: str | None = None
-
-
-@dataclass
-class Suspect:
-    """Blocks that lost their worker, to be tried alone."""
-
-    first: int
-    stop: int
-    attempt: int
 
 
 @dataclass
@@ -552,157 +427,6 @@ class Core:
             )
             self.writer.event(outcome.node, text, self.clock.now())
             self.observe(Alarm(text, outcome.node))
-
-def recount(ledger: Ledger, run: Run, goal: Goal, work: Work, scaling: tuple[float, float],
-            observe: Observer) -> Count:  # fmt: skip
-    """Count what the ledger holds of a run, as far as its goal reaches.
-
-    A row that is damaged, or that reaches over the goal's end, is set aside: its blocks are owed.
-    """
-    count = Count(goal, *scaling)
-    aside: list[tuple[Counted, str]] = []
-    for row in ledger.counted(run, 0, goal.blocks):
-        verdict = _verdict(row, count)
-        if verdict is None:
-            count.add(row.first, row.stop, checked(row.tally, (row.stop - row.first) * work.block))
-        else:
-            aside.append((row, verdict))
-    for row, verdict in aside:
-        ledger.set_aside(run, row, verdict)
-        if verdict == "corrupt":
-            text = f"the ledger's row of blocks {row.first} to {row.stop - 1} is damaged"
-            observe(Alarm(f"{text}; they are computed again", row.node))
-    return count
-
-
-class Loop:
-    """Reads an engine's items and turns the core's clocks, over as many engines as it takes."""
-
-    def __init__(self, core: Core, stop: Stop, max_time: float | None) -> None:
-        self._core, self._stop, self._max_time = core, stop, max_time
-        self._begun = self._looked = self._recorded = core.clock.steady()
-        self._reason = ""
-
-    def run(self, engine: Callable[[], Backend]) -> Ending:
-        """Run until the goal is met, or something else ends it.
-
-        Args:
-            engine: makes a fresh engine; called again when one fails.
-
-        Raises:
-            EngineError: no engine could be started, and nothing came of it.
-            StoreError: the ledger could not be written; what was counted before is safe.
-        """
-        core, barren = self._core, 0
-        self._look(force=True)
-        while not core.over and barren < _ENGINE_STARTS:
-            before = core.outcomes
-            try:
-                with engine() as backend:
-                    self._turn(backend)
-            except EngineError as error:
-                self._on_engine_error(error)
-            except StopNow:
-                core.drain(self._stop.reason or "SIGINT")
-                return self._ending()
-            barren = 0 if core.outcomes > before else barren + 1
-            if not core.over:
-                core.forget_flights()
-        if not core.over:
-            if not core.outcomes:
-                raise EngineError(self._reason or "the engine ended without a word")
-            core.drain("nodes")
-        return self._ending()
-
-    def _turn(self, backend: Backend) -> None:
-        core = self._core
-        with closing(backend.run(core.work, core)) as items:  # type: ignore[type-var]
-            for item in items:
-                if isinstance(item, Outcome):
-                    core.on_outcome(item)
-                elif item is not None:
-                    core.on_node(item)
-                self._look()
-                if core.over:
-                    return
-
-    def _look(self, *, force: bool = False) -> None:
-        """Look at what no item brings: the person's wish to stop, and the clocks."""
-        core, now = self._core, self._core.clock.steady()
-        if self._stop.reason:
-            core.drain(self._stop.reason)
-        if now - self._looked < _LOOK_EVERY and not force:
-            return
-        self._looked = now
-        if self._max_time is not None and now - self._begun >= self._max_time:
-            core.drain("max_time")
-        core.on_tick()
-        progress = core.progress(now - self._begun)
-        core.observe(progress)
-        if now - self._recorded >= _RECORD_EVERY:
-            self._recorded = now
-            core.writer.progress(record_of(progress))
-
-    def _on_engine_error(self, error: EngineError) -> None:
-        self._reason = str(error)
-        self._core.writer.event(None, self._reason, self._core.clock.now())
-        self._core.observe(Alarm(self._reason))
-
-    def _ending(self) -> Ending:
-        core, wall = self._core, self._core.clock.steady() - self._begun
-        state, stopped_by = _verdict_on_run(core)
-        core.observe(core.progress(wall))
-        undone = [] if core.count.finished else core.undone
-        if undone:
-            text = f"started and not finished: {_spelled(undone)}"
-            core.writer.event(None, text, core.clock.now())
-            core.observe(Alarm(text))
-        return Ending(state, stopped_by, not undone, wall, self._reason)
-
-
-def record_of(progress: Progress) -> dict[str, object]:
-    """What readers of a running run are shown, as the ledger keeps it."""
-    estimate = progress.estimate
-    return {
-        "elapsed_s": progress.elapsed_s,
-        "blocks": progress.blocks_done,
-        "samples": progress.samples,
-        "samples_per_s": progress.samples_per_s,
-        "estimate": estimate.value if estimate else None,
-        "std_error": estimate.std_error if estimate else None,
-    }
-
-
-def _verdict_on_run(core: Core) -> tuple[State, str]:
-    """State and cause, the strongest first."""
-    if core.count.finished:
-        return _goal_reached(core.count)
-    if core.failed:
-        return State.FAILED, "failure"
-    if core.draining in ("max_time", "nodes"):
-        return State.PARTIAL, core.draining
-    return State.INTERRUPTED, core.draining or "SIGINT"
-
-
-def _goal_reached(count: Count) -> tuple[State, str]:
-    if count.met_at is not None:
-        return State.DONE, "target"
-    return (State.PARTIAL, "max_samples") if count.goal.target else (State.DONE, "samples")
-
-
-def _verdict(row: Counted, count: Count) -> str | None:
-    if not row.intact:
-        return "corrupt"
-    if count.checkpoints.crosses(row.first, row.stop):
-        return "beyond"
-    return None
-
-
-def _spelled(spans: list[tuple[int, int]]) -> str:
-    """``block 3, blocks 7 to 9``, the first few of them."""
-    words = [f"block {a}" if b - a == 1 else f"blocks {a} to {b - 1}" for a, b in spans]
-    more = f" and {len(words) - _MOST_SPELLED} more" if len(words) > _MOST_SPELLED else ""
-    return ", ".join(words[:_MOST_SPELLED]) + more
 
 
 def _tile(rows: list[Counted], first: int, stop: int) -> bool:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster.backends.base import Backend, NodeEvent, Options, Pause, Source
+from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
 from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Stop, SystemClock, recount
 from cluster.events import Event
 from cluster.kernels import Source as Text
@@ -304,7 +304,7 @@ def check_closing_is_prompt(subject: Subject) -> None:
     """Closing the generator in the middle of long tasks does not wait for them."""
     work, begun = work_of(SLEEPS.format(seconds=1)), 0.0
     with subject.make() as engine:
-        with closing(engine.run(work, Script(100))) as items:  # type: ignore[type-var]
+        with closing(engine.run(work, Script(100))) as items:
             next(item for item in items if isinstance(item, Outcome))
             begun = time.monotonic()
         assert time.monotonic() - begun < 2
@@ -377,7 +377,7 @@ def check_hostile(subject: Subject, name: str) -> None:
 def _running(
     subject: Subject, work: Work, source: Source
 ) -> Iterator[Iterator[Outcome | NodeEvent | None]]:
-    with subject.make() as engine, closing(engine.run(work, source)) as items:  # type: ignore[type-var]
+    with subject.make() as engine, closing(engine.run(work, source)) as items:
         yield items
 
 
@@ -450,7 +450,7 @@ class Simulated(Backend):
         self._pending: list[tuple[float, int, Outcome | NodeEvent]] = []
         self._order = 0
 
-    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+    def run(self, work: Work, source: Source) -> Items:
         """See :meth:`Backend.run`."""
         for host, slots in self._slots.items():
             yield NodeEvent(host, slots, "ready")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -48,6 +48,10 @@ class NodeEvent(NamedTuple):
     reason: str
 
 
+# What an engine yields: a generator, so that closing it is the way to stop.
+Items = Generator[Outcome | NodeEvent | None, None, None]
+
+
 @dataclass(frozen=True)
 class Options:
     """What an engine may be told beside its nodes; one frozen object for all engines.
@@ -78,7 +82,7 @@ class Backend(ABC):
         return None
 
     @abstractmethod
-    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+    def run(self, work: Work, source: Source) -> Items:
         """Yield outcomes in any order, node events, and None about once a second between them.
 
         Ends when the source says END and every task taken is answered. Closing the generator

@@ -14,7 +14,15 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.backends.base import Backend, NodeEvent, Options, Pause, Source, slot_environment
+from cluster.backends.base import (
+    Backend,
+    Items,
+    NodeEvent,
+    Options,
+    Pause,
+    Source,
+    slot_environment,
+)
 from cluster.backends.child import Child
 from cluster.errors import EngineError
 from cluster.nodes import Node
@@ -51,7 +59,7 @@ class Engine(Backend):
         self._slots.clear()
         self._selector.close()
 
-    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+    def run(self, work: Work, source: Source) -> Items:
         """See :meth:`Backend.run`."""
         node = self.nodes[0]
         self._slots = [Slot(index, node, work, self._selector) for index in range(node.slots or 1)]

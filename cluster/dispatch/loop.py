@@ -97,7 +97,7 @@ class Loop:
 
     def _turn(self, backend: Backend) -> None:
         core = self._core
-        with closing(backend.run(core.work, core)) as items:  # type: ignore[type-var]
+        with closing(backend.run(core.work, core)) as items:
             for item in items:
                 if isinstance(item, Outcome):
                     core.on_outcome(item)

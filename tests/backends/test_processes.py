@@ -134,7 +134,7 @@ def running(text: str, tasks: int) -> Iterator[tuple[Backend, Script, list[Outco
     source, outcomes, workers = Script(tasks), list[Outcome](), list[int]()
     with (
         engine("processes", options=QUIET) as backend,
-        closing(backend.run(work_of(text), source)) as items,  # type: ignore[type-var]
+        closing(backend.run(work_of(text), source)) as items,
     ):
         slots = []
         for item in items:

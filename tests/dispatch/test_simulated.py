@@ -6,14 +6,13 @@ A failure names its seed; ``drive`` with that seed does the same again.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from cluster.backends.base import Backend, NodeEvent, Source
+from cluster.backends.base import Backend, Items, NodeEvent, Source
 from cluster.dispatch import Policy, Stop
 from cluster.errors import EngineError, StopNow
 from cluster.events import Alarm, AttemptFailed
@@ -206,7 +205,7 @@ class Leaving(Simulated):
 
     stays = 10
 
-    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+    def run(self, work: Work, source: Source) -> Items:
         outcomes = 0
         for item in super().run(work, source):
             yield item
@@ -242,7 +241,7 @@ def test_a_run_that_loses_all_nodes_ends_partial_after_its_patience(
 class Fragile(Simulated):
     """An engine that itself fails after three outcomes, every time."""
 
-    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+    def run(self, work: Work, source: Source) -> Items:
         outcomes = 0
         for item in super().run(work, source):
             yield item
@@ -261,7 +260,7 @@ def test_an_engine_that_fails_again_and_again_is_started_again(honest: Driven) -
 class Dead(Simulated):
     """An engine that does not come up."""
 
-    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+    def run(self, work: Work, source: Source) -> Items:
         raise EngineError("no port is left")
         yield None
 
@@ -292,7 +291,7 @@ class Leaves(Backend):
         super().__init__(inner.nodes, inner.options)
         self._inner = inner
 
-    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+    def run(self, work: Work, source: Source) -> Items:
         for index, item in enumerate(self._inner.run(work, source)):
             if index == 20:
                 return
@@ -373,7 +372,7 @@ class Interrupting(Simulated):
     stop = Stop()
     now = False
 
-    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+    def run(self, work: Work, source: Source) -> Items:
         outcomes = 0
         for item in super().run(work, source):
             yield item

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import cluster.ledger.database as ledger_room
 import cluster.ledger.writer as writer_room
 from cluster.errors import StoreError
 from cluster.ledger import Ledger, Run
+from cluster.ledger.tables import TABLES
 from cluster.work import Fault, Task
 from tests.ledger.stores import by_hand, entered, insert, outcome, put, tally
 
@@ -63,7 +63,7 @@ def test_neighbours_and_other_runs_do_not_overlap(tmp_path: Path) -> None:
 def test_what_is_counted_is_disjoint_whatever_is_tried(tries: list[tuple[int, int]]) -> None:
     """Random ranges, one after the other: exactly those are taken that overlap nothing taken."""
     db = sqlite3.connect(":memory:")
-    db.executescript(ledger_room.TABLES)
+    db.executescript(TABLES)
     taken: set[int] = set()
     for first, length in tries:
         blocks = set(range(first, first + length))

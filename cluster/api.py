@@ -279,18 +279,11 @@ def _compute(
 
 def _finish(ledger: Ledger, run: Run, count: Count, ending: Ending) -> None:
     tally = count.tally()
-    ranges = [list(pair) for pair in _clipped(count)]
+    ranges = [list(pair) for pair in count.ranges]
     ledger.finish(
         run, ending.state.value, ending.stopped_by, ending.drained, count.counted,
         tally_text(tally) if tally else None, ranges,
     )  # fmt: skip
-
-
-def _clipped(count: Count) -> list[tuple[int, int]]:
-    end = count.counted
-    if end is None:
-        return list(count.done)
-    return [(first, min(stop, end)) for first, stop in count.done if first < end]
 
 
 def _counted(

@@ -79,8 +79,7 @@ class Core:
         self._given_up = Ranges()
         self._pool = NodeState()
         self._suspects: deque[Suspect] = deque()
-        self._raised: dict[int, int] = {}
-        self._lost: dict[int, int] = {}
+        self._tried: dict[int, int] = {}
         self._expired: set[int] = set()
         self._useless: set[int] = set()
         self._copies: dict[tuple[int, int], set[int]] = {}
@@ -178,13 +177,16 @@ class Core:
             if tally is not None:
                 self._on_tally(task, outcome, tally)
         except TallyError as error:
+            # The worker has checked what its kernel returned: this came about on the way.
             fault = Fault("refused", task.first, "TallyError", str(error))
-            self._on_fault(task, fault, outcome.node, task.first)
+            self._on_fault(task, fault, outcome.node, task.first, self.policy.lost)
             return
         if tally is not None:
             state.learn(outcome.stop - outcome.first, outcome.wall)
         if outcome.fault is not None:
-            self._on_fault(task, outcome.fault, outcome.node, outcome.stop)
+            of_kernel = outcome.fault.kind in ("raised", "refused")
+            most = self.policy.raised if of_kernel else self.policy.lost
+            self._on_fault(task, outcome.fault, outcome.node, outcome.stop, most)
 
     def forget_flights(self) -> None:
         """The engine is gone: what was out is owed again, and nobody is blamed."""
@@ -351,7 +353,8 @@ class Core:
         if outcome.stop == task.stop:
             self._useless |= self._copies.get((task.first, task.stop), set())
 
-    def _on_fault(self, task: Task, fault: Fault, node: str, first: int) -> None:
+    def _on_fault(self, task: Task, fault: Fault, node: str, first: int, most: int) -> None:
+        """Decide on the blocks [first, task.stop), of which one had its attempt, of ``most``."""
         if task.id in self._useless or (task.first, task.stop) in self._copies:
             return
         if fault.kind == "timeout" and task.id not in self._expired:
@@ -362,39 +365,32 @@ class Core:
             return
         self._state(node).failures += 1
         self.writer.fail(task, fault, node, self.clock.now())
-        if fault.kind in ("raised", "refused"):
-            final = self._again_after_raise(task, fault, first)
-        else:
-            final = self._again_after_loss(task, first)
+        final = self._try_again(task, fault, first, most)
         self.observe(AttemptFailed(node, task.attempt, fault, final))
         if final:
-            self.failed.add(first)
             self.drain("failure")
 
-    def _again_after_raise(self, task: Task, fault: Fault, first: int) -> bool:
-        """Try the block again if it may be; True if it may not."""
-        self._owe(first + 1, task.stop)
-        self._given_up.add(first, first + 1)
-        tried = self._raised[first] = self._raised.get(first, 0) + 1
-        return self._again(first, tried, self.policy.raised)
-
-    def _again_after_loss(self, task: Task, first: int) -> bool:
-        blocks = task.stop - first
+    def _try_again(self, task: Task, fault: Fault, first: int, most: int) -> bool:
+        """Owe what is in order, and try the bad block again; True if it has no attempts left."""
         self._given_up.add(first, task.stop)
-        if blocks == 1:
-            tried = self._lost[first] = self._lost.get(first, 0) + 1
-            return self._again(first, tried, self.policy.lost)
-        # Nobody knows which block did it: smaller ones will tell, and cost no attempt yet.
-        step = -(-blocks // _SPLIT)
+        bad = first if task.stop - first == 1 else fault.block
+        if bad is None:
+            self._split(task, first)
+            return False
+        self._owe(first, bad)
+        self._owe(bad + 1, task.stop)
+        tried = self._tried[bad] = self._tried.get(bad, 0) + 1
+        if tried >= most:
+            self.failed.add(bad)
+            return True
+        self._suspects.append(Suspect(bad, bad + 1, tried + 1))
+        return False
+
+    def _split(self, task: Task, first: int) -> None:
+        """Nobody knows which block did it: smaller tasks will tell, and cost no attempt yet."""
+        step = -(-(task.stop - first) // _SPLIT)
         for low in range(first, task.stop, step):
             self._suspects.append(Suspect(low, min(low + step, task.stop), task.attempt))
-        return False
-
-    def _again(self, block: int, tried: int, most: int) -> bool:
-        if tried >= most:
-            return True
-        self._suspects.append(Suspect(block, block + 1, tried + 1))
-        return False
 
     def _owe(self, first: int, stop: int) -> None:
         for low, high in self.count.done.missing(first, stop):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cluster.api import extend, load, resume, submit
+    from cluster.dispatch import Stop
     from cluster.errors import ClusterError
     from cluster.kernels import kernel
     from cluster.report.result import Result
@@ -27,6 +28,7 @@ _HOME = {
     "Hits": "tally",
     "Moments": "tally",
     "Result": "report.result",
+    "Stop": "dispatch",
     "Stream": "streams",
     "extend": "api",
     "kernel": "kernels",
@@ -42,6 +44,7 @@ __all__ = [
     "Hits",
     "Moments",
     "Result",
+    "Stop",
     "Stream",
     "__version__",
     "extend",

@@ -17,9 +17,43 @@ def main() -> int:
 
         sys.stdout.write(help_text() + "\n")
         return 0
-    from cluster.cli import run
+    from cluster.errors import StopNow
 
-    return run(sys.argv[1:])
+    try:
+        _handle_signals()
+        from cluster.cli import run
+
+        return run(sys.argv[1:])
+    except StopNow as stop:
+        return _interrupted(*stop.args)
+
+
+def _handle_signals() -> None:
+    """Until the verbs are loaded, and have handlers of their own."""
+    import signal
+
+    from cluster.errors import StopNow
+
+    def stop(number: int, _frame: object) -> None:
+        raise StopNow(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+def _interrupted(number: int) -> int:
+    """Tell of a signal that came while the verbs were being loaded."""
+    from cluster.errors import Interrupted
+
+    error = Interrupted(number)
+    if "--json" in sys.argv:
+        import json
+
+        sys.stdout.write(json.dumps(error.to_json()) + "\n")
+    else:
+        sys.stderr.write(f"error: {error}\n")
+    return error.code
 
 
 if __name__ == "__main__":

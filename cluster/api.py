@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
-import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.backends.base import create
-from cluster.calibrate import Trial, blocks_needed, calibrate
 from cluster.count import Count
 from cluster.dispatch import Core, Ending, Loop, Policy, Stop, SystemClock, recount
 from cluster.errors import StoreError, UsageError
 from cluster.events import Event, Observer, Started
-from cluster.ledger import Ledger, Owner, Run
-from cluster.nodes import Node
-from cluster.plan import Checkpoints, Goal, Ranges
-from cluster.report.result import Facts, Result, finite, result_of
+from cluster.ledger import Ledger, Run
+from cluster.outlook import Outlook, look_ahead
+from cluster.plan import Goal, Ranges
+from cluster.report.result import Facts, Result, result_of
+from cluster.report.standing import Standing, standing_of
 from cluster.request import Request, elsewhere, extended, placed, resolve
 from cluster.spec import Spec
 from cluster.spec import load as load_spec
-from cluster.tally import Tally, from_json
+from cluster.state import State
+from cluster.tally import Tally
+from cluster.verbs import command
 from cluster.work import Fault, Task, checked, perform, tally_text
 
 _LONGEST_NAME = 40
+_ENDED = ("done", "running")
 Where = str | Path
 
 
@@ -119,8 +122,8 @@ def extend(
         row = ledger.run(run)
         old = Request.from_json(row.definition)
         request = extended(old, overrides)
-        _check_more(request.goal, old.goal, row)
         with ledger.lock(row.id):
+            _check_more(ledger, row, request, old)
             ledger.set_goal(row, request.to_json(), request.goal.to_json())
             _compute(ledger, ledger.run(row.id), request, observe, stop)
         return show(row.id, ledger)
@@ -149,51 +152,22 @@ def show(run: str, store: Where | Ledger = "runs") -> Result:
             slots=slots,
             backend=sessions[-1]["backend"] if sessions else request.spec.backend,
             wall=ledger.wall(row),
-            resume=resume_command(row.id, ledger.store) if state not in _ENDED else None,
+            resume=_onward(row, request, ledger.store) if state not in _ENDED else None,
         )
         return result_of(facts, request)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a run stands, cheaply: from its newest record, without adding up its rows.
-
-    ``holder`` is the process that computes it now, or None; the numbers are None before the first.
-    """
-
-    run: str
-    name: str
-    state: str
-    created: str
-    holder: Owner | None
-    kernel: str
-    backend: str
-    samples: int | None
-    blocks: int | None
-    goal_blocks: int | None
-    estimate: Any
-    std_error: Any
-    samples_per_s: float | None
-    elapsed_s: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object of ``ls`` and ``status``."""
-        document: dict[str, Any] = finite(
-            {**vars(self), "holder": self.holder and vars(self.holder)}
-        )
-        return document
 
 
 def runs(store: Where = "runs") -> list[Standing]:
     """Every run of a store, newest first."""
     with _opened(store) as ledger:
-        return [_standing(ledger, run) for run in ledger.runs()]
+        return [standing_of(run, ledger.state(run), ledger.holder(run)) for run in ledger.runs()]
 
 
 def status(run: str, store: Where = "runs") -> Standing:
     """Where a run stands."""
     with _opened(store) as ledger:
-        return _standing(ledger, ledger.run(run))
+        row = ledger.run(run)
+        return standing_of(row, ledger.state(row), ledger.holder(row))
 
 
 @dataclass(frozen=True)
@@ -235,117 +209,21 @@ def repro(run: str, block: int, store: Where = "runs") -> Repro:
         return Repro(row.id, block, tally, outcome.fault, outcome.wall, outcome.cpu, matches)
 
 
-@dataclass(frozen=True)
-class Outlook:
-    """What a spec would run, and what a short trial of it promises; None where unknown."""
-
-    request: Request
-    nodes: tuple[Node, ...]
-    checkpoints: list[int]
-    trial: Trial | None
-    blocks: int | None
-    expected_s: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object of ``plan``."""
-        request, block = self.request, self.request.block
-        document: dict[str, Any] = finite(
-            {
-                "name": request.spec.name,
-                "kernel": request.source.name,
-                "identity": request.identity,
-                "block": block,
-                "blocks": self.blocks,
-                "samples": self.blocks and self.blocks * block,
-                "slots": sum(node.slots or 0 for node in self.nodes),
-                "backend": request.spec.backend,
-                "nodes": [{"node": node.host, "slots": node.slots} for node in self.nodes],
-                "checkpoints": self.checkpoints,
-                "target": request.goal.target and asdict(request.goal.target),
-                "calibration": self.trial and self._calibration(self.trial),
-                "expected_s": self.expected_s,
-                "expected_samples": self.blocks and self.blocks * block,
-            }
-        )
-        return document
-
-    def _calibration(self, trial: Trial) -> dict[str, Any]:
-        request = self.request
-        estimate = trial.tally.estimate(request.goal.confidence, request.scale, request.offset)
-        return {
-            "seconds": trial.seconds,
-            "blocks": trial.blocks,
-            "samples": trial.tally.samples,
-            "samples_per_s": trial.tally.samples / trial.seconds,
-            "estimate": estimate.value,
-            "std_error": estimate.std_error,
-        }
-
-
 def plan(spec: Spec, seconds: float = 2.0) -> Outlook:
     """What a spec would run; ``seconds`` of trial on its backend (0: none) say how long.
 
     Raises what :func:`submit` raises.
     """
     request = resolve(spec)
-    nodes = placed(spec.nodes.hosts)
-    trial = None
-    if seconds:
-        trial = calibrate(create(spec.backend, nodes), request.work("plan"), SystemClock(), seconds)
-    blocks = blocks_needed(trial, request) if trial else request.goal.blocks
-    expected = blocks * trial.seconds / trial.blocks if trial and blocks else None
-    rule = Checkpoints(request.goal)
-    first: list[int] = []
-    while request.goal.target and len(first) < _SHOWN and (not blocks or _last(first) < blocks):
-        first.append(rule.segment(_last(first)).stop)
-    return Outlook(request, nodes, first, trial, blocks, expected)
+    return look_ahead(request, placed(spec.nodes.hosts), seconds, SystemClock())
 
 
-def _last(numbers: list[int]) -> int:
-    return numbers[-1] if numbers else 0
-
-
-_SHOWN = 10
-_ENDED = ("done", "running")
-
-
-def _standing(ledger: Ledger, run: Run) -> Standing:
-    spec, source = run.definition["spec"], run.definition["source"]
-    progress = run.progress or {}
-    block = run.definition["block"]
-    if run.ranges is not None:
-        blocks = sum(stop - first for first, stop in run.ranges)
-        progress = {**progress, **_final(run), "blocks": blocks, "samples": blocks * block}
-    return Standing(
-        run=run.id,
-        name=run.name,
-        state=ledger.state(run),
-        created=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(run.created)),
-        holder=ledger.holder(run),
-        kernel=f"{source['entry']}:{source['function']}",
-        backend=spec["backend"],
-        goal_blocks=run.goal["blocks"],
-        **{name: progress.get(name) for name in _NUMBERS},
-    )
-
-
-_NUMBERS = ("samples", "blocks", "estimate", "std_error", "samples_per_s", "elapsed_s")
-
-
-def _final(run: Run) -> dict[str, Any]:
-    """Estimate and standard error of a run that has ended."""
-    if run.tally is None:
-        return {"estimate": None, "std_error": None}
-    request = Request.from_json(run.definition)
-    tally = from_json(json.loads(run.tally))
-    estimate = tally.estimate(request.goal.confidence, request.scale, request.offset)
-    return {"estimate": estimate.value, "std_error": estimate.std_error}
-
-
-def resume_command(run: str, store: Path) -> str:
-    """The exact command that goes on with a run."""
-    place = [] if store == Path("runs") else ["--store", str(store)]
-    return shlex.join(["cluster", "resume", run, *place])
+def _onward(run: Run, request: Request, store: Path) -> str:
+    """What goes on with a run that has ended early: where max_samples did it, twice as many."""
+    if run.state != State.PARTIAL.value or run.stopped_by != "max_samples":
+        return command("resume", run.id, store=store)
+    twice = 2 * (request.goal.blocks or 0) * request.block
+    return command("extend", run.id, "--set", f"until.max_samples={twice}", store=store)
 
 
 def _go_on(
@@ -355,7 +233,7 @@ def _go_on(
     recorded = Request.from_json(row.definition)
     request = request.with_recorded(recorded)
     with ledger.lock(row.id):
-        if _asks_more(request.goal, recorded.goal):
+        if _enough(ledger, row, request, recorded) is None:
             ledger.set_goal(row, request.to_json(), request.goal.to_json())
         else:
             request = replace(recorded, spec=_placed_as(recorded.spec, request.spec))
@@ -393,7 +271,7 @@ def _compute(
             ending = loop.run(lambda: create(request.spec.backend, nodes))
             writer.flush()
     except StoreError as error:
-        error.fix = f"{error.fix}: {resume_command(run.id, ledger.store)}"
+        error.fix = f"{error.fix}: {command('resume', run.id, store=ledger.store)}"
         raise
     _finish(ledger, run, count, ending)
     ledger.end(session, ending.wall)
@@ -401,18 +279,11 @@ def _compute(
 
 def _finish(ledger: Ledger, run: Run, count: Count, ending: Ending) -> None:
     tally = count.tally()
-    ranges = [list(pair) for pair in _clipped(count)]
+    ranges = [list(pair) for pair in count.ranges]
     ledger.finish(
         run, ending.state.value, ending.stopped_by, ending.drained, count.counted,
         tally_text(tally) if tally else None, ranges,
     )  # fmt: skip
-
-
-def _clipped(count: Count) -> list[tuple[int, int]]:
-    end = count.counted
-    if end is None:
-        return list(count.done)
-    return [(first, min(stop, end)) for first, stop in count.done if first < end]
 
 
 def _counted(
@@ -443,21 +314,44 @@ def _policy(request: Request) -> Policy:
     )
 
 
-def _asks_more(new: Goal, old: Goal) -> bool:
-    """Whether a goal goes beyond another one: more blocks, or another target."""
-    if new.target != old.target:
-        return True
-    if new.blocks is None or old.blocks is None:
-        return new.blocks is None and old.blocks is not None
-    return new.blocks > old.blocks
-
-
-def _check_more(new: Goal, old: Goal, run: Run) -> None:
-    if not _asks_more(new, old):
+def _check_more(ledger: Ledger, run: Run, request: Request, old: Request) -> None:
+    reason = _enough(ledger, run, request, old)
+    if reason is not None:
         raise UsageError(
-            f"run {run.id} is asked for no more than it has: {old.blocks} blocks",
+            f"that asks for no more of the run {run.id}: {reason}",
             fix="give more samples, or a tighter target",
         )
+
+
+def _enough(ledger: Ledger, run: Run, request: Request, old: Request) -> str | None:
+    """Why a request asks for no more of a run than an older one did; None where it does.
+
+    What is counted is never taken away: not by fewer samples, nor, of a run that is done, by a
+    target that fewer of its blocks meet.
+    """
+    new, before = request.goal, old.goal
+    if new.target == before.target and _most(new) <= _most(before):
+        longer = new.blocks == before.blocks and new.max_time != before.max_time
+        return None if longer else "as much was asked for before"
+    has = sum(stop - first for first, stop in _result_ranges(ledger, run))
+    if _most(new) <= has:
+        return f"it has {has} blocks"
+    if new.target is None or run.state != State.DONE.value:
+        return None
+    scaling = (request.scale, request.offset)
+    met = recount(ledger, run, new, request.work(run.id), scaling, _say_nothing).met_at
+    return None if met is None or met > has else f"{met} of its {has} blocks meet that target"
+
+
+def _most(goal: Goal) -> float:
+    return math.inf if goal.blocks is None else goal.blocks
+
+
+def _result_ranges(ledger: Ledger, run: Run) -> Iterable[Sequence[int]]:
+    """The blocks of a run's result, or, where it has none yet, all that are counted."""
+    if run.ranges is not None:
+        return run.ranges
+    return ((row.first, row.stop) for row in ledger.counted(run))
 
 
 def _new_id(name: str) -> str:

@@ -72,7 +72,7 @@ def calibrate(backend: Backend, work: Work, clock: Clock, seconds: float = 2.0) 
     """
     source = _Source(clock, seconds)
     total: Tally | None = None
-    with backend, closing(backend.run(work, source)) as items:  # type: ignore[type-var]
+    with backend, closing(backend.run(work, source)) as items:
         for item in items:
             if isinstance(item, NodeEvent):
                 source.slots = item.slots

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +18,40 @@ import click
 
 from cluster import __version__
 from cluster.dispatch import Stop
-from cluster.errors import ClusterError, StopNow, UsageError, did_you_mean
+from cluster.errors import (
+    ClusterError,
+    Interrupted,
+    StopNow,
+    StoreError,
+    UsageError,
+    did_you_mean,
+)
 from cluster.report import live, text
 from cluster.report.result import Result
 from cluster.verbs import VERBS, help_text
 
-_INTERRUPTED = 128 + signal.SIGINT
-
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. Every error ends here, in one place."""
-    as_json = "--json" in arguments
+    _complete_streams()
     try:
-        code = group.main(list(arguments), prog_name="cluster", standalone_mode=False)
-        sys.stdout.flush()
-    except click.exceptions.Exit as ending:
-        return ending.exit_code
-    except click.UsageError as error:
-        return _fail(_translated(error), as_json)
-    except ClusterError as error:
-        return _fail(error, as_json)
+        with _handled(_standard_handlers()):
+            return _told(arguments)
     except BrokenPipeError:
         return _reader_gone()
-    except (click.Abort, KeyboardInterrupt, StopNow):
-        return _fail(_Interrupted("interrupted"), as_json)
+    except (Exception, KeyboardInterrupt, StopNow) as error:
+        return _fail(_translated(error), as_json="--json" in arguments)
+
+
+def _told(arguments: Sequence[str]) -> int:
+    """Have click run the verb. Its own ``main`` would end the process on a broken pipe."""
+    try:
+        with group.make_context("cluster", list(arguments)) as context:
+            code = group.invoke(context)
+    except click.exceptions.Exit as ending:
+        code = ending.exit_code
+    sys.stdout.flush()
     return code if isinstance(code, int) else 0
-
-
-class _Interrupted(ClusterError):
-    code = _INTERRUPTED
 
 
 class _Verbs(click.Group):
@@ -61,7 +69,7 @@ class _Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Verbs)
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="cluster %(version)s")
 def group() -> None:
     """Batch Monte Carlo."""
@@ -113,7 +121,7 @@ def _submit(
         result = api.submit(
             loaded, resume=resume, store=store, observe=observe, stop=stop, pinned=task_blocks
         )
-    return _show_result(result, as_json)
+    return _show_result(result, store or loaded.store, as_json)
 
 
 @_verb("resume")
@@ -126,7 +134,7 @@ def _resume(run: str, overrides: Sequence[str], store: Path, quiet: bool, as_jso
 
     with _watched(quiet, as_json) as (observe, stop):
         result = api.resume(run, store, overrides=overrides, observe=observe, stop=stop)
-    return _show_result(result, as_json)
+    return _show_result(result, store, as_json)
 
 
 @_verb("extend")
@@ -146,7 +154,7 @@ def _extend(
         raise UsageError("extend to what?", fix="--samples N, or --set until.half_width=H")
     with _watched(quiet, as_json) as (observe, stop):
         result = api.extend(run, store, overrides=goals, observe=observe, stop=stop)
-    return _show_result(result, as_json)
+    return _show_result(result, store, as_json)
 
 
 @_verb("validate")
@@ -160,7 +168,7 @@ def _validate(spec: Path, overrides: Sequence[str], as_json: bool) -> None:
     document = {
         "valid": True,
         "file": str(spec),
-        **{key: plan[key] for key in ("name", "kernel", "identity", "blocks", "samples")},
+        **{key: plan[key] for key in ("name", "kernel", "identity", "blocks", "samples", "target")},
     }
     _answer(document, as_json, lambda: text.validated(document))
 
@@ -173,6 +181,8 @@ def _validate(spec: Path, overrides: Sequence[str], as_json: bool) -> None:
 def _plan(spec: Path, overrides: Sequence[str], seconds: float, as_json: bool) -> None:
     from cluster import api
 
+    if not math.isfinite(seconds):
+        raise UsageError(f"--seconds must be a length of time, got {seconds}")
     document = api.plan(api.load(spec, overrides), seconds).to_json()
     _answer(document, as_json, lambda: text.plan(document))
 
@@ -207,7 +217,7 @@ def _show(run: str, store: Path, as_json: bool) -> None:
     from cluster import api
 
     result = api.show(run, store)
-    _answer(result.to_json(), as_json, lambda: text.result(result))
+    _answer(result.to_json(), as_json, lambda: text.result(result, store))
 
 
 @_verb("repro")
@@ -276,8 +286,8 @@ def _answer(document: object, as_json: bool, page: Callable[[], text.Page]) -> N
         text.show(page(), sys.stdout)
 
 
-def _show_result(result: Result, as_json: bool) -> int:
-    _answer(result.to_json(), as_json, lambda: text.result(result))
+def _show_result(result: Result, store: str | Path, as_json: bool) -> int:
+    _answer(result.to_json(), as_json, lambda: text.result(result, store))
     return result.exit_code
 
 
@@ -294,38 +304,84 @@ def _signals() -> Iterator[Stop]:
 
     def handle(number: int, _frame: object) -> None:
         if stop.reason is not None:
-            raise StopNow
+            raise StopNow(number)
         stop.reason = signal.Signals(number).name
 
     taken = [signal.SIGINT, signal.SIGTERM]
     # nohup ignores SIGHUP on the person's behalf; only where nobody did does it mean "stop".
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         taken.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in taken}
-    try:
+    with _handled(dict.fromkeys(taken, handle)):
         yield stop
+
+
+Handlers = Mapping[signal.Signals, Callable[[int, Any], object]]
+
+
+def _standard_handlers() -> Handlers:
+    """What a signal does to a verb that nothing has to be saved for: it ends, and says so.
+
+    KeyboardInterrupt would not do: where kernels run in this process it could be one of theirs.
+    """
+
+    def handle(number: int, _frame: object) -> None:
+        raise StopNow(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    return {number: handle for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+
+
+@contextmanager
+def _handled(handlers: Handlers) -> Iterator[None]:
+    """Signal handlers for a while; Python allows them in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        handlers = {}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _translated(error: click.UsageError) -> UsageError:
-    where = error.ctx.command_path if error.ctx else "cluster"
-    return UsageError(error.format_message(), fix=f"'{where} --help' shows how it is used")
+def _translated(error: BaseException) -> ClusterError:
+    """Any error as one of ours."""
+    match error:
+        case ClusterError():
+            return error
+        case click.UsageError():
+            where = error.ctx.command_path if error.ctx else "cluster"
+            return UsageError(error.format_message(), fix=f"'{where} --help' shows how it is used")
+        case OSError():
+            return StoreError(f"input or output failed: {error}")
+        case StopNow():
+            return Interrupted(*error.args)
+        case KeyboardInterrupt():
+            return Interrupted()
+    traceback.print_exception(error)
+    what = f"a fault of cluster itself: {type(error).__name__}: {error}"
+    return ClusterError(what, fix="please report it, with the lines above")
 
 
 def _fail(error: ClusterError, as_json: bool) -> int:
-    """Tell an error: as the one document on stdout, and in words on stderr."""
-    try:
-        if as_json:
-            click.echo(json.dumps(error.to_json(), indent=2))
-        else:
-            for line in text.error(error):
-                click.echo(line, err=True)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _reader_gone()
+    """Tell an error: as the one document on stdout, else in words on stderr."""
+    with suppress(OSError):
+        if as_json and _printed(json.dumps(error.to_json(), indent=2)):
+            return error.code
+        for line in text.error(error):
+            click.echo(line, err=True)
     return error.code
+
+
+def _printed(line: str) -> bool:
+    """Print on stdout; False where it cannot be written."""
+    try:
+        click.echo(line)
+        sys.stdout.flush()
+    except OSError:
+        _reader_gone()
+        return False
+    return True
 
 
 def _reader_gone() -> int:
@@ -333,3 +389,17 @@ def _reader_gone() -> int:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     return 128 + signal.SIGPIPE
+
+
+def _complete_streams() -> None:
+    """Give a process that was started without standard streams (``>&-``) empty ones.
+
+    Else the next file that is opened takes their numbers, and what a kernel prints goes into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115

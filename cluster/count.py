@@ -45,6 +45,14 @@ class Count:
         """The result is that of blocks [0, counted); None: of all that is done."""
         return self.goal.blocks if self.met_at is None else self.met_at
 
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The blocks of the result, as merged ranges."""
+        end = self.counted
+        if end is None:
+            return list(self.done)
+        return [(first, min(stop, end)) for first, stop in self.done if first < end]
+
     def add(self, first: int, stop: int, tally: Tally) -> None:
         """Count a range of blocks that is not counted yet; it must not cross a checkpoint.
 

@@ -18,6 +18,7 @@ code  meaning
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -123,8 +124,20 @@ class Locked(ClusterError):
     code = 75
 
 
+class Interrupted(ClusterError):
+    """A command that a signal ended, before a run was there that could drain."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.code = 128 + number
+
+
 class StopNow(BaseException):
-    """Raised in the main thread by a second signal; passes through every ``except Exception``."""
+    """Raised in the main thread by a signal; passes through every ``except Exception``.
+
+    Args:
+        number: the signal's.
+    """
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

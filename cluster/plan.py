@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -126,6 +126,13 @@ class Checkpoints:
         stop = self._at[place]
         return Segment(first, stop if self._end is None else min(stop, self._end))
 
+    def stops(self) -> Iterator[int]:
+        """The checkpoints in order, to the goal's end, or without one."""
+        at = 0
+        while self._end is None or at < self._end:
+            at = self.segment(at).stop
+            yield at
+
     def crosses(self, first: int, stop: int) -> bool:
         """Whether a range of blocks lies in more than one segment, or beyond the end."""
         return stop > self.segment(first).stop
@@ -214,4 +221,3 @@ def task_blocks(pace: float, seen: int, owed_seconds: float, aim: float = AIM) -
     """
     seconds = min(aim, max(SHORTEST, owed_seconds / 2))
     return max(1, min(int(seconds / pace) if pace > 0 else seen * TRUST, seen * TRUST))
-

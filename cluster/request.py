@@ -238,4 +238,3 @@ def _bind(
         message = f"the kernel's scale, offset or reference fails for these: {error}"
         raise SpecError([spec.problem("params", message)]) from error
     return params, scale, offset, reference
-

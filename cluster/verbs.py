@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 GROUPS = {
     "Compute": {
         "submit": "compute a spec: a new run",
@@ -46,3 +51,24 @@ def help_text() -> str:
         "Start with: cluster submit configs/pi.yaml",
     ]
     return "\n".join(lines)
+
+
+def command(verb: str, *arguments: str, store: str | Path = "runs") -> str:
+    """A command, exactly as it can be typed in the folder and the shell of this process."""
+    import shlex
+
+    place = [] if str(store) == "runs" else ["--store", str(store)]
+    return shlex.join([*_program(), verb, *arguments, *place])
+
+
+def _program() -> list[str]:
+    """``cluster``, where the shell finds this installation by it; else its interpreter."""
+    import os
+    import shutil
+    import sys
+
+    found = shutil.which("cluster")
+    if found and os.path.dirname(found) == os.path.dirname(sys.executable):
+        return ["cluster"]
+    near = os.path.relpath(sys.executable)
+    return [sys.executable if near.startswith(os.pardir) else near, "-m", "cluster"]

@@ -84,6 +84,21 @@ class Fault(NamedTuple):
     message: str
     traceback: str = ""
 
+    @classmethod
+    def from_json(cls, data: Any) -> Fault:
+        """Read one that came from a worker.
+
+        Raises:
+            ValueError, TypeError: it has not the form of a fault.
+        """
+        fault = cls(*data)
+        words = (fault.kind, fault.type, fault.message, fault.traceback)
+        if not all(isinstance(word, str) for word in words):
+            raise ValueError("not a fault: a word of the wrong type")
+        if fault.kind not in _KINDS or not isinstance(fault.block, int | None):
+            raise ValueError(f"not a fault: {fault.kind!r} at block {fault.block!r}")
+        return fault
+
 
 class Outcome(NamedTuple):
     """What became of a task.
@@ -125,7 +140,7 @@ class Outcome(NamedTuple):
         """
         try:
             outcome = cls(*data)
-            fault = Fault(*outcome.fault) if outcome.fault is not None else None
+            fault = Fault.from_json(outcome.fault) if outcome.fault is not None else None
         except TypeError as error:
             raise ValueError(f"not an outcome: {error}") from None
         kinds = zip(outcome, _FIELDS, strict=True)
@@ -134,7 +149,7 @@ class Outcome(NamedTuple):
         return outcome._replace(fault=fault)
 
     def with_possible_times(self) -> Outcome:
-        """Itself; or with 0 for seconds, or stamps, that are no times (NaN, negative, in reverse)."""
+        """Itself; or with 0 for what is no time: NaN, negative, an end before its start."""
         seconds = {name: getattr(self, name) for name in ("wall", "cpu")}
         wrong = {name: 0.0 for name, value in seconds.items() if not 0 <= value < _END_OF_TIME}
         if not 0 <= self.started <= self.ended < _END_OF_TIME:
@@ -154,6 +169,7 @@ _FIELDS: tuple[Any, ...] = (
     int, int, int, (str, type(None)), (list, tuple, type(None)), int,
     _NUMBER, _NUMBER, _NUMBER, _NUMBER, str, str, str, int,
 )  # fmt: skip
+_KINDS = {"raised", "refused", "lost", "timeout", "returned"}
 _NAMES = {"lost": "WorkerLost", "timeout": "BlockTimeout", "returned": "NotBegun"}
 
 
@@ -223,6 +239,15 @@ def accept(work: Work, task: Task, outcome: Outcome) -> Tally | None:
         raise TallyError(f"blocks {outcome.first} to {outcome.stop} are not those of the task")
     if (outcome.stop < task.stop) is not (outcome.fault is not None):
         raise TallyError("the blocks and the fault of the outcome do not fit together")
+    return verified(work, outcome)
+
+
+def verified(work: Work, outcome: Outcome) -> Tally | None:
+    """The tally of an outcome, whatever task it answers; None where it holds no block.
+
+    Raises:
+        TallyError: it was changed on its way, is of another run, or cannot be right.
+    """
     if (outcome.tally is None) is not (outcome.stop == outcome.first):
         raise TallyError("the blocks and the tally of the outcome do not fit together")
     if outcome.tally is None:
@@ -282,13 +307,17 @@ def _text(error: BaseException) -> str:
 def _trace(error: BaseException) -> str:
     # The first frames are ours; the person wants the kernel's.
     trace = error.__traceback__
-    while trace and trace.tb_next and Path(trace.tb_frame.f_code.co_filename).parent == _HERE:
+    while trace and trace.tb_next and _is_ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     try:
         lines = traceback.format_exception(type(error), error, trace)
     except Exception:
         lines = [f"{type(error).__name__} (its traceback could not be made)"]
     return _cut("".join(lines))
+
+
+def _is_ours(file: str) -> bool:
+    return _HERE in Path(file).parents
 
 
 def _cut(text: str) -> str:

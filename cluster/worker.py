@@ -37,8 +37,8 @@ def main() -> None:
     os.register_at_fork(after_in_child=_die_with_parent)
     if os.getppid() != parent:
         os._exit(1)
-    # A keyboard's signals are for the dispatcher, which says when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave_it)
     marker = Marker(int(sys.argv[1]))
     lines = Lines(*_take_descriptors())
     faulthandler.enable()
@@ -113,7 +113,7 @@ class Lines:
     def arrived(self, *, wait: bool) -> list[Any]:
         """What has come since the last call; with ``wait``, at least one message or the end."""
         messages: list[Any] = []
-        while not self.ended and (wait and not messages or self._readable()):
+        while not self.ended and ((wait and not messages) or self._readable()):
             data = os.read(self._source, _CHUNK)
             self.ended = not data
             *whole, self._rest = (self._rest + data).split(b"\n")
@@ -155,6 +155,14 @@ def _take_descriptors() -> tuple[int, int]:
     os.dup2(2, 1)
     os.close(null)
     return source, sink
+
+
+def _leave_it(_number: int, _frame: object) -> None:
+    """What a keyboard, Slurm or systemd sends to every process of a job is for the dispatcher.
+
+    It drains, and ends its workers in its own way. Ignoring would be inherited by what a kernel
+    starts; a handler is not.
+    """
 
 
 def _die_with_parent() -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
@@ -48,6 +48,10 @@ class NodeEvent(NamedTuple):
     reason: str
 
 
+# What an engine yields: a generator, so that closing it is the way to stop.
+Items = Generator[Outcome | NodeEvent | None, None, None]
+
+
 @dataclass(frozen=True)
 class Options:
     """What an engine may be told beside its nodes; one frozen object for all engines.
@@ -78,7 +82,7 @@ class Backend(ABC):
         return None
 
     @abstractmethod
-    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+    def run(self, work: Work, source: Source) -> Items:
         """Yield outcomes in any order, node events, and None about once a second between them.
 
         Ends when the source says END and every task taken is answered. Closing the generator
@@ -152,10 +156,12 @@ def kernels_at_home() -> Iterator[None]:
     ours, kept = sys.stdout, os.dup(1)
     ours.flush()
     os.dup2(2, 1)
-    sys.stdout = os.fdopen(os.dup(2), "w", buffering=1, errors="replace")
+    theirs = sys.stdout = os.fdopen(os.dup(2), "w", buffering=1, errors="replace")
     try:
         yield
     finally:
         sys.stdout = ours
+        with suppress(OSError):  # a kernel may have closed what is below it
+            theirs.close()
         os.dup2(kept, 1)
         os.close(kept)

@@ -6,36 +6,30 @@ can kill with all that it forked. A process that dies costs what it had not answ
 
 from __future__ import annotations
 
-import json
-import os
 import selectors
-import signal
-import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import Any
 
 from cluster.backends.base import (
     Backend,
+    Items,
     NodeEvent,
     Options,
     Pause,
     Source,
     slot_environment,
 )
+from cluster.backends.child import Child
 from cluster.errors import EngineError
 from cluster.nodes import Node
 from cluster.work import Outcome, Task, Work
 from cluster.worker import Marker
 
-_CHUNK = 1 << 16
-_MOST = 1 << 20
-_LONGEST_LINE = 16 << 20
-_TAIL = 2_000
-# A worker that dies before it is ready so many times in a row is not started again.
+# A worker that dies before its first block so many times in a row is not started again.
 _FALSE_STARTS = 3
 _GRACE = 0.5
 
@@ -65,11 +59,10 @@ class Engine(Backend):
         self._slots.clear()
         self._selector.close()
 
-    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+    def run(self, work: Work, source: Source) -> Items:
         """See :meth:`Backend.run`."""
         node = self.nodes[0]
-        hello = _line(work.to_json())
-        self._slots = [Slot(index, node, hello, self._selector) for index in range(node.slots or 1)]
+        self._slots = [Slot(index, node, work, self._selector) for index in range(node.slots or 1)]
         ended = False
         while True:
             yield from self._tend()
@@ -77,7 +70,8 @@ class Engine(Backend):
             if ended and not any(slot.taken for slot in self._slots):
                 return
             self._end_revoked(source)
-            yield from self._wait()
+            if not self._wait():
+                yield None
 
     def _tend(self) -> Iterator[Outcome | NodeEvent]:
         """See to every process, and tell when the number of usable ones changes."""
@@ -90,15 +84,12 @@ class Engine(Backend):
         if all(slot.broken for slot in self._slots):
             raise EngineError(f"no worker process is left: {self._reason()}")
 
-    def _wait(self) -> Iterator[Outcome | None]:
-        """Until something happens, or a tick; then the outcomes that have come."""
+    def _wait(self) -> bool:
+        """Until something happens; False: nothing did for a tick."""
         events = self._selector.select(self.options.tick)
         for key, mask in events:
             key.data(mask)
-        if not events:
-            yield None
-        for slot in self._slots:
-            yield from slot.answers()
+        return bool(events)
 
     def _reason(self) -> str:
         return next((slot.broken for slot in self._slots if slot.broken), "ready")
@@ -123,157 +114,108 @@ class Slot:
     """One worker process, and the next one when it dies."""
 
     def __init__(
-        self, index: int, node: Node, hello: bytes, selector: selectors.BaseSelector
+        self, index: int, node: Node, work: Work, selector: selectors.BaseSelector
     ) -> None:
         self.ready = False
         self.broken = ""
         self.taken: deque[Task] = deque()
-        self._index, self._node, self._hello = index, node, hello
+        self._index, self._node, self._work = index, node, work
         self._selector = selector
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._false_starts = 0
-        self._outcomes: list[Outcome] = []
 
     def tend(self, ready_within: float) -> Iterator[Outcome]:
-        """Start the process, see that it becomes ready, and answer for it once it is dead."""
-        if self._process is not None and (self._gone() or self._late(ready_within)):
-            yield from self._bury()
-        if self._process is None and not self.broken:
+        """Start the process, pass on what it answers, and answer for it once it is dead."""
+        if self._child is not None:
+            yield from self._answers(self._child)
+            if not self.ready and time.monotonic() - self._since > ready_within:
+                self._child.complain(f"not ready within {ready_within:g} s")
+            if self._child.gone:
+                yield from self._bury(self._child)
+        if self._child is None and not self.broken:
             self._start()
 
     def give(self, task: Task) -> None:
         """Add a task to what the process is to do; ``send`` sends it."""
-        self.taken.append(task)
-        self._outgoing += _line([task.id, task.first, task.stop, task.attempt, task.created])
+        if self._child is not None:
+            self.taken.append(task)
+            self._child.queue(task)
 
     def send(self) -> None:
-        """Write what the pipe takes now; the rest follows when it takes more."""
-        if self._process is None or not self._outgoing:
-            return
-        try:
-            written = os.write(self._stdin, self._outgoing)
-        except BlockingIOError:
-            written = 0
-        except BrokenPipeError:
-            return  # it is dying; its end will be seen
-        del self._outgoing[:written]
-        self._watch_input(bool(self._outgoing))
-
-    def answers(self) -> list[Outcome]:
-        """The outcomes that have come since the last call."""
-        outcomes, self._outcomes = self._outcomes, []
-        return outcomes
+        """Send what was given."""
+        if self._child is not None:
+            self._child.send()
 
     def revoke(self, ids: Collection[int]) -> None:
         """Kill the process if it has one of these tasks; the outcome says that it was for time."""
-        if self._process is not None and any(task.id in ids for task in self.taken):
+        if self._child is not None and any(task.id in ids for task in self.taken):
             self._verdict = "timeout"
-            self._kill()
+            self._child.kill()
 
     def close_input(self) -> None:
         """Tell an idle worker that there is no more."""
-        if self._process is not None:
-            self._watch_input(False)
-            self._pipes[0].close()
+        if self._child is not None:
+            self._child.close_input()
 
     def end(self, deadline: float) -> None:
-        """Wait for the process until the deadline, then kill it and all that it forked."""
-        if self._process is None:
+        """Wait for an idle process until the deadline, then kill it and all that it forked."""
+        if self._child is None:
             return
-        while not self._gone() and not self.taken and time.monotonic() < deadline:
-            time.sleep(0.002)
-        self._reap()
-
-    # -- the process --------------------------------------------------------------------------
+        if not self.taken:
+            self._child.wait(deadline)
+        self._child.reap()
+        self._child = None
 
     def _start(self) -> None:
         root = str(Path(__file__).parents[2])
-        shared, self._marker = Marker.create()
         python = self._node.python or sys.executable
         try:
-            self._process = subprocess.Popen(
-                [python, "-P", "-c", _BOOTSTRAP, root, str(shared)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                pass_fds=[shared], start_new_session=True, cwd=self._node.cwd,
-                env=slot_environment(self._node),
-            )  # fmt: skip
+            shared, self._marker = Marker.create()
+            with open(shared, "rb", buffering=0):
+                self._child = Child(
+                    [python, "-P", "-c", _BOOTSTRAP, root, str(shared)], self._selector,
+                    environment=slot_environment(self._node), folder=self._node.cwd,
+                    descriptors=[shared],
+                )  # fmt: skip
         except OSError as error:
             self.broken = f"slot {self._index} could not be started: {error}"
             return
-        finally:
-            os.close(shared)
-        self._since = time.monotonic()
-        self._verdict = "lost"
-        self._incoming = b""
-        self._outgoing = bytearray(self._hello)
-        self._tail = b""
-        pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
-        self._pipes = [cast("IO[bytes]", pipe) for pipe in pipes]
-        self._stdin, self._stdout, self._stderr = (pipe.fileno() for pipe in self._pipes)
-        self._writable = False
-        for pipe in self._pipes:
-            os.set_blocking(pipe.fileno(), False)
-        self._pidfd = os.pidfd_open(self._process.pid)
-        self._watched = {
-            self._stdout: self._read,
-            self._stderr: self._read_tail,
-            self._pidfd: lambda _mask: None,  # its end wakes the loop, which then buries it
-        }
-        for descriptor, handler in self._watched.items():
-            self._selector.register(descriptor, selectors.EVENT_READ, handler)
-        self.send()
+        self._since, self._verdict = time.monotonic(), "lost"
+        self._child.queue(self._work.to_json())
+        self._child.send()
 
-    def _unwatch(self, descriptor: int) -> None:
-        if self._watched.pop(descriptor, None):
-            self._selector.unregister(descriptor)
+    def _answers(self, child: Child) -> Iterator[Outcome]:
+        for message in child.messages():
+            try:
+                outcome = self._received(message, child)
+            except (ValueError, KeyError) as error:
+                child.complain(f"not a worker's answer: {error}")
+                return
+            if outcome is not None:
+                yield self._stamp(outcome)
 
-    def _watch_input(self, wanted: bool) -> None:
-        if wanted and not self._writable:
-            self._selector.register(self._stdin, selectors.EVENT_WRITE, lambda _mask: self.send())
-        elif self._writable and not wanted:
-            self._selector.unregister(self._stdin)
-        self._writable = wanted
+    def _received(self, message: Any, child: Child) -> Outcome | None:
+        if isinstance(message, dict):
+            if self.ready:
+                raise ValueError("a greeting out of its turn")
+            self.broken = str(message.get("refused", ""))
+            self.ready = message.get("ready") == child.pid
+            return None
+        outcome = Outcome.from_json(message)
+        if not self.taken or self.taken[0].id != outcome.task:
+            raise ValueError(f"an outcome of task {outcome.task}, which is not its turn")
+        self.taken.popleft()
+        return outcome
 
-    def _gone(self) -> bool:
-        # Seen without reaping: the process group keeps its number until it is killed as a whole.
-        assert self._process is not None
-        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self._process.pid, options) is not None
-
-    def _late(self, ready_within: float) -> bool:
-        late = not self.ready and time.monotonic() - self._since > ready_within
-        if late:
-            self._tail += f"not ready within {ready_within:g} s".encode()
-        return late
-
-    def _kill(self) -> None:
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
-
-    def _reap(self) -> int:
-        """Kill what is left of the process group, and take the process's exit status."""
-        assert self._process is not None
-        self._kill()
-        status = self._process.wait()
-        self._watch_input(False)
-        for descriptor in tuple(self._watched):
-            self._unwatch(descriptor)
-        os.close(self._pidfd)
-        for pipe in self._pipes:
-            pipe.close()
-        self._process, self.ready = None, False
-        return status
-
-    def _bury(self) -> Iterator[Outcome]:
+    def _bury(self, child: Child) -> Iterator[Outcome]:
         """Answer for a dead process: what it sent counts, what it had taken is lost."""
-        self._read(0)
-        self._read_tail(0)
-        yield from self.answers()
-        was_ready = self.ready
-        reason = _describe(self._reap(), self._tail)
-        self._false_starts = 0 if was_ready else self._false_starts + 1
+        reason = child.reap()
+        yield from self._answers(child)
+        self._child, self.ready = None, False
+        # One that dies before its first block would die for ever.
+        self._false_starts = self._false_starts + 1 if self._marker.block is None else 0
         if self._false_starts >= _FALSE_STARTS:
-            self.broken = f"slot {self._index} does not start: {reason}"
+            self.broken = self.broken or f"slot {self._index} does not start: {reason}"
         lost, self.taken = list(self.taken), deque()
         for task in lost:
             yield self._stamp(self._verdict_on(task, reason))
@@ -285,77 +227,5 @@ class Slot:
             return Outcome.without_answer(task, self._verdict, reason, block)
         return Outcome.without_answer(task, "returned", reason, None)
 
-    # -- what comes ---------------------------------------------------------------------------
-
-    def _read(self, _mask: int) -> None:
-        for line in self._lines():
-            try:
-                self._receive(json.loads(line))
-            except (ValueError, TypeError, KeyError) as error:
-                self._tail += f"\nnot a worker's answer: {error}".encode()
-                self._kill()
-                return
-
-    def _lines(self) -> list[bytes]:
-        data = _take(self._stdout)
-        if data is None:
-            self._unwatch(self._stdout)
-            return []
-        *lines, self._incoming = (self._incoming + data).split(b"\n")
-        if len(self._incoming) > _LONGEST_LINE:
-            self._tail += b"\nan answer of more than 16 MiB"
-            self._kill()
-        return lines
-
-    def _receive(self, message: object) -> None:
-        if isinstance(message, dict):
-            if "refused" in message:
-                self._tail, self._false_starts = message["refused"].encode(), _FALSE_STARTS
-            else:
-                self.ready = message["ready"] == self._process.pid  # type: ignore[union-attr]
-            return
-        outcome = Outcome.from_json(message)
-        if not self.taken or self.taken[0].id != outcome.task:
-            raise ValueError(f"an outcome of task {outcome.task}, which is not its turn")
-        self.taken.popleft()
-        self._outcomes.append(self._stamp(outcome))
-
-    def _read_tail(self, _mask: int) -> None:
-        # Always read, so that a kernel that prints is never blocked; kept only for its last words.
-        data = _take(self._stderr)
-        if data is None:
-            self._unwatch(self._stderr)
-            return
-        self._tail = (self._tail + data)[-_TAIL:]
-
     def _stamp(self, outcome: Outcome) -> Outcome:
         return outcome._replace(node=self._node.host, slot=self._index)
-
-
-def _line(message: object) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
-
-
-def _take(descriptor: int) -> bytes | None:
-    """What can be read now, up to a bound that keeps the loop turning; None at the end."""
-    data = b""
-    while len(data) < _MOST:
-        try:
-            chunk = os.read(descriptor, _CHUNK)
-        except BlockingIOError:
-            return data
-        if not chunk:
-            return data or None
-        data += chunk
-    return data
-
-
-def _describe(status: int, tail: bytes) -> str:
-    words = tail.decode(errors="replace").strip()
-    if status >= 0:
-        cause = f"its process exited with {status}"
-    elif -status == signal.SIGKILL:
-        cause = "its process was killed (SIGKILL; by the kernel, if the machine ran out of memory)"
-    else:
-        cause = f"its process died of {signal.Signals(-status).name}"
-    return f"{cause}; its last words: {words}" if words else cause

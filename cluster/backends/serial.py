@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
-from cluster.backends.base import Backend, NodeEvent, Pause, Source, kernels_at_home
-from cluster.work import Outcome, Work, perform
+from cluster.backends.base import Backend, Items, NodeEvent, Pause, Source, kernels_at_home
+from cluster.work import Work, perform
 
 
 class Engine(Backend):
@@ -14,7 +13,7 @@ class Engine(Backend):
 
     in_process = True
 
-    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+    def run(self, work: Work, source: Source) -> Items:
         """See :meth:`Backend.run`. A kernel that never returns is never left."""
         node = self.nodes[0].host
         yield NodeEvent(node, 1, "ready")

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from cluster.backends.base import Backend, NodeEvent, Pause, Source, kernels_at_home
+from cluster.backends.base import Backend, Items, NodeEvent, Pause, Source, kernels_at_home
 from cluster.work import Outcome, Task, Work, perform
 
 
@@ -16,7 +16,7 @@ class Engine(Backend):
 
     in_process = True
 
-    def run(self, work: Work, source: Source) -> Iterator[Outcome | NodeEvent | None]:
+    def run(self, work: Work, source: Source) -> Items:
         """See :meth:`Backend.run`. A kernel that never returns keeps its thread."""
         node = self.nodes[0]
         slots = node.slots or 1

@@ -68,6 +68,7 @@ class Quiet:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._failures = 0
+        self._alarm = ""
         self._gone = False
 
     def __enter__(self) -> Self:
@@ -96,12 +97,19 @@ class Quiet:
     def _on(self, event: Event) -> None:
         match event:
             case Alarm():
-                place = f" (node {event.node})" if event.node else ""
-                self._say(f"ALARM: {one_line(event.message)}{place}", "bold red")
+                self._on_alarm(event)
             case AttemptFailed():
                 self._failures += 1
                 if self._failures <= _MOST_FAILURES:
                     self._say(_failure(event), "red")
+
+    def _on_alarm(self, event: Alarm) -> None:
+        place = f" (node {event.node})" if event.node else ""
+        text = f"ALARM: {one_line(event.message)}{place}"
+        # An engine that does not start says so at each try.
+        if text != self._alarm:
+            self._alarm = text
+            self._say(text, "bold red")
 
     def _end(self) -> None:
         if self._failures > _MOST_FAILURES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from cluster.report.numbers import (
     value_text,
 )
 from cluster.state import State
+from cluster.verbs import command
 
 if TYPE_CHECKING:
     from cluster.report.result import Failure, NodeResult, Result
@@ -195,8 +195,7 @@ def _failure(failure: Failure) -> str:
 def _repro_command(run: str, block: int | None, store: str | Path) -> str | None:
     if block is None:
         return None
-    place = [] if Path(store) == Path("runs") else ["--store", str(store)]
-    return shlex.join(["cluster", "repro", run, "--block", str(block), *place])
+    return command("repro", run, "--block", str(block), store=store)
 
 
 def _events(events: Sequence[Mapping[str, Any]]) -> list[Part]:

@@ -214,7 +214,9 @@ def _running(rows: Sequence[Document]) -> list[Part]:
 def _what(document: Document) -> dict[str, str | None]:
     """What a spec computes, of ``validate`` and ``plan``."""
     blocks, samples = document["blocks"], document["samples"]
-    drawn = "until the target is met" if samples is None else f"{count(samples)}"
+    drawn = "without end" if samples is None else count(samples)
+    if document["target"] and not document.get("calibration"):
+        drawn = "until the target is met" if samples is None else f"at most {drawn}"
     return {
         "kernel": document["kernel"],
         "samples": f"{drawn} in {counted(blocks, 'block')}" if blocks is not None else drawn,

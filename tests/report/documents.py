@@ -41,7 +41,7 @@ GOOD: list[tuple[str, Any]] = [
     ("status", {"runs": [STANDING]}),
     ("status", {"runs": []}),
     ("validate", {"valid": True, "file": "a.yaml", "name": "a", "kernel": "a.py:a",
-                  "identity": DIGEST, "blocks": None, "samples": None}),
+                  "identity": DIGEST, "blocks": None, "samples": None, "target": None}),
     ("plan", PLAN),
     ("plan", {**PLAN, "calibration": None, "target": None, "blocks": None, "expected_s": None}),
     ("kernels", [{"kernel": "a.py:a", "form": "rng", "params": {"a": "1", "b": None},

@@ -1,23 +1,15 @@
-"""The one loop: plan x backend -> outcomes. Whatever must be decided while a run runs is here.
-
-Leases, retries, deadlines, second copies, stopping: once, for all engines. The loop reads one
-item at a time from the engine (an outcome, a node's event, or a tick), and every decision is made
-in the methods of :class:`Core`, which touch neither disk (but through the ledger's writer) nor
-clock (but the one they are given).
-"""
+"""Every decision of a run: which blocks next, to whom, and what to make of an outcome."""
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Collection
-from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from cluster.backends.base import Backend, NodeEvent, Pause
+from cluster.backends.base import NodeEvent, Pause
 from cluster.count import Count
-from cluster.errors import EngineError, StopNow
+from cluster.dispatch.clock import Clock
+from cluster.dispatch.flights import Flight, NodeState, Suspect
 from cluster.events import (
     Alarm,
     AttemptFailed,
@@ -27,15 +19,11 @@ from cluster.events import (
     Observer,
     Progress,
 )
-from cluster.ledger import Counted, Ledger, Run, Writer
-from cluster.plan import Goal, Ranges, task_blocks
-from cluster.state import State
+from cluster.ledger import Counted, Writer
+from cluster.plan import Ranges, task_blocks
 from cluster.tally import Tally, TallyError, merged
-from cluster.work import Fault, Outcome, Task, Work, accept, checked
+from cluster.work import Fault, Outcome, Task, Work, accept, checked, verified
 
-# A slot is given tasks ahead of its need for so many seconds of work, and never more than so many.
-_AHEAD = 0.1
-_MOST_AHEAD = 128
 # A task is stalled when it has taken so many times what its node's speed promised.
 _STALL_FACTOR = 4.0
 _STALL_LEAST = 5.0
@@ -43,35 +31,8 @@ _STALL_LEAST = 5.0
 _COPY_GAIN = 1.25
 # A lost task is halved so often that the block which kills its worker stands alone.
 _SPLIT = 8
-_LOOK_EVERY = 0.2
 # Clocks that nobody looked at for so long stood still, with the whole machine: a closed lid.
 _ASLEEP = 10.0
-_RECORD_EVERY = 1.0
-_MOST_SPELLED = 20
-# Fresh starts of an engine that fails without a single outcome between them.
-_ENGINE_STARTS = 3
-
-
-class Clock(Protocol):
-    """Time, passed in, so that tests need not wait for it."""
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-
-    def steady(self) -> float:
-        """Seconds on a clock that never steps."""
-
-
-class SystemClock:
-    """The machine's clocks."""
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    def steady(self) -> float:
-        """Seconds on a clock that never steps."""
-        return time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -91,92 +52,6 @@ class Policy:
     timeout: float = 3600.0
     wait: float = 60.0
     pinned: int | None = None
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a start of a run ended.
-
-    Attributes:
-        state: done, failed, partial or interrupted.
-        stopped_by: samples, target, max_time, max_samples, failure, nodes, or a signal's name.
-        drained: every block that was started is counted.
-        wall: seconds.
-        reason: the engine's own words, where the nodes were the cause.
-    """
-
-    state: State
-    stopped_by: str
-    drained: bool
-    wall: float
-    reason: str = ""
-
-    @classmethod
-    def of_finished(cls, count: Count) -> Ending:
-        """The ending of a run that was found to have all it was asked for."""
-        state, stopped_by = _goal_reached(count)
-        return cls(state, stopped_by, True, 0.0)
-
-
-@dataclass(slots=True)
-class Flight:
-    """A task that is out, to whom, and what is expected of it (seconds)."""
-
-    task: Task
-    node: str
-    state: NodeState
-    sent: float
-    expected: float
-    deadline: float
-
-
-@dataclass
-class NodeState:
-    """What the core knows of a node; ``pace`` is a slot's seconds for a block."""
-
-    slots: int = 0
-    pace: float | None = None
-    seen: int = 1
-    load: float = 0.0
-    flying: int = 0
-    tasks: int = 0
-    blocks: int = 0
-    busy: float = 0.0
-    failures: int = 0
-
-    def learn(self, blocks: int, wall: float) -> None:
-        """Take in the speed of a task; an old speed that is far off is forgotten at once."""
-        fresh = wall / blocks
-        known = self.pace
-        near = known is not None and known / 4 < fresh < known * 4
-        self.pace = (known + fresh) / 2 if known is not None and near else fresh
-        self.seen = max(self.seen, blocks)
-        self.tasks += 1
-        self.blocks += blocks
-        self.busy += wall
-
-    def has_room(self) -> bool:
-        """Whether a slot is free, or will be before the engine asks again."""
-        if self.flying < self.slots:
-            return True
-        short = self.pace is not None and self.load < _AHEAD * self.slots
-        return short and self.flying < _MOST_AHEAD * self.slots
-
-
-@dataclass
-class Stop:
-    """Set from outside (a signal handler): drain, for this reason."""
-
-    reason: str | None = None
-
-
-@dataclass
-class Suspect:
-    """Blocks that lost their worker, to be tried alone."""
-
-    first: int
-    stop: int
-    attempt: int
 
 
 @dataclass
@@ -204,8 +79,7 @@ class Core:
         self._given_up = Ranges()
         self._pool = NodeState()
         self._suspects: deque[Suspect] = deque()
-        self._raised: dict[int, int] = {}
-        self._lost: dict[int, int] = {}
+        self._tried: dict[int, int] = {}
         self._expired: set[int] = set()
         self._useless: set[int] = set()
         self._copies: dict[tuple[int, int], set[int]] = {}
@@ -303,13 +177,16 @@ class Core:
             if tally is not None:
                 self._on_tally(task, outcome, tally)
         except TallyError as error:
+            # The worker has checked what its kernel returned: this came about on the way.
             fault = Fault("refused", task.first, "TallyError", str(error))
-            self._on_fault(task, fault, outcome.node, task.first)
+            self._on_fault(task, fault, outcome.node, task.first, self.policy.lost)
             return
         if tally is not None:
             state.learn(outcome.stop - outcome.first, outcome.wall)
         if outcome.fault is not None:
-            self._on_fault(task, outcome.fault, outcome.node, outcome.stop)
+            of_kernel = outcome.fault.kind in ("raised", "refused")
+            most = self.policy.raised if of_kernel else self.policy.lost
+            self._on_fault(task, outcome.fault, outcome.node, outcome.stop, most)
 
     def forget_flights(self) -> None:
         """The engine is gone: what was out is owed again, and nobody is blamed."""
@@ -472,52 +349,48 @@ class Core:
             return
         self.count.add(outcome.first, outcome.stop, tally)
         self.writer.count(task, outcome, self.clock.now())
-        # The first answer counts; a copy that is still out computes what nobody needs.
-        self._useless |= self._copies.get((task.first, task.stop), set())
+        # The first whole answer counts; a copy that is still out computes what nobody needs.
+        if outcome.stop == task.stop:
+            self._useless |= self._copies.get((task.first, task.stop), set())
 
-    def _on_fault(self, task: Task, fault: Fault, node: str, first: int) -> None:
+    def _on_fault(self, task: Task, fault: Fault, node: str, first: int, most: int) -> None:
+        """Decide on the blocks [first, task.stop), of which one had its attempt, of ``most``."""
         if task.id in self._useless or (task.first, task.stop) in self._copies:
             return
         if fault.kind == "timeout" and task.id not in self._expired:
             fault = fault._replace(kind="returned")
-        if fault.kind == "returned":
+        # A block that its copy has counted meanwhile is in order, whatever became of it here.
+        if fault.kind == "returned" or self.count.done.overlaps(first, first + 1):
             self._owe(first, task.stop)
             return
         self._state(node).failures += 1
         self.writer.fail(task, fault, node, self.clock.now())
-        if fault.kind in ("raised", "refused"):
-            final = self._again_after_raise(task, fault, first)
-        else:
-            final = self._again_after_loss(task, first)
+        final = self._try_again(task, fault, first, most)
         self.observe(AttemptFailed(node, task.attempt, fault, final))
         if final:
-            self.failed.add(first)
             self.drain("failure")
 
-    def _again_after_raise(self, task: Task, fault: Fault, first: int) -> bool:
-        """Try the block again if it may be; True if it may not."""
-        self._owe(first + 1, task.stop)
-        self._given_up.add(first, first + 1)
-        tried = self._raised[first] = self._raised.get(first, 0) + 1
-        return self._again(first, tried, self.policy.raised)
-
-    def _again_after_loss(self, task: Task, first: int) -> bool:
-        blocks = task.stop - first
+    def _try_again(self, task: Task, fault: Fault, first: int, most: int) -> bool:
+        """Owe what is in order, and try the bad block again; True if it has no attempts left."""
         self._given_up.add(first, task.stop)
-        if blocks == 1:
-            tried = self._lost[first] = self._lost.get(first, 0) + 1
-            return self._again(first, tried, self.policy.lost)
-        # Nobody knows which block did it: smaller ones will tell, and cost no attempt yet.
-        step = -(-blocks // _SPLIT)
+        bad = first if task.stop - first == 1 else fault.block
+        if bad is None:
+            self._split(task, first)
+            return False
+        self._owe(first, bad)
+        self._owe(bad + 1, task.stop)
+        tried = self._tried[bad] = self._tried.get(bad, 0) + 1
+        if tried >= most:
+            self.failed.add(bad)
+            return True
+        self._suspects.append(Suspect(bad, bad + 1, tried + 1))
+        return False
+
+    def _split(self, task: Task, first: int) -> None:
+        """Nobody knows which block did it: smaller tasks will tell, and cost no attempt yet."""
+        step = -(-(task.stop - first) // _SPLIT)
         for low in range(first, task.stop, step):
             self._suspects.append(Suspect(low, min(low + step, task.stop), task.attempt))
-        return False
-
-    def _again(self, block: int, tried: int, most: int) -> bool:
-        if tried >= most:
-            return True
-        self._suspects.append(Suspect(block, block + 1, tried + 1))
-        return False
 
     def _owe(self, first: int, stop: int) -> None:
         for low, high in self.count.done.missing(first, stop):
@@ -527,11 +400,10 @@ class Core:
 
     def _late(self, outcome: Outcome) -> None:
         """An outcome of a task that was given up: compared with what was counted, never added."""
-        if outcome.tally is None:
-            return
         try:
-            samples = (outcome.stop - outcome.first) * self.work.block
-            self._compare(outcome, checked(outcome.tally, samples))
+            tally = verified(self.work, outcome)
+            if tally is not None:
+                self._compare(outcome, tally)
         except TallyError as error:
             self.observe(Alarm(f"a late outcome was refused: {error}", outcome.node))
 
@@ -551,156 +423,6 @@ class Core:
             )
             self.writer.event(outcome.node, text, self.clock.now())
             self.observe(Alarm(text, outcome.node))
-
-def recount(ledger: Ledger, run: Run, goal: Goal, work: Work, scaling: tuple[float, float],
-            observe: Observer) -> Count:  # fmt: skip
-    """Count what the ledger holds of a run, as far as its goal reaches.
-
-    A row that is damaged, or that reaches over the goal's end, is set aside: its blocks are owed.
-    """
-    count = Count(goal, *scaling)
-    aside: list[tuple[Counted, str]] = []
-    for row in ledger.counted(run, 0, goal.blocks):
-        verdict = _verdict(row, count)
-        if verdict is None:
-            count.add(row.first, row.stop, checked(row.tally, (row.stop - row.first) * work.block))
-        else:
-            aside.append((row, verdict))
-    for row, verdict in aside:
-        ledger.set_aside(run, row, verdict)
-        if verdict == "corrupt":
-            text = f"the ledger's row of blocks {row.first} to {row.stop - 1} is damaged"
-            observe(Alarm(f"{text}; they are computed again", row.node))
-    return count
-
-
-class Loop:
-    """Reads an engine's items and turns the core's clocks, over as many engines as it takes."""
-
-    def __init__(self, core: Core, stop: Stop, max_time: float | None) -> None:
-        self._core, self._stop, self._max_time = core, stop, max_time
-        self._begun = self._looked = self._recorded = core.clock.steady()
-        self._reason = ""
-
-    def run(self, engine: Callable[[], Backend]) -> Ending:
-        """Run until the goal is met, or something else ends it.
-
-        Args:
-            engine: makes a fresh engine; called again when one fails.
-
-        Raises:
-            EngineError: no engine could be started, and nothing came of it.
-            StoreError: the ledger could not be written; what was counted before is safe.
-        """
-        core, barren = self._core, 0
-        self._look(force=True)
-        while not core.over and barren < _ENGINE_STARTS:
-            before = core.outcomes
-            try:
-                with engine() as backend:
-                    self._turn(backend)
-            except EngineError as error:
-                self._on_engine_error(error)
-            except StopNow:
-                return self._ending()
-            barren = 0 if core.outcomes > before else barren + 1
-            if not core.over:
-                core.forget_flights()
-        if not core.over:
-            if not core.outcomes:
-                raise EngineError(self._reason or "the engine ended without a word")
-            core.drain("nodes")
-        return self._ending()
-
-    def _turn(self, backend: Backend) -> None:
-        core = self._core
-        with closing(backend.run(core.work, core)) as items:  # type: ignore[type-var]
-            for item in items:
-                if isinstance(item, Outcome):
-                    core.on_outcome(item)
-                elif item is not None:
-                    core.on_node(item)
-                self._look()
-                if core.over:
-                    return
-
-    def _look(self, *, force: bool = False) -> None:
-        """Look at what no item brings: the person's wish to stop, and the clocks."""
-        core, now = self._core, self._core.clock.steady()
-        if self._stop.reason:
-            core.drain(self._stop.reason)
-        if now - self._looked < _LOOK_EVERY and not force:
-            return
-        self._looked = now
-        if self._max_time is not None and now - self._begun >= self._max_time:
-            core.drain("max_time")
-        core.on_tick()
-        progress = core.progress(now - self._begun)
-        core.observe(progress)
-        if now - self._recorded >= _RECORD_EVERY:
-            self._recorded = now
-            core.writer.progress(record_of(progress))
-
-    def _on_engine_error(self, error: EngineError) -> None:
-        self._reason = str(error)
-        self._core.writer.event(None, self._reason, self._core.clock.now())
-        self._core.observe(Alarm(self._reason))
-
-    def _ending(self) -> Ending:
-        core, wall = self._core, self._core.clock.steady() - self._begun
-        state, stopped_by = _verdict_on_run(core)
-        core.observe(core.progress(wall))
-        undone = [] if core.count.finished else core.undone
-        if undone:
-            text = f"started and not finished: {_spelled(undone)}"
-            core.writer.event(None, text, core.clock.now())
-            core.observe(Alarm(text))
-        return Ending(state, stopped_by, not undone, wall, self._reason)
-
-
-def record_of(progress: Progress) -> dict[str, object]:
-    """What readers of a running run are shown, as the ledger keeps it."""
-    estimate = progress.estimate
-    return {
-        "elapsed_s": progress.elapsed_s,
-        "blocks": progress.blocks_done,
-        "samples": progress.samples,
-        "samples_per_s": progress.samples_per_s,
-        "estimate": estimate.value if estimate else None,
-        "std_error": estimate.std_error if estimate else None,
-    }
-
-
-def _verdict_on_run(core: Core) -> tuple[State, str]:
-    """State and cause, the strongest first."""
-    if core.count.finished:
-        return _goal_reached(core.count)
-    if core.failed:
-        return State.FAILED, "failure"
-    if core.draining in ("max_time", "nodes"):
-        return State.PARTIAL, core.draining
-    return State.INTERRUPTED, core.draining or "SIGINT"
-
-
-def _goal_reached(count: Count) -> tuple[State, str]:
-    if count.met_at is not None:
-        return State.DONE, "target"
-    return (State.PARTIAL, "max_samples") if count.goal.target else (State.DONE, "samples")
-
-
-def _verdict(row: Counted, count: Count) -> str | None:
-    if not row.intact:
-        return "corrupt"
-    if count.checkpoints.crosses(row.first, row.stop):
-        return "beyond"
-    return None
-
-
-def _spelled(spans: list[tuple[int, int]]) -> str:
-    """``block 3, blocks 7 to 9``, the first few of them."""
-    words = [f"block {a}" if b - a == 1 else f"blocks {a} to {b - 1}" for a, b in spans]
-    more = f" and {len(words) - _MOST_SPELLED} more" if len(words) > _MOST_SPELLED else ""
-    return ", ".join(words[:_MOST_SPELLED]) + more
 
 
 def _tile(rows: list[Counted], first: int, stop: int) -> bool:

@@ -1,0 +1,16 @@
+"""The one loop: plan x backend -> outcomes. Whatever must be decided while a run runs is here.
+
+Leases, retries, deadlines, second copies, stopping: once, for all engines. The loop reads one
+item at a time from the engine (an outcome, a node's event, or a tick), and every decision is made
+in the methods of :class:`Core`, which touch neither disk (but through the ledger's writer) nor
+clock (but the one they are given).
+"""
+
+from __future__ import annotations
+
+from cluster.dispatch.clock import Clock, SystemClock
+from cluster.dispatch.core import Core, Policy
+from cluster.dispatch.loop import Ending, Loop, Stop
+from cluster.dispatch.recount import recount
+
+__all__ = ["Clock", "Core", "Ending", "Loop", "Policy", "Stop", "SystemClock", "recount"]

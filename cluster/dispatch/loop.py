@@ -1,0 +1,178 @@
+"""The loop: reads an engine, turns the core's clocks, and says how the run ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+
+from cluster.backends.base import Backend
+from cluster.count import Count
+from cluster.dispatch.core import Core
+from cluster.errors import EngineError, StopNow
+from cluster.events import (
+    Alarm,
+    Progress,
+)
+from cluster.state import State
+from cluster.work import Outcome
+
+_LOOK_EVERY = 0.2
+_RECORD_EVERY = 1.0
+_MOST_SPELLED = 20
+# Fresh starts of an engine that fails without a single outcome between them.
+_ENGINE_STARTS = 3
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a start of a run ended.
+
+    Attributes:
+        state: done, failed, partial or interrupted.
+        stopped_by: samples, target, max_time, max_samples, failure, nodes, or a signal's name.
+        drained: every block that was started is counted.
+        wall: seconds.
+        reason: the engine's own words, where the nodes were the cause.
+    """
+
+    state: State
+    stopped_by: str
+    drained: bool
+    wall: float
+    reason: str = ""
+
+    @classmethod
+    def of_finished(cls, count: Count) -> Ending:
+        """The ending of a run that was found to have all it was asked for."""
+        state, stopped_by = _goal_reached(count)
+        return cls(state, stopped_by, True, 0.0)
+
+
+@dataclass
+class Stop:
+    """Set from outside (a signal handler): drain, for this reason."""
+
+    reason: str | None = None
+
+
+class Loop:
+    """Reads an engine's items and turns the core's clocks, over as many engines as it takes."""
+
+    def __init__(self, core: Core, stop: Stop, max_time: float | None) -> None:
+        self._core, self._stop, self._max_time = core, stop, max_time
+        self._begun = self._looked = self._recorded = core.clock.steady()
+        self._reason = ""
+
+    def run(self, engine: Callable[[], Backend]) -> Ending:
+        """Run until the goal is met, or something else ends it.
+
+        Args:
+            engine: makes a fresh engine; called again when one fails.
+
+        Raises:
+            EngineError: no engine could be started, and nothing came of it.
+            StoreError: the ledger could not be written; what was counted before is safe.
+        """
+        core, barren = self._core, 0
+        self._look(force=True)
+        while not core.over and barren < _ENGINE_STARTS:
+            before = core.outcomes
+            try:
+                with engine() as backend:
+                    self._turn(backend)
+            except EngineError as error:
+                self._on_engine_error(error)
+            except StopNow:
+                core.drain(self._stop.reason or "SIGINT")
+                return self._ending()
+            barren = 0 if core.outcomes > before else barren + 1
+            if not core.over:
+                core.forget_flights()
+        if not core.over:
+            if not core.outcomes:
+                raise EngineError(self._reason or "the engine ended without a word")
+            core.drain("nodes")
+        return self._ending()
+
+    def _turn(self, backend: Backend) -> None:
+        core = self._core
+        with closing(backend.run(core.work, core)) as items:
+            for item in items:
+                if isinstance(item, Outcome):
+                    core.on_outcome(item)
+                elif item is not None:
+                    core.on_node(item)
+                self._look()
+                if core.over:
+                    return
+
+    def _look(self, *, force: bool = False) -> None:
+        """Look at what no item brings: the person's wish to stop, and the clocks."""
+        core, now = self._core, self._core.clock.steady()
+        if self._stop.reason:
+            core.drain(self._stop.reason)
+        if now - self._looked < _LOOK_EVERY and not force:
+            return
+        self._looked = now
+        if self._max_time is not None and now - self._begun >= self._max_time:
+            core.drain("max_time")
+        core.on_tick()
+        progress = core.progress(now - self._begun)
+        core.observe(progress)
+        if now - self._recorded >= _RECORD_EVERY:
+            self._recorded = now
+            core.writer.progress(record_of(progress))
+
+    def _on_engine_error(self, error: EngineError) -> None:
+        self._reason = str(error)
+        self._core.writer.event(None, self._reason, self._core.clock.now())
+        self._core.observe(Alarm(self._reason))
+
+    def _ending(self) -> Ending:
+        core, wall = self._core, self._core.clock.steady() - self._begun
+        state, stopped_by = _verdict_on_run(core)
+        core.observe(core.progress(wall))
+        undone = [] if core.count.finished else core.undone
+        if undone:
+            text = f"started and not finished: {_spelled(undone)}"
+            core.writer.event(None, text, core.clock.now())
+            core.observe(Alarm(text))
+        return Ending(state, stopped_by, not undone, wall, self._reason)
+
+
+def record_of(progress: Progress) -> dict[str, object]:
+    """What readers of a running run are shown, as the ledger keeps it."""
+    estimate = progress.estimate
+    return {
+        "elapsed_s": progress.elapsed_s,
+        "blocks": progress.blocks_done,
+        "samples": progress.samples,
+        "samples_per_s": progress.samples_per_s,
+        "estimate": estimate.value if estimate else None,
+        "std_error": estimate.std_error if estimate else None,
+    }
+
+
+def _verdict_on_run(core: Core) -> tuple[State, str]:
+    """State and cause, the strongest first."""
+    if core.count.finished:
+        return _goal_reached(core.count)
+    if core.failed:
+        return State.FAILED, "failure"
+    if core.draining in ("max_time", "nodes"):
+        return State.PARTIAL, core.draining
+    return State.INTERRUPTED, core.draining or "SIGINT"
+
+
+def _goal_reached(count: Count) -> tuple[State, str]:
+    if count.met_at is not None:
+        return State.DONE, "target"
+    return (State.PARTIAL, "max_samples") if count.goal.target else (State.DONE, "samples")
+
+
+def _spelled(spans: list[tuple[int, int]]) -> str:
+    """``block 3, blocks 7 to 9``, the first few of them."""
+    words = [f"block {a}" if b - a == 1 else f"blocks {a} to {b - 1}" for a, b in spans]
+    more = f" and {len(words) - _MOST_SPELLED} more" if len(words) > _MOST_SPELLED else ""
+    return ", ".join(words[:_MOST_SPELLED]) + more

@@ -1,0 +1,75 @@
+"""Where frozen kernels are unpacked: private folders named by their hashes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from cluster.kernels.model import Source
+
+
+def cache_folder() -> Path:
+    """Where kernels are unpacked: below CLUSTER_CACHE, XDG_CACHE_HOME or ~/.cache."""
+    named = os.environ.get("CLUSTER_CACHE")
+    if named:
+        return Path(named)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "cluster"
+
+
+def unpack(source: Source) -> Path:
+    """Write the files once, whole or not at all; what is there is believed only if it is equal."""
+    try:
+        root = cache_folder() / "kernels"
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = root / source.sha
+        if root.stat().st_uid != os.getuid():
+            raise PermissionError
+        if not _holds(folder, source):
+            _replace(folder, source)
+        return folder
+    except (OSError, RuntimeError):
+        # No home, a full or a read-only disk: the kernel still runs, only its cache is lost.
+        folder = Path(_scratch().name) / source.sha
+        _write(folder, source)
+        return folder
+
+
+def _holds(folder: Path, source: Source) -> bool:
+    try:
+        return all(
+            (folder / name).read_bytes() == text.encode() for name, text in source.files.items()
+        )
+    except OSError:
+        return False
+
+
+def _replace(folder: Path, source: Source) -> None:
+    fresh = Path(tempfile.mkdtemp(prefix=f".{source.sha[:8]}-", dir=folder.parent))
+    _write(fresh, source)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        # Another worker came first, or something else stands there: heal it file by file.
+        _write(folder, source)
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _write(folder: Path, source: Source) -> None:
+    for name, text in source.files.items():
+        target = folder / name
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not target.is_file() or target.read_bytes() != text.encode():
+            scratch = target.with_name(f".{target.name}.{os.getpid()}")
+            scratch.write_bytes(text.encode())
+            # Compilers key their caches by time and size: the same text keeps the same stamp.
+            os.utime(scratch, (0, 0))
+            scratch.replace(target)
+
+
+@lru_cache(maxsize=1)
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="cluster-kernel-")

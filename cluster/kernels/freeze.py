@@ -1,0 +1,102 @@
+"""Freezing a kernel: its text, and the text of what it imports, as they are now."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from cluster.errors import KernelError, did_you_mean
+from cluster.kernels.model import Source, not_a_kernel
+from cluster.kernels.text import form_of, functions, nearest, parse, read
+
+
+def freeze(reference: str, base: Path, include: Iterable[str] = ()) -> Source:
+    """Read a kernel's text: ``file.py:function`` relative to ``base``, or ``module:function``.
+
+    A module is looked up as a file, in the current folder and then along ``sys.path``; nothing is
+    imported or run here.
+
+    Raises:
+        KernelError: no such file or function, not a kernel by its first parameter, or a sibling
+            file that is imported but not listed in ``include``.
+    """
+    place, _, function = reference.rpartition(":")
+    path = _find(place, base)
+    names = [path.name, *include]
+    files = {name: read(path.parent / name, name) for name in names}
+    source = Source(path.name, function, files)
+    _check_function(source)
+    _check_siblings(source, path.parent)
+    return source
+
+
+def _find(place: str, base: Path) -> Path:
+    if place.endswith(".py"):
+        path = base / place
+        if path.is_file():
+            return path
+        raise KernelError(f"no file {path}", fix=nearest(path.name, path.parent))
+    parts = place.split(".")
+    for folder in (Path.cwd(), *map(Path, sys.path)):
+        path = folder.joinpath(*parts).with_suffix(".py")
+        if path.is_file():
+            return path
+    raise KernelError(
+        f"no module {place!r} in the current folder or on the Python path",
+        fix="name the file instead: path/to/file.py:function, relative to the spec",
+    )
+
+
+def _check_function(source: Source) -> None:
+    known = functions(source.files[source.entry], source.entry)
+    found = known.get(source.function)
+    if found is None:
+        kernels = [name for name, node in known.items() if form_of(node)]
+        raise KernelError(
+            f"{source.entry} defines no function {source.function!r}",
+            fix=did_you_mean(source.function, known)
+            or (f"its kernels: {', '.join(kernels)}" if kernels else None),
+        )
+    if not form_of(found):
+        names = [a.arg for a in (*found.args.posonlyargs, *found.args.args)]
+        raise not_a_kernel(source.name, names)
+
+
+def _check_siblings(source: Source, folder: Path) -> None:
+    """Refuse an import that works beside the kernel's file but not on a worker."""
+    for file, text in source.files.items():
+        if not file.endswith(".py"):
+            continue
+        for name in _imported(parse(text, file)):
+            listed = {PurePosixPath(name).parts[0] for name in source.files}
+            if f"{name}.py" in listed or name in listed or name in sys.stdlib_module_names:
+                continue
+            if name != "cluster" and _stands_in(folder, name):
+                raise KernelError(
+                    f"{file} imports its neighbour {name!r}, which would be missing on a node",
+                    fix=f"add it to the spec: include: [{name}.py]",
+                )
+
+
+def _stands_in(folder: Path, name: str) -> bool:
+    package = folder / name
+    return (folder / f"{name}.py").is_file() or (
+        package.is_dir() and next(package.glob("*.py"), None) is not None
+    )
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise KernelError(
+                    f"a relative import (line {node.lineno}): a frozen kernel has no package",
+                    fix="import the neighbour by its plain name, and list it in include",
+                )
+            names.add((node.module or "").partition(".")[0])
+    return names

@@ -1,0 +1,119 @@
+"""Kernel files as text: what they define and import, found without running them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import KernelError, did_you_mean
+from cluster.kernels.model import DEFAULT_BLOCK, FORMS
+
+
+def form_of(function: ast.FunctionDef) -> str | None:
+    """``rng`` or ``stream`` where a function has a kernel's parameters, else None."""
+    first = [*function.args.posonlyargs, *function.args.args][:2]
+    if len(first) == 2 and first[0].arg in FORMS and first[1].arg == "samples":
+        return first[0].arg
+    return None
+
+
+def functions(text: str, file: str) -> dict[str, ast.FunctionDef]:
+    """The top-level functions of a kernel file, by name, found without running it.
+
+    Raises:
+        KernelError: the text is not Python.
+    """
+    return {node.name: node for node in _top_level(parse(text, file))}
+
+
+def _top_level(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    """Functions of the module, also below an ``if`` or ``try``; none that a scope hides."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef):
+            yield node
+        elif not isinstance(node, ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            yield from _top_level(node)
+
+
+def listing(places: Iterable[Path]) -> list[dict[str, Any]]:
+    """The kernels in files and folders, found without running them.
+
+    Returns:
+        One mapping a kernel: ``kernel`` (file:function), ``form``, ``params`` (name: default as
+        written, or None), ``block`` (as the decorator writes it, or the default), ``doc``.
+
+    Raises:
+        KernelError: a place that does not exist, or a file that is not Python.
+    """
+    rows = []
+    for path in _kernel_files(places):
+        for name, node in functions(read(path, str(path)), str(path)).items():
+            if form_of(node) and not name.startswith("_"):
+                rows.append(_described(f"{path}:{name}", node))
+    return rows
+
+
+def read(path: Path, name: str) -> str:
+    """The text of a file, which must be UTF-8; errors call it by ``name``."""
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise KernelError(f"cannot read {name}: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise KernelError(f"{name} is not UTF-8 at byte {error.start}", where=str(path)) from None
+
+
+def parse(text: str, file: str) -> ast.Module:
+    """The syntax tree of a file, or a KernelError with its line."""
+    try:
+        # Python takes a byte order mark in a file, though not in a string.
+        return ast.parse(text.removeprefix("\ufeff"), file)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", None)
+        raise KernelError(
+            f"not Python: {error}", where=f"{file}:{line}" if line else file
+        ) from None
+
+
+def nearest(name: str, folder: Path) -> str | None:
+    """``did you mean`` for the Python file of a folder that is named most alike, or None."""
+    try:
+        return did_you_mean(name, (path.name for path in folder.glob("*.py")))
+    except OSError:
+        return None
+
+
+def _kernel_files(places: Iterable[Path]) -> Iterable[Path]:
+    for place in places:
+        if place.is_dir():
+            yield from sorted(place.glob("*.py"))
+        elif place.is_file():
+            yield place
+        else:
+            raise KernelError(f"no file or folder {place}", fix=nearest(place.name, place.parent))
+
+
+def _described(kernel: str, node: ast.FunctionDef) -> dict[str, Any]:
+    arguments = node.args
+    names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    positional = [None] * (len(names) - len(arguments.defaults) - len(arguments.kwonlyargs))
+    defaults = [*positional, *arguments.defaults, *arguments.kw_defaults]
+    written = [ast.unparse(default) if default is not None else None for default in defaults]
+    doc = ast.get_docstring(node) or ""
+    return {
+        "kernel": kernel,
+        "form": names[0],
+        "params": dict(list(zip(names, written, strict=True))[2:]),
+        "block": _declared_block(node),
+        "doc": doc.partition("\n")[0],
+    }
+
+
+def _declared_block(node: ast.FunctionDef) -> str:
+    for decorator in node.decorator_list:
+        for keyword in decorator.keywords if isinstance(decorator, ast.Call) else ():
+            if keyword.arg == "block":
+                return ast.unparse(keyword.value)
+    return str(DEFAULT_BLOCK)

@@ -1,0 +1,30 @@
+"""The SQLite file that holds every run: the only truth, and the only writer of results.
+
+A block range is counted once because the database refuses a second one: ``outcome`` has a trigger
+on overlap. What was committed is durable (synchronous FULL); a writer thread commits in groups,
+so the dispatcher never waits for the disk.
+"""
+
+from __future__ import annotations
+
+from cluster.ledger.database import FILE, NETWORK, SQLITE, file_system
+from cluster.ledger.locks import Owner, holder
+from cluster.ledger.rows import Counted, NodeTotals, Run
+from cluster.ledger.store import Ledger
+from cluster.ledger.tables import SCHEMA
+from cluster.ledger.writer import Writer
+
+__all__ = [
+    "FILE",
+    "NETWORK",
+    "SCHEMA",
+    "SQLITE",
+    "Counted",
+    "Ledger",
+    "NodeTotals",
+    "Owner",
+    "Run",
+    "Writer",
+    "file_system",
+    "holder",
+]

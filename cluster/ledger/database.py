@@ -1,0 +1,201 @@
+"""The SQLite file of a store: opened, prepared, and on a network owned by one host at a time."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from cluster.errors import Locked, StoreError
+from cluster.ledger.faults import BUSY, no_store, translated
+from cluster.ledger.locks import Owner
+from cluster.ledger.tables import SCHEMA, TABLES, statements
+
+FILE = "ledger.sqlite"
+SQLITE = sqlite3.sqlite_version
+
+# Kinds of file system that other hosts may write to at the same time. Write-ahead logging needs
+# shared memory between all users of the file, which they do not give.
+NETWORK = frozenset({
+    "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "gfs2",
+    "gpfs", "lustre", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "smb3", "smbfs",
+})  # fmt: skip
+OWNER_BEAT = 10.0
+_OWNER_DEAD = 60.0
+
+
+class Database:
+    """An open store. Reading disturbs nobody; a run is written by the one who holds its lock.
+
+    Args:
+        store: the folder.
+        create: make it where it is missing; else that is an error.
+
+    Raises:
+        StoreError: it cannot be opened, or was written by a newer version.
+    """
+
+    def __init__(self, store: Path, *, create: bool = False) -> None:
+        self.store = store
+        self.path = store / FILE
+        with translated(self.path):
+            if create:
+                store.mkdir(mode=0o700, parents=True, exist_ok=True)
+            elif not self.path.is_file():
+                raise no_store(store)
+            self.network = file_system(store) in NETWORK
+            if create:
+                _make_private(self.path)
+            self.db = self.connect()
+            try:
+                self._prepare(create)
+            except BaseException:
+                self.close()
+                raise
+            self._place = self.path.absolute()
+            self._file = _identity(self._place)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        with suppress(sqlite3.Error):
+            self.db.close()
+
+    def connect(self) -> sqlite3.Connection:
+        # Autocommit: every transaction below is written out.
+        db = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        _set_journal(db, "DELETE" if self.network else "WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        # A flipped bit must not keep whole rows from being read: their checksum tells it.
+        db.text_factory = _text
+        return db
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        with translated(self.path):
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self.db.execute("ROLLBACK")
+                raise
+
+    def all(self, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        with translated(self.path):
+            return self.db.execute(sql, values).fetchall()
+
+    def check(self) -> str:
+        """SQLite's own verdict on the file: ``ok``, or what is wrong."""
+        return str(self.all("PRAGMA quick_check(1)", ())[0][0])
+
+    def check_there(self) -> None:
+        """Raise where the file was removed or replaced: SQLite would go on in what nobody finds."""
+        if _identity(self._place) != self._file:
+            raise StoreError(
+                "the store was removed or replaced while it was written",
+                where=str(self.path),
+                fix="what was written since then is lost with it; bring it back, then resume",
+            )
+
+    def own(self) -> None:
+        """On a network file system, be the only host that writes, or say who is."""
+        if not self.network:
+            return
+        me = Owner.here()
+        with self.transaction():
+            row = self.db.execute("SELECT host, pid, beat FROM owner").fetchone()
+            if row and row[0] != me.host and time.time() - row[2] < _OWNER_DEAD:
+                raise Locked(
+                    f"the store {self.store} is on a network file system and in use by process"
+                    f" {row[1]} on {row[0]}", fix=f"run there, or wait {_OWNER_DEAD:g} s after it",
+                )  # fmt: skip
+            self.beat(self.db)
+
+    def beat(self, db: sqlite3.Connection) -> None:
+        me = Owner.here()
+        db.execute("INSERT OR REPLACE INTO owner VALUES (1, ?, ?, ?)", (me.host, me.pid, me.since))
+
+    def _prepare(self, create: bool) -> None:
+        (version,) = self.db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            if not create:
+                raise no_store(self.store)
+            self._make_tables()
+        elif version != SCHEMA:
+            raise StoreError(
+                f"the store has format {version}, this version reads format {SCHEMA}",
+                where=str(self.path),
+                fix="use the version of cluster that wrote it, or another --store",
+            )
+
+    def _make_tables(self) -> None:
+        with self.transaction():
+            # Another process may have been first.
+            (version,) = self.db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in statements(TABLES):
+                    self.db.execute(statement)
+                self.db.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that holds a path, as ``/proc/self/mountinfo`` names it.
+
+    Empty where that cannot be told.
+    """
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    real = path.resolve()
+    best, kind = -1, ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        mount = Path(before.split()[4].replace("\\040", " "))
+        if real.is_relative_to(mount) and len(mount.parts) >= best:
+            best, kind = len(mount.parts), after.split()[0]
+    return kind
+
+
+def _set_journal(db: sqlite3.Connection, mode: str) -> None:
+    """Set the journal's mode; SQLite waits for every other lock, but not for the one of this."""
+    deadline = time.monotonic() + BUSY
+    while True:
+        try:
+            db.execute(f"PRAGMA journal_mode = {mode}")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
+def _make_private(path: Path) -> None:
+    """Make an empty file for the owner alone; SQLite gives its side files the same rights."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file, or None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")

@@ -1,0 +1,74 @@
+"""Who holds a run: the operating system's locks, which go with the process that has them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.errors import Locked
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lock: host, pid and since when (seconds since the epoch)."""
+
+    host: str
+    pid: int
+    since: float
+
+    @classmethod
+    def here(cls) -> Owner:
+        """This process, now."""
+        return cls(socket.gethostname(), os.getpid(), time.time())
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host} (since {since})"
+
+
+def holder(path: Path) -> Owner | None:
+    """Who holds a lock file, or None."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_owner(descriptor)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def flock(descriptor: int, path: Path, run: str) -> None:
+    """Take a lock file for this process, or raise Locked, naming who has it."""
+    # A reader that asks who holds the lock takes it for an instant: one refusal proves nothing.
+    for _ in range(10):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.02)
+    owner = _read_owner(descriptor)
+    raise Locked(
+        f"run {run} is held by {owner}", where=str(path), fix="wait for it, or stop it first"
+    )
+
+
+def _read_owner(descriptor: int) -> Owner:
+    try:
+        return Owner(**json.loads(os.pread(descriptor, 4096, 0)))
+    except (ValueError, TypeError):
+        return Owner("an unknown host", 0, 0.0)
+
+
+def write_owner(descriptor: int) -> None:
+    """Write into a lock file that it is ours."""
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(vars(Owner.here())).encode(), 0)

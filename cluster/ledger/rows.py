@@ -1,0 +1,48 @@
+"""The rows that readers of a store get."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Run(NamedTuple):
+    """A row of the table of runs; ``state`` is the recorded one, see :meth:`Ledger.state`."""
+
+    key: int
+    id: str
+    name: str
+    created: float
+    request: str
+    identity: str
+    definition: dict[str, Any]
+    goal: dict[str, Any]
+    state: str
+    stopped_by: str | None
+    drained: bool | None
+    counted: int | None
+    tally: str | None
+    ranges: list[list[int]] | None
+    progress: dict[str, Any] | None
+
+
+JSON_COLUMNS = ("definition", "goal", "ranges", "progress")
+
+
+class Counted(NamedTuple):
+    """A counted range of blocks; ``intact`` is False where its checksum does not hold."""
+
+    first: int
+    stop: int
+    tally: str
+    node: str
+    intact: bool
+
+
+class NodeTotals(NamedTuple):
+    """Sums over a node's counted outcomes: tasks, blocks, wall and CPU seconds."""
+
+    node: str
+    tasks: int
+    blocks: int
+    wall: float
+    cpu: float

@@ -1,0 +1,253 @@
+"""The ledger: every run of a store, and what was counted of each."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import UsageError, did_you_mean
+from cluster.ledger.database import Database
+from cluster.ledger.faults import translated
+from cluster.ledger.locks import Owner, flock, holder, write_owner
+from cluster.ledger.rows import JSON_COLUMNS, Counted, NodeTotals, Run
+from cluster.ledger.tables import UNENDED
+from cluster.ledger.writer import Writer
+from cluster.work import checksum
+
+
+class Ledger(Database):
+    """The runs of a store. Reading disturbs nobody; a run is written by its lock's holder."""
+
+    # -- runs ---------------------------------------------------------------------------------
+
+    def runs(self) -> list[Run]:
+        """Every run, newest first."""
+        return list(self._runs("ORDER BY created DESC, key DESC", ()))
+
+    def run(self, name: str) -> Run:
+        """The run of that id, or of the only id that starts so.
+
+        Raises:
+            UsageError: none, or several.
+        """
+        pattern = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+        found = list(self._runs("WHERE id LIKE ? ESCAPE '\\' ORDER BY created", (pattern,)))
+        exact = [run for run in found if run.id == name]
+        if len(exact or found) == 1:
+            return (exact or found)[0]
+        if found:
+            several = ", ".join(run.id for run in found[:5])
+            raise UsageError(f"{name!r} begins several runs: {several}", fix="give more of the id")
+        ids = [row[0] for row in self.all("SELECT id FROM run", ())]
+        raise UsageError(
+            f"no run {name!r} in {self.store}",
+            fix=did_you_mean(name, ids) or "'cluster ls' lists the runs",
+        )
+
+    def newest(self, request: str) -> Run | None:
+        """The newest run of a request key, or None."""
+        found = self._runs("WHERE request = ? ORDER BY created DESC, key DESC LIMIT 1", (request,))
+        return next(found, None)
+
+    def create(
+        self, run: str, name: str, request: str, identity: str, definition: object, goal: object
+    ) -> Run:
+        """Enter a new run."""
+        with self.transaction():
+            self.db.execute(
+                "INSERT INTO run (id, name, created, request, identity, definition, goal)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (run, name, time.time(), request, identity, json.dumps(definition),
+                 json.dumps(goal)),
+            )  # fmt: skip
+        return self.run(run)
+
+    def set_goal(self, run: Run, definition: object, goal: object) -> None:
+        """Ask for more of a run; what was recorded of its end is over."""
+        with self.transaction():
+            self.db.execute(
+                f"UPDATE run SET definition = ?, goal = ?, {UNENDED} WHERE key = ?",
+                (json.dumps(definition), json.dumps(goal), run.key),
+            )
+
+    def finish(
+        self, run: Run, state: str, stopped_by: str, drained: bool, counted: int | None,
+        tally: str | None, ranges: object,
+    ) -> None:  # fmt: skip
+        """Record how a start of a run ended; its result is the blocks [0, counted), or all.
+
+        Of one that did not drain nothing but that is recorded: it may have been cut short in the
+        middle of adding, and its rows can be added up again.
+        """
+        if not drained:
+            tally = ranges = None
+        with self.transaction():
+            self.db.execute(
+                "UPDATE run SET state = ?, stopped_by = ?, drained = ?, counted = ?, tally = ?,"
+                " ranges = ? WHERE key = ?",
+                (state, stopped_by, drained, counted, tally, json.dumps(ranges), run.key),
+            )
+
+    def state(self, run: Run) -> str:
+        """``running`` while somebody holds its lock, ``interrupted`` where nobody finished it."""
+        if holder(self._lock_path(run.id)) is not None:
+            return "running"
+        return "interrupted" if run.state == "running" else run.state
+
+    def holder(self, run: Run) -> Owner | None:
+        """Who holds the run's lock now, or None."""
+        return holder(self._lock_path(run.id))
+
+    # -- sessions and locks -------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, run: str) -> Iterator[None]:
+        """Hold a run; the lock goes with the process, however it ends.
+
+        Raises:
+            Locked: another process holds it; or, on a network file system, another host the store.
+        """
+        path = self._lock_path(run)
+        with translated(path):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            flock(descriptor, path, run)
+            self.own()
+            write_owner(descriptor)
+            yield
+        finally:
+            # A child that was forked meanwhile has the descriptor too: closing frees nothing.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+    def begin(self, run: Run, backend: str, nodes: Mapping[str, int]) -> int:
+        """Enter a start of a run; returns the session's key."""
+        me = Owner.here()
+        with self.transaction():
+            self.db.execute(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,))
+            row = self.db.execute(
+                "INSERT INTO session (run, started, host, pid, backend, nodes)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (run.key, time.time(), me.host, me.pid, backend, json.dumps(dict(nodes))),
+            )
+        assert row.lastrowid is not None
+        return row.lastrowid
+
+    def end(self, session: int, wall: float) -> None:
+        """Record that a session ended by itself after so many seconds."""
+        with self.transaction():
+            self.db.execute("UPDATE session SET wall = ? WHERE key = ?", (wall, session))
+
+    def sessions(self, run: Run) -> list[dict[str, Any]]:
+        """Every start of a run: started, wall (None: it was killed), host, pid, backend, nodes."""
+        rows = self.all(
+            "SELECT started, wall, host, pid, backend, nodes FROM session WHERE run = ?"
+            " ORDER BY key", (run.key,),
+        )  # fmt: skip
+        names = ("started", "wall", "host", "pid", "backend", "nodes")
+        return [{**dict(zip(names, row, strict=True)), "nodes": json.loads(row[5])} for row in rows]
+
+    def wall(self, run: Run) -> float:
+        """Seconds over all starts of a run; of one that was killed, to its last outcome."""
+        (total,) = self.all(
+            "SELECT total(coalesce(wall, (SELECT max(received) FROM outcome WHERE run = s.run AND"
+            " received >= s.started AND received < s.next) - s.started, 0)) FROM"
+            " (SELECT *, lead(started, 1, 9e99) OVER (ORDER BY key) AS next FROM session"
+            "  WHERE run = ?) AS s", (run.key,),
+        )[0]  # fmt: skip
+        return float(total)
+
+    # -- what was counted ---------------------------------------------------------------------
+
+    def counted(self, run: Run, first: int = 0, stop: int | None = None) -> Iterator[Counted]:
+        """The counted ranges that touch the blocks [first, stop), in order, each checked.
+
+        They are streamed: a run of millions of tasks takes no memory to read.
+        """
+        with translated(self.path):
+            rows = self.db.execute(
+                "SELECT first, stop, tally, node, checksum FROM outcome"
+                " WHERE run = ? AND stop > ? AND first < ? ORDER BY first",
+                (run.key, first, (1 << 62) if stop is None else stop),
+            )
+            for low, high, tally, node, mark in rows:
+                yield Counted(low, high, tally, node, checksum(run.id, low, high, tally) == mark)
+
+    def node_totals(self, run: Run, counted: int | None = None) -> list[NodeTotals]:
+        """What each node has of the blocks [0, counted), or of all."""
+        rows = self.all(
+            "SELECT node, count(*), sum(stop - first), sum(wall), sum(cpu) FROM outcome"
+            " WHERE run = ? AND stop <= ? GROUP BY node ORDER BY node",
+            (run.key, (1 << 62) if counted is None else counted),
+        )
+        return [NodeTotals(*row) for row in rows]
+
+    def uncounted_blocks(self, run: Run) -> dict[str, int]:
+        """Blocks that each node was given or computed, and that were not counted."""
+        rows = self.all(
+            "SELECT node, sum(n) FROM (SELECT node, blocks AS n FROM failure WHERE run = ?"
+            " UNION ALL SELECT node, stop - first FROM spare WHERE run = ?) GROUP BY node",
+            (run.key, run.key),
+        )
+        return dict(rows)
+
+    def failures(self, run: Run, limit: int = 100) -> list[dict[str, Any]]:
+        """The first failures of a run, in order of time."""
+        names = ("at", "block", "blocks", "node", "attempt", "kind", "type", "message", "traceback")
+        rows = self.all(
+            f"SELECT {', '.join(names)} FROM failure WHERE run = ? ORDER BY rowid LIMIT ?",
+            (run.key, limit),
+        )
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def failure_counts(self, run: Run) -> dict[str, int]:
+        """How many attempts failed on each node."""
+        sql = "SELECT node, count(*) FROM failure WHERE run = ? GROUP BY node"
+        return dict(self.all(sql, (run.key,)))
+
+    def events(self, run: Run, limit: int = 1000) -> list[dict[str, Any]]:
+        """What happened to nodes and to the run, in order of time."""
+        rows = self.all(
+            "SELECT at, node, text FROM event WHERE run = ? ORDER BY rowid LIMIT ?",
+            (run.key, limit),
+        )
+        return [dict(zip(("at", "node", "text"), row, strict=True)) for row in rows]
+
+    def spares(self, run: Run) -> list[tuple[int, int, str, str]]:
+        """What was computed and not counted: first, stop, node, verdict."""
+        return self.all(
+            "SELECT first, stop, node, verdict FROM spare WHERE run = ? ORDER BY rowid", (run.key,)
+        )
+
+    def set_aside(self, run: Run, row: Counted, verdict: str) -> None:
+        """Take a range out of what is counted, and keep it: its blocks are owed again."""
+        with self.transaction():
+            self.db.execute(
+                "INSERT INTO spare SELECT run, first, stop, node, ?, ?, tally FROM outcome"
+                " WHERE run = ? AND first = ?", (time.time(), verdict, run.key, row.first),
+            )  # fmt: skip
+            self.db.execute("DELETE FROM outcome WHERE run = ? AND first = ?", (run.key, row.first))
+
+    def writer(self, run: Run) -> Writer:
+        """The thread that writes what a dispatcher counts."""
+        return Writer(self, run)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _runs(self, where: str, values: tuple[object, ...]) -> Iterator[Run]:
+        for row in self.all(f"SELECT {', '.join(Run._fields)} FROM run {where}", values):
+            run = Run(*row)
+            yield run._replace(
+                drained=None if run.drained is None else bool(run.drained),
+                **{name: json.loads(getattr(run, name) or "null") for name in JSON_COLUMNS},
+            )
+
+    def _lock_path(self, run: str) -> Path:
+        return self.store / "locks" / run

@@ -1,0 +1,121 @@
+"""The tables of a store, and the one statement that fills the large one."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+SCHEMA = 1
+
+TABLES = """
+CREATE TABLE run (
+    key        INTEGER PRIMARY KEY,
+    id         TEXT NOT NULL UNIQUE,
+    name       TEXT NOT NULL,
+    created    REAL NOT NULL,
+    request    TEXT NOT NULL,          -- request key: what was asked for, to find it again
+    identity   TEXT NOT NULL,
+    definition TEXT NOT NULL,          -- JSON: the resolved request, kernel text and all
+    goal       TEXT NOT NULL,          -- JSON: until when; extend replaces it
+    state      TEXT NOT NULL DEFAULT 'running',
+    stopped_by TEXT,
+    drained    INTEGER,
+    counted    INTEGER,                -- the blocks [0, counted) are the result; NULL: all
+    tally      TEXT,                   -- their tally, when this start of the run had ended
+    ranges     TEXT,                   -- JSON: and the blocks themselves, merged ranges
+    progress   TEXT                    -- JSON: the newest estimate, for readers
+);
+CREATE INDEX run_request ON run (request, created);
+CREATE TABLE session (                 -- one start of a run: submit, resume or extend
+    key     INTEGER PRIMARY KEY,
+    run     INTEGER NOT NULL REFERENCES run,
+    started REAL NOT NULL,
+    wall    REAL,                      -- seconds; NULL: it did not end by itself
+    host    TEXT NOT NULL,
+    pid     INTEGER NOT NULL,
+    backend TEXT NOT NULL,
+    nodes   TEXT NOT NULL              -- JSON: slots by node
+);
+CREATE TABLE outcome (                 -- the blocks [first, stop) of a run, counted
+    run      INTEGER NOT NULL REFERENCES run,
+    first    INTEGER NOT NULL CHECK (first >= 0),
+    stop     INTEGER NOT NULL CHECK (stop > first),
+    tally    TEXT NOT NULL,
+    node     TEXT NOT NULL,
+    slot     INTEGER NOT NULL,
+    pid      INTEGER NOT NULL,
+    attempt  INTEGER NOT NULL,
+    created  REAL NOT NULL,            -- dispatcher's clock
+    started  REAL NOT NULL,            -- worker's clock
+    ended    REAL NOT NULL,            -- worker's clock
+    received REAL NOT NULL,            -- dispatcher's clock
+    wall     REAL NOT NULL,            -- seconds, steady clock of the worker
+    cpu      REAL NOT NULL,
+    variant  TEXT NOT NULL,
+    checksum TEXT NOT NULL,
+    PRIMARY KEY (run, first)
+) WITHOUT ROWID;
+CREATE TRIGGER outcome_once BEFORE INSERT ON outcome
+WHEN (SELECT stop FROM outcome WHERE run = NEW.run AND first < NEW.stop
+      ORDER BY first DESC LIMIT 1) > NEW.first
+BEGIN SELECT RAISE(ABORT, 'these blocks are counted already'); END;
+CREATE TRIGGER outcome_stays BEFORE UPDATE ON outcome
+BEGIN SELECT RAISE(ABORT, 'a counted outcome does not change'); END;
+CREATE TABLE spare (                   -- computed, and not counted
+    run     INTEGER NOT NULL REFERENCES run,
+    first   INTEGER NOT NULL,
+    stop    INTEGER NOT NULL,
+    node    TEXT NOT NULL,
+    at      REAL NOT NULL,
+    verdict TEXT NOT NULL,             -- equal, differs, unchecked, corrupt, beyond
+    tally   TEXT
+);
+CREATE INDEX spare_run ON spare (run);
+CREATE TABLE failure (                 -- attempts that counted nothing
+    run       INTEGER NOT NULL REFERENCES run,
+    at        REAL NOT NULL,
+    block     INTEGER,
+    blocks    INTEGER NOT NULL,        -- how many were attempted
+    node      TEXT NOT NULL,
+    attempt   INTEGER NOT NULL,
+    kind      TEXT NOT NULL,
+    type      TEXT NOT NULL,
+    message   TEXT NOT NULL,
+    traceback TEXT NOT NULL
+);
+CREATE INDEX failure_run ON failure (run);
+CREATE TABLE event (                   -- what happened to nodes and to the run
+    run  INTEGER NOT NULL REFERENCES run,
+    at   REAL NOT NULL,
+    node TEXT,
+    text TEXT NOT NULL
+);
+CREATE INDEX event_run ON event (run);
+CREATE TABLE owner (                   -- on a network file system: the one host that may write
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    host TEXT NOT NULL,
+    pid  INTEGER NOT NULL,
+    beat REAL NOT NULL
+);
+"""
+
+UNENDED = (
+    "state = 'running', stopped_by = NULL, drained = NULL, counted = NULL, tally = NULL,"
+    " ranges = NULL"
+)
+OUTCOME_COLUMNS = 16
+# One statement a group: SQLite then works without the interpreter's lock, in parallel with the
+# dispatcher, where a call a row would wait for that lock at every row.
+INSERT_OUTCOMES = "INSERT INTO outcome SELECT {} FROM json_each(?)".format(
+    ", ".join(f"json_extract(value, '$[{column}]')" for column in range(OUTCOME_COLUMNS))
+)
+
+
+def statements(script: str) -> Iterator[str]:
+    """The statements of a script, one after the other."""
+    statement = ""
+    for line in script.strip().splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

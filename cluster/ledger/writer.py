@@ -1,0 +1,172 @@
+"""The thread that writes what a dispatcher counts."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from cluster.errors import StoreError
+from cluster.ledger.database import OWNER_BEAT, Database
+from cluster.ledger.faults import BUSY, LOOK, broken, translated
+from cluster.ledger.rows import Run
+from cluster.ledger.tables import INSERT_OUTCOMES
+from cluster.work import Fault, Outcome, Task
+
+_GROUP = 0.02
+_MOST_WAITING = 20_000
+
+
+class Writer:
+    """Commits what a dispatcher hands it, in groups, from a thread of its own.
+
+    A row is durable within 50 ms, or ``flush`` says so earlier. An error of the disk is raised by
+    the next call: nothing is ever taken for written that is not.
+    """
+
+    def __init__(self, database: Database, run: Run) -> None:
+        self._database, self._run = database, run
+        self._wake = threading.Condition()
+        self._outcomes: list[tuple[object, ...]] = []
+        self._others: list[tuple[str, tuple[object, ...]]] = []
+        self._progress: str | None = None
+        self._asked = self._written = 0
+        self._closing = self._hurry = False
+        self._error: StoreError | None = None
+        self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+        self._thread.join()
+
+    def count(self, task: Task, outcome: Outcome, received: float) -> None:
+        """Count the blocks of an outcome."""
+        row = (
+            self._run.key, outcome.first, outcome.stop, outcome.tally, outcome.node, outcome.slot,
+            outcome.pid, task.attempt, task.created, outcome.started, outcome.ended, received,
+            outcome.wall, outcome.cpu, outcome.variant, outcome.checksum,
+        )  # fmt: skip
+        with self._wake:
+            self._raise()
+            # A disk that cannot keep up holds the dispatcher back; memory stays flat.
+            while len(self._outcomes) >= _MOST_WAITING and self._error is None:
+                self._wake.wait(BUSY)
+            self._outcomes.append(row)
+            self._asked += 1
+            if len(self._outcomes) == 1:
+                self._wake.notify_all()
+
+    def fail(self, task: Task, fault: Fault, node: str, at: float) -> None:
+        """Record an attempt that counted nothing."""
+        row = (
+            self._run.key, at, fault.block, task.stop - task.first, node, task.attempt,
+            fault.kind, fault.type, fault.message, fault.traceback,
+        )  # fmt: skip
+        self._put("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def spare(self, outcome: Outcome, verdict: str, at: float) -> None:
+        """Keep an outcome that is not counted, with the reason."""
+        row = (self._run.key, outcome.first, outcome.stop, outcome.node, at, verdict, outcome.tally)
+        self._put("INSERT INTO spare VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def event(self, node: str | None, text: str, at: float) -> None:
+        """Record what happened to a node, or to the run."""
+        self._put("INSERT INTO event VALUES (?, ?, ?, ?)", (self._run.key, at, node, text))
+
+    def progress(self, progress: Mapping[str, object]) -> None:
+        """Replace what readers see of the running estimate."""
+        with self._wake:
+            self._raise()
+            self._progress = json.dumps(progress)
+            self._wake.notify_all()
+
+    def flush(self, timeout: float = 60.0) -> None:
+        """Return when all that was handed over is durable.
+
+        Raises:
+            StoreError: it could not be written, or not within the timeout.
+        """
+        deadline = time.monotonic() + timeout
+        with self._wake:
+            wanted, self._hurry = self._asked, True
+            self._wake.notify_all()
+            while self._written < wanted and self._error is None:
+                if not self._wake.wait(max(0.0, deadline - time.monotonic())):
+                    break
+            self._raise()
+            if self._written < wanted:
+                text = f"the disk took more than {timeout:g} s"
+                raise StoreError(text, where=str(self._path), fix=LOOK)
+
+    @property
+    def _path(self) -> Path:
+        return self._database.path
+
+    def _put(self, sql: str, row: tuple[object, ...]) -> None:
+        with self._wake:
+            self._raise()
+            self._others.append((sql, row))
+            self._asked += 1
+            self._wake.notify_all()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            with translated(self._path):
+                db = self._database.connect()
+                try:
+                    while self._gather():
+                        self._commit(db)
+                finally:
+                    db.close()
+        except Exception as error:  # whatever it is, nobody may wait for this thread
+            with self._wake:
+                self._error = error if isinstance(error, StoreError) else broken(error, self._path)
+                self._wake.notify_all()
+
+    def _gather(self) -> bool:
+        """Wait for something to write, then a moment longer for company; False at the end."""
+        beat = OWNER_BEAT if self._database.network else None
+        with self._wake:
+            while not (self._outcomes or self._others or self._progress or self._closing):
+                if not self._wake.wait(beat):
+                    return True
+            done = self._closing and not (self._outcomes or self._others or self._progress)
+            if not done:
+                self._wake.wait_for(lambda: self._hurry or self._closing, _GROUP)
+        return not done
+
+    def _commit(self, db: sqlite3.Connection) -> None:
+        with self._wake:
+            outcomes, self._outcomes = self._outcomes, []
+            others, self._others = self._others, []
+            progress, self._progress = self._progress, None
+            self._hurry = False
+            self._wake.notify_all()
+        db.execute("BEGIN IMMEDIATE")
+        if outcomes:
+            db.execute(INSERT_OUTCOMES, (json.dumps(outcomes),))
+        for sql, row in others:
+            db.execute(sql, row)
+        if progress:
+            db.execute("UPDATE run SET progress = ? WHERE key = ?", (progress, self._run.key))
+        if self._database.network:
+            self._database.beat(db)
+        db.execute("COMMIT")
+        self._database.check_there()
+        with self._wake:
+            self._written += len(outcomes) + len(others)
+            self._wake.notify_all()

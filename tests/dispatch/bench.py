@@ -1,0 +1,116 @@
+"""A dispatcher's core under a person's hand: tasks are taken and answered one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.backends.base import NodeEvent, Pause
+from cluster.count import Count
+from cluster.dispatch import Core, Policy
+from cluster.events import Event
+from cluster.ledger import Counted, Ledger, Run
+from cluster.plan import Goal, Target
+from cluster.testing import FakeClock, work_of
+from cluster.work import Outcome, Task, Work, checksum, perform
+
+# No interval is ever so narrow: a goal of its own blocks, cut by checkpoints all the same.
+NEVER = Target(half_width=1e-12)
+
+
+@dataclass
+class Bench:
+    """A core, its clock and ledger, and what it told."""
+
+    core: Core
+    clock: FakeClock
+    ledger: Ledger
+    run: Run
+    events: list[Event]
+
+    def join(self, *nodes: str, slots: int = 1) -> None:
+        """Nodes (``a``, if none are named) have so many usable slots."""
+        for node in nodes or ("a",):
+            self.core.on_node(NodeEvent(node, slots, "by hand"))
+
+    def take(self, node: str = "a") -> Task:
+        """A task, which there must be."""
+        task = self.core.take(node)
+        assert isinstance(task, Task), task
+        return task
+
+    def rest(self, node: str = "a") -> Pause:
+        """The answer where there must be no task."""
+        answer = self.core.take(node)
+        assert isinstance(answer, Pause), answer
+        return answer
+
+    def true(self, task: Task, node: str = "a", wall: float = 0.01) -> Outcome:
+        """What an honest node answers; ``wall`` seconds a block."""
+        outcome = perform(self.core.work, task)
+        return outcome._replace(node=node, wall=wall * (task.stop - task.first))
+
+    def answer(self, task: Task, node: str = "a", **changes: Any) -> None:
+        """An honest node answers, but for some changes."""
+        wall = changes.pop("wall", 0.01)
+        self.core.on_outcome(self.true(task, node, wall)._replace(**changes))
+
+    def lose(self, task: Task, kind: str = "lost", node: str = "a") -> None:
+        """The worker of a task is gone."""
+        self.core.on_outcome(
+            Outcome.without_answer(task, kind, "by hand", None)._replace(node=node)
+        )
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, with a tick every second."""
+        for _ in range(int(seconds)):
+            self.clock.advance(1.0)
+            self.core.on_tick()
+
+    def rows(self) -> list[Counted]:
+        """What is durable."""
+        self.core.writer.flush()
+        return list(self.ledger.counted(self.run))
+
+    def told(self, kind: type[Event]) -> list[Any]:
+        """The events of a kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def finish(self, node: str = "a") -> None:
+        """Take and answer until there is no more."""
+        while isinstance(task := self.core.take(node), Task):
+            self.answer(task, node)
+        assert task is Pause.END
+
+
+@contextmanager
+def bench(
+    store: Path, goal: Goal, policy: Policy | None = None, work: Work | None = None
+) -> Iterator[Bench]:
+    """A core over a real ledger, with no node yet."""
+    work, clock, events = work or work_of(), FakeClock(), list[Event]()
+    with Ledger(store, create=True) as ledger, ledger.lock(work.run):
+        run = ledger.create(work.run, "bench", "", "", {}, {})
+        with ledger.writer(run) as writer:
+            core = Core(
+                work, Count(goal, 1, 0), policy or Policy(), writer, clock, events.append,
+                lambda first, stop: list(ledger.counted(run, first, stop)),
+            )  # fmt: skip
+            yield Bench(core, clock, ledger, run, events)
+
+
+def tampered(outcome: Outcome, run: str = "run") -> Outcome:
+    """The outcome of a node that computes wrongly: one hit more, and a checksum that holds."""
+    text = outcome.tally or ""
+    hits = int(text.partition('"hits":')[2].partition(",")[0])
+    text = text.replace(f'"hits":{hits}', f'"hits":{hits + 1}')
+    return outcome._replace(tally=text, checksum=checksum(run, outcome.first, outcome.stop, text))
+
+
+def tiles(rows: list[Counted], blocks: int) -> bool:
+    """Whether rows cover [0, blocks) without a gap or an overlap."""
+    ends = [0, *(row.stop for row in rows)]
+    return [row.first for row in rows] == ends[:-1] and ends[-1] == blocks

@@ -1,0 +1,72 @@
+"""What the tests of the ledger share: rows made by hand, a second connection, a small disk."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.ledger import FILE, Ledger, Run, Writer
+from cluster.work import Outcome, Task, checksum
+from tests.conftest import need
+
+
+def entered(ledger: Ledger, name: str = "run") -> Run:
+    """A new run of that id."""
+    return ledger.create(name, "name", "request", "identity", {"spec": {}}, {"blocks": None})
+
+
+def tally(first: int, stop: int) -> str:
+    """A tally of a block range."""
+    return f'{{"hits":{stop - first},"kind":"hits","samples":{64 * (stop - first)}}}'
+
+
+def outcome(first: int, stop: int, run: str = "run", text: str | None = None) -> Outcome:
+    """A counted outcome of node ``a``."""
+    text = tally(first, stop) if text is None else text
+    mark = checksum(run, first, stop, text)
+    return Outcome(1, first, stop, text, None, 7, 1.0, 2.0, 1.0, 0.5, "python", mark, "a", 0)
+
+
+def put(writer: Writer, first: int, stop: int, text: str | None = None) -> None:
+    """Count a block range."""
+    writer.count(Task(1, first, stop, 1, 0.5), outcome(first, stop, text=text), 3.0)
+
+
+def insert(ledger: Ledger, run: Run, first: int, stop: int) -> None:
+    """Count a block range, and wait until it is durable."""
+    with ledger.writer(run) as writer:
+        put(writer, first, stop)
+        writer.flush()
+
+
+@contextmanager
+def by_hand(store: Path) -> Iterator[sqlite3.Connection]:
+    """A plain connection to the file of a store, committed at its end."""
+    db = sqlite3.connect(store / FILE)
+    try:
+        yield db
+        db.commit()
+    finally:
+        db.close()
+
+
+@contextmanager
+def small_disk(folder: Path, options: str) -> Iterator[Path]:
+    """A file system in memory, mounted at a folder with these options."""
+    folder.mkdir()
+    need(os.geteuid() == 0, "root, to mount a small disk")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "cluster-test", folder])
+    need(mounted.returncode == 0, "the right to mount a file system (a container may lack it)")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    """Change the options of a small disk."""
+    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)

@@ -1,0 +1,36 @@
+"""Every spec in configs/, run to its end as it is shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cluster
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+# What takes over five seconds.
+LONG = {"pi"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, marks=[pytest.mark.slow] if p.stem in LONG else [], id=p.stem)
+        for p in CONFIGS
+    ],
+)
+def test_a_shipped_spec_ends_near_its_reference(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is done, and no estimate is further off than 4 of its standard errors."""
+    monkeypatch.chdir(tmp_path)
+    spec = cluster.load(path)
+    result = cluster.submit(spec)
+    assert (result.state, result.drained, result.failures) == ("done", True, [])
+    assert result.samples >= (spec.samples or 0)
+    off = np.subtract(result.estimate, result.reference)
+    assert (np.abs(off) < 4 * np.asarray(result.std_error)).all()
+    assert sum(node.samples for node in result.nodes) == result.samples
+    assert list(tmp_path.iterdir()) == [tmp_path / "runs"]

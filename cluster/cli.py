@@ -370,6 +370,8 @@ def _fail(error: ClusterError, as_json: bool) -> int:
             return error.code
         for line in text.error(error):
             click.echo(line, err=True)
+    with suppress(OSError):
+        _let_go_of_stdout()
     return error.code
 
 
@@ -382,6 +384,14 @@ def _printed(line: str) -> bool:
         _reader_gone()
         return False
     return True
+
+
+def _let_go_of_stdout() -> None:
+    """Write out what stdout still holds, or forget it: Python would try again at its own end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _reader_gone()
 
 
 def _reader_gone() -> int:

@@ -19,6 +19,7 @@ _CHUNK = 1 << 16
 _MOST = 1 << 20
 _LONGEST_LINE = 16 << 20
 _TAIL = 2_000
+_DYING = 5.0
 
 
 class Child:
@@ -115,13 +116,20 @@ class Child:
         self._read(0)
         self._read_tail(0)
         self.kill()
-        status = self._process.wait()
+        status = self._status()
         for descriptor in tuple(self._watched):
             self._unwatch(descriptor)
         os.close(self._end)
         for pipe in self._pipes:
             pipe.close()
         return _describe(status, self._tail)
+
+    def _status(self) -> int | None:
+        """Its exit status; None where not even SIGKILL ends it: it waits for a dead disk."""
+        try:
+            return self._process.wait(_DYING)
+        except subprocess.TimeoutExpired:
+            return None
 
     def _has_ended(self) -> bool:
         # Seen without reaping: the process group keeps its number until it is killed as a whole.
@@ -178,9 +186,11 @@ def _take(descriptor: int) -> bytes | None:
     return data
 
 
-def _describe(status: int, tail: bytes) -> str:
+def _describe(status: int | None, tail: bytes) -> str:
     words = tail.decode(errors="replace").strip()
-    if status >= 0:
+    if status is None:
+        cause = f"its process was not gone {_DYING:g} s after SIGKILL, and is left behind"
+    elif status >= 0:
         cause = f"its process exited with {status}"
     elif -status == signal.SIGKILL:
         cause = "its process was killed (SIGKILL; by the kernel, if the machine ran out of memory)"

@@ -70,8 +70,9 @@ class Engine(Backend):
             if ended and not any(slot.taken for slot in self._slots):
                 return
             self._end_revoked(source)
-            if not self._wait():
-                yield None
+            self._wait()
+            # Whatever it was that woke us: a worker that prints without end must not stop clocks.
+            yield None
 
     def _tend(self) -> Iterator[Outcome | NodeEvent]:
         """See to every process, and tell when the number of usable ones changes."""
@@ -84,12 +85,10 @@ class Engine(Backend):
         if all(slot.broken for slot in self._slots):
             raise EngineError(f"no worker process is left: {self._reason()}")
 
-    def _wait(self) -> bool:
-        """Until something happens; False: nothing did for a tick."""
-        events = self._selector.select(self.options.tick)
-        for key, mask in events:
+    def _wait(self) -> None:
+        """Until something happens, for a tick at most."""
+        for key, mask in self._selector.select(self.options.tick):
             key.data(mask)
-        return bool(events)
 
     def _reason(self) -> str:
         return next((slot.broken for slot in self._slots if slot.broken), "ready")

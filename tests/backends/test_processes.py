@@ -65,6 +65,7 @@ ACTS = {
     ".encode() + b'\\n'); time.sleep(60)",
     "garbage, and then its end": "say(b'[1]\\n' * 500000); os._exit(3)",
     "a line without an end": "say(b'x' * (17 << 20)); time.sleep(60)",
+    "prints without an end": "\n    while True: os.write(2, b'x' * 65536)",
     "everything closed": "os.closerange(0, 256)",
     "its own stop": "os.kill(os.getpid(), signal.SIGSTOP)",
     "its own group killed": "os.killpg(0, signal.SIGKILL)",

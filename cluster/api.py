@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.backends.base import create
+from cluster.backends.base import create, kernels_at_home
 from cluster.count import Count
 from cluster.dispatch import Core, Ending, Loop, Policy, Stop, SystemClock, recount
 from cluster.errors import StoreError, UsageError
@@ -70,7 +70,7 @@ def submit(
         Locked: the run to go on with is held by another process.
         StoreError: the store could not be read or written.
     """
-    request = replace(resolve(spec), pinned=pinned)
+    request = replace(_resolved(spec), pinned=pinned)
     with Ledger(Path(store or spec.store), create=True) as ledger:
         earlier = ledger.newest(request.key) if resume else None
         if earlier is not None:
@@ -202,7 +202,8 @@ def repro(run: str, block: int, store: Where = "runs") -> Repro:
     with _opened(store) as ledger:
         row = ledger.run(run)
         work = Request.from_json(row.definition).work(row.id)
-        outcome = perform(work, Task(0, block, block + 1, 1, time.time()))
+        with kernels_at_home():
+            outcome = perform(work, Task(0, block, block + 1, 1, time.time()))
         counted = [r for r in ledger.counted(row, block, block + 1) if r.stop - r.first == 1]
         matches = counted[0].tally == outcome.tally if counted else None
         tally = json.loads(outcome.tally) if outcome.tally else None
@@ -214,7 +215,7 @@ def plan(spec: Spec, seconds: float = 2.0) -> Outlook:
 
     Raises what :func:`submit` raises.
     """
-    request = resolve(spec)
+    request = _resolved(spec)
     return look_ahead(request, placed(spec.nodes.hosts), seconds, SystemClock())
 
 
@@ -224,6 +225,12 @@ def _onward(run: Run, request: Request, store: Path) -> str:
         return command("resume", run.id, store=store)
     twice = 2 * (request.goal.blocks or 0) * request.block
     return command("extend", run.id, "--set", f"until.max_samples={twice}", store=store)
+
+
+def _resolved(spec: Spec) -> Request:
+    """The request of a spec; its kernel is imported here, and may print."""
+    with kernels_at_home():
+        return resolve(spec)
 
 
 def _go_on(

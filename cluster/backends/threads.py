@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from cluster.backends.base import Backend, Items, NodeEvent, Pause, Source, kernels_at_home
 from cluster.work import Outcome, Task, Work, perform
 
+_GRACE = 0.5
+
 
 class Engine(Backend):
     """As many threads as the first node has slots; each waits for a task, draws it, answers."""
@@ -22,19 +24,22 @@ class Engine(Backend):
         slots = node.slots or 1
         tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        for slot in range(slots):
-            # Daemons: a kernel that hangs must not keep a stopped dispatcher alive.
-            threading.Thread(
-                target=_serve, args=(work, tasks, outcomes, slot), name=f"slot {slot}", daemon=True
-            ).start()
+        # Daemons: a kernel that hangs must not keep a stopped dispatcher alive.
+        workers = [
+            threading.Thread(target=_serve, args=(work, tasks, outcomes, slot), daemon=True)
+            for slot in range(slots)
+        ]
+        for worker in workers:
+            worker.start()
         yield NodeEvent(node.host, slots, "ready")
-        try:
-            with kernels_at_home():
+        with kernels_at_home():
+            try:
                 yield from self._turn(node.host, source, tasks, outcomes)
-        finally:
-            _drop(tasks)
-            for _ in range(slots):
-                tasks.put(None)
+            finally:
+                _drop(tasks)
+                for _ in range(slots):
+                    tasks.put(None)
+                _leave(workers)
 
     def _turn(
         self,
@@ -75,3 +80,10 @@ def _drop(tasks: queue.SimpleQueue[Task | None]) -> None:
             tasks.get_nowait()
     except queue.Empty:
         pass
+
+
+def _leave(workers: list[threading.Thread]) -> None:
+    """Wait a moment: a copy that nobody needs any more may still be printing."""
+    deadline = time.monotonic() + _GRACE
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -162,3 +163,22 @@ def test_ctrl_c_in_a_terminal_drains(tmp_path: Path) -> None:
     os.waitpid(pid, 0)
     result = only_document((tmp_path / "out.json").read_text(), "submit")
     assert (result["stopped_by"], result["drained"], result["failures"]) == ("SIGINT", True, [])
+
+
+@pytest.mark.parametrize("verb", ["validate", "plan", "submit", "repro"])
+def test_a_kernel_that_prints_where_it_is_imported_leaves_stdout_alone(
+    verb: str, tmp_path: Path
+) -> None:
+    """Whichever verb imports or draws it here: stdout is one document, the prints are not in it."""
+    (tmp_path / "noisy.py").write_text(
+        "import os\nfrom cluster import Hits\n"
+        "print('imported'); os.write(1, b'raw')\n"
+        "def f(stream, samples):\n    print('drawn')\n    return Hits(1, samples)\n"
+    )
+    (tmp_path / "noisy.yaml").write_text("kernel: noisy.py:f\nsamples: 40\nblock: 1\n")
+    run = json.loads(shell("cluster submit noisy.yaml -q --json", tmp_path).stdout)["run"]
+    arguments = {"repro": f"{run} --block 3", "plan": "noisy.yaml --seconds 0.1"}
+    process = shell(f"cluster {verb} {arguments.get(verb, 'noisy.yaml')} --json", tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert isinstance(json.loads(process.stdout), dict)
+    assert "imported" in process.stderr

@@ -54,6 +54,9 @@ class _Source:
         self.tasks[task.id] = task
         return task
 
+    def work_of(self, run: str) -> None:
+        """See :class:`cluster.backends.base.Source`."""
+
     def revoked(self) -> Collection[int]:
         """See :class:`cluster.backends.base.Source`."""
         return ()

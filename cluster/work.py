@@ -58,7 +58,8 @@ class Work:
 class Task(NamedTuple):
     """A contiguous range of blocks, [first, stop), handed to one worker.
 
-    ``created`` is the dispatcher's clock, seconds since the epoch; ``attempt`` counts from 1.
+    ``created`` is the dispatcher's clock, seconds since the epoch; ``attempt`` counts from 1;
+    ``run`` names the work that it is of, and is empty where an engine was given only one.
     """
 
     id: int
@@ -66,6 +67,7 @@ class Task(NamedTuple):
     stop: int
     attempt: int
     created: float
+    run: str = ""
 
 
 class Fault(NamedTuple):

@@ -1,4 +1,4 @@
-"""The worker process: reads a work and its tasks as JSON lines, answers one outcome a task.
+"""The worker process: reads works and their tasks as JSON lines, answers one outcome a task.
 
 It speaks over the two descriptors that it is started with (its standard input and output); what
 the kernel prints goes to standard error, so it can never be taken for an outcome.
@@ -52,15 +52,23 @@ def main() -> None:
     _serve(work, lines, marker)
 
 
-def _serve(work: Work, lines: Lines, marker: Marker) -> None:
+def _serve(first: Work, lines: Lines, marker: Marker) -> None:
+    works = {first.run: first, "": first}
     queue: deque[Task] = deque()
     last_flush = 0.0
     while True:
         for message in lines.arrived(wait=not queue):
-            queue.append(Task(*message))
+            if isinstance(message, dict):
+                work = Work.from_json(message)
+                works[work.run] = work
+            else:
+                queue.append(Task(*message))
         if lines.ended:
             return
-        outcome = perform(work, queue.popleft(), begin=marker.set)
+        if not queue:
+            continue
+        task = queue.popleft()
+        outcome = perform(works[task.run], task, begin=marker.set)
         lines.hold(outcome)
         now = time.perf_counter()
         if not queue or outcome.wall > _SHORT or now - last_flush > _HOLD:

@@ -25,7 +25,10 @@ ROOMS = (
     "kernels",
     "work",
     "worker",
+    "wire",
+    "child",
     "nodes",
+    "slots",
     "spec",
     "plan",
     "count",
@@ -44,8 +47,8 @@ ROOMS = (
 # The public names, the entry and the public test tools stand above all rooms.
 ABOVE = ("__init__", "__main__", "testing")
 
-# What engines share: the contract, and how to speak with a child process.
-SHARED = ("cluster.backends.base", "cluster.backends.child")
+# What engines share: the contract, and how several hosts are kept and spoken to.
+SHARED = ("cluster.backends.base", "cluster.backends.hosted", "cluster.backends.driver")
 
 # Who may import what has one owner, or few.
 OWNERS = {
@@ -134,8 +137,9 @@ def may_import_room(module: str, name: str) -> bool:
     if own != theirs:
         return ROOMS.index(theirs) < ROOMS.index(own)
     # Inside a room files may share; but an engine knows no other engine, only what all share.
-    registry = module.endswith(".__init__")
-    return own != "backends" or registry or any(within(name, shared) for shared in SHARED)
+    registry = module == "cluster.backends.__init__"
+    engine = ".".join(module.split(".")[:3])
+    return own != "backends" or registry or any(within(name, known) for known in (engine, *SHARED))
 
 
 def within(name: str, module: str) -> bool:

@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol, Self
 
 from cluster.errors import EngineError, UsageError, did_you_mean
 from cluster.nodes import Node
+from cluster.slots import POOLS
 from cluster.work import Outcome, Task, Work
 
 
@@ -35,6 +36,10 @@ class Source(Protocol):
 
     def take(self, node: str | None = None) -> Task | Pause:
         """A task for a slot of this node (None where the engine cannot choose)."""
+
+    def work_of(self, run: str) -> Work | None:
+        """What the tasks of this run are of; None for the work that ``run`` was given."""
+        return None
 
     def revoked(self) -> Collection[int]:
         """Ids of tasks to end by force; each is then answered as lost. Empty most of the time."""
@@ -132,18 +137,6 @@ def create(name: str, nodes: Sequence[Node], options: Options | None = None) -> 
     return engine(nodes, options or Options())
 
 
-# One kernel to a slot: a library that starts a thread pool in every slot only gets in the way.
-_POOLS = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
-)  # fmt: skip
-
-
-def slot_environment(node: Node) -> dict[str, str]:
-    """The environment of a worker: ours, thread pools held to one thread, the node's on top."""
-    return {**os.environ, **dict.fromkeys(_POOLS, "1"), **dict(node.env)}
-
-
 @contextmanager
 def kernels_at_home() -> Iterator[None]:
     """What an engine owes this process when it runs kernels in it.
@@ -151,7 +144,7 @@ def kernels_at_home() -> Iterator[None]:
     The thread pools of libraries that are still to be loaded are held to one thread; and what a
     kernel prints, or does to standard output, goes to standard error: our output is data.
     """
-    for name in _POOLS:
+    for name in POOLS:
         os.environ.setdefault(name, "1")
     ours, kept = sys.stdout, os.dup(1)
     ours.flush()

@@ -105,6 +105,9 @@ class Core:
         found = self._suspect(state) or self._owed(state) or self._copy(state)
         return self._send(found, node, state) if found else Pause.NOW
 
+    def work_of(self, run: str) -> None:
+        """See :class:`cluster.backends.base.Source`."""
+
     def revoked(self) -> Collection[int]:
         """See :class:`cluster.backends.base.Source`."""
         return self._expired | self._useless if self._expired or self._useless else ()

@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from cluster.backends import base
-from cluster.backends.base import Entry, create, kernels_at_home, slot_environment
+from cluster.backends.base import Entry, create, kernels_at_home
 from cluster.errors import EngineError, UsageError
 from cluster.nodes import Node
+from cluster.slots import slot_environment
 
 HERE = (Node("localhost", slots=1),)
 

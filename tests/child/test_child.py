@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.backends.child import Child
+from cluster.child import Child
 
 ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
 

@@ -1,12 +1,11 @@
 """A child process that is spoken to in JSON lines, without ever waiting for it.
 
-Every pipe is non-blocking and watched by one selector, with the process's own end: whoever owns
-the child reads what has come, writes what the pipe takes, and can kill it with all that it forked.
+Its pipes and its end are watched by one selector: whoever owns the child can always kill it, with
+all that it forked, and learn how it ended and what it said last.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
@@ -15,9 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, cast
 
-_CHUNK = 1 << 16
-_MOST = 1 << 20
-_LONGEST_LINE = 16 << 20
+from cluster.wire import Wire, take
+
 _TAIL = 2_000
 _DYING = 5.0
 
@@ -29,6 +27,9 @@ class Child:
         command: its arguments; no shell is involved.
         selector: watches it; handlers are the keys' data, called with the event mask.
         environment, folder, descriptors: what it is started with.
+
+    Attributes:
+        gone: it has ended; ``reap`` says how.
 
     Raises:
         OSError: it could not be started.
@@ -47,17 +48,14 @@ class Child:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             pass_fds=descriptors, start_new_session=True, cwd=folder, env=environment,
         )  # fmt: skip
-        self._selector = selector
-        self._incoming, self._outgoing, self._tail = b"", bytearray(), b""
-        self._messages: list[Any] = []
         pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
         self._pipes = [cast("IO[bytes]", pipe) for pipe in pipes]
-        self._stdin, self._stdout, self._stderr = (pipe.fileno() for pipe in self._pipes)
-        for pipe in self._pipes:
-            os.set_blocking(pipe.fileno(), False)
+        stdin, stdout, self._stderr = (pipe.fileno() for pipe in self._pipes)
+        self._selector, self._tail = selector, b""
+        self._wire = Wire(stdout, stdin, selector)
         self._end = os.pidfd_open(self._process.pid)
         self._watched: set[int] = set()
-        self._watch(self._stdout, self._read)
+        os.set_blocking(self._stderr, False)
         self._watch(self._stderr, self._read_tail)
         self._watch(self._end, self._on_end)
         self.gone = False
@@ -69,30 +67,23 @@ class Child:
 
     def queue(self, message: object) -> None:
         """Add a message to what it is to be sent; ``send`` sends it."""
-        self._outgoing += json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        self._wire.queue(message)
 
     def send(self) -> None:
         """Write what the pipe takes now; the rest follows when it takes more."""
-        try:
-            written = os.write(self._stdin, self._outgoing) if self._outgoing else 0
-        except BlockingIOError:
-            written = 0
-        except BrokenPipeError:
-            return  # it is dying; its end will be seen
-        del self._outgoing[:written]
-        if self._outgoing:
-            self._watch(self._stdin, lambda _mask: self.send(), selectors.EVENT_WRITE)
-        else:
-            self._unwatch(self._stdin)
+        self._wire.send()
 
     def messages(self) -> list[Any]:
         """What has come since the last call."""
-        messages, self._messages = self._messages, []
-        return messages
+        if self._wire.wrong:
+            self.complain(self._wire.wrong)
+        return self._wire.messages()
 
     def complain(self, words: str) -> None:
         """Kill it for what it did; the words stand among its last ones."""
-        self._tail += b"\n" + words.encode()
+        line = words.encode()
+        if line not in self._tail:
+            self._tail += b"\n" + line
         self.kill()
 
     def kill(self) -> None:
@@ -103,7 +94,7 @@ class Child:
 
     def close_input(self) -> None:
         """Tell it that there is no more."""
-        self._unwatch(self._stdin)
+        self._wire.stop_sending()
         self._pipes[0].close()
 
     def wait(self, deadline: float) -> None:
@@ -113,10 +104,11 @@ class Child:
 
     def reap(self) -> str:
         """Read its last words, kill what is left of its group, and say how it ended."""
-        self._read(0)
+        self._wire.read()
         self._read_tail(0)
         self.kill()
         status = self._status()
+        self._wire.close()
         for descriptor in tuple(self._watched):
             self._unwatch(descriptor)
         os.close(self._end)
@@ -140,50 +132,22 @@ class Child:
         self.gone = True
         self._unwatch(self._end)
 
-    def _watch(self, descriptor: int, handler: Any, events: int = selectors.EVENT_READ) -> None:
-        if descriptor not in self._watched:
-            self._watched.add(descriptor)
-            self._selector.register(descriptor, events, handler)
+    def _watch(self, descriptor: int, handler: Any) -> None:
+        self._watched.add(descriptor)
+        self._selector.register(descriptor, selectors.EVENT_READ, handler)
 
     def _unwatch(self, descriptor: int) -> None:
         if descriptor in self._watched:
             self._watched.discard(descriptor)
             self._selector.unregister(descriptor)
 
-    def _read(self, _mask: int) -> None:
-        data = _take(self._stdout)
-        if data is None:
-            self._unwatch(self._stdout)
-            return
-        *lines, self._incoming = (self._incoming + data).split(b"\n")
-        try:
-            self._messages += map(json.loads, lines)
-        except (ValueError, RecursionError) as error:
-            self.complain(f"its answer is not JSON: {error}")
-        if len(self._incoming) > _LONGEST_LINE:
-            self.complain("its answer is longer than 16 MiB")
-
     def _read_tail(self, _mask: int) -> None:
         # Always read, so that one who prints is never blocked; kept only for its last words.
-        data = _take(self._stderr)
+        data = take(self._stderr)
         if data is None:
             self._unwatch(self._stderr)
         else:
             self._tail = (self._tail + data)[-_TAIL:]
-
-
-def _take(descriptor: int) -> bytes | None:
-    """What can be read now, up to a bound that keeps the loop turning; None at the end."""
-    data = b""
-    while len(data) < _MOST:
-        try:
-            chunk = os.read(descriptor, _CHUNK)
-        except BlockingIOError:
-            return data
-        if not chunk:
-            return data or None
-        data += chunk
-    return data
 
 
 def _describe(status: int | None, tail: bytes) -> str:

@@ -1,0 +1,242 @@
+"""The slots of this machine: worker processes that draw tasks.
+
+Each slot is one process in a session of its own, which its owner talks to in JSON lines and can
+kill with all that it forked. A process that dies costs what it had not answered, and its slot gets
+another one.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import sys
+import time
+from collections import deque
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from cluster.child import Child
+from cluster.nodes import Node
+from cluster.work import Outcome, Task, Work
+from cluster.worker import Marker
+
+# A worker that dies before its first block so many times in a row is not started again.
+_FALSE_STARTS = 3
+_GRACE = 0.5
+
+# -P keeps the current folder, where a random.py may lie, off the worker's path. The package is
+# found where the dispatcher has it, and that place leaves the path once it is imported.
+_BOOTSTRAP = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); import cluster; del sys.path[0]; "
+    "from cluster.worker import main; main()"
+)
+
+# One kernel to a slot: a library that starts a thread pool in every slot only gets in the way.
+POOLS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
+)  # fmt: skip
+
+
+def slot_environment(node: Node) -> dict[str, str]:
+    """The environment of a worker: ours, thread pools held to one thread, the node's on top."""
+    return {**os.environ, **dict.fromkeys(POOLS, "1"), **dict(node.env)}
+
+
+class Slots:
+    """As many worker processes as the node has slots.
+
+    Args:
+        node: this machine, as the dispatcher calls it; its name is stamped on every outcome.
+        work: what the workers load before they are ready.
+        selector: watches the processes; handlers are the keys' data, called with the event mask.
+        ready: seconds within which a process must be ready.
+    """
+
+    def __init__(
+        self, node: Node, work: Work, selector: selectors.BaseSelector, ready: float
+    ) -> None:
+        self._ready_within = ready
+        self._slots = [Slot(index, node, work, selector) for index in range(node.slots or 1)]
+
+    def tend(self) -> Iterator[Outcome]:
+        """See to every process: start it, pass on its answers, answer for it once it is dead."""
+        for slot in self._slots:
+            yield from slot.tend(self._ready_within)
+
+    @property
+    def usable(self) -> int:
+        """Slots whose process is ready."""
+        return sum(slot.ready for slot in self._slots)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task is unanswered."""
+        return any(slot.taken for slot in self._slots)
+
+    @property
+    def broken(self) -> bool:
+        """Whether no slot will ever be ready again."""
+        return all(slot.broken for slot in self._slots)
+
+    @property
+    def reason(self) -> str:
+        """Why a slot is broken; ``ready`` where none is."""
+        return next((slot.broken for slot in self._slots if slot.broken), "ready")
+
+    def give(self, task: Task, work: Work | None = None) -> None:
+        """Add a task to what the least busy slot is to do; ``send`` sends it.
+
+        Args:
+            task: it; some slot must be usable.
+            work: what the task is of, where that is not the first work.
+        """
+        ready = [slot for slot in self._slots if slot.ready]
+        min(ready, key=lambda slot: len(slot.taken)).give(task, work)
+
+    def send(self) -> None:
+        """Send what was given."""
+        for slot in self._slots:
+            slot.send()
+
+    def revoke(self, ids: Collection[int]) -> None:
+        """Kill the processes that have one of these tasks."""
+        for slot in self._slots if ids else ():
+            slot.revoke(ids)
+
+    def close(self) -> None:
+        """End all processes: the idle ones by themselves, after a moment by force."""
+        for slot in self._slots:
+            slot.close_input()
+        deadline = time.monotonic() + _GRACE
+        for slot in self._slots:
+            slot.end(deadline)
+        self._slots.clear()
+
+
+class Slot:
+    """One worker process, and the next one when it dies."""
+
+    def __init__(
+        self, index: int, node: Node, work: Work, selector: selectors.BaseSelector
+    ) -> None:
+        self.ready = False
+        self.broken = ""
+        self.taken: deque[Task] = deque()
+        self._index, self._node, self._work = index, node, work
+        self._selector = selector
+        self._child: Child | None = None
+        self._knows: set[str] = set()
+        self._false_starts = 0
+
+    def tend(self, ready_within: float) -> Iterator[Outcome]:
+        """Start the process, pass on what it answers, and answer for it once it is dead."""
+        if self._child is not None:
+            yield from self._answers(self._child)
+            if not self.ready and time.monotonic() - self._since > ready_within:
+                self._child.complain(f"not ready within {ready_within:g} s")
+            if self._child.gone:
+                yield from self._bury(self._child)
+        if self._child is None and not self.broken:
+            self._start()
+
+    def give(self, task: Task, work: Work | None) -> None:
+        """Add a task to what the process is to do; ``send`` sends it."""
+        if self._child is None:
+            return
+        if work is not None and work.run not in self._knows:
+            self._knows.add(work.run)
+            self._child.queue(work.to_json())
+        self.taken.append(task)
+        self._child.queue(task)
+
+    def send(self) -> None:
+        """Send what was given."""
+        if self._child is not None:
+            self._child.send()
+
+    def revoke(self, ids: Collection[int]) -> None:
+        """Kill the process if it has one of these tasks; the outcome says that it was for time."""
+        if self._child is not None and any(task.id in ids for task in self.taken):
+            self._verdict = "timeout"
+            self._child.kill()
+
+    def close_input(self) -> None:
+        """Tell an idle worker that there is no more."""
+        if self._child is not None:
+            self._child.close_input()
+
+    def end(self, deadline: float) -> None:
+        """Wait for an idle process until the deadline, then kill it and all that it forked."""
+        if self._child is None:
+            return
+        if not self.taken:
+            self._child.wait(deadline)
+        self._child.reap()
+        self._child = None
+
+    def _start(self) -> None:
+        root = str(Path(__file__).parents[1])
+        python = self._node.python or sys.executable
+        try:
+            shared, self._marker = Marker.create()
+            with open(shared, "rb", buffering=0):
+                self._child = Child(
+                    [python, "-P", "-c", _BOOTSTRAP, root, str(shared)], self._selector,
+                    environment=slot_environment(self._node), folder=self._node.cwd,
+                    descriptors=[shared],
+                )  # fmt: skip
+        except OSError as error:
+            self.broken = f"slot {self._index} could not be started: {error}"
+            return
+        self._since, self._verdict = time.monotonic(), "lost"
+        self._knows = {self._work.run}
+        self._child.queue(self._work.to_json())
+        self._child.send()
+
+    def _answers(self, child: Child) -> Iterator[Outcome]:
+        for message in child.messages():
+            try:
+                outcome = self._received(message, child)
+            except (ValueError, KeyError) as error:
+                child.complain(f"not a worker's answer: {error}")
+                return
+            if outcome is not None:
+                yield self._stamp(outcome)
+
+    def _received(self, message: Any, child: Child) -> Outcome | None:
+        if isinstance(message, dict):
+            if self.ready:
+                raise ValueError("a greeting out of its turn")
+            self.broken = str(message.get("refused", ""))
+            self.ready = message.get("ready") == child.pid
+            return None
+        outcome = Outcome.from_json(message)
+        if not self.taken or self.taken[0].id != outcome.task:
+            raise ValueError(f"an outcome of task {outcome.task}, which is not its turn")
+        self.taken.popleft()
+        return outcome
+
+    def _bury(self, child: Child) -> Iterator[Outcome]:
+        """Answer for a dead process: what it sent counts, what it had taken is lost."""
+        reason = child.reap()
+        yield from self._answers(child)
+        self._child, self.ready = None, False
+        # One that dies before its first block would die for ever.
+        self._false_starts = self._false_starts + 1 if self._marker.block is None else 0
+        if self._false_starts >= _FALSE_STARTS:
+            self.broken = self.broken or f"slot {self._index} does not start: {reason}"
+        lost, self.taken = list(self.taken), deque()
+        for task in lost:
+            yield self._stamp(self._verdict_on(task, reason))
+
+    def _verdict_on(self, task: Task, reason: str) -> Outcome:
+        """The marker tells the task, and the block of it, that was running; others are innocent."""
+        block = self._marker.block
+        if block is not None and task.first <= block < task.stop:
+            return Outcome.without_answer(task, self._verdict, reason, block)
+        return Outcome.without_answer(task, "returned", reason, None)
+
+    def _stamp(self, outcome: Outcome) -> Outcome:
+        return outcome._replace(node=self._node.host, slot=self._index)

@@ -1,0 +1,130 @@
+"""JSON lines over descriptors that never block, watched by a selector.
+
+Whoever owns a wire reads what has come and writes what the other side takes; a peer that is slow,
+frozen, cut off or hostile can therefore stop nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+from typing import Any
+
+_CHUNK = 1 << 16
+_MOST = 1 << 20
+_LONGEST_LINE = 16 << 20
+
+
+class Wire:
+    """Messages in both directions; the keys' data in the selector are handlers of an event mask.
+
+    Args:
+        source, sink: descriptors to read from and to write to; of a socket, the same twice.
+        selector: watches them.
+
+    Attributes:
+        ended: no more will come.
+        wrong: why what came is no message, or empty; nothing is read after it.
+    """
+
+    def __init__(self, source: int, sink: int, selector: selectors.BaseSelector) -> None:
+        self.ended, self.wrong = False, ""
+        self._source, self._sink, self._selector = source, sink, selector
+        self._incoming, self._outgoing = b"", bytearray()
+        self._messages: list[Any] = []
+        self._watched: dict[int, int] = {}
+        for descriptor in {source, sink}:
+            os.set_blocking(descriptor, False)
+        self._watch()
+
+    def queue(self, message: object) -> None:
+        """Add a message to what is to be sent; ``send`` sends it."""
+        self._outgoing += json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+    def send(self) -> None:
+        """Write what the other side takes now; the rest follows when it takes more."""
+        try:
+            written = os.write(self._sink, self._outgoing) if self._outgoing else 0
+        except BlockingIOError:
+            written = 0
+        except OSError:
+            # It is gone or going; its end will be seen where we read.
+            written = len(self._outgoing)
+        del self._outgoing[:written]
+        self._watch()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the other side has not taken yet."""
+        return len(self._outgoing)
+
+    def messages(self) -> list[Any]:
+        """What has come since the last call."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    def read(self) -> None:
+        """Take in what can be read now."""
+        if self.ended or self.wrong:
+            return
+        data = take(self._source)
+        self.ended = data is None
+        *lines, self._incoming = (self._incoming + (data or b"")).split(b"\n")
+        try:
+            self._messages += map(json.loads, lines)
+        except (ValueError, RecursionError) as error:
+            self.wrong = f"what it sent is not JSON: {error}"
+        if len(self._incoming) > _LONGEST_LINE:
+            self.wrong, self._incoming = "it sent a line of more than 16 MiB", b""
+        if self.ended or self.wrong:
+            self._watch()
+
+    def stop_sending(self) -> None:
+        """Forget what was not taken, and watch the sink no more."""
+        self._outgoing.clear()
+        self._watch()
+
+    def close(self) -> None:
+        """Watch nothing any more; the descriptors are their owner's to close."""
+        self.ended = True
+        self.stop_sending()
+
+    def _watch(self) -> None:
+        """The source is watched until its end, the sink while something waits for it."""
+        wanted = {} if self.ended or self.wrong else {self._source: selectors.EVENT_READ}
+        if self._outgoing:
+            wanted[self._sink] = wanted.get(self._sink, 0) | selectors.EVENT_WRITE
+        if wanted == self._watched:
+            return
+        for descriptor in self._watched.keys() - wanted.keys():
+            self._selector.unregister(descriptor)
+        for descriptor, events in wanted.items():
+            known = self._watched.get(descriptor)
+            if known is None:
+                self._selector.register(descriptor, events, self._on_event)
+            elif known != events:
+                self._selector.modify(descriptor, events, self._on_event)
+        self._watched = wanted
+
+    def _on_event(self, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            self.send()
+        if mask & selectors.EVENT_READ:
+            self.read()
+
+
+def take(descriptor: int) -> bytes | None:
+    """What can be read now, up to a bound that keeps the loop turning; None at the end."""
+    data = b""
+    while len(data) < _MOST:
+        try:
+            chunk = os.read(descriptor, _CHUNK)
+        except BlockingIOError:
+            return data
+        except OSError:
+            return data or None  # the other side reset the connection
+        if not chunk:
+            return data or None
+        data += chunk
+    return data

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.backends.base import create, kernels_at_home
+from cluster.backends.base import Options, create, kernels_at_home
 from cluster.count import Count
 from cluster.dispatch import Core, Ending, Loop, Policy, Stop, SystemClock, recount
 from cluster.errors import StoreError, UsageError
@@ -275,7 +275,8 @@ def _compute(
                 lambda first, stop: list(ledger.counted(run, first, stop)),
             )  # fmt: skip
             loop = Loop(core, stop or Stop(), goal.max_time)
-            ending = loop.run(lambda: create(request.spec.backend, nodes))
+            options = Options(required=request.spec.nodes.required)
+            ending = loop.run(lambda: create(request.spec.backend, nodes, options))
             writer.flush()
     except StoreError as error:
         error.fix = f"{error.fix}: {command('resume', run.id, store=ledger.store)}"

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, cast
 
+from cluster.family import die_with_parent
 from cluster.wire import Wire, take
 
 _TAIL = 2_000
@@ -27,6 +28,8 @@ class Child:
         command: its arguments; no shell is involved.
         selector: watches it; handlers are the keys' data, called with the event mask.
         environment, folder, descriptors: what it is started with.
+        talks: it speaks JSON lines; else what it prints counts as its words for people.
+        leashed: it is killed when this process dies, however that dies (Linux).
 
     Attributes:
         gone: it has ended; ``reap`` says how.
@@ -43,20 +46,25 @@ class Child:
         environment: Mapping[str, str] | None = None,
         folder: str | None = None,
         descriptors: Sequence[int] = (),
+        talks: bool = True,
+        leashed: bool = False,
     ) -> None:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             pass_fds=descriptors, start_new_session=True, cwd=folder, env=environment,
+            preexec_fn=die_with_parent if leashed else None,  # noqa: PLW1509 - the agent has no threads
         )  # fmt: skip
         pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
         self._pipes = [cast("IO[bytes]", pipe) for pipe in pipes]
-        stdin, stdout, self._stderr = (pipe.fileno() for pipe in self._pipes)
+        stdin, stdout, stderr = (pipe.fileno() for pipe in self._pipes)
         self._selector, self._tail = selector, b""
-        self._wire = Wire(stdout, stdin, selector)
+        self._wire = Wire(stdout if talks else None, stdin, selector)
+        self._words = [stderr] if talks else [stdout, stderr]
         self._end = os.pidfd_open(self._process.pid)
         self._watched: set[int] = set()
-        os.set_blocking(self._stderr, False)
-        self._watch(self._stderr, self._read_tail)
+        for descriptor in self._words:
+            os.set_blocking(descriptor, False)
+            self._watch(descriptor, lambda _mask: self._read_words())
         self._watch(self._end, self._on_end)
         self.gone = False
 
@@ -92,6 +100,11 @@ class Child:
         if self._process.returncode is None:
             os.killpg(self.pid, signal.SIGKILL)
 
+    @property
+    def words(self) -> str:
+        """What it said last, for people."""
+        return self._tail.decode(errors="replace").strip()
+
     def close_input(self) -> None:
         """Tell it that there is no more."""
         self._wire.stop_sending()
@@ -105,7 +118,7 @@ class Child:
     def reap(self) -> str:
         """Read its last words, kill what is left of its group, and say how it ended."""
         self._wire.read()
-        self._read_tail(0)
+        self._read_words()
         self.kill()
         status = self._status()
         self._wire.close()
@@ -141,13 +154,14 @@ class Child:
             self._watched.discard(descriptor)
             self._selector.unregister(descriptor)
 
-    def _read_tail(self, _mask: int) -> None:
+    def _read_words(self) -> None:
         # Always read, so that one who prints is never blocked; kept only for its last words.
-        data = take(self._stderr)
-        if data is None:
-            self._unwatch(self._stderr)
-        else:
-            self._tail = (self._tail + data)[-_TAIL:]
+        for descriptor in self._words:
+            data = take(descriptor)
+            if data is None:
+                self._unwatch(descriptor)
+            else:
+                self._tail = (self._tail + data)[-_TAIL:]
 
 
 def _describe(status: int | None, tail: bytes) -> str:

@@ -112,6 +112,10 @@ class EngineError(ClusterError):
     code = 69
 
 
+class NodesMissing(EngineError):
+    """Fewer hosts than the spec requires came up: nothing was begun."""
+
+
 class StoreError(ClusterError):
     """The store could not be read or written."""
 

@@ -217,9 +217,10 @@ def check_place(spec: Spec) -> None:
 
 
 def placed(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """The nodes with their slots filled in: where none are given, this machine's usable cores."""
+    """The nodes, those of this machine with their slots filled in: its usable cores."""
     return tuple(
-        replace(node, slots=usable_cores()) if node.slots is None else node for node in nodes
+        replace(node, slots=usable_cores()) if node.slots is None and is_local(node.host) else node
+        for node in nodes
     )
 
 

@@ -25,12 +25,19 @@ from cluster.worker import Marker
 _FALSE_STARTS = 3
 _GRACE = 0.5
 
-# -P keeps the current folder, where a random.py may lie, off the worker's path. The package is
-# found where the dispatcher has it, and that place leaves the path once it is imported.
+# -P keeps the current folder, where a random.py may lie, off the path. The package is found where
+# this process has it, and that place leaves the path once it is imported.
 _BOOTSTRAP = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import cluster; del sys.path[0]; "
-    "from cluster.worker import main; main()"
+    "from {module} import main; main()"
 )
+
+
+def python_command(python: str, module: str, *arguments: str) -> list[str]:
+    """The arguments that run ``main`` of a module of this package on this machine."""
+    root = str(Path(__file__).parents[1])
+    return [python, "-P", "-c", _BOOTSTRAP.format(module=module), root, *arguments]
+
 
 # One kernel to a slot: a library that starts a thread pool in every slot only gets in the way.
 POOLS = (
@@ -177,13 +184,12 @@ class Slot:
         self._child = None
 
     def _start(self) -> None:
-        root = str(Path(__file__).parents[1])
         python = self._node.python or sys.executable
         try:
             shared, self._marker = Marker.create()
             with open(shared, "rb", buffering=0):
                 self._child = Child(
-                    [python, "-P", "-c", _BOOTSTRAP, root, str(shared)], self._selector,
+                    python_command(python, "cluster.worker", str(shared)), self._selector,
                     environment=slot_environment(self._node), folder=self._node.cwd,
                     descriptors=[shared],
                 )  # fmt: skip

@@ -15,7 +15,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
 from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Stop, SystemClock, recount
 from cluster.events import Event
+from cluster.family import descendants
 from cluster.kernels import Source as Text
 from cluster.ledger import Counted, Ledger
 from cluster.nodes import Node
@@ -332,12 +333,12 @@ def check_a_revoked_task_is_ended_by_force(subject: Subject) -> None:
 
 def check_nothing_is_left_behind(subject: Subject) -> None:
     """After the engine was left, no process that it started is alive, nor what a kernel forked."""
-    before = _children()
+    before = descendants(os.getpid())
     _outcomes(subject, work_of(PLAIN if subject.in_process else FORKS), Script(3))
     deadline = time.monotonic() + 5
-    while _children() - before and time.monotonic() < deadline:
+    while descendants(os.getpid()) - before and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not _children() - before
+    assert not descendants(os.getpid()) - before
 
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
@@ -384,22 +385,6 @@ def _running(
 def _outcomes(subject: Subject, work: Work, source: Source) -> list[Outcome]:
     with _running(subject, work, source) as items:
         return [item for item in items if isinstance(item, Outcome)]
-
-
-def _children() -> set[str]:
-    """Every live process that descends from this one or belongs to a session it started."""
-    rows = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            before, _, after = entry.read_text().rpartition(")")
-            rows.append((before.partition(" ")[0], after.split()[1], after.split()[0]))
-    mine, grown = {str(os.getpid())}, True
-    while grown:
-        more = {pid for pid, parent, _ in rows if parent in mine} - mine
-        grown = bool(more)
-        mine |= more
-    alive = {pid for pid, _, state in rows if state != "Z"}
-    return (mine & alive) - {str(os.getpid())}
 
 
 # -- a simulated cluster --------------------------------------------------------------------------

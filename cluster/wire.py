@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import socket
+import sys
+from contextlib import suppress
 from typing import Any
 
 _CHUNK = 1 << 16
@@ -20,7 +23,8 @@ class Wire:
     """Messages in both directions; the keys' data in the selector are handlers of an event mask.
 
     Args:
-        source, sink: descriptors to read from and to write to; of a socket, the same twice.
+        source, sink: descriptors to read from and to write to; of a socket, the same twice. A
+            source of None: nothing comes.
         selector: watches them.
 
     Attributes:
@@ -28,14 +32,15 @@ class Wire:
         wrong: why what came is no message, or empty; nothing is read after it.
     """
 
-    def __init__(self, source: int, sink: int, selector: selectors.BaseSelector) -> None:
-        self.ended, self.wrong = False, ""
+    def __init__(self, source: int | None, sink: int, selector: selectors.BaseSelector) -> None:
+        self.ended, self.wrong = source is None, ""
         self._source, self._sink, self._selector = source, sink, selector
         self._incoming, self._outgoing = b"", bytearray()
         self._messages: list[Any] = []
         self._watched: dict[int, int] = {}
-        for descriptor in {source, sink}:
-            os.set_blocking(descriptor, False)
+        for descriptor in (source, sink):
+            if descriptor is not None:
+                os.set_blocking(descriptor, False)
         self._watch()
 
     def queue(self, message: object) -> None:
@@ -59,6 +64,15 @@ class Wire:
         """Bytes that the other side has not taken yet."""
         return len(self._outgoing)
 
+    @property
+    def has_messages(self) -> bool:
+        """Whether a message has come that was not taken yet."""
+        return bool(self._messages)
+
+    def next(self) -> Any:
+        """The oldest message that was not taken yet."""
+        return self._messages.pop(0)
+
     def messages(self) -> list[Any]:
         """What has come since the last call."""
         messages, self._messages = self._messages, []
@@ -66,7 +80,7 @@ class Wire:
 
     def read(self) -> None:
         """Take in what can be read now."""
-        if self.ended or self.wrong:
+        if self.ended or self.wrong or self._source is None:
             return
         data = take(self._source)
         self.ended = data is None
@@ -92,7 +106,9 @@ class Wire:
 
     def _watch(self) -> None:
         """The source is watched until its end, the sink while something waits for it."""
-        wanted = {} if self.ended or self.wrong else {self._source: selectors.EVENT_READ}
+        wanted: dict[int, int] = {}
+        if self._source is not None and not self.ended and not self.wrong:
+            wanted[self._source] = selectors.EVENT_READ
         if self._outgoing:
             wanted[self._sink] = wanted.get(self._sink, 0) | selectors.EVENT_WRITE
         if wanted == self._watched:
@@ -128,3 +144,63 @@ def take(descriptor: int) -> bytes | None:
             return data or None
         data += chunk
     return data
+
+
+class Door:
+    """A socket of this machine that waits for callers.
+
+    Its name is drawn, it is on no disk, and only processes of this user are let in.
+
+    Args:
+        selector: watches it.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._selector = selector
+        self._name = f"cluster-{os.urandom(16).hex()}"
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(f"\0{self._name}")
+        self._socket.listen(64)
+        self._socket.setblocking(False)
+        self._callers: list[socket.socket] = []
+        selector.register(self._socket, selectors.EVENT_READ, lambda _mask: self._accept())
+
+    @property
+    def address(self) -> str:
+        """For :func:`dial`."""
+        return f"@{self._name}"
+
+    def callers(self) -> list[socket.socket]:
+        """Who has come since the last call."""
+        callers, self._callers = self._callers, []
+        return callers
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        if self._socket.fileno() >= 0:
+            self._selector.unregister(self._socket)
+            self._socket.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            connection, _ = self._socket.accept()
+            if _user_of(connection) == os.getuid():
+                self._callers.append(connection)
+            else:
+                connection.close()
+
+
+def dial(address: str) -> socket.socket:
+    """Connect to a :class:`Door` of this machine.
+
+    Raises:
+        ConnectionError: its owner has gone.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(f"\0{address[1:]}")
+    return connection
+
+
+def _user_of(connection: socket.socket) -> int:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[4:8], sys.byteorder)

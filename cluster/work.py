@@ -22,6 +22,8 @@ from cluster.streams import Stream
 from cluster.tally import Tally, TallyError, from_json
 
 _HERE = Path(__file__).parent
+# The name of the run that a probe is of; no run's own id has a space.
+PROBE_RUN = "a probe"
 # A traceback longer than this says no more; it is the middle that is cut.
 _LONGEST_TEXT = 8_000
 

@@ -19,6 +19,7 @@ from collections import deque
 from typing import Any
 
 from cluster.errors import KernelError
+from cluster.family import die_with_parent
 from cluster.kernels import load
 from cluster.work import Task, Work, perform
 
@@ -27,20 +28,19 @@ from cluster.work import Task, Work, perform
 _SHORT = 0.001
 _HOLD = 0.005
 _CHUNK = 1 << 16
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Serve until the input ends. Started by a backend, never by hand."""
     parent = os.getppid()
-    _die_with_parent()
-    os.register_at_fork(after_in_child=_die_with_parent)
+    die_with_parent()
+    os.register_at_fork(after_in_child=die_with_parent)
     if os.getppid() != parent:
         os._exit(1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave_it)
+        signal.signal(number, leave_it)
     marker = Marker(int(sys.argv[1]))
-    lines = Lines(*_take_descriptors())
+    lines = Lines(*take_descriptors())
     faulthandler.enable()
     work = Work.from_json(lines.read())
     try:
@@ -155,7 +155,7 @@ class Lines:
         return bool(select.select([self._source], [], [], 0)[0])
 
 
-def _take_descriptors() -> tuple[int, int]:
+def take_descriptors() -> tuple[int, int]:
     """Move the two streams out of the way of the kernel's own prints and reads."""
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
@@ -165,15 +165,9 @@ def _take_descriptors() -> tuple[int, int]:
     return source, sink
 
 
-def _leave_it(_number: int, _frame: object) -> None:
+def leave_it(_number: int, _frame: object) -> None:
     """What a keyboard, Slurm or systemd sends to every process of a job is for the dispatcher.
 
     It drains, and ends its workers in its own way. Ignoring would be inherited by what a kernel
     starts; a handler is not.
     """
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent is gone, however it went (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -64,10 +64,14 @@ class Options:
     Attributes:
         ready: seconds within which a worker must be ready.
         tick: seconds after which ``run`` yields None if nothing else happened.
+        required: so many hosts must be ready before the first task; None: all.
+        launch: seconds within which they must be.
     """
 
     ready: float = 60.0
     tick: float = 1.0
+    required: int | None = None
+    launch: float = 30.0
 
 
 class Backend(ABC):
@@ -116,6 +120,7 @@ TABLE = (
     Entry("serial", "one slot, in the dispatcher's own process: the plain baseline"),
     Entry("threads", "threads of the dispatcher's own process: for kernels that release the GIL"),
     Entry("processes", "worker processes on this machine: the default"),
+    Entry("ssh", "worker processes on several hosts, over plain ssh; no port is opened"),
 )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cluster.backends.base import Backend
 from cluster.count import Count
 from cluster.dispatch.core import Core
-from cluster.errors import EngineError, StopNow
+from cluster.errors import EngineError, NodesMissing, StopNow
 from cluster.events import (
     Alarm,
     Progress,
@@ -81,6 +81,8 @@ class Loop:
             try:
                 with engine() as backend:
                     self._turn(backend)
+            except NodesMissing:
+                raise
             except EngineError as error:
                 self._on_engine_error(error)
             except StopNow:

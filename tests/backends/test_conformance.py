@@ -61,4 +61,5 @@ def test_only_kernels_that_end_or_hang_their_process_are_left_out() -> None:
     """Serial and threads run all of the zoo but three; everything else runs all of it."""
     left_out = {name: {h for h in HOSTILE if not survives(name, h)} for name in NAMES}
     three = {"os_exit", "segfault", "hangs"}
-    assert left_out == {"serial": three, "threads": three, "processes": set()}
+    assert {name for name, out in left_out.items() if out} == {"serial", "threads"}
+    assert left_out["serial"] == left_out["threads"] == three

@@ -1,0 +1,385 @@
+"""The agent of a host: what the dispatcher starts there, over ssh or beside itself, and talks to.
+
+It shakes hands, answers the heartbeat, keeps the host's worker processes, and starts what an
+engine needs there. It ends, with all that came of it, when its input ends or no beat comes: so no
+process outlives the dispatcher by long, on a host that was cut off either.
+
+The protocol is JSON lines, the first one of which says everything; see :class:`Agent`. Engines'
+own processes on the host reach its workers by a socket, see :func:`ask`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster.child import Child
+from cluster.errors import ClusterError
+from cluster.family import adopt, descendants
+from cluster.handshake import fingerprint, probe, probed
+from cluster.kernels import cache_folder
+from cluster.nodes import Node, usable_cores
+from cluster.slots import Slots, slot_environment
+from cluster.wire import Door, Wire, dial
+from cluster.work import Outcome, Task, Work
+from cluster.worker import leave_it, take_descriptors
+
+_TICK = 0.5
+_FIRST_WORD = 30.0
+_DYING = 5.0
+_SOCKET = "CLUSTER_SLOTS"
+
+
+def main() -> None:
+    """Serve until the input ends. Started by the dispatcher, never by hand."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave_it)
+    adopt()
+    with selectors.DefaultSelector() as selector:
+        wire = Wire(*take_descriptors(), selector)
+        first = _first_word(wire, selector)
+        if first is not None:
+            agent = Agent(first, wire, selector)
+            try:
+                agent.serve()
+            finally:
+                agent.close()
+
+
+def _first_word(wire: Wire, selector: selectors.BaseSelector) -> Mapping[str, Any] | None:
+    """The first message; None where none comes in time."""
+    deadline = time.monotonic() + _FIRST_WORD
+    while time.monotonic() < deadline and not wire.ended and not wire.wrong:
+        _turn(selector)
+        if wire.has_messages:
+            first: Mapping[str, Any] = wire.next()
+            return first
+    return None
+
+
+def _turn(selector: selectors.BaseSelector) -> None:
+    for key, mask in selector.select(_TICK):
+        key.data(mask)
+
+
+class Agent:
+    """One host of a run.
+
+    Args:
+        first: the dispatcher's first message:
+
+            * ``node``, ``work``: as their ``to_json`` gives them;
+            * ``slots``: whether to keep worker processes, or only to probe the kernel;
+            * ``silence``: seconds without any word after which to end;
+            * ``ready``: seconds within which a worker must be ready;
+            * ``tells``: whether to say which tasks the engine's processes here begin.
+        wire: to the dispatcher. It then sends ``{"beat": n}``, ``{"tasks": [...]}``, ``{"work":
+            {...}}``, ``{"revoke": [ids]}``, ``{"start": {id, command, env, input, talks}}``, and
+            ``{"kill": id}``; and is sent ``{"hello": {...}}``, ``{"probe": text}``, ``{"beat":
+            n}``, outcomes as lists, ``{"usable": n, "reason": text}``, ``{"began": id}``,
+            ``{"started": id}``, ``{"said": id, "message": any}`` and ``{"exited": id, "how":
+            text}``.
+        selector: watches everything.
+    """
+
+    def __init__(
+        self, first: Mapping[str, Any], wire: Wire, selector: selectors.BaseSelector
+    ) -> None:
+        node = Node.from_json(first["node"])
+        # The workers run where this process does, by the interpreter that runs it.
+        self._node = replace(node, slots=node.slots or usable_cores(), python=None)
+        self._work = Work.from_json(first["work"])
+        self._works: dict[str, Work] = {}
+        self._first, self._wire, self._selector = first, wire, selector
+        self._heard = time.monotonic()
+        self._usable, self._probing = -1, True
+        self._waiting: deque[tuple[Task, Client | None]] = deque()
+        self._askers: dict[int, Client] = {}
+        self._commands: dict[int, Child] = {}
+        self._folder: Path | None = None
+        self._slots = Slots(self._node, self._work, selector, float(first["ready"]))
+        self._service = Service(selector)
+        self._say({"hello": self._hello()})
+
+    def serve(self) -> None:
+        """Until the dispatcher is gone, or was not heard of for too long."""
+        silence = float(self._first["silence"])
+        while not self._wire.ended and not self._wire.wrong:
+            for message in self._wire.messages():
+                self._heard = time.monotonic()
+                self._on_message(message)
+            if time.monotonic() - self._heard > silence:
+                return
+            self._tend()
+            self._wire.send()
+            _turn(self._selector)
+
+    def close(self) -> None:
+        """End everything that came of this process, whoever its parent is by now."""
+        self._slots.close()
+        deadline = time.monotonic() + _DYING
+        while (left := descendants(os.getpid())) and time.monotonic() < deadline:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            time.sleep(0.01)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- what the dispatcher says -----------------------------------------------------------------
+
+    def _on_message(self, message: Mapping[str, Any]) -> None:
+        for word, value in message.items():
+            getattr(self, f"_on_{word}")(value)
+
+    def _on_beat(self, number: int) -> None:
+        self._say({"beat": number})
+
+    def _on_work(self, work: Mapping[str, Any]) -> None:
+        known = Work.from_json(work)
+        self._works[known.run] = known
+
+    def _on_tasks(self, tasks: list[Any]) -> None:
+        self._waiting += ((Task(*task), None) for task in tasks)
+
+    def _on_revoke(self, ids: list[int]) -> None:
+        for task, client in [entry for entry in self._waiting if entry[0].id in ids]:
+            self._waiting.remove((task, client))
+            self._answer(Outcome.without_answer(task, "returned", "not begun", None), client)
+        self._slots.revoke(ids)
+
+    def _on_start(self, wanted: Mapping[str, Any]) -> None:
+        number = int(wanted["id"])
+        try:
+            command = Child(
+                wanted["command"], self._selector, environment=self._environment(wanted["env"]),
+                folder=self._node.cwd, talks=bool(wanted["talks"]), leashed=True,
+            )  # fmt: skip
+        except OSError as error:
+            self._say({"exited": number, "how": f"it could not be started: {error}"})
+            return
+        self._commands[number] = command
+        if wanted["input"] is not None:
+            command.queue(wanted["input"])
+            command.send()
+        self._say({"started": number, "pid": command.pid})
+
+    def _on_kill(self, number: int) -> None:
+        if number in self._commands:
+            self._commands[number].kill()
+
+    # -- what happens here ------------------------------------------------------------------------
+
+    def _tend(self) -> None:
+        for outcome in self._slots.tend():
+            self._answer(outcome, self._askers.pop(outcome.task, None))
+        self._tell_usable()
+        for task, client in self._service.tend():
+            self._waiting.append((task, client))
+            if self._first["tells"]:
+                self._say({"began": task.id})
+        while self._waiting and self._slots.usable:
+            self._give(*self._waiting.popleft())
+        self._slots.send()
+        self._service.send()
+        for number, command in tuple(self._commands.items()):
+            self._watch(number, command)
+
+    def _give(self, task: Task, client: Client | None) -> None:
+        if client is not None:
+            if client.gone:
+                return  # whoever asked for it has ended, and nothing was begun
+            self._askers[task.id] = client
+        self._slots.give(task, self._works.get(task.run))
+
+    def _answer(self, outcome: Outcome, client: Client | None) -> None:
+        """To whom it may concern; the dispatcher also gets what the engine's process lost."""
+        if self._probing and outcome.task == 0:
+            self._end_probe(outcome)
+        elif client is None or client.gone:
+            self._say(outcome)
+        else:
+            client.wire.queue(outcome)
+
+    def _tell_usable(self) -> None:
+        if self._slots.usable == self._usable:
+            return
+        if self._probing and self._usable <= 0 < self._slots.usable:
+            few, task = probe(self._work)
+            self._works[few.run] = few
+            self._slots.give(task, few)
+        self._usable = self._slots.usable
+        self._say({"usable": self._usable, "reason": self._slots.reason})
+
+    def _end_probe(self, outcome: Outcome) -> None:
+        if outcome.fault is not None and outcome.fault.kind == "returned":
+            self._usable = 0  # its worker died before it: the next one is asked
+            return
+        self._probing = False
+        self._say({"probe": probed(outcome)})
+        if not self._first["slots"]:
+            self._slots.close()
+
+    def _watch(self, number: int, command: Child) -> None:
+        for message in command.messages():
+            self._say({"said": number, "message": message})
+        if command.gone:
+            del self._commands[number]
+            how = command.reap()
+            for message in command.messages():
+                self._say({"said": number, "message": message})
+            self._say({"exited": number, "how": how})
+
+    def _say(self, message: object) -> None:
+        self._wire.queue(message)
+
+    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        """What an engine's process finds: the workers, the node's name, a folder of its own."""
+        if self._folder is None:
+            self._folder = private_folder()
+        ours = {
+            _SOCKET: self._service.address,
+            "CLUSTER_NODE": self._node.host,
+            "CLUSTER_PYTHON": sys.executable,
+            "CLUSTER_FOLDER": str(self._folder),
+            "TMPDIR": str(self._folder),
+        }
+        return {**slot_environment(self._node), **ours, **more}
+
+    def _hello(self) -> dict[str, Any]:
+        there = os.environ.get("SSH_CONNECTION", "").split()
+        return {
+            **fingerprint(self._work),
+            "pid": os.getpid(),
+            "slots": self._node.slots,
+            "cores": usable_cores(),
+            "hostname": socket.gethostname(),
+            "machine": _machine(),
+            "prefix": sys.prefix,
+            "interpreter": sys.executable,
+            "clock": time.time(),
+            "dispatcher": there[0] if len(there) == 4 else "127.0.0.1",
+            "address": there[2] if len(there) == 4 else "127.0.0.1",
+        }
+
+
+# -- the workers, for the engine's own processes on this host -------------------------------------
+
+
+class Client(NamedTuple):
+    """A process that asks: its connection, and how to speak over it."""
+
+    connection: socket.socket
+    wire: Wire
+
+    @property
+    def gone(self) -> bool:
+        """It has closed the connection."""
+        return self.wire.ended or bool(self.wire.wrong)
+
+
+class Service:
+    """The door through which the engine's processes on this host ask for tasks to be drawn."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._selector = selector
+        self._door = Door(selector)
+        self._clients: list[Client] = []
+
+    @property
+    def address(self) -> str:
+        """For :func:`ask`."""
+        return self._door.address
+
+    def tend(self) -> Iterator[tuple[Task, Client]]:
+        """The tasks that were asked for since the last call."""
+        for connection in self._door.callers():
+            wire = Wire(connection.fileno(), connection.fileno(), self._selector)
+            self._clients.append(Client(connection, wire))
+        for client in tuple(self._clients):
+            for message in client.wire.messages():
+                yield Task(*message), client
+            if client.gone:
+                self._clients.remove(client)
+                client.wire.close()
+                client.connection.close()
+
+    def send(self) -> None:
+        """Send the answers that were queued."""
+        for client in self._clients:
+            client.wire.send()
+
+
+def ask(address: str, task: list[Any]) -> list[Any]:
+    """Have a task drawn by this host's workers, and wait for its outcome; for engines' processes.
+
+    Args:
+        address: of the environment variable ``CLUSTER_SLOTS``.
+        task: the fields of a :class:`cluster.work.Task`.
+
+    Raises:
+        ConnectionError: the agent has gone.
+    """
+    with dial(address) as connection:
+        connection.sendall(json.dumps(task).encode() + b"\n")
+        with connection.makefile("rb") as lines:
+            line = lines.readline()
+    if not line.endswith(b"\n"):
+        raise ConnectionError("the agent of this host has gone")
+    outcome: list[Any] = json.loads(line)
+    return outcome
+
+
+def slots_address() -> str:
+    """Where this host's workers are asked, for an engine's process."""
+    try:
+        return os.environ[_SOCKET]
+    except KeyError:
+        raise ClusterError("this process was not started by an agent") from None
+
+
+# -- places ---------------------------------------------------------------------------------------
+
+
+def private_folder() -> Path:
+    """A fresh folder for an engine's files, beside the kernels' cache; never in /tmp.
+
+    What agents left that were killed is removed first: a folder's name tells the machine (homes
+    may be shared) and the process id of its owner.
+    """
+    root = cache_folder() / "hosts"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mine = _machine()
+    for old in root.glob(f"{mine}-*"):
+        owner = old.name.split("-")[1]
+        if not Path("/proc", owner).exists():
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{mine}-{os.getpid()}-", dir=root))
+
+
+def _machine() -> str:
+    """What tells two machines apart that are reached under two names."""
+    for place in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        with suppress(OSError):
+            return Path(place).read_text().strip()
+    return socket.gethostname().replace("-", "_")
+
+
+if __name__ == "__main__":
+    main()

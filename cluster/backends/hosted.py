@@ -1,0 +1,225 @@
+"""What all engines of several hosts share: agents on the hosts, and one loop.
+
+Kernels always run in the agents' worker processes; the agents alone tell whether a host is there.
+What is left to an engine is how a task gets to a host and its outcome back.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
+from cluster.errors import NodesMissing
+from cluster.launch import Change, Fleet, Happening, Host, Standing
+from cluster.nodes import Node
+from cluster.work import Outcome, Task, Work
+
+
+class Hosted(Backend):
+    """An engine of several hosts; a subclass says how tasks travel.
+
+    Attributes:
+        chooses: the engine itself chooses the host of a task; ``_give`` then gets none.
+    """
+
+    chooses = False
+
+    def __init__(self, nodes: Sequence[Node], options: Options) -> None:
+        super().__init__(nodes, options)
+        self._selector = selectors.DefaultSelector()
+        self._fleet: Fleet | None = None
+        self._taken: dict[int, tuple[Task, str]] = {}
+        self._told: dict[str, int] = {}
+        self._named: set[str] = set()
+        self._revoked: set[int] = set()
+        self._open = False
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stop()
+        if self._fleet is not None:
+            self._fleet.close()
+        self._selector.close()
+
+    # -- what an engine is ------------------------------------------------------------------------
+
+    def _begin(self, work: Work) -> None:
+        """The run begins; the agents are on their way."""
+
+    def _stop(self) -> None:
+        """The run is over; the agents are still there."""
+
+    def _on_ready(self, host: Host) -> None:
+        """A fresh agent of a host has shaken hands: start there what the engine needs."""
+
+    def _on_gone(self, host: Host) -> None:
+        """A host is lost, with all that ran there."""
+
+    def _on_told(self, host: Host, message: dict[str, Any]) -> None:
+        """An agent told of a command that the engine had it start."""
+
+    def _slots(self, host: Host) -> int:
+        """How many tasks of a ready host the engine can have drawn at a time."""
+        return host.usable
+
+    def _reason(self, host: Host) -> str:
+        """Why the engine can use that many slots, in words."""
+        return host.reason
+
+    def _give(self, task: Task, host: Host | None) -> None:
+        """Send a task on its way, to that host (None where the engine chooses)."""
+        raise NotImplementedError
+
+    def _flush(self) -> None:
+        """Send what was given."""
+
+    def _tend(self) -> Iterator[Outcome]:
+        """See to the engine; what it brought back."""
+        yield from ()
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def run(self, work: Work, source: Source) -> Items:
+        """See :meth:`Backend.run`."""
+        self._fleet = fleet = Fleet(self.nodes, work, self._selector, **self._kinds())
+        self._deadline = time.monotonic() + self.options.launch
+        self._begin(work)
+        ended = False
+        while True:
+            for happening in fleet.tend():
+                yield from self._on(happening)
+            for outcome in self._tend():
+                yield from self._passed_on(outcome)
+            yield from self._slot_changes(fleet)
+            ended = (self._is_open(fleet) and self._feed(fleet, source)) or ended
+            if ended and not self._taken:
+                return
+            self._revoke(fleet, source)
+            self._flush()
+            fleet.send()
+            for key, mask in self._selector.select(self.options.tick):
+                key.data(mask)
+            yield None
+
+    def _kinds(self) -> dict[str, Any]:
+        """What the agents do; see :class:`cluster.launch.Fleet`."""
+        return {"tells": self.chooses}
+
+    def _on(self, happening: Happening) -> Iterator[Outcome | NodeEvent]:
+        host, change, message = happening
+        if change is Change.READY:
+            self._on_ready(host)
+        elif change in (Change.GONE, Change.REFUSED):
+            self._on_gone(host)
+        if change is Change.TOLD:
+            yield from self._hear(host, message)
+        elif not host.ready:
+            yield from self._lost(host)
+
+    def _hear(self, host: Host, message: Any) -> Iterator[Outcome]:
+        if isinstance(message, list):
+            yield from self._passed_on(Outcome.from_json(message))
+        elif "began" in message:
+            task, _ = self._taken.get(message["began"], (None, ""))
+            if task is not None:
+                self._taken[task.id] = task, host.name
+        else:
+            self._on_told(host, message)
+
+    def _passed_on(self, outcome: Outcome) -> Iterator[Outcome]:
+        """An outcome; one of a task that was answered before is a late twin."""
+        self._taken.pop(outcome.task, None)
+        yield outcome
+
+    def _lost(self, host: Host) -> Iterator[Outcome]:
+        """Answer for a host that is gone or silent: what it had is offered to others."""
+        for task, name in tuple(self._taken.values()):
+            if name == host.name:
+                yield self._without(task, host.reason, name)
+
+    def _without(self, task: Task, reason: str, name: str = "") -> Outcome:
+        """The answer for a task that a host, or the engine, has lost."""
+        self._taken.pop(task.id, None)
+        return Outcome.without_answer(task, "returned", reason, None)._replace(node=name)
+
+    def _slot_changes(self, fleet: Fleet) -> Iterator[NodeEvent]:
+        for host in fleet.hosts.values():
+            slots = self._slots(host) if host.ready else 0
+            if slots != self._told.get(host.name, 0) or self._is_news(host):
+                self._told[host.name] = slots
+                yield NodeEvent(host.name, slots, self._words(host))
+
+    def _is_news(self, host: Host) -> bool:
+        """A host that is refused is named, also where it never had a slot; once."""
+        if host.standing is not Standing.REFUSED or host.name in self._named:
+            return False
+        self._named.add(host.name)
+        return True
+
+    def _words(self, host: Host) -> str:
+        reason = self._reason(host) if host.ready else host.reason
+        return f"{reason} ({host.fix})" if host.fix and not host.ready else reason
+
+    def _is_open(self, fleet: Fleet) -> bool:
+        """Whether tasks may be given: the required hosts are, or once were, ready.
+
+        Raises:
+            NodesMissing: they are not, and will not be in time.
+        """
+        if self._open:
+            return True
+        hosts = fleet.hosts.values()
+        ready = sum(1 for host in hosts if host.ready and self._slots(host))
+        required = self.options.required or len(self.nodes)
+        never = sum(host.standing is Standing.REFUSED for host in hosts)
+        late = time.monotonic() > self._deadline
+        if ready >= required:
+            self._open = True
+        elif late or len(hosts) - never < required:
+            raise self._missing(fleet, ready, required)
+        return self._open
+
+    def _missing(self, fleet: Fleet, ready: int, required: int) -> NodesMissing:
+        lines = [
+            f"{host.name}: {self._words(host)}"
+            for host in fleet.hosts.values() if not (host.ready and self._slots(host))
+        ]  # fmt: skip
+        text = f"{ready} of {required} required hosts are ready; missing:\n" + "\n".join(lines)
+        fix = f"mend them, or go on without them: --set nodes.required={ready}" if ready else None
+        return NodesMissing(text, fix=fix)
+
+    def _feed(self, fleet: Fleet, source: Source) -> bool:
+        """Give tasks until the source pauses; True at its end."""
+        if self.chooses:
+            answer: Task | Pause = Pause.NOW
+            while isinstance(answer := source.take(None), Task):
+                self._start(answer, None, fleet, source)
+            return answer is Pause.END
+        ended = False
+        for host in fleet.hosts.values():
+            if self._told.get(host.name, 0) and host.ready:
+                ended = self._feed_host(host, fleet, source) or ended
+        return ended
+
+    def _feed_host(self, host: Host, fleet: Fleet, source: Source) -> bool:
+        while isinstance(answer := source.take(host.name), Task):
+            self._start(answer, host, fleet, source)
+        return answer is Pause.END
+
+    def _start(self, task: Task, host: Host | None, fleet: Fleet, source: Source) -> None:
+        if task.run:
+            for each in [host] if host else fleet.hosts.values():
+                each.introduce(source.work_of(task.run))
+        self._taken[task.id] = task, host.name if host else ""
+        self._give(task, host)
+
+    def _revoke(self, fleet: Fleet, source: Source) -> None:
+        """Have the agents kill what draws a task that was revoked."""
+        revoked = set(source.revoked()) & self._taken.keys()
+        fresh, self._revoked = revoked - self._revoked, revoked
+        for number in fresh:
+            _, name = self._taken[number]
+            for host in [fleet.hosts[name]] if name in fleet.hosts else fleet.hosts.values():
+                host.say({"revoke": [number]})

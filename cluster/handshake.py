@@ -1,0 +1,89 @@
+"""What two hosts must have in common to draw the same numbers.
+
+Each says what it is; the dispatcher compares, before any block is sent, and refuses a host that
+differs, by name and with the differences.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from cluster import __version__
+from cluster.streams import Stream
+from cluster.work import PROBE_RUN, Outcome, Task, Work
+
+# A block that no run reaches, and samples that take no time: what is compared is how they come out.
+_PROBE_BLOCK = 1 << 62
+_PROBE_SAMPLES = 4096
+_DRAWS = 1000
+
+# What must be equal, in the order in which a person looks for the cause.
+_WORDS = {
+    "python": "Python",
+    "numpy": "numpy",
+    "cluster": "cluster",
+    "kernel": "the kernel's text (sha256)",
+    "generator": "1,000 draws of numpy's generator (sha256)",
+    "counter": "1,000 keys and counters (sha256)",
+}
+
+
+class Difference(NamedTuple):
+    """One thing that is not the same here and there."""
+
+    what: str
+    here: str
+    there: str
+
+
+def fingerprint(work: Work) -> dict[str, str]:
+    """What this host is, as far as the numbers of a work depend on it."""
+    import numpy
+
+    streams = [Stream(work.seed, work.point, block) for block in range(_DRAWS)]
+    drawn = streams[0].generator().random(_DRAWS).tobytes()
+    counted = repr([(stream.key, stream.counter) for stream in streams]).encode()
+    return {
+        "python": "{}.{}".format(*sys.version_info[:2]),
+        "numpy": numpy.__version__,
+        "cluster": __version__,
+        "kernel": work.source.sha,
+        "generator": hashlib.sha256(drawn).hexdigest()[:16],
+        "counter": hashlib.sha256(counted).hexdigest()[:16],
+    }
+
+
+def differences(here: Mapping[str, str], there: Mapping[str, Any]) -> list[Difference]:
+    """What of a fingerprint differs from ours."""
+    pairs = [(words, here[key], str(there.get(key, "not told"))) for key, words in _WORDS.items()]
+    return [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
+
+
+def table(name: str, found: list[Difference]) -> str:
+    """The differences for people, a line each."""
+    rows = [("", "here", name), *found]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+             for row in rows]  # fmt: skip
+    return "\n".join(lines)
+
+
+def probe(work: Work) -> tuple[Work, Task]:
+    """A few samples of a run's own kernel, whose tally must come out the same on every host.
+
+    numpy's exp and log, for one, may differ between types of CPU.
+    """
+    few = Work(
+        PROBE_RUN, work.source, work.params, work.seed, work.point, min(work.block, _PROBE_SAMPLES)
+    )
+    return few, Task(0, _PROBE_BLOCK, _PROBE_BLOCK + 1, 1, 0.0, PROBE_RUN)
+
+
+def probed(outcome: Outcome) -> str:
+    """What is to be compared of a probe: its tally, or how the kernel failed."""
+    if outcome.tally is not None:
+        return outcome.tally
+    return f"failed: {outcome.fault.type}" if outcome.fault else "failed"

@@ -1,0 +1,9 @@
+"""Agents on the hosts of a run: started over the system's ssh, watched, and taken down again."""
+
+from __future__ import annotations
+
+from cluster.launch.fleet import Change, Fleet, Happening
+from cluster.launch.host import Host, Patience, Standing
+from cluster.launch.ssh import is_here
+
+__all__ = ["Change", "Fleet", "Happening", "Host", "Patience", "Standing", "is_here"]

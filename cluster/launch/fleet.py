@@ -1,0 +1,132 @@
+"""All hosts of a run, and what happens to them."""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import Any, NamedTuple
+
+from cluster.handshake import fingerprint
+from cluster.launch.host import Host, Patience, Standing, first_words
+from cluster.nodes import Node
+from cluster.work import Work
+
+_GRACE = 3.0
+
+
+class Change(Enum):
+    """What became of a host."""
+
+    READY = "a fresh agent of it has shaken hands"
+    SLOTS = "it has another number of usable slots, or is silent, or heard again"
+    GONE = "its agent is lost, with all that it had"
+    REFUSED = "it will not be used"
+    TOLD = "its agent said something that is for the engine"
+
+
+class Happening(NamedTuple):
+    """What happened to which host; ``message`` where its agent said something."""
+
+    host: Host
+    change: Change
+    message: Any = None
+
+
+class Fleet:
+    """The agents of a run's hosts.
+
+    Args:
+        nodes: the hosts.
+        work: the run's first work.
+        selector: watches all connections.
+        slots: whether the agents keep worker processes.
+        tells: whether they say which tasks an engine's processes begin.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        work: Work,
+        selector: selectors.BaseSelector,
+        patience: Patience | None = None,
+        *,
+        slots: bool = True,
+        tells: bool = False,
+    ) -> None:
+        self.patience = patience or Patience()
+        self._selector = selector
+        self._first = first_words(work, self.patience, slots=slots, tells=tells)
+        self._here = fingerprint(work)
+        self._probe: tuple[str, str] | None = None
+        self._seen: dict[str, tuple[Standing, int]] = {}
+        self.hosts: dict[str, Host] = {}
+        self.add(nodes)
+
+    def add(self, nodes: Sequence[Node]) -> None:
+        """Reach these as well."""
+        for node in nodes:
+            if node.host not in self.hosts:
+                host = Host(node, self._first, self._here, self._selector, self.patience)
+                self.hosts[node.host] = host
+                self._seen[node.host] = (host.standing, 0)
+
+    def remove(self, name: str) -> None:
+        """Have no more to do with a host; what it has is lost."""
+        host = self.hosts.pop(name)
+        host.close()
+        host.end(time.monotonic())
+
+    def tend(self) -> Iterator[Happening]:
+        """See to every host, and tell what happened."""
+        for host in tuple(self.hosts.values()):
+            for message in host.tend():
+                yield Happening(host, Change.TOLD, message)
+            if host.standing is Standing.STARTING and host.hello and host.probe is not None:
+                self._judge(host)
+            yield from self._changes(host)
+
+    def send(self) -> None:
+        """Send what was said to the hosts."""
+        for host in self.hosts.values():
+            host.send()
+
+    def close(self) -> None:
+        """End all agents at once: by themselves, after a moment by force."""
+        for host in self.hosts.values():
+            host.close()
+        deadline = time.monotonic() + _GRACE
+        for host in self.hosts.values():
+            host.end(deadline)
+        self.hosts.clear()
+
+    def _judge(self, host: Host) -> None:
+        """Accept a host that has shaken hands, if the kernel's probe came out as on the others."""
+        assert host.probe is not None
+        known = self._probe or (host.name, host.probe)
+        if known[1] != host.probe:
+            host.refuse(
+                f"a few samples of the kernel came out differently there than on {known[0]}"
+                " (another type of CPU, or other libraries)",
+                "leave the host out, or run the kernel only on hosts of its kind",
+            )
+            return
+        self._probe = known
+        host.accept()
+
+    def _changes(self, host: Host) -> Iterator[Happening]:
+        before, usable = self._seen[host.name]
+        now = host.standing
+        self._seen[host.name] = (now, host.usable)
+        if now is before and usable == host.usable:
+            return
+        up = (Standing.READY, Standing.SILENT)
+        if before in up and now not in up:
+            yield Happening(host, Change.GONE)
+        if now is Standing.REFUSED and before is not now:
+            yield Happening(host, Change.REFUSED)
+        if now is Standing.READY and before not in up:
+            yield Happening(host, Change.READY)
+        if now in up:
+            yield Happening(host, Change.SLOTS)

@@ -1,0 +1,285 @@
+"""One host of a run: its agent, and the next one when that is lost."""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from cluster import __version__
+from cluster.child import Child
+from cluster.handshake import differences, table
+from cluster.launch.ssh import Trouble, agent_command, is_here, trouble
+from cluster.nodes import Node
+from cluster.work import Work
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long is waited for what, in seconds.
+
+    Attributes:
+        beat: between two heartbeats.
+        silent: without a word, after which a host's slots do not count and its tasks are given
+            to others.
+        lost: without a word, after which the connection is given up.
+        silence: after which the agent gives up from its side; less than ``lost``, so that no two
+            agents of one run work on a host.
+        first, longest: before the first and, growing, between further attempts to reach a host.
+        ready: within which an attempt must have shaken hands.
+    """
+
+    beat: float = 2.0
+    silent: float = 6.0
+    lost: float = 27.0
+    silence: float = 25.0
+    first: float = 1.0
+    longest: float = 15.0
+    ready: float = 60.0
+
+
+class Standing(Enum):
+    """Where a host stands."""
+
+    STARTING = "starting"
+    READY = "ready"
+    SILENT = "silent"
+    AWAY = "away"
+    REFUSED = "refused"
+
+
+class Host:
+    """A host, as the dispatcher sees it.
+
+    Args:
+        node: how to reach it.
+        first: what an agent is told first, less the node.
+        here: the dispatcher's own fingerprint.
+        selector: watches the connection.
+
+    Attributes:
+        standing: where it stands; only a READY host may be given tasks.
+        reason: in words.
+        fix: what the person can do about it, or empty.
+        hello: what the agent said of itself; empty before.
+        probe: how the kernel's probe came out there; None before.
+        usable: worker processes that are ready there.
+        born: how many agents there were.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        first: Mapping[str, Any],
+        here: Mapping[str, str],
+        selector: selectors.BaseSelector,
+        patience: Patience,
+    ) -> None:
+        self.node, self.standing = node, Standing.AWAY
+        self.reason, self.fix = "not reached yet", ""
+        self.hello: dict[str, Any] = {}
+        self.probe: str | None = None
+        self.usable = self.born = 0
+        self._first, self._here = first, here
+        self._selector, self._patience = selector, patience
+        self._agent: Child | None = None
+        self._commands = self._number = 0
+        self._knows: set[str] = set()
+        self._failures, self._next_try = 0, 0.0
+        self._since = self._heard = self._beaten = 0.0
+
+    @property
+    def name(self) -> str:
+        """As the spec has it."""
+        return self.node.host
+
+    @property
+    def ready(self) -> bool:
+        """Whether it may be given tasks."""
+        return self.standing is Standing.READY
+
+    # -- towards it -------------------------------------------------------------------------------
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        """Tell its agent something; ``send`` sends it."""
+        if self._agent is not None:
+            self._agent.queue(message)
+
+    def send(self) -> None:
+        """Send what was said."""
+        if self._agent is not None:
+            self._agent.send()
+
+    def introduce(self, work: Work | None) -> None:
+        """Tell it of the work of a further run, before the first task of that."""
+        if work is not None and work.run not in self._knows:
+            self._knows.add(work.run)
+            self.say({"work": work.to_json()})
+
+    def start(
+        self,
+        command: list[str],
+        environment: Mapping[str, str] | None = None,
+        first: object = None,
+        *,
+        talks: bool = True,
+    ) -> int:
+        """Have its agent start a command for an engine; its number in what is heard of it.
+
+        Args:
+            command: arguments; ``{python}`` alone stands for the interpreter of the agent.
+            environment: beside what the agent gives every command.
+            first: a message that the command finds on its standard input: the place for secrets.
+            talks: whether it prints JSON lines, each of which is passed on.
+        """
+        self._commands += 1
+        words = [self.hello["interpreter"] if word == "{python}" else word for word in command]
+        self.say({"start": {
+            "id": self._commands, "command": words, "env": dict(environment or {}),
+            "input": first, "talks": talks,
+        }})  # fmt: skip
+        return self._commands
+
+    def kill(self, command: int) -> None:
+        """Have its agent kill a command that it started."""
+        self.say({"kill": command})
+
+    def refuse(self, reason: str, fix: str = "") -> None:
+        """Never use it again."""
+        self._drop()
+        self.standing, self.reason, self.fix = Standing.REFUSED, reason, fix
+
+    # -- what comes of it -------------------------------------------------------------------------
+
+    def tend(self) -> Iterator[Any]:
+        """See to the connection; every message that is not about the connection itself."""
+        now = time.monotonic()
+        if self._agent is None:
+            if self.standing is not Standing.REFUSED and now >= self._next_try:
+                self._launch(now)
+            return
+        for message in self._agent.messages():
+            self._hear(now)
+            if not self._is_own(message):
+                yield message
+            if self._agent is None:
+                return  # refused, for what it said
+        if self._agent.gone:
+            self._on_end()
+        else:
+            self._look(now)
+
+    def close(self) -> None:
+        """Tell its agent to end, by ending its input."""
+        if self._agent is not None:
+            self._agent.close_input()
+
+    def end(self, deadline: float) -> None:
+        """Wait for its agent's end until a deadline, then end the connection by force."""
+        if self._agent is not None:
+            self._agent.wait(deadline)
+            self._drop()
+
+    def _launch(self, now: float) -> None:
+        self.standing, self.hello, self.probe = Standing.STARTING, {}, None
+        self.usable, self._number, self._knows = 0, 0, set()
+        self.born += 1
+        self._since = self._heard = self._beaten = now
+        try:
+            self._agent = Child(agent_command(self.node), self._selector)
+        except OSError as error:
+            self._away(Trouble(f"{error.strerror}: {error.filename}", "", is_here(self.node)))
+            return
+        self.say({"node": self.node.to_json(), **self._first})
+        self.send()
+
+    def _hear(self, now: float) -> None:
+        self._heard = now
+        if self.standing is Standing.SILENT:
+            self.standing, self.reason = Standing.READY, "heard again"
+
+    def _is_own(self, message: Any) -> bool:
+        """Take in what is about the connection."""
+        if not isinstance(message, dict):
+            return False
+        if "hello" in message:
+            self._shake(message["hello"])
+        elif "usable" in message:
+            self.usable, self.reason = int(message["usable"]), str(message["reason"])
+        elif "probe" in message:
+            self.probe = str(message["probe"])
+        else:
+            return "beat" in message
+        return True
+
+    def _shake(self, hello: dict[str, Any]) -> None:
+        self.hello = hello
+        found = differences(self._here, hello)
+        if found:
+            fix = "install the same there as here, or leave the host out"
+            what = ", ".join(each.what for each in found)
+            self.refuse(f"it differs in {what}:\n{table(self.name, found)}", fix)
+
+    def accept(self) -> None:
+        """It has shaken hands, and may be given tasks."""
+        self.standing, self._failures = Standing.READY, 0
+
+    def _look(self, now: float) -> None:
+        """At the clocks."""
+        patience = self._patience
+        if now - self._beaten >= patience.beat:
+            self._beaten = now
+            self._number += 1
+            self.say({"beat": self._number})
+            self.send()
+        quiet = now - self._heard
+        if self.standing is Standing.STARTING:
+            if now - self._since > patience.ready:
+                words = self._agent.words if self._agent else ""
+                self._lose(f"not ready within {patience.ready:g} s; {words}".rstrip("; "))
+        elif quiet > patience.lost:
+            self._lose(f"not heard of for {quiet:.0f} s")
+        elif quiet > patience.silent and self.standing is Standing.READY:
+            self.standing = Standing.SILENT
+            self.reason = f"not heard of for {quiet:.0f} s"
+
+    def _on_end(self) -> None:
+        if self._agent is None:
+            return
+        started = self.standing is not Standing.STARTING
+        how = self._agent.reap()
+        self._agent = None
+        self._away(Trouble(f"its agent ended: {how}", "", False) if started
+                   else trouble(self.node, how, __version__))  # fmt: skip
+
+    def _lose(self, reason: str) -> None:
+        self._drop()
+        self._away(Trouble(reason, "", False))
+
+    def _drop(self) -> None:
+        if self._agent is not None:
+            self._agent.reap()
+            self._agent = None
+        self.usable = 0
+
+    def _away(self, found: Trouble) -> None:
+        self.usable = 0
+        self.standing = Standing.REFUSED if found.final else Standing.AWAY
+        self.reason, self.fix = found.reason, found.fix
+        wait = min(self._patience.longest, self._patience.first * 2**self._failures)
+        self._failures += 1
+        self._next_try = time.monotonic() + wait
+
+
+def first_words(work: Work, patience: Patience, *, slots: bool, tells: bool) -> dict[str, Any]:
+    """What every agent of a run is told first, beside its node."""
+    return {
+        "work": work.to_json(),
+        "slots": slots,
+        "tells": tells,
+        "silence": patience.silence,
+        "ready": patience.ready,
+    }

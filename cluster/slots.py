@@ -89,8 +89,10 @@ class Slots:
 
     @property
     def reason(self) -> str:
-        """Why a slot is broken; ``ready`` where none is."""
-        return next((slot.broken for slot in self._slots if slot.broken), "ready")
+        """Why a slot is broken, or that some are not ready; ``ready`` where all are."""
+        broken = next((slot.broken for slot in self._slots if slot.broken), "")
+        waiting = len(self._slots) - self.usable
+        return broken or (f"{waiting} of {len(self._slots)} are starting" if waiting else "ready")
 
     def give(self, task: Task, work: Work | None = None) -> None:
         """Add a task to what the least busy slot is to do; ``send`` sends it.

@@ -103,12 +103,13 @@ class Backend(ABC):
 
 
 class Entry(NamedTuple):
-    """A row of the table of backends: what it is, what it needs, and how to get that."""
+    """A backend: what it is, what it needs, how to get that, and whether it has several hosts."""
 
     name: str
     summary: str
     needs: tuple[str, ...] = ()
     install: str | None = None
+    hosted: bool = False
 
     @property
     def usable(self) -> bool:
@@ -120,7 +121,9 @@ TABLE = (
     Entry("serial", "one slot, in the dispatcher's own process: the plain baseline"),
     Entry("threads", "threads of the dispatcher's own process: for kernels that release the GIL"),
     Entry("processes", "worker processes on this machine: the default"),
-    Entry("ssh", "worker processes on several hosts, over plain ssh; no port is opened"),
+    Entry(
+        "ssh", "worker processes on several hosts, over plain ssh; no port is opened", hosted=True
+    ),
 )
 
 

@@ -178,9 +178,13 @@ class Host:
             self._agent.close_input()
 
     def end(self, deadline: float) -> None:
-        """Wait for its agent's end until a deadline, then end the connection by force."""
+        """Wait for its agent's end until a deadline, then end the connection by force.
+
+        One that was not heard of lately is not waited for: it will end by itself.
+        """
         if self._agent is not None:
-            self._agent.wait(deadline)
+            if time.monotonic() - self._heard < 2 * self._patience.beat:
+                self._agent.wait(deadline)
             self._drop()
 
     def _launch(self, now: float) -> None:

@@ -1,0 +1,232 @@
+"""What must hold for every backend of several hosts, in runs that `submit` launched."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.backends.base import TABLE
+from tests.conftest import need
+from tests.lab.harness import Lab
+from tests.lab.site import Site, Submitted, await_no_orphans, pids
+
+HOSTED = tuple(entry.name for entry in TABLE if entry.hosted)
+# What an engine's own daemon on a host is recognised by.
+DAEMONS = {
+    "ssh": "cluster.agent",
+    "dispy": "dispy.node",
+    "scoop": "scoop.worker",
+    "mpi": "mpi.rank",
+}
+UP = r"h3: 1 slot"
+
+
+@pytest.fixture(params=HOSTED)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend of several hosts that is installed here."""
+    entry = next(entry for entry in TABLE if entry.name == request.param)
+    need(entry.usable, f"{entry.name}: {entry.install}")
+    return entry.name
+
+
+def started(site: Site) -> Submitted:
+    """A run whose hosts are all up, and draw."""
+    run = site.start()
+    run.await_words(UP)
+    time.sleep(1.0)
+    return run
+
+
+def kill(*numbers: int) -> None:
+    """SIGKILL."""
+    assert numbers
+    for number in numbers:
+        os.kill(number, signal.SIGKILL)
+
+
+def ends_right(site: Site, run: Submitted) -> None:
+    """The digest of `serial`, no block lost or doubled, and nothing left behind."""
+    result = run.result()
+    assert (result["state"], result["digest"]) == ("done", site.digest)
+    assert sum(node["samples"] for node in result["nodes"]) == result["samples"]
+    await_no_orphans(site.lab)
+
+
+def test_the_digest_is_that_of_serial_whatever_the_slots_and_the_speeds(
+    backend: str, lab: Lab, tmp_path: Path
+) -> None:
+    """Three hosts with two, one and one slots, of which one is five times slower."""
+    site = Site(tmp_path, lab, backend, blocks=150, nap=0.02)
+    site.spec["nodes"][1]["env"]["NAP"] = "0.1"
+    site.write()
+    result = site.run()
+    assert result["digest"] == site.digest
+    nodes = {node["node"]: node for node in result["nodes"]}
+    assert {name: node["slots"] for name, node in nodes.items()} == {"h1": 2, "h2": 1, "h3": 1}
+    assert all(node["tasks"] and node["busy_s"] for node in nodes.values())
+    assert sum(node["samples"] for node in nodes.values()) == result["samples"]
+    assert nodes["h1"]["samples"] > nodes["h3"]["samples"] > nodes["h2"]["samples"]
+    await_no_orphans(lab)
+
+
+@pytest.mark.fault(4)
+def test_a_killed_worker_costs_what_it_was_drawing(backend: str, lab: Lab, tmp_path: Path) -> None:
+    """Its block is drawn again; the failure names the host."""
+    site = Site(tmp_path, lab, backend)
+    run = started(site)
+    kill(pids(lab, "h1", "cluster.worker")[0])
+    result = run.result()
+    assert result["digest"] == site.digest
+    assert {failure["node"] for failure in result["failures"]} == {"h1"}
+    await_no_orphans(lab)
+
+
+@pytest.mark.fault(4, 17)
+def test_a_killed_daemon_of_the_engine_is_started_again(
+    backend: str, lab: Lab, tmp_path: Path
+) -> None:
+    """The run goes on with what is left of the host, and names what happened."""
+    site = Site(tmp_path, lab, backend)
+    run = started(site)
+    kill(pids(lab, "h2", DAEMONS[backend])[0])
+    run.await_words(r"h2: 0 slots", 12)
+    ends_right(site, run)
+
+
+@pytest.mark.fault(3, 12)
+def test_a_host_that_is_lost_with_all_its_processes_is_done_without(
+    backend: str, lab: Lab, tmp_path: Path
+) -> None:
+    """Noticed within three heartbeats, named in the output and in the ledger."""
+    site = Site(tmp_path, lab, backend, blocks=250)
+    run = started(site)
+    lab.kill("h2")
+    assert run.await_words(r"h2: 0 slots", 10) < 7
+    ends_right(site, run)
+    assert any(line.startswith("h2: 0 slots") for line in site.events())
+    lab.heal("h2")
+    await_no_orphans(lab)
+
+
+@pytest.mark.fault(37)
+def test_a_killed_dispatcher_leaves_nothing_and_a_resume_ends_right(
+    backend: str, lab: Lab, tmp_path: Path
+) -> None:
+    """Kill -9 of the dispatcher: every process on every host ends, and the ledger has it all."""
+    site = Site(tmp_path, lab, backend)
+    run = started(site)
+    kill(run.process.pid)
+    run.end()
+    await_no_orphans(lab)
+    result = site.run("submit", "spec.yaml", "--resume")
+    assert (result["state"], result["digest"]) == ("done", site.digest)
+    await_no_orphans(lab)
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_takes_everything_down(
+    backend: str, lab: Lab, tmp_path: Path, number: signal.Signals
+) -> None:
+    """What was started is counted, the exit code is the signal's, and no process stays."""
+    site = Site(tmp_path, lab, backend, blocks=2000)
+    run = started(site)
+    run.process.send_signal(number)
+    result = run.result(128 + number)
+    assert (result["state"], result["drained"]) == ("interrupted", True)
+    await_no_orphans(lab)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(7)
+def test_a_host_that_is_cut_off_for_good_is_done_without(
+    backend: str, lab: Lab, tmp_path: Path
+) -> None:
+    """Noticed within three heartbeats; what ran there ends by itself."""
+    site = Site(tmp_path, lab, backend, blocks=1400)
+    run = started(site)
+    lab.cut("h2")
+    assert run.await_words(r"h2: 0 slots", 10) < 8
+    ends_right(site, run)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(28, 25)
+def test_a_host_that_is_cut_and_healed_works_on(backend: str, lab: Lab, tmp_path: Path) -> None:
+    """Cut for 20 s: its late answers are compared, not added, and it is given tasks again."""
+    site = Site(tmp_path, lab, backend, blocks=2400, nap=0.05)
+    run = started(site)
+    lab.cut("h2")
+    run.await_words(r"h2: 0 slots", 10)
+    time.sleep(20)
+    lab.heal("h2")
+    run.await_words(r"(?s)h2: 0 slots.*h2: 1 slot", 40)
+    ends_right(site, run)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(8)
+def test_a_host_that_stands_still_for_a_minute_works_on(
+    backend: str, lab: Lab, tmp_path: Path
+) -> None:
+    """SIGSTOP of everything there, and SIGCONT."""
+    site = Site(tmp_path, lab, backend, blocks=5500, nap=0.05)
+    run = started(site)
+    lab.freeze("h2")
+    run.await_words(r"h2: 0 slots", 10)
+    time.sleep(60)
+    lab.thaw("h2")
+    run.await_words(r"(?s)h2: 0 slots.*h2: 1 slot", 60)
+    ends_right(site, run)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(29)
+@pytest.mark.parametrize("way", ["from", "to"])
+def test_a_host_that_is_heard_but_does_not_hear_is_done_without(
+    backend: str, lab: Lab, tmp_path: Path, way: str
+) -> None:
+    """Packets are lost in one direction only."""
+    site = Site(tmp_path, lab, backend, blocks=1400)
+    run = started(site)
+    lab.cut("h2", way)
+    run.await_words(r"h2: 0 slots", 12)
+    ends_right(site, run)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(44)
+def test_a_full_disk_on_a_host_does_not_harm(backend: str, lab: Lab, tmp_path: Path) -> None:
+    """Full before the run begins, and full in the middle."""
+    site = Site(tmp_path, lab, backend)
+    lab.fill("h1")
+    run = started(site)
+    lab.fill("h2")
+    result = run.result()
+    assert result["digest"] == site.digest
+
+
+@pytest.mark.slow
+@pytest.mark.fault(11)
+def test_a_run_without_any_host_drains_and_is_partial(
+    backend: str, lab: Lab, tmp_path: Path
+) -> None:
+    """All links cut: after `wait` the run ends with 3, and a resume goes on."""
+    hosts = {"h1": 1, "h2": 1}
+    site = Site(tmp_path, lab, backend, slots=hosts)
+    site.spec["nodes"] = {"hosts": site.spec["nodes"], "wait": 8}
+    site.write()
+    run = site.start()
+    run.await_words(r"h2: 1 slot")
+    time.sleep(1)
+    for host in hosts:
+        lab.cut(host)
+    result = run.result(3)
+    assert (result["state"], result["stopped_by"]) == ("partial", "nodes")
+    lab.heal()
+    result = site.run("submit", "spec.yaml", "--resume")
+    assert (result["state"], result["digest"]) == ("done", site.digest)

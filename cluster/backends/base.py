@@ -122,8 +122,10 @@ TABLE = (
     Entry("processes", "worker processes on this machine: the default"),
     Entry("ssh", "worker processes on several hosts, over plain ssh; no port is opened"),
     Entry(
-        "mpi", "one MPI world over several hosts, or the one that mpirun or srun started",
-        ("mpi4py",), "pip install 'cluster-montecarlo[mpi]'",
+        "mpi",
+        "one MPI world over several hosts, or the one that mpirun or srun started",
+        ("mpi4py",),
+        "pip install 'cluster-montecarlo[mpi]'",
     ),
 )
 

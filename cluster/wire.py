@@ -60,11 +60,6 @@ class Wire:
         self._watch()
 
     @property
-    def waiting(self) -> int:
-        """Bytes that the other side has not taken yet."""
-        return len(self._outgoing)
-
-    @property
     def has_messages(self) -> bool:
         """Whether a message has come that was not taken yet."""
         return bool(self._messages)

@@ -124,6 +124,13 @@ TABLE = (
     Entry(
         "ssh", "worker processes on several hosts, over plain ssh; no port is opened", hosted=True
     ),
+    Entry(
+        "dispy",
+        "real dispynodes on several hosts, over mutual TLS",
+        ("dispy", "pycos", "cryptography"),
+        "pip install 'cluster-montecarlo[dispy]'",
+        hosted=True,
+    ),
 )
 
 

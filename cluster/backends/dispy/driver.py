@@ -1,0 +1,230 @@
+"""The driver: a process of its own in which dispy's client lives, and may die without harm.
+
+It is told of hosts and tasks and tells what became of them, over the socket that its parent made.
+Every task it was given is answered once: by its outcome, or as lost. What comes later still is
+passed on too, as late.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.backends.dispy.client import PULSE, Client, Event
+from cluster.backends.dispy.probe import Place
+from cluster.backends.dispy.seal import Seal
+from cluster.backends.driver import connect
+from cluster.errors import EngineError
+from cluster.family import die_with_parent
+from cluster.wire import Wire
+
+_BEAT = 1.0
+_AGAIN = 1.0
+
+
+@dataclass
+class Seat:
+    """A host's node, as the driver knows it.
+
+    Attributes:
+        name: of the host.
+        place: where its node listens.
+        jobs: that it takes at a time.
+        up: it has accepted us.
+        waiting: tasks that it has not been sent yet.
+        out: ids of tasks that it was sent and has not answered.
+        mending: how often it was reached again; a count that ends what an earlier one began.
+    """
+
+    name: str
+    place: Place
+    jobs: int
+    up: bool = False
+    waiting: deque[list[Any]] = field(default_factory=deque)
+    out: set[int] = field(default_factory=set)
+
+
+class Driver:
+    """What is told and what is answered; see the module.
+
+    Args:
+        setup: ``secret``.
+        wire: to the parent.
+    """
+
+    def __init__(self, setup: Mapping[str, Any], wire: Wire) -> None:
+        self._seal = Seal(str(setup["secret"]))
+        self._client = Client(self._seal)
+        self._wire = wire
+        self._seats: dict[str, Seat] = {}
+        self.wake = self._client.wake
+
+    # -- what the parent says ---------------------------------------------------------------------
+
+    def on_host(self, told: Mapping[str, Any]) -> None:
+        """A host's node is ready: ``name``, ``address``, ``port``, ``jobs`` and ``here``."""
+        name, address = str(told["name"]), str(told["address"])
+        twin = self._seats.get(address)
+        if twin is not None and twin.name != name:
+            reason = f"dispy tells nodes apart by their address, and {twin.name} has that of {name}"
+            self._say({"down": name, "reason": reason})
+            return
+        if twin is not None:
+            self._lose(twin, "its node was started anew")
+        place = Place(address, int(told["port"]), self._seal)
+        self._seats[address] = Seat(name, place, int(told["jobs"]))
+        try:
+            self._client.add(address, place.port, int(told["jobs"]), str(told["here"]))
+        except OSError as error:
+            self._say({"down": name, "reason": f"nothing can listen at {told['here']}: {error}"})
+
+    def on_gone(self, name: str) -> None:
+        """A host is gone."""
+        seat = self._named(name)
+        if seat is not None:
+            self._lose(seat, "its host is gone")
+            del self._seats[seat.place.address]
+            self._client.remove(seat.place.address)
+
+    def on_task(self, task: list[Any], name: str) -> None:
+        """A task is to be sent to a host."""
+        seat = self._named(name)
+        if seat is None or not seat.up:
+            self._say({"lost": task[0], "reason": "its node is not there"})
+        else:
+            seat.waiting.append(task)
+            self._send(seat)
+
+    # -- what dispy says --------------------------------------------------------------------------
+
+    def tend(self) -> None:
+        """Pass on what happened."""
+        for event in self._client.events():
+            getattr(self, f"_on_{event.kind}")(event)
+
+    def _on_up(self, event: Event) -> None:
+        seat = self._seats.get(event.address)
+        if seat is not None:
+            seat.up = True
+            self._say({"up": seat.name, "slots": seat.jobs, "reason": "ready"})
+
+    def _on_down(self, event: Event) -> None:
+        seat = self._seats.get(event.address)
+        if seat is not None and seat.up:
+            self._lose(seat, "dispy lost its node")
+            self._say({"down": seat.name, "reason": "dispy lost its node"})
+            threading.Thread(target=self._mend, args=(seat,), daemon=True).start()
+
+    def _on_answer(self, event: Event) -> None:
+        self._settle(event)
+        self._say({"outcome": json.loads(event.text)})
+
+    def _on_lost(self, event: Event) -> None:
+        if self._settle(event):
+            self._say({"lost": int(event.name), "reason": event.text})
+
+    def _settle(self, event: Event) -> bool:
+        """The task is out no more; whether it was, and its host may be sent another."""
+        number = int(event.name)
+        for seat in self._seats.values():
+            if number in seat.out:
+                seat.out.discard(number)
+                self._send(seat)
+                return True
+        return False
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _send(self, seat: Seat) -> None:
+        """As many as the node takes; more would be turned away."""
+        while seat.waiting and seat.up and len(seat.out) < seat.jobs:
+            task = seat.waiting.popleft()
+            text = json.dumps(task, separators=(",", ":"))
+            if self._client.submit(str(task[0]), seat.place.address, text):
+                seat.out.add(task[0])
+            else:
+                self._say({"lost": task[0], "reason": "dispy lost its node"})
+
+    def _lose(self, seat: Seat, reason: str) -> None:
+        seat.up = False
+        for number in (*seat.out, *(task[0] for task in seat.waiting)):
+            self._say({"lost": number, "reason": reason})
+        seat.out.clear()
+        seat.waiting.clear()
+
+    def _mend(self, seat: Seat) -> None:
+        """In a thread: a node that dispy gave up still holds what it had of us, and turns away.
+
+        It is told to let go; dispy's next call then takes it back. What it has computed meanwhile
+        it sends at its next pulse, which is waited for.
+        """
+        while self._seats.get(seat.place.address) is seat and not seat.up:
+            time.sleep(_AGAIN)
+            try:
+                seat.place.info()
+                time.sleep(PULSE)
+                seat.place.release(self._client.held(seat.place.address))
+            except EngineError:
+                continue
+
+    def _named(self, name: str) -> Seat | None:
+        return next((seat for seat in self._seats.values() if seat.name == name), None)
+
+    def _say(self, message: object) -> None:
+        self._wire.queue(message)
+
+
+def main() -> None:
+    """Serve until the parent ends, or says so. Started by the dispatcher, never by hand."""
+    die_with_parent()
+    with selectors.DefaultSelector() as selector:
+        wire = connect(selector)
+        try:
+            _serve(wire, selector)
+        except EngineError as error:
+            wire.queue({"wrong": str(error), "fix": error.fix})
+        wire.send()
+    # dispy's threads and exit handlers wait without end.
+    os._exit(0)
+
+
+def _serve(wire: Wire, selector: selectors.BaseSelector) -> None:
+    driver: Driver | None = None
+    beat = 0.0
+    while not wire.ended and not wire.wrong:
+        for message in wire.messages():
+            if "end" in message:
+                return
+            if "setup" in message:
+                driver = Driver(message["setup"], wire)
+                selector.register(driver.wake, selectors.EVENT_READ, lambda _mask: None)
+            elif driver is not None:
+                _hear(driver, message)
+        if driver is not None:
+            driver.tend()
+        if time.monotonic() - beat >= _BEAT:
+            beat = time.monotonic()
+            wire.queue({"beat": beat})
+        wire.send()
+        for key, mask in selector.select(_BEAT):
+            key.data(mask)
+
+
+def _hear(driver: Driver, message: Mapping[str, Any]) -> None:
+    if "host" in message:
+        driver.on_host(message["host"])
+    elif "gone" in message:
+        driver.on_gone(message["gone"])
+    elif "task" in message:
+        driver.on_task(message["task"], message["node"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The engine ``dispy``: a dispynode on every host, private to the run, and dispy's client here."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.backends.dispy.seal import fresh_secret
+from cluster.backends.driver import Driven
+from cluster.launch import Host, is_here
+from cluster.slots import python_command
+from cluster.work import Outcome, Work
+
+_DRIVER = "cluster.backends.dispy.driver"
+_NODE = "cluster.backends.dispy.node"
+# A job only waits for the host's workers; with as many again, none of these waits for a job.
+_AHEAD = 2
+_LONGEST = 15.0
+
+
+@dataclass
+class Started:
+    """The dispynode of a host.
+
+    Attributes:
+        command: the number under which the host's agent knows it; None: it is to be started.
+        failures: how many ended in a row.
+        due: when to start it.
+    """
+
+    command: int | None = None
+    failures: int = 0
+    due: float = 0.0
+
+
+class Engine(Driven):
+    """Hosts' own dispynodes, started by their agents and known to one driver."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._secret = fresh_secret()
+        self._nodes: dict[str, Started] = {}
+
+    def _command(self) -> Sequence[str]:
+        return python_command(sys.executable, _DRIVER)
+
+    def _setup(self, work: Work) -> dict[str, Any]:
+        return {"secret": self._secret}
+
+    def _join(self, host: Host) -> None:
+        """A node serves the client that it began with; a fresh one gets a fresh node."""
+        known = self._nodes.get(host.name)
+        if known is not None and known.command is not None:
+            host.kill(known.command)
+        self._nodes[host.name] = Started()
+        self._start_node(host, self._nodes[host.name])
+
+    def _on_gone(self, host: Host) -> None:
+        self._nodes.pop(host.name, None)
+        super()._on_gone(host)
+
+    def _on_told(self, host: Host, message: dict[str, Any]) -> None:
+        started = self._nodes.get(host.name)
+        if started is None or started.command is None:
+            return
+        if message.get("said") == started.command:
+            started.failures = 0
+            self._say({"host": {**self._place(host), "port": message["message"]["port"]}})
+        elif message.get("exited") == started.command:
+            self._say({"gone": host.name})
+            self._up[host.name] = 0, f"its dispynode ended: {message['how']}"
+            started.command = None
+            started.due = time.monotonic() + min(2.0**started.failures, _LONGEST)
+            started.failures += 1
+
+    def _tend(self) -> Iterator[Outcome]:
+        now = time.monotonic()
+        for name, started in self._nodes.items():
+            if started.command is None and now >= started.due:
+                self._start_node(self._ready_hosts[name], started)
+        yield from super()._tend()
+
+    def _start_node(self, host: Host, started: Started) -> None:
+        here = is_here(host.node)
+        command = python_command("{python}", _NODE) if here else ["{python}", "-P", "-m", _NODE]
+        place = self._place(host)
+        wanted = {**place, "port": 0, "secret": self._secret}
+        started.command = host.start(command, first=wanted)
+
+    def _place(self, host: Host) -> dict[str, Any]:
+        """Where a host's node is, and where it finds us."""
+        return {
+            "name": host.name,
+            "address": host.hello["address"],
+            "here": host.hello["dispatcher"],
+            "jobs": _AHEAD * int(host.hello["slots"]),
+        }
+
+

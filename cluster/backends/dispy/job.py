@@ -1,0 +1,56 @@
+"""The two functions whose source dispy carries to its nodes; they run in dispynode's own module.
+
+Nothing else is ever run by a node of ours: it refuses any other source, see :func:`check`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+def draw(text):  # type: ignore[no-untyped-def]
+    """Have a task drawn; JSON in, JSON out."""
+    from cluster.backends.dispy import drawing
+
+    return drawing.draw(text)
+
+
+def prepare():  # type: ignore[no-untyped-def]
+    """Begin a run on a node.
+
+    It leaves a global behind, and so dispynode forks jobs from the process that called this. Forked
+    from dispynode itself, one that ends too early stops all answers of the node.
+    """
+    global cluster_drawing  # noqa: PLW0603
+    from cluster.backends.dispy import drawing as cluster_drawing
+
+    cluster_drawing.prepare()
+    return 0
+
+
+def check(found: Any) -> None:
+    """Refuse a computation or a job of dispy's that would run anything but these functions.
+
+    Raises:
+        ValueError: it would.
+    """
+    kind = type(found).__name__
+    if kind == "_Compute" and _said(found) != _EXPECTED:
+        raise ValueError("a computation that is not ours")
+    if kind == "_DispyJob_" and (found.code or found.xfer_files):
+        raise ValueError("a job that brings code or files")
+
+
+def _said(compute: Any) -> tuple[Any, ...]:
+    return (compute.type, compute.name, compute.setup, compute.code, compute.dest_path,
+            compute.cleanup, list(compute.xfer_files))  # fmt: skip
+
+
+def _source(function: Callable[..., Any]) -> str:
+    return "".join(inspect.getsourcelines(function)[0])
+
+
+_EXPECTED = (1, draw.__name__, prepare.__name__, f"{_source(draw)}\n{_source(prepare)}", None,
+             True, [])  # fmt: skip

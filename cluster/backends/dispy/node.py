@@ -1,0 +1,160 @@
+"""One host's dispynode, private to one run; started by the host's agent.
+
+It is dispy's own ``_DispyNode``, behind a gate that only the run's secret opens, with no UDP. Its
+first line of input says all; it prints one JSON line with its port once it answers there, and it
+ends itself when it is deaf or cannot answer any more: the agent tells, and another one is started.
+"""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cluster.backends.dispy import job, shim
+from cluster.backends.dispy.probe import Place
+from cluster.backends.dispy.seal import Seal
+from cluster.errors import EngineError
+from cluster.family import die_with_parent
+from cluster.worker import Lines, take_descriptors
+
+_TICK = 1.0
+_PROBES = 5.0
+_PATIENCE = 5.0
+_DEAF = 3
+# A job's last answer may still be on its way when its process is seen to have ended.
+_ROUNDS = 2
+
+
+def main() -> None:
+    """Serve until killed; the agent does that. Never started by hand."""
+    os.register_at_fork(after_in_child=die_with_parent)
+    lines = Lines(*take_descriptors())
+    wanted = lines.read()
+    node = Node(wanted, str(Path(os.environ["CLUSTER_FOLDER"])))
+    node.open()
+    lines.write({"port": node.port})
+    while True:
+        time.sleep(_TICK)
+        node.look()
+
+
+class Node:
+    """A dispynode, and what looks after it.
+
+    Args:
+        wanted: ``address`` and ``port`` to listen at (port 0 is any), ``jobs`` at a time, and the
+            ``secret``.
+        folder: a private one for dispynode's files.
+    """
+
+    def __init__(self, wanted: Mapping[str, Any], folder: str) -> None:
+        self._address = str(wanted["address"])
+        seal = Seal(str(wanted["secret"]))
+        dispy = shim.install(seal, job.check)
+        multiprocessing.set_start_method("fork")
+        self._gate = shim.Gate(self._address, int(wanted["port"]), seal)
+        self.port = self._gate.port
+        self._place = Place(self._address, self.port, seal)
+        self._dispynode = _dispynode(dispy, self._address, self.port, seal, folder)
+        # Jobs only wait for the host's workers, so there may be more of them than cores.
+        self._dispynode.num_cpus = self._dispynode.avail_cpus = int(wanted["jobs"])
+        self._ended: dict[int, int] = {}
+        self._deaf, self._probe_at = 0, 0.0
+
+    def open(self) -> None:
+        """Begin to answer.
+
+        Raises:
+            EngineError: it does not.
+        """
+        self._gate.open(shim.requests_of(self._dispynode, sealed=True))
+        self._place.info(_PATIENCE)
+
+    def look(self) -> None:
+        """See what dispynode does not: jobs that were killed, and that it is past help itself."""
+        self._answer_for_the_dead()
+        if any(_has_ended(client.setup_proc) for client in list(self._dispynode.clients.values())):
+            _end("the process that jobs are forked from has ended")
+        if time.monotonic() >= self._probe_at:
+            self._probe_at = time.monotonic() + _PROBES
+            self._listen()
+
+    def _listen(self) -> None:
+        try:
+            self._place.info(_PATIENCE)
+        except EngineError as error:
+            self._deaf += 1
+            if self._deaf >= _DEAF:
+                _end(f"dispynode is deaf: {error}")
+        else:
+            self._deaf = 0
+
+    def _answer_for_the_dead(self) -> None:
+        """A killed job answers nothing, and dispynode would wait for it for ever."""
+        with self._dispynode.thread_lock:
+            jobs = dict(self._dispynode.job_infos)
+        gone = {uid for uid, info in jobs.items() if info.pid and not _is_alive(info.pid)}
+        self._ended = {uid: self._ended.get(uid, 0) + 1 for uid in gone}
+        for uid, rounds in self._ended.items():
+            if rounds == _ROUNDS:
+                self._dispynode.reply_Q.put(_terminated(jobs[uid].job_reply))
+            elif rounds > _ROUNDS + _DEAF:
+                _end("a job was killed while it answered, and holds up all answers")
+
+
+def _dispynode(dispy: Any, address: str, port: int, seal: Seal, folder: str) -> Any:
+    """A ``_DispyNode`` that listens nowhere by itself."""
+    dispy.config.NodePort = str(port)
+    from dispy import dispynode
+
+    class Quiet(dispynode._DispyNode):  # type: ignore[misc, unused-ignore]
+        udp_server = tcp_server = shim.no_server
+        broadcast_ping_msg = send_terminate = shim.silence
+
+    logger = dispynode.dispynode_logger
+    logger.stream = sys.stderr
+    logger.setLevel(logger.WARNING)
+    node = Quiet(
+        1, hosts=[address], dest_path_prefix=folder, secret=seal.token, keyfile="sealed",
+        certfile="sealed", zombie_interval=0, daemon=True,
+    )  # fmt: skip
+    sys.path.remove(".")
+    return node
+
+
+def _terminated(reply: Any) -> Any:
+    """The answer of a job that was killed."""
+    from dispy import DispyJob
+    from pycos import serialize
+
+    dead = copy.copy(reply)
+    dead.status, dead.result, dead.end_time = DispyJob.Terminated, serialize(None), time.time()
+    dead.exception = "its process was killed"
+    return dead
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _has_ended(process: Any) -> bool:
+    return process is not None and not process.is_alive()
+
+
+def _end(reason: str) -> NoReturn:
+    sys.stderr.write(f"{reason}\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

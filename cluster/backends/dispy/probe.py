@@ -1,0 +1,100 @@
+"""Words with a dispynode over a plain connection, without dispy: is it there, and does it know us?"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import socket
+import ssl
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from cluster.backends.dispy.seal import Seal
+from cluster.backends.dispy.shim import deserialize
+from cluster.errors import EngineError
+
+_NOBODY = b"x" * 40
+_LONGEST = 1 << 20
+
+
+class Unreachable(EngineError):
+    """Nobody answers there."""
+
+
+class WrongSecret(EngineError):
+    """Somebody answers there, and does not accept our secret."""
+
+
+class Place:
+    """Where a dispynode listens, and the proof that it asks for.
+
+    Args:
+        address, port: where.
+        seal: None where it is a stock dispynode on a trusted network.
+        token: dispy's own secret, where there is no seal.
+    """
+
+    def __init__(self, address: str, port: int, seal: Seal | None, token: str = "") -> None:
+        self.address, self.port = address, port
+        self._seal, self._token = seal, seal.token if seal else token
+
+    def info(self, timeout: float = 3.0) -> dict[str, Any]:
+        """What the node says of itself.
+
+        Raises:
+            Unreachable, WrongSecret: it does not.
+        """
+        answer = self._ask(b"NODE_INFO:", self._proof(timeout), timeout)
+        try:
+            found = deserialize(answer)
+        except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError):
+            found = None
+        if not isinstance(found, dict):
+            # It answered our proof as it answers everybody's.
+            raise WrongSecret(f"the node at {self} does not accept our secret")
+        return found
+
+    def release(self, compute: Mapping[str, Any], timeout: float = 3.0) -> None:
+        """Have it end a computation of ours that it still holds.
+
+        Raises:
+            Unreachable, WrongSecret: it was not told.
+        """
+        message = {**compute, "terminate_pending": True, "close": True}
+        self._ask(b"CLOSE:" + pickle.dumps(message), self._proof(timeout), timeout)
+
+    def __str__(self) -> str:
+        return f"{self.address} port {self.port}"
+
+    def _proof(self, timeout: float) -> bytes:
+        sign = self._ask(b"NODE_INFO:", _NOBODY, timeout).decode(errors="replace")
+        return hashlib.sha1((self._token + sign).encode()).hexdigest().encode()  # noqa: S324
+
+    def _ask(self, message: bytes, proof: bytes, timeout: float) -> bytes:
+        try:
+            with socket.create_connection((self.address, self.port), timeout) as plain:
+                connection = self._seal.client(plain) if self._seal else plain
+                with connection:
+                    connection.settimeout(timeout)
+                    connection.sendall(proof + struct.pack(">L", len(message)) + message)
+                    return _message(connection)
+        except (ssl.SSLError, ConnectionResetError) as error:
+            raise WrongSecret(f"the node at {self} does not accept our secret: {error}") from None
+        except OSError as error:
+            raise Unreachable(f"no node answers at {self}: {error}") from None
+
+
+def _message(connection: socket.socket) -> bytes:
+    (length,) = struct.unpack(">L", _exactly(connection, 4))
+    return _exactly(connection, min(length, _LONGEST))
+
+
+def _exactly(connection: socket.socket, length: int) -> bytes:
+    data = b""
+    while len(data) < length:
+        chunk = connection.recv(length - len(data))
+        if not chunk:
+            raise ConnectionResetError("it closed the connection")
+        data += chunk
+    return data

@@ -6,6 +6,7 @@ and one that is killed at the wrong moment all answers of the node.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -19,6 +20,10 @@ def prepare() -> None:
     """Make the process that jobs are forked from fit for it."""
     die_with_parent()
     os.register_at_fork(after_in_child=die_with_parent)
+    # Pages that a collection writes to are copied for every job.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
     for entry in os.listdir("/proc/self/fd"):
         _let_go(int(entry))
 

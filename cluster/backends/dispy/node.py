@@ -113,6 +113,9 @@ def _dispynode(dispy: Any, address: str, port: int, seal: Seal, folder: str) -> 
     dispy.config.NodePort = str(port)
     from dispy import dispynode
 
+    # With it, every job and every pulse is looked up in /proc, for numbers that nobody reads.
+    dispynode.psutil = None
+
     class Quiet(dispynode._DispyNode):  # type: ignore[misc, unused-ignore]
         udp_server = tcp_server = shim.no_server
         broadcast_ping_msg = send_terminate = shim.silence

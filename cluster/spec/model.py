@@ -29,8 +29,8 @@ from cluster.spec.values import (
 )
 from cluster.spec.yaml12 import Document
 
-BACKENDS = ("serial", "threads", "processes", "ssh")
-LATER_BACKENDS = ("dispy", "scoop", "mpi")
+BACKENDS = ("serial", "threads", "processes", "ssh", "dispy")
+LATER_BACKENDS = ("scoop", "mpi")
 _ORIGIN = ("path", "base", "overrides")
 
 

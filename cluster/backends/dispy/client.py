@@ -169,11 +169,15 @@ class Client:
         Task(what, *arguments)
 
     def _replace(self, address: str, allocation: Any, task: Any = None) -> Iterator[Any]:
-        """In dispy's thread: forget a node, and what was to be allocated of it; perhaps anew."""
+        """In dispy's thread: forget a node, and what was to be allocated of it; perhaps anew.
+
+        dispy's own ``allocate_node`` begins again with every node that is just being set up.
+        """
         cluster, inner = self._cluster, self._cluster._cluster
         cluster._node_allocs = [each for each in cluster._node_allocs if each.ip_addr != address]
         node = inner._nodes.get(address)
         if node is not None:
             inner.delete_node(node)
         if allocation is not None:
-            yield inner.allocate_node(cluster, [allocation], task=task)
+            cluster._node_allocs.append(allocation)
+            yield inner.discover_nodes(cluster, [allocation], task=task)

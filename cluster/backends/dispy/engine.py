@@ -19,6 +19,8 @@ _NODE = "cluster.backends.dispy.node"
 # A job only waits for the host's workers; with as many again, none of these waits for a job.
 _AHEAD = 2
 _LONGEST = 15.0
+# A dispynode says each second that it is alive; one that is stopped does not.
+_SILENT = 6.0
 
 
 @dataclass
@@ -29,11 +31,13 @@ class Started:
         command: the number under which the host's agent knows it; None: it is to be started.
         failures: how many ended in a row.
         due: when to start it.
+        heard: when it last said something; 0 before its first word.
     """
 
     command: int | None = None
     failures: int = 0
     due: float = 0.0
+    heard: float = 0.0
 
 
 class Engine(Driven):
@@ -67,21 +71,37 @@ class Engine(Driven):
         if started is None or started.command is None:
             return
         if message.get("said") == started.command:
-            started.failures = 0
-            self._say({"host": {**self._place(host), "port": message["message"]["port"]}})
+            self._hear_node(host, started, message["message"])
         elif message.get("exited") == started.command:
-            self._say({"gone": host.name})
-            self._up[host.name] = 0, f"its dispynode ended: {message['how']}"
-            started.command = None
-            started.due = time.monotonic() + min(2.0**started.failures, _LONGEST)
-            started.failures += 1
+            self._lose_node(host, started, f"its dispynode ended: {message['how']}")
 
     def _tend(self) -> Iterator[Outcome]:
         now = time.monotonic()
         for name, started in self._nodes.items():
+            host = self._ready_hosts[name]
             if started.command is None and now >= started.due:
-                self._start_node(self._ready_hosts[name], started)
+                self._start_node(host, started)
+            elif not host.ready:
+                started.heard = started.heard and now
+            elif started.command is not None and started.heard and now - started.heard > _SILENT:
+                host.kill(started.command)
+                self._lose_node(host, started, f"its dispynode was silent for {_SILENT:g} s")
         yield from super()._tend()
+
+    def _hear_node(self, host: Host, started: Started, message: dict[str, Any]) -> None:
+        started.heard = time.monotonic()
+        if "port" in message:
+            self._say({"host": {**self._place(host), "port": message["port"]}})
+        else:
+            started.failures = 0
+
+    def _lose_node(self, host: Host, started: Started, reason: str) -> None:
+        """Another one is started, after a pause that grows."""
+        self._say({"gone": host.name})
+        self._up[host.name] = 0, reason
+        started.command, started.heard = None, 0.0
+        started.due = time.monotonic() + min(2.0**started.failures, _LONGEST)
+        started.failures += 1
 
     def _start_node(self, host: Host, started: Started) -> None:
         here = is_here(host.node)

@@ -11,6 +11,7 @@ import copy
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,8 +25,8 @@ from cluster.family import die_with_parent
 from cluster.worker import Lines, take_descriptors
 
 _TICK = 1.0
-_PROBES = 5.0
-_PATIENCE = 5.0
+_PROBES = 2.0
+_PATIENCE = 3.0
 _DEAF = 3
 # A job's last answer may still be on its way when its process is seen to have ended.
 _ROUNDS = 2
@@ -36,12 +37,14 @@ def main() -> None:
     os.register_at_fork(after_in_child=die_with_parent)
     lines = Lines(*take_descriptors())
     wanted = lines.read()
-    node = Node(wanted, str(Path(os.environ["CLUSTER_FOLDER"])))
+    # What a killed one left in its folder keeps another from starting there.
+    node = Node(wanted, tempfile.mkdtemp(prefix="dispynode-", dir=os.environ["CLUSTER_FOLDER"]))
     node.open()
     lines.write({"port": node.port})
     while True:
         time.sleep(_TICK)
         node.look()
+        lines.write({"alive": True})
 
 
 class Node:

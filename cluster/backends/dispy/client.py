@@ -58,7 +58,8 @@ class Client:
         """Use the node there, once it answers, in place of any before it at that address.
 
         Args:
-            address, port: of the node.
+            address: of the node.
+            port: of the node.
             jobs: at a time.
             here: our own address, as the node sees it.
 

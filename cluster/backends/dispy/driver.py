@@ -13,7 +13,7 @@ import selectors
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -202,11 +202,7 @@ def _serve(wire: Wire, selector: selectors.BaseSelector) -> None:
         for message in wire.messages():
             if "end" in message:
                 return
-            if "setup" in message:
-                driver = Driver(message["setup"], wire)
-                selector.register(driver.wake, selectors.EVENT_READ, lambda _mask: None)
-            elif driver is not None:
-                _hear(driver, message)
+            driver = _heard(message, driver, wire, selector)
         if driver is not None:
             driver.tend()
         if time.monotonic() - beat >= _BEAT:
@@ -217,13 +213,23 @@ def _serve(wire: Wire, selector: selectors.BaseSelector) -> None:
             key.data(mask)
 
 
-def _hear(driver: Driver, message: Mapping[str, Any]) -> None:
-    if "host" in message:
+def _heard(
+    message: Mapping[str, Any],
+    driver: Driver | None,
+    wire: Wire,
+    selector: selectors.BaseSelector,
+) -> Driver | None:
+    """Do what the parent says; its first word makes the driver."""
+    if driver is None:
+        driver = Driver(message["setup"], wire)
+        selector.register(driver.wake, selectors.EVENT_READ, lambda _mask: None)
+    elif "host" in message:
         driver.on_host(message["host"])
     elif "gone" in message:
         driver.on_gone(message["gone"])
     elif "task" in message:
         driver.on_task(message["task"], message["node"])
+    return driver
 
 
 if __name__ == "__main__":

@@ -118,5 +118,3 @@ class Engine(Driven):
             "here": host.hello["dispatcher"],
             "jobs": _AHEAD * int(host.hello["slots"]),
         }
-
-

@@ -1,4 +1,4 @@
-"""Words with a dispynode over a plain connection, without dispy: is it there, and does it know us?"""
+"""Words with a dispynode without dispy: is it there, and does it know us?"""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Place:
 
     def _proof(self, timeout: float) -> bytes:
         sign = self._ask(b"NODE_INFO:", _NOBODY, timeout).decode(errors="replace")
-        return hashlib.sha1((self._token + sign).encode()).hexdigest().encode()  # noqa: S324
+        return hashlib.sha1((self._token + sign).encode()).hexdigest().encode()
 
     def _ask(self, message: bytes, proof: bytes, timeout: float) -> bytes:
         try:

@@ -54,7 +54,7 @@ class Seal:
 
 
 def _at_once(connection: socket.socket) -> None:
-    """Have small messages leave at once: dispy writes each in two parts, and waits for the answer."""
+    """Have small messages leave at once: dispy writes each in two parts, then waits."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
@@ -79,7 +79,7 @@ def _identity(seed: bytes) -> _Identity:
     key = Ed25519PrivateKey.from_private_bytes(seed)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "cluster")])
     # Hosts whose clocks are wrong by years still meet.
-    since, until = datetime.datetime(1970, 1, 2), datetime.datetime(9999, 12, 31)  # noqa: DTZ001
+    since, until = datetime.datetime(1970, 1, 2), datetime.datetime(9999, 12, 31)
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), 1, since, until)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

@@ -96,11 +96,11 @@ def test_a_pickle_from_a_stranger_is_not_read(node: Started, kind: bytes) -> Non
 @pytest.mark.fault(90, 102)
 def test_a_pickle_from_one_who_knows_the_secret_runs_nothing(node: Started) -> None:
     """Behind the handshake, what is no part of dispy's messages is not loaded either."""
-    with socket.create_connection(("127.0.0.1", node.port), 5) as plain:
-        with Seal(node.secret).client(plain) as friend:
-            friend.settimeout(2)
-            friend.sendall(message(b"PING:", Bomb(node.marker)))
-            answer(friend)
+    plain = socket.create_connection(("127.0.0.1", node.port), 5)
+    with plain, Seal(node.secret).client(plain) as friend:
+        friend.settimeout(2)
+        friend.sendall(message(b"PING:", Bomb(node.marker)))
+        answer(friend)
     assert is_well(node)
     assert not node.marker.exists()
 

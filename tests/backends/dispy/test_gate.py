@@ -79,7 +79,7 @@ def answer(connection: socket.socket) -> bytes:
 
 def is_well(node: Started) -> bool:
     """Whether the node still answers who knows its secret."""
-    return Place("127.0.0.1", node.port, Seal(node.secret)).info()["busy"] == 0
+    return bool(Place("127.0.0.1", node.port, Seal(node.secret)).info()["busy"] == 0)
 
 
 @pytest.mark.fault(90, 91, 92, 102)

@@ -21,11 +21,30 @@ def main() -> int:
 
     try:
         _handle_signals()
+        from cluster.backends.mpi.world import told_rank, told_size
+
+        if told_size(os.environ) > 1:
+            return _in_a_world(told_rank(os.environ))
         from cluster.cli import run
 
         return run(sys.argv[1:])
     except StopNow as stop:
         return _interrupted(*stop.args)
+
+
+def _in_a_world(rank: int) -> int:
+    """What this process does as one of the ranks that mpirun or srun started."""
+    from cluster.cli import refused, run
+
+    if not {"submit", "resume", "extend"} & set(sys.argv[1:2]):
+        return run(sys.argv[1:]) if rank == 0 else 0  # one answer is enough
+    from cluster.backends.mpi.inside import play
+    from cluster.errors import EngineError
+
+    try:
+        return play(lambda: run(sys.argv[1:]))
+    except EngineError as error:
+        return refused(error, sys.argv[1:]) if rank == 0 else error.code
 
 
 def _handle_signals() -> None:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.backends.base import Options, create, kernels_at_home
+from cluster.backends.base import Options, create, kernels_at_home, seat
 from cluster.count import Count
 from cluster.dispatch import Core, Ending, Loop, Policy, Stop, SystemClock, recount
 from cluster.errors import StoreError, UsageError
 from cluster.events import Event, Observer, Started
 from cluster.ledger import Ledger, Run
+from cluster.nodes import NodeList
 from cluster.outlook import Outlook, look_ahead
 from cluster.plan import Goal, Ranges
 from cluster.report.result import Facts, Result, result_of
@@ -259,6 +260,7 @@ def _compute(
 ) -> None:
     """Compute what is missing of a run whose lock is held, and record how that ended."""
     tell: Observer = observe or _say_nothing
+    request = _seated(request)
     goal, work = request.goal, request.work(run.id)
     count = recount(ledger, run, goal, work, (request.scale, request.offset), tell)
     tell(Started(run.id, count.blocks, goal.blocks, request.block, request.spec.backend))
@@ -283,6 +285,16 @@ def _compute(
         raise
     _finish(ledger, run, count, ending)
     ledger.end(session, ending.wall)
+
+
+def _seated(request: Request) -> Request:
+    """The same request, computed where this process is seated, if it is anywhere."""
+    place = seat()
+    if place is None:
+        return request
+    nodes = NodeList(place.nodes, wait=request.spec.nodes.wait)
+    spec = request.spec.model_copy(update={"backend": place.backend, "nodes": nodes})
+    return replace(request, spec=spec)
 
 
 def _finish(ledger: Ledger, run: Run, count: Count, ending: Ending) -> None:

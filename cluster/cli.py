@@ -43,6 +43,11 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(_translated(error), as_json="--json" in arguments)
 
 
+def refused(error: ClusterError, arguments: Sequence[str]) -> int:
+    """Tell why a command could not even begin; returns the exit code."""
+    return _fail(error, as_json="--json" in arguments)
+
+
 def _told(arguments: Sequence[str]) -> int:
     """Have click run the verb. Its own ``main`` would end the process on a broken pipe."""
     try:
@@ -307,7 +312,8 @@ def _signals() -> Iterator[Stop]:
             raise StopNow(number)
         stop.reason = signal.Signals(number).name
 
-    taken = [signal.SIGINT, signal.SIGTERM]
+    # SIGUSR1 is what Slurm and mpirun can send to warn a job; by itself it would end the process.
+    taken = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
     # nohup ignores SIGHUP on the person's behalf; only where nobody did does it mean "stop".
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         taken.append(signal.SIGHUP)

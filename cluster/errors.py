@@ -12,6 +12,7 @@ code  meaning
 69    no usable node, or the backend is not installed
 74    input/output error of the store
 75    locked: another process holds the run
+78    the launcher is of one MPI, the library of another
 130   stopped by SIGINT (143: by SIGTERM)
 ====  =====================================================================
 """
@@ -110,6 +111,12 @@ class EngineError(ClusterError):
     """An engine that could not be started or went away; foreign errors are translated to it."""
 
     code = 69
+
+
+class NotOneWorld(EngineError):
+    """The ranks of a launcher do not see each other: each would compute everything alone."""
+
+    code = 78
 
 
 class NodesMissing(EngineError):

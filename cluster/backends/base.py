@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -131,7 +131,33 @@ TABLE = (
         "pip install 'cluster-montecarlo[dispy]'",
         hosted=True,
     ),
+    Entry(
+        "mpi", "one MPI world over several hosts, or the one that mpirun or srun started",
+        ("mpi4py",), "pip install 'cluster-montecarlo[mpi]'",
+        hosted=True,
+    ),
 )
+
+
+class Seat(NamedTuple):
+    """Where this process is seated, whatever specs say: in a world that somebody else launched."""
+
+    backend: str
+    nodes: tuple[Node, ...]
+    engine: Callable[[Options], Backend]
+
+
+_SEATS: list[Seat] = []
+
+
+def settle(place: Seat) -> None:
+    """Make all engines of this process from now on those of that place."""
+    _SEATS.append(place)
+
+
+def seat() -> Seat | None:
+    """Where this process is seated, if it is anywhere."""
+    return _SEATS[-1] if _SEATS else None
 
 
 def create(name: str, nodes: Sequence[Node], options: Options | None = None) -> Backend:
@@ -141,6 +167,8 @@ def create(name: str, nodes: Sequence[Node], options: Options | None = None) -> 
         UsageError: no such backend.
         EngineError: it is not installed here.
     """
+    if (place := seat()) is not None:
+        return place.engine(options or Options())
     entry = next((row for row in TABLE if row.name == name), None)
     if entry is None:
         known = [row.name for row in TABLE]

@@ -29,8 +29,8 @@ from cluster.spec.values import (
 )
 from cluster.spec.yaml12 import Document
 
-BACKENDS = ("serial", "threads", "processes", "ssh", "dispy")
-LATER_BACKENDS = ("scoop", "mpi")
+BACKENDS = ("serial", "threads", "processes", "ssh", "dispy", "mpi")
+LATER_BACKENDS = ("scoop",)
 _ORIGIN = ("path", "base", "overrides")
 
 

@@ -274,6 +274,7 @@ class Agent:
             "prefix": sys.prefix,
             "interpreter": sys.executable,
             "clock": time.time(),
+            "service": self._service.address,
             "dispatcher": there[0] if len(there) == 4 else "127.0.0.1",
             "address": there[2] if len(there) == 4 else "127.0.0.1",
         }

@@ -1,0 +1,247 @@
+"""The engine that launches MPI worlds over the hosts of a spec.
+
+A world has a coordinating rank on this machine and a rank on every host, beside its agent. MPI
+cannot let a host join, so one that comes later gets a world of its own; and when a world is lost,
+which as a rule any lost rank does to it, those of its hosts that are left get another one.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shlex
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster.agent import private_folder
+from cluster.backends.base import Options
+from cluster.backends.driver import Driver
+from cluster.backends.hosted import Hosted
+from cluster.backends.mpi.launcher import Launcher, command, environment, find, moved
+from cluster.backends.mpi.rsh import ADDRESS
+from cluster.errors import EngineError, NotOneWorld
+from cluster.launch import Host, Standing
+from cluster.launch.ssh import is_here
+from cluster.nodes import Node
+from cluster.slots import python_command
+from cluster.wire import Door, Wire
+from cluster.work import Outcome, Task, Work
+
+# Hosts that are ready within so many seconds of the first one share its world.
+_GATHER = 1.5
+_LAUNCH = 30.0
+_STARTS = 3
+_NOT_FOUND = 78
+
+
+@dataclass
+class World:
+    """One mpirun: its driver, the agents of its hosts by their births, and which ranks are up."""
+
+    driver: Driver
+    hosts: dict[str, int]
+    since: float
+    up: set[str] = field(default_factory=set)
+    brought: bool = False
+
+
+class Caller:
+    """The launcher wants a command run on a host: whoever waits here for its end."""
+
+    def __init__(self, connection: socket.socket, selector: selectors.BaseSelector) -> None:
+        self._connection = connection
+        self.wire = Wire(connection.fileno(), connection.fileno(), selector)
+
+    def end(self, status: int) -> None:
+        """Tell it how the command ended."""
+        self.wire.queue({"status": status})
+        self.wire.send()
+        self.close()
+
+    def close(self) -> None:
+        """Hear it no more."""
+        self.wire.close()
+        self._connection.close()
+
+
+class Engine(Hosted):
+    """MPI worlds that are ours."""
+
+    def __init__(self, nodes: Sequence[Node], options: Options) -> None:
+        super().__init__(nodes, options)
+        self._worlds: list[World] = []
+        self._ready: dict[str, tuple[Host, float]] = {}
+        self._failures: dict[str, int] = {}
+        self._last = ""
+        self._door: Door | None = None
+        self._asking: list[Caller] = []
+        self._running: dict[tuple[str, int, int], Caller] = {}
+        self._folder: Path | None = None
+
+    # -- what Hosted asks -------------------------------------------------------------------------
+
+    def _begin(self, work: Work) -> None:
+        self._launcher: Launcher = find(os.environ)
+        self._door = Door(self._selector)
+        self._folder = private_folder()
+        # As one word, and one file: that is all that some launchers take.
+        shell = self._folder / "rsh"
+        words = shlex.join(python_command(sys.executable, "cluster.backends.mpi.rsh"))
+        shell.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        shell.chmod(0o700)
+        self._shell = str(shell)
+
+    def _stop(self) -> None:
+        for world in self._worlds:
+            world.driver.close()
+        self._worlds.clear()
+        for caller in (*self._asking, *self._running.values()):
+            caller.close()
+        if self._door is not None:
+            self._door.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _on_ready(self, host: Host) -> None:
+        self._ready[host.name] = host, time.monotonic()
+
+    def _on_gone(self, host: Host) -> None:
+        self._ready.pop(host.name, None)
+        for key in [key for key in self._running if key[0] == host.name]:
+            self._running.pop(key).end(255)
+        for world in self._worlds:
+            world.up.discard(host.name)
+
+    def _on_told(self, host: Host, message: dict[str, Any]) -> None:
+        if "exited" in message:
+            caller = self._running.pop((host.name, host.born, message["exited"]), None)
+            if caller is not None:
+                self._last = f"{host.name}: {message['how']}"
+                caller.end(0 if "exited with 0" in str(message["how"]) else 255)
+
+    def _slots(self, host: Host) -> int:
+        return host.usable if self._world_of(host) else 0
+
+    def _reason(self, host: Host) -> str:
+        if self._world_of(host):
+            return host.reason
+        return f"no MPI world with it is up; {self._last}".rstrip("; ")
+
+    def _give(self, task: Task, host: Host | None) -> None:
+        world = self._world_of(host) if host else None
+        if world is not None and host is not None:
+            world.driver.say({"task": task, "node": host.name})
+
+    def _flush(self) -> None:
+        for world in self._worlds:
+            world.driver.send()
+
+    def _tend(self) -> Iterator[Outcome]:
+        self._run_commands()
+        for world in tuple(self._worlds):
+            for message in world.driver.messages():
+                yield from self._heard(world, message)
+            if fault := self._fault(world):
+                yield from self._bury(world, fault)
+        self._launch_what_waits()
+
+    # -- worlds -----------------------------------------------------------------------------------
+
+    def _world_of(self, host: Host) -> World | None:
+        """The world through which a host is reached: that of its agent, if the rank there is up."""
+        worlds = (w for w in self._worlds if w.hosts.get(host.name) == host.born)
+        return next((world for world in worlds if host.name in world.up), None)
+
+    def _launch_what_waits(self) -> None:
+        """Start a world for the hosts that are in none; where one failed before, alone."""
+        placed = {pair for world in self._worlds for pair in world.hosts.items()}
+        waiting = [
+            (host, since) for host, since in self._ready.values()
+            if (host.name, host.born) not in placed and host.ready
+        ]  # fmt: skip
+        if not waiting:
+            return
+        expected = any(
+            host.standing is Standing.STARTING for host in (self._fleet.hosts.values() if self._fleet else ())
+        )
+        first = min(since for _, since in waiting)
+        if expected and time.monotonic() - first < _GATHER:
+            return
+        together = [host for host, _ in waiting if not self._failures.get(host.name)]
+        alone = [host for host, _ in waiting if 0 < self._failures.get(host.name, 0) < _STARTS]
+        for hosts in ([together] if together else []) + [[host] for host in alone]:
+            self._launch(hosts)
+        if not self._worlds and not self._open and len(waiting) == len(self.nodes):
+            raise EngineError(f"no MPI world comes up: {self._last}")
+
+    def _launch(self, hosts: list[Host]) -> None:
+        here = [host for host in hosts if is_here(host.node)]
+        there = [host for host in hosts if host not in here]
+        assert self._door is not None
+        more = {
+            ADDRESS: self._door.address,
+            "TMPDIR": str(self._folder),
+        }
+        words = command(
+            self._launcher, self._shell, 1 + len(here), [h.hello["address"] for h in there]
+        )
+        environ = {**environment(self._launcher, os.environ, self._shell), **more}
+        driver = Driver(words, environ, self._selector, _LAUNCH)
+        driver.say({"setup": {"here": [[h.name, h.hello["service"]] for h in here]}})
+        born = {host.name: host.born for host in hosts}
+        self._worlds.append(World(driver, born, time.monotonic()))
+
+    def _heard(self, world: World, message: dict[str, Any]) -> Iterator[Outcome]:
+        if "outcome" in message:
+            world.brought = True
+            yield Outcome.from_json(message["outcome"])
+        elif "up" in message:
+            world.up.add(message["up"])
+        elif "unfit" in message:
+            kind = NotOneWorld if message["code"] == _NOT_FOUND else EngineError
+            raise kind(str(message["unfit"]), fix=message["fix"])
+
+    def _fault(self, world: World) -> str:
+        late = time.monotonic() - world.since > _LAUNCH
+        if late and not world.brought and not world.up:
+            return f"it was not up within {_LAUNCH:g} s"
+        return world.driver.fault
+
+    def _bury(self, world: World, fault: str) -> Iterator[Outcome]:
+        """A world is lost: what its hosts had is owed, and they wait for another one."""
+        self._worlds.remove(world)
+        how = world.driver.close(grace=0.0)
+        self._last = f"the MPI world was lost: {fault}; {how}"
+        for name in world.hosts:
+            self._failures[name] = 0 if world.brought else self._failures.get(name, 0) + 1
+        for task, name in tuple(self._taken.values()):
+            if name in world.hosts:
+                yield self._without(task, self._last, name)
+
+    # -- the launcher's commands ------------------------------------------------------------------
+
+    def _run_commands(self) -> None:
+        """Have agents run what launchers want to be run on their hosts."""
+        assert self._door is not None
+        self._asking += (Caller(each, self._selector) for each in self._door.callers())
+        for caller in tuple(self._asking):
+            for wanted in caller.wire.messages():
+                self._asking.remove(caller)
+                self._run(caller, str(wanted["host"]), str(wanted["command"]))
+
+    def _run(self, caller: Caller, address: str, text: str) -> None:
+        found = (host for host, _ in self._ready.values() if host.hello.get("address") == address)
+        host = next(found, None)
+        if host is None:
+            caller.end(255)
+            return
+        # The one place with a shell: what the launcher wants to be run is a text for one.
+        words = ["/bin/sh", "-c", moved(text, self._launcher, str(host.hello["prefix"]))]
+        number = host.start(words, talks=False)
+        self._running[host.name, host.born, number] = caller

@@ -132,8 +132,10 @@ TABLE = (
         hosted=True,
     ),
     Entry(
-        "mpi", "one MPI world over several hosts, or the one that mpirun or srun started",
-        ("mpi4py",), "pip install 'cluster-montecarlo[mpi]'",
+        "mpi",
+        "one MPI world over several hosts, or the one that mpirun or srun started",
+        ("mpi4py",),
+        "pip install 'cluster-montecarlo[mpi]'",
         hosted=True,
     ),
 )

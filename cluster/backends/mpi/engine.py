@@ -168,7 +168,8 @@ class Engine(Hosted):
         if not waiting:
             return
         expected = any(
-            host.standing is Standing.STARTING for host in (self._fleet.hosts.values() if self._fleet else ())
+            host.standing is Standing.STARTING
+            for host in (self._fleet.hosts.values() if self._fleet else ())
         )
         first = min(since for _, since in waiting)
         if expected and time.monotonic() - first < _GATHER:

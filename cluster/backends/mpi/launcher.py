@@ -43,7 +43,12 @@ def find(environ: Mapping[str, str]) -> Launcher:
         raise EngineError("there is no mpirun here", fix=fix)
     try:
         done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=20, env=scrubbed(environ)
+            [path, "--version"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env=scrubbed(environ),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineError(f"{path} does not say its version: {error}") from None

@@ -29,7 +29,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, leave_it)
     # Files in shared memory would outlive a rank that is killed; these few bytes need none.
-    os.environ["OMPI_MCA_btl"] = "self,tcp"
+    os.environ.update({"OMPI_MCA_btl": "self,tcp"})
     try:
         world = join()
     except EngineError as error:

@@ -90,7 +90,7 @@ class World:
         self._waiting.clear()
 
     def arrived(self, tag: int) -> Iterator[tuple[int, list[bytes]]]:
-        """What has come under a tag: from which rank, and its lines; bounded, so that others turn."""
+        """What has come under a tag: from which rank, and its lines; not without end."""
         for rank, data in islice(self._received(tag), _AT_A_TIME):
             self._moved = time.monotonic()
             yield rank, data.splitlines()

@@ -1,0 +1,153 @@
+"""`mpirun -n N python -m cluster submit`: the ranks find their roles, and a lost world resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.backends.mpi.launcher import scrubbed
+from cluster.family import descendants
+from tests.conftest import need
+
+ROOT = Path(__file__).parents[3]
+MPIRUN = Path(sys.executable).parent / "mpirun"
+
+KERNEL = """
+import time
+
+from cluster import Hits
+
+
+def slow(stream, samples, pause=0.0):
+    time.sleep(pause)
+    return Hits(int(stream.key[0]) % (samples + 1), samples)
+"""
+
+
+def spec(folder: Path, blocks: int, pause: float) -> Path:
+    """A spec of so many blocks, each of which takes so long."""
+    (folder / "slow.py").write_text(KERNEL)
+    path = folder / "slow.yaml"
+    content = {
+        "kernel": "slow.py:slow", "params": {"pause": pause}, "samples": 8 * blocks, "block": 8,
+        "seed": 3, "nodes": ["nowhere.invalid"], "backend": "ssh",
+    }  # fmt: skip
+    path.write_text(json.dumps(content))
+    return path
+
+
+def world(folder: Path, *words: str, ranks: int = 3) -> subprocess.Popen[str]:
+    """A world of the launcher's, each rank of which runs `python -m cluster` with these words."""
+    need(MPIRUN.exists(), "mpirun: pip install 'cluster-montecarlo[mpi]'")
+    root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    launcher = [str(MPIRUN), *root, "--bind-to", "none", "--oversubscribe", "-n", str(ranks)]
+    return start(folder, [*launcher, sys.executable, "-m", "cluster", *words], {})
+
+
+def start(folder: Path, words: list[str], more: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start a command with an environment in which no launcher has left anything."""
+    environ = {**scrubbed(os.environ), "PYTHONPATH": str(ROOT), **more}
+    return subprocess.Popen(
+        words, cwd=folder, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def told(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
+    """The document that a world printed, and its stderr."""
+    out, err = process.communicate(timeout=120)
+    assert out, err
+    document: dict[str, Any] = json.loads(out)
+    return document, err
+
+
+def alone(folder: Path, path: Path) -> str:
+    """The digest of the same spec on the plain baseline."""
+    words = [sys.executable, "-m", "cluster", "submit", str(path), "--json", "--store", "alone"]
+    words += ["--set", "backend=serial", "--set", "nodes=localhost"]
+    return str(told(start(folder, words, {}))[0]["digest"])
+
+
+def test_a_world_of_the_users_own_has_the_digest_of_serial(tmp_path: Path) -> None:
+    """One document, from one rank; the spec's backend and nodes are set aside, and it is said."""
+    path = spec(tmp_path, 40, 0.01)
+    process = world(tmp_path, "submit", str(path), "--json", "--task-blocks", "1")
+    result, err = told(process)
+    assert process.returncode == 0
+    assert (result["state"], result["backend"]) == ("done", "mpi")
+    assert sum(node["slots"] for node in result["nodes"]) == 3
+    assert result["digest"] == alone(tmp_path, path)
+    assert err.count("set aside") == 1
+
+
+@pytest.mark.fault(100)
+def test_a_launcher_of_another_mpi_is_refused(tmp_path: Path) -> None:
+    """Else every rank would compute everything alone: 78, and only the first one speaks."""
+    path = spec(tmp_path, 1, 0)
+    words = [sys.executable, "-m", "cluster", "submit", str(path), "--json"]
+    process = start(tmp_path, words, {"PMI_SIZE": "4", "PMI_RANK": "0"})
+    document, _ = told(process)
+    assert (process.returncode, document["error"]["code"]) == (78, 78)
+    assert "two MPIs" in document["error"]["message"]
+    quiet = start(tmp_path, words, {"PMI_SIZE": "4", "PMI_RANK": "2"})
+    assert quiet.communicate(timeout=60) == ("", "")
+    assert quiet.returncode == 78
+
+
+def test_a_bad_spec_ends_the_world_with_its_code(tmp_path: Path) -> None:
+    """The other ranks part in order."""
+    process = world(tmp_path, "submit", "nothing.yaml", "--json")
+    assert told(process)[0]["errors"]
+    assert process.returncode == 2
+
+
+def test_other_verbs_are_answered_once(tmp_path: Path) -> None:
+    """By the first rank; the others end without a word."""
+    process = world(tmp_path, "backends", "--json", ranks=2)
+    out, _ = process.communicate(timeout=60)
+    assert "mpi" in [row["backend"] for row in json.loads(out)]
+    assert process.returncode == 0
+
+
+def test_a_lost_rank_costs_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    """It ends the world, soon; the same command with --resume has the digest of serial."""
+    path = spec(tmp_path, 100, 0.05)
+    words = ("submit", str(path), "--json", "--task-blocks", "1")
+    process = world(tmp_path, *words)
+    ranks = _ranks(process.pid)
+    time.sleep(1.5)
+    begun = time.monotonic()
+    os.kill(max(ranks), signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert time.monotonic() - begun < 10
+    result, _ = told(world(tmp_path, *words, "--resume"))
+    assert result["state"] == "done"
+    assert result["digest"] == alone(tmp_path, path)
+
+
+def _ranks(pid: int) -> list[int]:
+    """The three ranks below a launcher, once their workers have been started."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        lines = {each: _command(each) for each in descendants(pid)}
+        if sum("cluster.worker" in line for line in lines.values()) == 3:
+            return [each for each, line in lines.items() if "-m cluster submit" in line
+                    and "mpirun" not in line and "prterun" not in line]  # fmt: skip
+        time.sleep(0.05)
+    raise AssertionError("the world did not come up")
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""

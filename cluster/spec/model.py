@@ -29,8 +29,7 @@ from cluster.spec.values import (
 )
 from cluster.spec.yaml12 import Document
 
-BACKENDS = ("serial", "threads", "processes", "ssh", "dispy", "mpi")
-LATER_BACKENDS = ("scoop",)
+BACKENDS = ("serial", "threads", "processes", "ssh", "dispy", "scoop", "mpi")
 _ORIGIN = ("path", "base", "overrides")
 
 

@@ -1,0 +1,128 @@
+"""What is changed in SCOOP 0.7.2.0 on every side; its internals are taken as a fixed API.
+
+* Only the broker listens: replies go through it, so that workers and the origin open no port.
+* All that reaches it is stamped, and all that is unpickled is signed.
+* Status reports, which a thread sends on another thread's socket, and the resending that follows
+  from them, are gone: the dispatcher knows what it is owed.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import scoop
+import zmq
+from scoop import _types
+from scoop._comm import scoopzmq
+from scoop.bootstrap.__main__ import Bootstrap
+from scoop.broker import brokerzmq
+
+from cluster.backends.scoop import job
+from cluster.backends.scoop.seal import SealedPickle, Stamps
+
+
+class _Silent:
+    """Stands for the socket between workers: it is bound nowhere and reaches nobody."""
+
+    def setsockopt(self, *_option: object) -> None:
+        """Nothing to set."""
+
+    def poll(self, _timeout: int = 0) -> int:
+        """Nothing ever comes."""
+        return 0
+
+    def send_multipart(self, *_frames: object, **_flags: object) -> None:
+        """Makes SCOOP send by the broker."""
+        raise zmq.ZMQError(errno.EHOSTUNREACH)
+
+
+class _Direct(_Silent):
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def bind(self, _address: str) -> None:
+        """Name this process, once for both sockets; nothing is bound."""
+        scoop.worker = f"{self._name}:{secrets.token_hex(8)}".encode()
+
+
+class _Stamped:
+    """The socket to the broker; everything sent is stamped."""
+
+    def __init__(self, socket: Any, stamps: Stamps) -> None:
+        self.socket, self._stamps = socket, stamps
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.socket, name)
+
+    def send(self, frame: bytes) -> None:
+        """One frame."""
+        self.send_multipart([frame])
+
+    def send_multipart(self, frames: Sequence[bytes]) -> None:
+        """A message."""
+        stamp = self._stamps.stamp(scoop.worker, frames)
+        self.socket.send_multipart([*frames, stamp])
+
+
+class _Poller(zmq.Poller):
+    """Polls what there is to poll."""
+
+    def register(self, socket: Any, flags: int = zmq.POLLIN) -> None:
+        """See zmq."""
+        if not isinstance(socket, _Silent):
+            super().register(getattr(socket, "socket", socket), flags)
+
+
+class _Zmq:
+    """The module ``zmq`` as SCOOP's communicator sees it."""
+
+    Poller = _Poller
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(zmq, name)
+
+
+def patch(key: str, name: str) -> None:
+    """Change SCOOP in this process.
+
+    Args:
+        key: of the run's broker.
+        name: of this process's host.
+    """
+    sealed, stamps = SealedPickle(key), Stamps(key)
+    made = scoopzmq.ZMQCommunicator.createZMQSocket
+
+    def create(self: Any, kind: int) -> Any:
+        if kind == zmq.ROUTER:
+            return _Direct(name)
+        socket = made(self, kind)
+        return _Stamped(socket, stamps) if kind == zmq.DEALER else socket
+
+    scoopzmq.zmq = _Zmq()
+    scoopzmq.pickle = brokerzmq.pickle = sealed
+    scoopzmq.ZMQCommunicator.createZMQSocket = create
+    scoopzmq.ZMQCommunicator.addPeer = _nothing
+    scoopzmq.ZMQCommunicator._reportFutures = _nothing
+    _types.FutureQueue.askForPreviousFutures = _nothing
+
+
+def bootstrap(address: str, ports: Sequence[int], *, origin: bool) -> Bootstrap:
+    """SCOOP's own start of a process, with its arguments and without a command line."""
+    start = Bootstrap()
+    start.makeParser()
+    words = [
+        *(["--origin"] if origin else []), "--size", "2", "--workingDirectory", "",
+        "--brokerHostname", address, "--taskPort", str(ports[0]), "--metaPort", str(ports[1]),
+        job.__file__,
+    ]  # fmt: skip
+    start.args = start.parser.parse_args(words)
+    start.log = scoop.utils.initLogging(0)
+    start.setScoop()
+    return start
+
+
+def _nothing(*_arguments: object) -> None:
+    """In place of what SCOOP had better not do."""

@@ -122,6 +122,13 @@ TABLE = (
     Entry("threads", "threads of the dispatcher's own process: for kernels that release the GIL"),
     Entry("processes", "worker processes on this machine: the default"),
     Entry(
+        "scoop",
+        "SCOOP's futures on several hosts, every message signed",
+        ("scoop", "zmq", "greenlet"),
+        "pip install 'cluster-montecarlo[scoop]'",
+        hosted=True,
+    ),
+    Entry(
         "ssh", "worker processes on several hosts, over plain ssh; no port is opened", hosted=True
     ),
     Entry(

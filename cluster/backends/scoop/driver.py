@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from queue import Empty
 from typing import Any
 
-import scoop
 import zmq
 from scoop import _control, futures
 

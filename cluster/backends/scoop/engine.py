@@ -142,7 +142,5 @@ class Engine(Driven):
         address, *ports = self._broker
         first = {"key": self._key, "name": host.name, "address": address, "ports": ports}
         here = is_here(host.node)
-        command = (
-            python_command("{python}", _WORKER) if here else ["{python}", "-P", "-m", _WORKER]
-        )
+        command = python_command("{python}", _WORKER) if here else ["{python}", "-P", "-m", _WORKER]
         seat.command = host.start(command, first=first)

@@ -1,0 +1,180 @@
+"""SCOOP as a transport: it survives its own processes' deaths, and strangers at its port."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.backends.scoop.seal import Forged, SealedPickle, Stamps, fresh_key
+from cluster.family import descendants
+
+zmq = pytest.importorskip("zmq")
+pytest.importorskip("scoop")
+
+ROOT = Path(__file__).parents[3]
+SPEC = ROOT / "configs" / "pi.yaml"
+# As /proc has 127.0.0.1, in an IPv4 socket and in one that can do both.
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
+BROKEN = (b"", b"\x80\x04.", b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f" + bytes(54))
+
+
+def start(backend: str, store: Path, *more: str) -> subprocess.Popen[str]:
+    """A run of the shipped spec with two slots."""
+    command = [
+        sys.executable, "-m", "cluster", "submit", str(SPEC), "--json", "--store", str(store),
+        "--set", f"backend={backend}", *more,
+    ]  # fmt: skip
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+    )
+
+
+def result(run: subprocess.Popen[str]) -> dict[str, Any]:
+    """What it printed, within two minutes."""
+    out, _ = run.communicate(timeout=120)
+    assert run.returncode == 0
+    document: dict[str, Any] = json.loads(out)
+    return document
+
+
+def digest(document: Any) -> str:
+    """The digest, wherever the document has it."""
+    if isinstance(document, dict):
+        if isinstance(document.get("digest"), str):
+            return str(document["digest"])
+        return next((found for value in document.values() if (found := digest(value))), "")
+    return ""
+
+
+def found(run: subprocess.Popen[str], word: str) -> set[int]:
+    """The processes of a run whose command line has a word."""
+    pids = set()
+    for pid in descendants(run.pid):
+        with suppress(OSError):
+            if word.encode() in Path("/proc", str(pid), "cmdline").read_bytes():
+                pids.add(pid)
+    return pids
+
+
+def waited(run: subprocess.Popen[str], word: str) -> set[int]:
+    """The same, once there are any."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and run.poll() is None:
+        if pids := found(run, word):
+            return pids
+        time.sleep(0.05)
+    raise AssertionError(f"no process of the run has {word} in its command line")
+
+
+def listening(pid: int) -> Iterator[tuple[str, int]]:
+    """Where a process listens on TCP."""
+    mine = set()
+    for entry in Path("/proc", str(pid), "fd").iterdir():
+        with suppress(OSError):
+            mine.add(os.readlink(entry))
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in mine:
+                address, port = fields[1].split(":")
+                yield address, int(port, 16)
+
+
+class Marker:
+    """Touches a file when it is unpickled: harmless, and seen."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def attack(port: int, mark: Path) -> None:
+    """Garbage, and every kind of message that SCOOP knows, with a pickle that leaves a mark."""
+    with socket.create_connection(("127.0.0.1", port)) as raw:
+        raw.sendall(os.urandom(4096))
+    evil = pickle.dumps(Marker(mark))
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.connect(f"tcp://127.0.0.1:{port}")
+    for kind in (b"I", b"RQ", b"T", b"RP", b"S", b"V", b"B", b"SR", b"SA", b"SD", b"SU", b"C"):
+        for count in range(5):
+            dealer.send_multipart([kind, *[evil] * count])
+    time.sleep(0.5)
+    context.destroy(100)
+
+
+def test_a_pickle_without_the_key_is_not_loaded(tmp_path: Path) -> None:
+    """What another key signed, or none, is refused before it is unpickled."""
+    ours, theirs = SealedPickle(fresh_key()), SealedPickle(fresh_key())
+    assert ours.loads(ours.dumps(("a", 1))) == ("a", 1)
+    mark = tmp_path / "mark"
+    for data in (theirs.dumps(Marker(mark)), pickle.dumps(Marker(mark)), *BROKEN):
+        with pytest.raises(pickle.PickleError):
+            ours.loads(data)
+    assert not mark.exists()
+
+
+def test_a_message_counts_once_and_only_from_its_sender() -> None:
+    """A replay, a changed frame, another sender's name and a foreign key are all refused."""
+    key = fresh_key()
+    sender, broker = Stamps(key), Stamps(key)
+    stamp = sender.stamp(b"w", [b"RQ"])
+    for message in ([b"x", b"RQ", stamp], [b"w", b"S", stamp], [b"w", stamp], [b"w", b"RQ", b""]):
+        with pytest.raises(Forged):
+            broker.open(message)
+    assert broker.open([b"w", b"RQ", stamp]) == [b"w", b"RQ"]
+    with pytest.raises(Forged):
+        broker.open([b"w", b"RQ", stamp])
+    with pytest.raises(Forged):
+        Stamps(fresh_key()).open([b"w", b"RQ", stamp])
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of worker processes alone."""
+    return digest(result(start("processes", tmp_path_factory.mktemp("store"))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["scoop.worker", "scoop.driver", "cluster.agent"])
+def test_a_killed_process_of_scoop_changes_nothing(
+    victim: str, wanted: str, tmp_path: Path
+) -> None:
+    """After kill -9 of a worker, of driver and broker, or of the agent, the digest is the same."""
+    run = start("scoop", tmp_path)
+    waited(run, "scoop.worker")
+    time.sleep(2.0)
+    for pid in list(waited(run, victim))[:1]:
+        os.kill(pid, signal.SIGKILL)
+    assert digest(result(run)) == wanted != ""
+
+
+@pytest.mark.slow
+def test_strangers_at_the_port_change_nothing_and_run_nothing(wanted: str, tmp_path: Path) -> None:
+    """Only the broker listens, at the named address alone, and drops what is not the run's own."""
+    mark = tmp_path / "mark"
+    run = start("scoop", tmp_path)
+    workers = waited(run, "scoop.worker")
+    (driver,) = waited(run, "scoop.driver")
+    places = set(listening(driver))
+    assert {address for address, _ in places} <= LOOPBACK
+    assert places
+    assert not [place for pid in workers for place in listening(pid)]
+    for _, port in places:
+        attack(port, mark)
+    assert digest(result(run)) == wanted != ""
+    assert not mark.exists()

@@ -122,13 +122,6 @@ TABLE = (
     Entry("threads", "threads of the dispatcher's own process: for kernels that release the GIL"),
     Entry("processes", "worker processes on this machine: the default"),
     Entry(
-        "scoop",
-        "SCOOP's futures on several hosts, every message signed",
-        ("scoop", "zmq", "greenlet"),
-        "pip install 'cluster-montecarlo[scoop]'",
-        hosted=True,
-    ),
-    Entry(
         "ssh", "worker processes on several hosts, over plain ssh; no port is opened", hosted=True
     ),
     Entry(
@@ -136,6 +129,13 @@ TABLE = (
         "real dispynodes on several hosts, over mutual TLS",
         ("dispy", "pycos", "cryptography"),
         "pip install 'cluster-montecarlo[dispy]'",
+        hosted=True,
+    ),
+    Entry(
+        "scoop",
+        "SCOOP's futures on several hosts, every message signed",
+        ("scoop", "zmq", "greenlet"),
+        "pip install 'cluster-montecarlo[scoop]'",
         hosted=True,
     ),
     Entry(

@@ -114,9 +114,9 @@ class Spec(Frozen):
         description="Files that the kernel imports, relative to its folder; they are frozen with "
         "it.",
     )
-    backend: Annotated[
-        str, Choice(names=BACKENDS, later=LATER_BACKENDS, what="backend", form="a backend")
-    ] = Field(default="processes", description="The engine that runs the blocks.")
+    backend: Annotated[str, Choice(names=BACKENDS, what="backend", form="a backend")] = Field(
+        default="processes", description="The engine that runs the blocks."
+    )
     nodes: Annotated[NodeList, Nodes()] = Field(
         default_factory=lambda: NodeList((local(),)),
         description="The hosts to work on; without it, this machine with its usable cores.",

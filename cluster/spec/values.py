@@ -314,18 +314,15 @@ class Folder(Text):
 
 @dataclass(frozen=True)
 class Choice(Text):
-    """One of the names; those of `later` are known, and not there yet."""
+    """One of the names."""
 
     names: tuple[str, ...] = ()
-    later: tuple[str, ...] = ()
     what: str = "name"
 
     def judge(self, value: str) -> None:
         if value in self.names:
             return
         have = f"it has {', '.join(self.names)}"
-        if value in self.later:
-            raise fault(f"this version has no {self.what} {value!r} yet; {have}")
         raise fault(f"unknown {self.what} {clip(value)}; {have}", did_you_mean(value, self.names))
 
     def schema(self) -> dict[str, Any]:

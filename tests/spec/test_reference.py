@@ -90,7 +90,7 @@ def test_a_good_spec_fits_the_schema(text: str) -> None:
                 "until: {zzz: 1}",
                 "include: a.py",
                 "include: [../a.py]",
-                "backend: scoop",
+                "backend: no",
                 "nodes: 3",
                 "nodes: []",
                 "nodes: [3]",

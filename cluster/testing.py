@@ -523,7 +523,7 @@ class Simulated(Backend):
             if at == host and not event.slots:
                 kept = self._fate.random() < self._weather.late
                 self._pending = [e for e in self._pending if kept or not _answers(e[2], number)]
-                self._answer(task, host, "lost")
+                self._answer(task, host, "stranded")
 
 
 def _answers(item: Outcome | NodeEvent, task: int) -> bool:

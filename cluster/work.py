@@ -77,7 +77,8 @@ class Fault(NamedTuple):
 
     Attributes:
         kind: ``raised`` by the kernel; ``refused``, an impossible tally; ``lost``, its worker is
-            gone; ``timeout``, its worker was killed for it; ``returned``, not begun.
+            gone; ``timeout``, its worker was killed for it; ``returned``, not begun; ``stranded``,
+            the whole node that had it is gone.
         block: the block, where it is known to be the cause; else None.
         type, message, traceback: as text.
     """
@@ -173,8 +174,10 @@ _FIELDS: tuple[Any, ...] = (
     int, int, int, (str, type(None)), (list, tuple, type(None)), int,
     _NUMBER, _NUMBER, _NUMBER, _NUMBER, str, str, str, int,
 )  # fmt: skip
-_KINDS = {"raised", "refused", "lost", "timeout", "returned"}
-_NAMES = {"lost": "WorkerLost", "timeout": "BlockTimeout", "returned": "NotBegun"}
+_KINDS = {"raised", "refused", "lost", "timeout", "returned", "stranded"}
+_NAMES = {
+    "lost": "WorkerLost", "timeout": "BlockTimeout", "returned": "NotBegun", "stranded": "NodeLost",
+}  # fmt: skip
 
 
 def perform(

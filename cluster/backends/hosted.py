@@ -137,12 +137,12 @@ class Hosted(Backend):
         """Answer for a host that is gone or silent: what it had is offered to others."""
         for task, name in tuple(self._taken.values()):
             if name == host.name:
-                yield self._without(task, host.reason, name)
+                yield self._without(task, host.reason, name, kind="stranded")
 
-    def _without(self, task: Task, reason: str, name: str = "") -> Outcome:
+    def _without(self, task: Task, reason: str, name: str = "", kind: str = "returned") -> Outcome:
         """The answer for a task that a host, or the engine, has lost."""
         self._taken.pop(task.id, None)
-        return Outcome.without_answer(task, "returned", reason, None)._replace(node=name)
+        return Outcome.without_answer(task, kind, reason, None)._replace(node=name)
 
     def _slot_changes(self, fleet: Fleet) -> Iterator[NodeEvent]:
         for host in fleet.hosts.values():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from cluster.backends.base import NodeEvent, Pause
 from cluster.count import Count
+from cluster.dispatch.blame import STRIKES, Failures, Stranded, rest_after
 from cluster.dispatch.clock import Clock
 from cluster.dispatch.flights import Flight, NodeState, Suspect
 from cluster.events import (
@@ -31,6 +32,8 @@ _STALL_LEAST = 5.0
 _COPY_GAIN = 1.25
 # A lost task is halved so often that the block which kills its worker stands alone.
 _SPLIT = 8
+# What one node failed is kept for the others so many seconds.
+_ELSEWHERE = 5.0
 # Clocks that nobody looked at for so long stood still, with the whole machine: a closed lid.
 _ASLEEP = 10.0
 
@@ -79,6 +82,7 @@ class Core:
         self._given_up = Ranges()
         self._pool = NodeState()
         self._suspects: deque[Suspect] = deque()
+        self._failures, self._stranded = Failures(), Stranded()
         self._tried: dict[int, int] = {}
         self._expired: set[int] = set()
         self._useless: set[int] = set()
@@ -100,9 +104,9 @@ class Core:
         if self.draining or self.count.finished:
             return Pause.END
         state = self._all_nodes() if node is None else self._state(node)
-        if not state.has_room():
+        if not state.has_room() or not self._may_work(state):
             return Pause.NOW
-        found = self._suspect(state) or self._owed(state) or self._copy(state)
+        found = self._suspect(node, state) or self._owed(state) or self._copy(node, state)
         return self._send(found, node, state) if found else Pause.NOW
 
     def work_of(self, run: str) -> None:
@@ -127,11 +131,26 @@ class Core:
 
     def on_node(self, event: NodeEvent) -> None:
         """A node has another number of usable slots."""
-        self._state(event.node).slots = event.slots
+        state = self._state(event.node)
+        lost, state.slots = state.slots and not event.slots, event.slots
         self.writer.event(event.node, f"{event.slots} slots: {event.reason}", self.clock.now())
         self.observe(NodeChanged(event.node, event.slots, event.reason))
+        if lost:
+            self._on_loss(event.node, state)
         if self.usable_slots:
             self._without_nodes = self.clock.steady()
+
+    def _on_loss(self, node: str, state: NodeState) -> None:
+        """A node that is lost again and again rests longer and longer when it is back."""
+        state.losses += 1
+        rest = rest_after(state.losses)
+        if rest:
+            state.rests_until = self.clock.steady() + rest
+            self._tell(node, f"lost {state.losses} times: it gets no task for {rest:g} s")
+
+    def _tell(self, node: str, text: str) -> None:
+        self.writer.event(node, text, self.clock.now())
+        self.observe(Alarm(text, node))
 
     @property
     def undone(self) -> list[tuple[int, int]]:
@@ -239,15 +258,34 @@ class Core:
 
     def _all_nodes(self) -> NodeState:
         """All nodes as one, as fast as the slowest, for an engine that chooses by itself."""
-        self._pool.slots = self.usable_slots
+        fit = [state for state in self.nodes.values() if self._is_fit(state)]
+        self._pool.slots = sum(state.slots for state in fit) or self.usable_slots
         self._pool.seen = max((state.seen for state in self.nodes.values()), default=1)
         self._pool.pace = max((s.pace for s in self.nodes.values() if s.pace), default=None)
         return self._pool
 
-    def _suspect(self, state: NodeState) -> Suspect | None:
+    def _is_fit(self, state: NodeState) -> bool:
+        return state.is_fit(self.clock.steady())
+
+    def _may_work(self, state: NodeState) -> bool:
+        """Whether it gets tasks: a node set aside, or at rest, does only where no other can."""
+        if state is self._pool or self._is_fit(state):
+            return True
+        return not any(self._is_fit(other) for other in self.nodes.values())
+
+    def _others(self, node: str | None) -> bool:
+        """Whether a node other than this one could work now."""
+        return any(name != node and self._is_fit(state) for name, state in self.nodes.items())
+
+    def _suspect(self, node: str | None, state: NodeState) -> Suspect | None:
         # Alone in a slot that is free: then its loss can have no other cause.
-        if self._suspects and state.flying < state.slots:
-            return self._suspects.popleft()
+        if state.flying >= state.slots:
+            return None
+        now = self.clock.steady()
+        for at, suspect in enumerate(self._suspects):
+            if suspect.failed_on != node or now >= suspect.until or not self._others(node):
+                del self._suspects[at]
+                return suspect
         return None
 
     def _owed(self, state: NodeState) -> Suspect | None:
@@ -292,16 +330,21 @@ class Core:
         rate = sum(s.slots / s.pace for s in self.nodes.values() if s.pace)
         return owed / rate if rate else 0.0
 
-    def _copy(self, state: NodeState) -> Suspect | None:
+    def _copy(self, node: str | None, state: NodeState) -> Suspect | None:
         """A second copy of a task that stalls, or that this node would end well before it."""
         if state.flying >= state.slots:
             return None
         now = self.clock.steady()
         for flight in self.flights.values():
             task = flight.task
-            if len(self._copies[task.first, task.stop]) == 1 and self._worth(flight, state, now):
+            alone = len(self._copies[task.first, task.stop]) == 1
+            if alone and self._is_elsewhere(flight, node) and self._worth(flight, state, now):
                 return Suspect(task.first, task.stop, task.attempt)
         return None
+
+    def _is_elsewhere(self, flight: Flight, node: str | None) -> bool:
+        """Whether a copy may go to this node: not to the one that has the task, if others can."""
+        return not flight.node or flight.node != node or not self._others(flight.node)
 
     def _worth(self, flight: Flight, state: NodeState, now: float) -> bool:
         elapsed, blocks = now - flight.sent, flight.task.stop - flight.task.first
@@ -352,9 +395,21 @@ class Core:
             return
         self.count.add(outcome.first, outcome.stop, tally)
         self.writer.count(task, outcome, self.clock.now())
+        self._blame(outcome)
         # The first whole answer counts; a copy that is still out computes what nobody needs.
         if outcome.stop == task.stop:
             self._useless |= self._copies.get((task.first, task.stop), set())
+
+    def _blame(self, outcome: Outcome) -> None:
+        """A host whose failed tasks are done by others is what is wrong with them."""
+        span = outcome.first, outcome.stop
+        for node in self._failures.done_by(outcome.node, *span, self.count):
+            state = self._state(node)
+            state.strikes += 1
+            if state.strikes >= STRIKES and not state.aside and self._others(node):
+                state.aside = True
+                words = f"set aside: others did {state.strikes} tasks that it had failed"
+                self._tell(node, words)
 
     def _on_fault(self, task: Task, fault: Fault, node: str, first: int, most: int) -> None:
         """Decide on the blocks [first, task.stop), of which one had its attempt, of ``most``."""
@@ -362,23 +417,28 @@ class Core:
             return
         if fault.kind == "timeout" and task.id not in self._expired:
             fault = fault._replace(kind="returned")
+        if fault.kind == "stranded":
+            # Its node is gone. That is not the block's fault, but not without end.
+            often = self._stranded.add(first, task.stop)
+            fault = fault._replace(kind="lost" if often else "returned")
         # A block that its copy has counted meanwhile is in order, whatever became of it here.
         if fault.kind == "returned" or self.count.done.overlaps(first, first + 1):
             self._owe(first, task.stop)
             return
         self._state(node).failures += 1
+        self._failures.add(node, first, first + 1 if fault.block == first else task.stop)
         self.writer.fail(task, fault, node, self.clock.now())
-        final = self._try_again(task, fault, first, most)
+        final = self._try_again(task, fault, node, first, most)
         self.observe(AttemptFailed(node, task.attempt, fault, final))
         if final:
             self.drain("failure")
 
-    def _try_again(self, task: Task, fault: Fault, first: int, most: int) -> bool:
+    def _try_again(self, task: Task, fault: Fault, node: str, first: int, most: int) -> bool:
         """Owe what is in order, and try the bad block again; True if it has no attempts left."""
         self._given_up.add(first, task.stop)
         bad = first if task.stop - first == 1 else fault.block
         if bad is None:
-            self._split(task, first)
+            self._split(task, node, first)
             return False
         self._owe(first, bad)
         self._owe(bad + 1, task.stop)
@@ -386,14 +446,18 @@ class Core:
         if tried >= most:
             self.failed.add(bad)
             return True
-        self._suspects.append(Suspect(bad, bad + 1, tried + 1))
+        self._suspects.append(Suspect(bad, bad + 1, tried + 1, node, self._patience()))
         return False
 
-    def _split(self, task: Task, first: int) -> None:
+    def _patience(self) -> float:
+        return self.clock.steady() + _ELSEWHERE
+
+    def _split(self, task: Task, node: str, first: int) -> None:
         """Nobody knows which block did it: smaller tasks will tell, and cost no attempt yet."""
         step = -(-(task.stop - first) // _SPLIT)
         for low in range(first, task.stop, step):
-            self._suspects.append(Suspect(low, min(low + step, task.stop), task.attempt))
+            high, until = min(low + step, task.stop), self._patience()
+            self._suspects.append(Suspect(low, high, task.attempt, node, until))
 
     def _owe(self, first: int, stop: int) -> None:
         for low, high in self.count.done.missing(first, stop):

@@ -36,6 +36,10 @@ class NodeState:
     blocks: int = 0
     busy: float = 0.0
     failures: int = 0
+    strikes: int = 0
+    aside: bool = False
+    losses: int = 0
+    rests_until: float = 0.0
 
     def learn(self, blocks: int, wall: float) -> None:
         """Take in the speed of a task; an old speed that is far off is forgotten at once."""
@@ -48,6 +52,10 @@ class NodeState:
         self.blocks += blocks
         self.busy += wall
 
+    def is_fit(self, now: float) -> bool:
+        """Whether it has slots, is not set aside, and does not rest after its losses."""
+        return bool(self.slots) and not self.aside and now >= self.rests_until
+
     def has_room(self) -> bool:
         """Whether a slot is free, or will be before the engine asks again."""
         if self.flying < self.slots:
@@ -58,8 +66,10 @@ class NodeState:
 
 @dataclass
 class Suspect:
-    """Blocks that lost their worker, to be tried alone."""
+    """Blocks that lost their worker, to be tried alone; until then not on the node they failed."""
 
     first: int
     stop: int
     attempt: int
+    failed_on: str = ""
+    until: float = 0.0

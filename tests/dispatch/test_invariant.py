@@ -60,7 +60,8 @@ class Fate:
         """A task's worker is gone, or was killed, or had not begun; its answer may come late."""
         if found := self._pick():
             self.given_up.append(found)
-            self.b.lose(found[0], self.rng.choice(("lost", "timeout", "returned")), found[1])
+            kinds = ("lost", "timeout", "returned", "stranded")
+            self.b.lose(found[0], self.rng.choice(kinds), found[1])
 
     def late(self) -> None:
         """An answer comes that nobody waits for."""
@@ -115,6 +116,8 @@ def test_no_block_is_ever_forgotten_whatever_an_engine_does(
                 flying = [flight.task.id for flight in b.core.flights.values()]
                 assert sorted(flying) == sorted(task.id for task, _ in fate.out)
             fate.forget()
+            for other in NODES[1:]:
+                b.core.on_node(NodeEvent(other, 0, "gone"))
             b.finish()
             assert tiles(b.rows(), BLOCKS), f"seed {seed}"
             assert not b.core.undone

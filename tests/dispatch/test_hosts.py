@@ -1,0 +1,202 @@
+"""Several hosts: elsewhere first, hosts set aside, nodes that flap, blocks that are stranded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.backends.base import NodeEvent, Pause
+from cluster.dispatch import Policy
+from cluster.dispatch.blame import STRANDED, STRIKES
+from cluster.events import Alarm
+from cluster.plan import Goal
+from cluster.work import Task
+from tests.dispatch.bench import Bench, bench, tiles
+
+ONE = Policy(pinned=1)
+
+
+def gone(b: Bench, node: str) -> None:
+    """A node has no slot any more."""
+    b.core.on_node(NodeEvent(node, 0, "by hand"))
+
+
+def fail_for_others(b: Bench, times: int, bad: str = "a", good: str = "b") -> None:
+    """One node loses so many tasks, and another does them."""
+    for _ in range(times):
+        task = b.take(bad)
+        b.lose(task, node=bad)
+        again = b.take(good)
+        assert again.first == task.first
+        b.answer(again, good)
+
+
+# -- elsewhere first ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["lost", "refused"])
+def test_a_block_that_failed_goes_to_another_node(tmp_path: Path, kind: str) -> None:
+    """The node that failed it goes on with other blocks; the next one gets it."""
+    with bench(tmp_path, Goal(9), Policy(pinned=1, raised=3)) as b:
+        b.join("a", "b")
+        bad = b.take("a")
+        if kind == "lost":
+            b.lose(bad)
+        else:
+            b.answer(bad, checksum="0" * 16)
+        assert b.take("a").first != bad.first
+        assert b.take("b").first == bad.first
+
+
+def test_after_a_short_patience_the_same_node_gets_it_again(tmp_path: Path) -> None:
+    """The other node is there, but it does not come for it."""
+    with bench(tmp_path, Goal(1), ONE) as b:
+        b.join("a", "b")
+        b.lose(b.take("a"))
+        b.wait(4)
+        assert b.rest("a") is Pause.NOW
+        b.wait(2)
+        assert b.take("a").attempt == 2
+
+
+def test_a_node_without_others_gets_its_failed_block_at_once(tmp_path: Path) -> None:
+    """There is nobody to wait for."""
+    with bench(tmp_path, Goal(1), ONE) as b:
+        b.join("a", "b")
+        bad = b.take("a")
+        gone(b, "b")
+        b.lose(bad)
+        assert b.take("a").attempt == 2
+
+
+def test_the_parts_of_a_lost_task_go_elsewhere_too(tmp_path: Path) -> None:
+    """One of them holds what lost the worker."""
+    with bench(tmp_path, Goal(16), Policy(pinned=16)) as b:
+        b.join("a", "b")
+        b.lose(b.take("a"))
+        assert b.rest("a") is Pause.NOW
+        assert b.take("b").stop == 2
+
+
+def test_a_second_copy_goes_to_another_node(tmp_path: Path) -> None:
+    """The node that has the task is the one that is slow; a free slot of it gets no copy."""
+    with bench(tmp_path, Goal(1), ONE) as b:
+        b.join("a", "b", slots=2)
+        stalled = b.take("a")
+        b.wait(6)
+        b.core.nodes["a"].pace = 0.1
+        assert b.rest("a") is Pause.NOW
+        assert b.take("b").first == stalled.first
+
+
+# -- hosts that are set aside ---------------------------------------------------------------------
+
+
+def test_a_host_that_fails_what_others_do_is_set_aside_and_named(tmp_path: Path) -> None:
+    """After three such tasks, not before; in the ledger and to the observers."""
+    with bench(tmp_path, Goal(99), ONE) as b:
+        b.join("a", "b")
+        fail_for_others(b, STRIKES - 1)
+        assert not b.told(Alarm)
+        fail_for_others(b, 1)
+        assert b.rest("a") is Pause.NOW
+        assert isinstance(b.core.take("b"), Task)
+        [alarm] = b.told(Alarm)
+        assert (alarm.node, "set aside" in alarm.message) == ("a", True)
+
+
+def test_the_last_usable_host_is_not_set_aside(tmp_path: Path) -> None:
+    """A host that had been is taken again when the others are gone."""
+    with bench(tmp_path, Goal(99), ONE) as b:
+        b.join("a", "b")
+        fail_for_others(b, STRIKES)
+        assert b.rest("a") is Pause.NOW
+        gone(b, "b")
+        assert isinstance(b.core.take("a"), Task)
+
+
+def test_a_host_that_does_its_block_in_the_end_is_not_blamed(tmp_path: Path) -> None:
+    """Its worker died; the next one drew the block on the same host."""
+    with bench(tmp_path, Goal(99), ONE) as b:
+        b.join("a")
+        for _ in range(STRIKES):
+            b.lose(b.take("a"))
+            b.answer(b.take("a"))
+        b.join("b")
+        b.answer(b.take("b"), "b")
+        assert not b.core.nodes["a"].aside
+        assert isinstance(b.core.take("a"), Task)
+
+
+def test_a_poison_block_sets_no_host_aside(tmp_path: Path) -> None:
+    """Every host fails it and nobody does it: the block is to blame."""
+    with bench(tmp_path, Goal(9), Policy(pinned=1, lost=9)) as b:
+        b.join("a", "b")
+        for node in "abababab":
+            task = b.take(node)
+            while task.first:
+                b.answer(task, node)
+                task = b.take(node)
+            b.lose(task, node=node)
+        assert not any(state.aside for state in b.core.nodes.values())
+
+
+# -- nodes that flap ------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(10)
+def test_a_node_lost_three_times_rests_twice_as_long_each_time(tmp_path: Path) -> None:
+    """Others work meanwhile; it is told; after its rest it gets tasks again."""
+    with bench(tmp_path, Goal(99), ONE) as b:
+        b.join("b")
+        for rest in (0, 0, 5, 10, 20):
+            b.join("a")
+            gone(b, "a")
+            b.join("a")
+            if rest:
+                b.wait(rest - 1)
+                assert b.rest("a") is Pause.NOW
+                b.wait(1)
+            b.answer(b.take("a"))
+        assert ["5 s" in alarm.message for alarm in b.told(Alarm)] == [True, False, False]
+
+
+@pytest.mark.fault(10)
+def test_a_flapping_node_works_when_it_is_the_only_one(tmp_path: Path) -> None:
+    """A rest that nobody uses is of no use."""
+    with bench(tmp_path, Goal(99), ONE) as b:
+        for _ in range(5):
+            b.join("a")
+            gone(b, "a")
+        b.join("a")
+        assert isinstance(b.core.take("a"), Task)
+
+
+# -- stranded blocks ------------------------------------------------------------------------------
+
+
+@pytest.mark.fault(13)
+def test_the_loss_of_a_node_costs_its_blocks_no_attempt_but_not_for_ever(tmp_path: Path) -> None:
+    """Owed again and again; at the fifth time the block is a suspect like a lost worker's."""
+    with bench(tmp_path, Goal(1), Policy(pinned=1, lost=1)) as b:
+        b.join("a")
+        for _ in range(STRANDED - 1):
+            b.lose(b.take("a"), "stranded")
+            assert not b.ledger.failures(b.run)
+        b.lose(b.take("a"), "stranded")
+        assert b.core.failed == {0}
+
+
+@pytest.mark.fault(13)
+def test_what_is_stranded_is_counted_block_by_block(tmp_path: Path) -> None:
+    """Lengths change between attempts; different blocks that were stranded once are innocent."""
+    with bench(tmp_path, Goal(40), Policy(pinned=4, lost=1)) as b:
+        b.join("a", slots=10)
+        tasks = [b.take("a") for _ in range(10)]
+        for task in tasks:
+            b.lose(task, "stranded")
+        assert not b.core.failed
+        assert not b.ledger.failures(b.run)
+        b.finish()
+        assert tiles(b.rows(), 40)

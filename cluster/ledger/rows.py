@@ -39,10 +39,14 @@ class Counted(NamedTuple):
 
 
 class NodeTotals(NamedTuple):
-    """Sums over a node's counted outcomes: tasks, blocks, wall and CPU seconds."""
+    """Sums over a node's counted outcomes: tasks, blocks, wall and CPU seconds.
+
+    ``lost``: seconds between dispatcher and worker and back, waiting in a queue included.
+    """
 
     node: str
     tasks: int
     blocks: int
     wall: float
     cpu: float
+    lost: float

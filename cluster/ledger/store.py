@@ -182,8 +182,12 @@ class Ledger(Database):
 
     def node_totals(self, run: Run, counted: int | None = None) -> list[NodeTotals]:
         """What each node has of the blocks [0, counted), or of all."""
+        # Each difference is of one clock, so that the clocks of two hosts need not agree. A time
+        # that could not be was kept as 0: it says nothing.
+        lost = "max(0.0, (received - created) - (ended - started))"
         rows = self.all(
-            "SELECT node, count(*), sum(stop - first), sum(wall), sum(cpu) FROM outcome"
+            "SELECT node, count(*), sum(stop - first), sum(wall), sum(cpu),"
+            f" sum(CASE WHEN started > 0 THEN {lost} ELSE 0.0 END) FROM outcome"
             " WHERE run = ? AND stop <= ? GROUP BY node ORDER BY node",
             (run.key, (1 << 62) if counted is None else counted),
         )

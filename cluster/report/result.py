@@ -30,6 +30,7 @@ class NodeResult:
         utilisation: busy seconds / (slots * seconds of the run), 0 to 1.
         goodput: counted blocks / attempted blocks, 0 to 1.
         failures: attempts that failed.
+        lost_s: seconds that counted tasks were on their way or waited, over all tasks.
     """
 
     node: str
@@ -43,6 +44,7 @@ class NodeResult:
     utilisation: float | None
     goodput: float | None
     failures: int
+    lost_s: float
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ def _nodes(facts: Facts, block: int, blocks: int) -> list[NodeResult]:
     totals = {total.node: total for total in facts.totals}
     names = dict.fromkeys((*facts.slots, *totals, *facts.uncounted, *facts.failure_counts))
     return [
-        _node(totals.get(name, NodeTotals(name, 0, 0, 0.0, 0.0)), facts, block, blocks)
+        _node(totals.get(name, NodeTotals(name, 0, 0, 0.0, 0.0, 0.0)), facts, block, blocks)
         for name in names
     ]
 
@@ -227,6 +229,7 @@ def _node(total: NodeTotals, facts: Facts, block: int, blocks: int) -> NodeResul
         utilisation=_ratio(total.wall, slots * facts.wall),
         goodput=_ratio(total.blocks, attempted),
         failures=facts.failure_counts.get(total.node, 0),
+        lost_s=total.lost,
     )
 
 

@@ -153,8 +153,8 @@ def test_totals_of_a_node_add_up(tmp_path: Path) -> None:
         run = entered(ledger)
         for span in ((0, 5), (5, 6), (6, 20)):
             insert(ledger, run, *span)
-        assert ledger.node_totals(run) == [("a", 3, 20, 3.0, 1.5)]
-        assert ledger.node_totals(run, 6) == [("a", 2, 6, 2.0, 1.0)]
+        assert ledger.node_totals(run) == [("a", 3, 20, 3.0, 1.5, 4.5)]
+        assert ledger.node_totals(run, 6) == [("a", 2, 6, 2.0, 1.0, 3.0)]
 
 
 def test_a_range_that_is_set_aside_is_owed_again(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ RESULT_KEYS = {
 }  # fmt: skip
 NODE_KEYS = {
     "node", "slots", "tasks", "samples", "share", "busy_s", "cpu_s", "samples_per_s",
-    "utilisation", "goodput", "failures",
+    "utilisation", "goodput", "failures", "lost_s",
 }  # fmt: skip
 FAILURE_KEYS = {"block", "node", "attempt", "type", "message", "traceback"}
 

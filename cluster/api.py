@@ -275,6 +275,7 @@ def _compute(
             core = Core(
                 work, count, _policy(request), writer, SystemClock(), tell,
                 lambda first, stop: list(ledger.counted(run, first, stop)),
+                weights={node.host: node.weight for node in nodes},
             )  # fmt: skip
             loop = Loop(core, stop or Stop(), goal.max_time)
             options = Options(required=request.spec.nodes.required)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from cluster.backends.base import NodeEvent, Pause
@@ -73,6 +73,8 @@ class Core:
     draining: str | None = None
     failed: set[int] = field(default_factory=set)
     outcomes: int = 0
+    #: The expected speed of a slot of each node beside others, until it was measured.
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._next = 0
@@ -106,7 +108,7 @@ class Core:
         state = self._all_nodes() if node is None else self._state(node)
         if not state.has_room() or not self._may_work(state):
             return Pause.NOW
-        found = self._suspect(node, state) or self._owed(state) or self._copy(node, state)
+        found = self._suspect(node, state) or self._owed(node, state) or self._copy(node, state)
         return self._send(found, node, state) if found else Pause.NOW
 
     def work_of(self, run: str) -> None:
@@ -288,11 +290,11 @@ class Core:
                 return suspect
         return None
 
-    def _owed(self, state: NodeState) -> Suspect | None:
+    def _owed(self, node: str | None, state: NodeState) -> Suspect | None:
         first, stop = self._owed_range()
         if first >= stop:
             return None
-        stop = min(stop, first + self._length(state, first))
+        stop = min(stop, first + self._length(node, state, first))
         if self._returned:
             self._returned.remove(first, stop)
         else:
@@ -309,12 +311,21 @@ class Core:
             return first, first
         return first, min(stop, self.count.checkpoints.segment(first).stop)
 
-    def _length(self, state: NodeState, first: int) -> int:
+    def _length(self, node: str | None, state: NodeState, first: int) -> int:
         if self.policy.pinned:
             return self.policy.pinned
-        if state.pace is None:
+        pace = state.pace or self._promised_pace(node)
+        if not pace:
             return 1
-        return task_blocks(state.pace, state.seen, self._owed_seconds(first))
+        return task_blocks(pace, state.seen, self._owed_seconds(first))
+
+    def _promised_pace(self, node: str | None) -> float | None:
+        """A slot's seconds for a block, from the node's weight and the speed of the others."""
+        weight = self.weights.get(node or "")
+        known = [
+            s.pace * self.weights[n] for n, s in self.nodes.items() if s.pace and n in self.weights
+        ]
+        return sum(known) / len(known) / weight if weight and known else None
 
     def _owed_seconds(self, first: int) -> float:
         """Seconds that all slots together need for what is owed.

@@ -200,3 +200,21 @@ def test_what_is_stranded_is_counted_block_by_block(tmp_path: Path) -> None:
         assert not b.ledger.failures(b.run)
         b.finish()
         assert tiles(b.rows(), 40)
+
+
+# -- weights --------------------------------------------------------------------------------------
+
+
+def test_a_nodes_weight_says_its_speed_until_it_was_measured(tmp_path: Path) -> None:
+    """A host that comes late gets first tasks as long as its weight promises beside the others."""
+    lengths = {}
+    for weight in (0.05, 1.0):
+        with bench(tmp_path / str(weight), Goal(10_000)) as b:
+            b.core.weights = {"a": 1.0, "b": weight}
+            b.join("a")
+            b.answer(b.take("a"), wall=0.2)
+            b.join("b")
+            task = b.take("b")
+            lengths[weight] = task.stop - task.first
+    assert lengths[0.05] == 1
+    assert lengths[1.0] > 1

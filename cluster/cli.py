@@ -165,10 +165,19 @@ def _extend(
 @_verb("validate")
 @_spec
 @_overrides
-def _validate(spec: Path, overrides: Sequence[str], as_json: bool) -> None:
+@click.option("--yes", is_flag=True, help="more than 100,000 points of a sweep are meant")
+def _validate(spec: Path, overrides: Sequence[str], yes: bool, as_json: bool) -> None:
     from cluster import api
 
-    outlook = api.plan(api.load(spec, overrides), seconds=0)
+    loaded = api.load(spec, overrides)
+    if loaded.sweep is not None:
+        from cluster.sweep import expand
+
+        points = len(expand(loaded, yes=yes))
+        counted = {"valid": True, "file": str(spec), "name": loaded.name, "points": points}
+        _answer(counted, as_json, lambda: text.validated_sweep(counted))
+        return
+    outlook = api.plan(loaded, seconds=0)
     plan = outlook.to_json()
     document = {
         "valid": True,

@@ -40,6 +40,7 @@ class Request:
         scale, offset: the estimate is ``offset + scale * x``.
         reference: the exact value, where the kernel knows it.
         pinned: blocks of every task, for measurements; None: adapted.
+        common: its streams are those that all points of its sweep share.
     """
 
     spec: Spec
@@ -51,6 +52,7 @@ class Request:
     offset: float
     reference: float | tuple[float, ...] | None
     pinned: int | None = None
+    common: bool = False
 
     @property
     def identity(self) -> str:
@@ -64,14 +66,18 @@ class Request:
         return sha256(self._essence(seed, self.spec.block))
 
     @property
+    def point(self) -> int:
+        """The 64-bit key that its streams have beside the seed."""
+        return streams.point_of({} if self.common else self.params)
+
+    @property
     def goal(self) -> Goal:
         """Until when."""
         return goal_of(self.spec, self.block)
 
     def work(self, run: str) -> Work:
         """What the workers of a run are told."""
-        point = streams.point_of(self.params)
-        return Work(run, self.source, self.params, self.seed, point, self.block)
+        return Work(run, self.source, self.params, self.seed, self.point, self.block)
 
     def with_recorded(self, other: Request) -> Request:
         """The same request, with the seed and block that an earlier run of its key recorded."""
@@ -90,7 +96,8 @@ class Request:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Request:
         """Read what ``to_json`` wrote; neither the spec's file nor the kernel's is needed."""
-        own = {name: data[name] for name in _OWN}
+        own = {name: data[name] for name in _OWN if name != "common"}
+        own["common"] = data.get("common", False)  # runs of earlier versions have none
         reference = own["reference"]
         own["reference"] = tuple(reference) if isinstance(reference, list) else reference
         return cls(spec=Spec.from_json(data["spec"]), source=Source(**data["source"]), **own)
@@ -102,36 +109,73 @@ class Request:
             "seed": seed,
             "block": block,
             "stream": streams.FORMAT,
+            # Named only where it is so: the identities of all other runs are as ever.
+            **({"streams": "common"} if self.common else {}),
         }
 
 
-_OWN = ("params", "seed", "block", "scale", "offset", "reference", "pinned")
+_OWN = ("params", "seed", "block", "scale", "offset", "reference", "pinned", "common")
 
 
 def resolve(spec: Spec) -> Request:
-    """Freeze and load the kernel of a spec, and fill in what the spec leaves open.
+    """The request of a spec that is one run.
 
     Raises:
         SpecError: the kernel or a parameter is not what the spec says, with its place.
     """
+    if spec.sweep is not None:
+        message = "this version plans a sweep ('cluster validate'), and does not run one yet"
+        raise SpecError([spec.problem("sweep", message, "submit its points one by one")])
+    return bound(spec, *prepared(spec))
+
+
+def drawn_seed() -> int:
+    """A seed for a spec that has none."""
+    return secrets.randbits(_SEED_BITS)
+
+
+def prepared(spec: Spec) -> tuple[Source, Kernel]:
+    """Freeze and load the kernel of a spec.
+
+    Raises:
+        SpecError: it is not there, or no kernel; with its place.
+    """
     try:
         source = freeze(spec.kernel, spec.base, spec.include)
-        kernel = load(source)
+        return source, load(source)
     except KernelError as error:
         place = f" (at {error.where})" if error.where else ""
         problem = spec.problem("kernel", error.message + place, error.fix)
         raise SpecError([problem]) from error
+
+
+def bound(
+    spec: Spec, source: Source, kernel: Kernel, seed: int | None = None, *, common: bool = False
+) -> Request:
+    """The request of a spec with its kernel: what the spec leaves open is filled in.
+
+    Args:
+        spec: one run.
+        source: the kernel's frozen text, from :func:`prepared`.
+        kernel: what was loaded from it.
+        seed: for a spec that has none; without it, one is drawn.
+        common: draw from the streams that all points of a sweep share.
+
+    Raises:
+        SpecError: a parameter does not fit, with its place.
+    """
     params, scale, offset, reference = _bind(spec, kernel)
     check_place(spec)
     return Request(
         spec=spec,
         source=source,
         params=params,
-        seed=secrets.randbits(_SEED_BITS) if spec.seed is None else spec.seed,
+        seed=spec.seed if spec.seed is not None else drawn_seed() if seed is None else seed,
         block=kernel.traits.block if spec.block == "auto" else int(spec.block),
         scale=scale,
         offset=offset,
         reference=reference,
+        common=common,
     )
 
 

@@ -36,6 +36,7 @@ ROOMS = (
     "plan",
     "count",
     "request",
+    "sweep",
     "launch",
     "backends",
     "events",

@@ -15,7 +15,7 @@ from cluster.errors import Problem, SpecError
 from cluster.spec.hosts import Context, NodeForm, NodesForm
 from cluster.spec.messages import wording
 from cluster.spec.overrides import apply
-from cluster.spec.source import Source
+from cluster.spec.source import Source, join
 from cluster.spec.values import number, show
 from cluster.spec.yaml12 import Document, Path
 from cluster.tally import MEASURES
@@ -53,6 +53,7 @@ def judge(
     applied = apply(data, changes, model.model_fields)
     source = source.with_overridden(applied.paths)
     problems += [*applied.problems, *_nulls(source, broken), *_goal(model, source)]
+    problems += _set_and_swept(data, applied.paths, source)
     named = {"name": _name_of(file), **data}
     try:
         instance = model.model_validate(named, context=Context(base, environ))
@@ -132,8 +133,8 @@ def _goal(model: type[BaseModel], source: Source) -> Iterator[Problem]:
     """What ``samples`` and ``until`` say together."""
     data: Any = source.data
     until = data.get("until", {})
-    if not isinstance(until, dict):
-        return
+    if not isinstance(until, dict) or isinstance(data.get("sweep"), dict):
+        return  # each point of a sweep is judged by itself
     targets = [f"until.{name}" for name in MEASURES if name in until]
     if targets and "samples" in data:
         message = f"cannot stand beside a target, {' and '.join(targets)}"
@@ -147,6 +148,16 @@ def _goal(model: type[BaseModel], source: Source) -> Iterator[Problem]:
         limit, got = number(until["max_samples"]), number(until["min_samples"])
         message = f"must be at most until.max_samples, {limit}, got {got}"
         yield source.problem(("until", "min_samples"), message)
+
+
+def _set_and_swept(data: dict[str, Any], paths: set[Path], source: Source) -> Iterator[Problem]:
+    """A key that was set to one value, and that the sweep would give others in silence."""
+    swept: set[str] = set()
+    for part in ("matrix", "zip"):
+        swept |= {*_as_dict(_as_dict(data.get("sweep")).get(part))}
+    for path in paths:
+        if join(path) in swept:
+            yield source.problem(path, "the sweep varies it", "set several values, as in a,b")
 
 
 def _no_target(data: dict[str, Any], until: dict[str, Any], source: Source) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from cluster.errors import did_you_mean
 from cluster.spec.values import OURS, show
 from cluster.spec.yaml12 import Path
 
-RESERVED = ("sweep", "schedule", "notify")
+RESERVED = ("schedule", "notify")
 
 
 class Words(NamedTuple):

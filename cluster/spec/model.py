@@ -13,6 +13,7 @@ from cluster.nodes import NodeList, local
 from cluster.spec.hosts import Frozen, Nodes
 from cluster.spec.judge import Origin, judge
 from cluster.spec.source import Source, split, with_hosts
+from cluster.spec.sweep import Sweep
 from cluster.spec.values import (
     Block,
     Choice,
@@ -109,6 +110,9 @@ class Spec(Frozen):
     until: Until | None = Field(
         default=None, description="A precision target, and limits of samples and time."
     )
+    sweep: Sweep | None = Field(
+        default=None, description="Keys that vary: one run for each combination of their values."
+    )
     include: tuple[Annotated[str, FileName()], ...] = Field(
         default=(),
         description="Files that the kernel imports, relative to its folder; they are frozen with "
@@ -153,7 +157,13 @@ class Spec(Frozen):
             message: what is wrong.
             fix: how to mend it.
         """
-        return self._source.problem(with_hosts(split(path) or ()), message, fix)
+        return self.problem_at(with_hosts(split(path) or ()), message, fix)
+
+    def problem_at(
+        self, path: tuple[str | int, ...], message: str, fix: str | None = None
+    ) -> Problem:
+        """The same, by the steps of the path: a key of ``sweep.matrix`` holds dots itself."""
+        return self._source.problem(path, message, fix)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-safe mapping, from which :meth:`from_json` makes an equal Spec.
@@ -188,6 +198,25 @@ class Spec(Frozen):
         spec._source = source
         return spec
 
+    def varied(self, values: Mapping[str, Any]) -> Self:
+        """One point of this spec's sweep: itself without the sweep, and with other values.
+
+        Args:
+            values: by their dotted keys, of those that a sweep may vary.
+
+        Raises:
+            SpecError: they do not fit; its problems have no place.
+        """
+        plain = {name: _plain(getattr(self, name)) for name in _VARIED}
+        # Made anew for every point, this machine's cores would be counted each time.
+        keys = {**_without_none(plain), "nodes": self.nodes}
+        for dotted, value in values.items():
+            *above, last = dotted.split(".")
+            _mapping_at(keys, above)[last] = value
+        made = self.read(Document.of(keys), Origin(self.path, self.base, self.overrides))
+        # What does not vary was judged before; host lists can be long.
+        return made.model_copy(update={name: getattr(self, name) for name in _FIXED})
+
     def revised(self, changes: Sequence[str], without: Sequence[str] = ()) -> Self:
         """This spec with further overrides, judged like a fresh one; its file is not read again.
 
@@ -204,6 +233,19 @@ class Spec(Frozen):
             keys["nodes"].pop("file", None)
         origin = Origin(self.path, self.base, self.overrides)
         return self.read(Document.of(keys), origin, changes)
+
+
+_VARIED = ("kernel", "params", "samples", "block", "seed", "until", "backend")
+_FIXED = frozenset(Spec.model_fields) - {*_VARIED, "sweep"}
+
+
+def _mapping_at(data: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """The mapping at a path, made where there is none."""
+    for step in path:
+        if not isinstance(data.get(step), dict):
+            data[step] = {}
+        data = data[step]
+    return data
 
 
 def _plain(value: Any) -> Any:

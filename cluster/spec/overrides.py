@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.errors import Problem
 from cluster.spec.source import OVERRIDE, join, split, with_hosts
+from cluster.spec.sweep import may_vary
 from cluster.spec.values import clip, show
 from cluster.spec.yaml12 import MAX_DEPTH, Path, read
 
@@ -69,9 +70,17 @@ def _parsed(text: str) -> tuple[Path, Any]:
     if len(path) > MAX_DEPTH:
         raise _Refused(path[:1], f"nested deeper than {MAX_DEPTH} levels")
     if path[0] not in _TEXTS and _bare_comma(value):
-        fix = "set one value, or put a list into brackets"
-        raise _Refused(path, "several values make a sweep, which this version has not yet", fix)
+        return _axis(path, value)
     return path, _value(path, value)
+
+
+def _axis(path: Path, text: str) -> tuple[Path, Any]:
+    """Several values of one key: an axis of the sweep's matrix."""
+    key = join(path)
+    if not may_vary(key):
+        fix = "set one value, or put a list into brackets"
+        raise _Refused(path, "several values make a sweep, and a sweep cannot vary this key", fix)
+    return ("sweep", "matrix", key), _value(path, f"[{text}]")
 
 
 def _bare_comma(value: str) -> bool:

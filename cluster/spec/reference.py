@@ -11,6 +11,7 @@ from cluster.spec.hosts import NodeForm, NodesForm
 from cluster.spec.judge import NULLABLE
 from cluster.spec.messages import RESERVED
 from cluster.spec.model import Retry, Spec, Until
+from cluster.spec.sweep import Sweep
 from cluster.spec.values import Text
 
 _MODELS: Mapping[str, type[BaseModel]] = {
@@ -18,12 +19,14 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "nodes": NodesForm,
     "node": NodeForm,
     "retry": Retry,
+    "sweep": Sweep,
 }
 _HEADINGS = {
     "until": "`until`",
     "nodes": "`nodes`, as a mapping",
     "node": "An entry of `nodes`, as a mapping",
     "retry": "`retry`",
+    "sweep": "`sweep`",
 }
 
 
@@ -31,7 +34,7 @@ def schema() -> dict[str, Any]:
     """JSON Schema, draft-07, of a spec once its text was read by the rules of YAML 1.2."""
     root = _object(Spec)
     definitions = {name: _object(model) for name, model in _MODELS.items()}
-    for key in ("until", "retry"):
+    for key in ("until", "retry", "sweep"):
         root["properties"][key] = _refer(key)
     entry = {"anyOf": [Text().schema(), {"$ref": "#/definitions/node"}]}
     entries = {"type": "array", "minItems": 1, "items": entry}
@@ -46,7 +49,7 @@ def schema() -> dict[str, Any]:
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "cluster spec",
         **root,
-        "anyOf": [{"required": ["samples"]}, {"required": ["until"]}],
+        "anyOf": [{"required": ["samples"]}, {"required": ["until"]}, {"required": ["sweep"]}],
         "definitions": definitions,
     }
 
@@ -169,7 +172,8 @@ errors too. A spec is UTF-8, at most 1 MiB and 20,000 values long and 32 levels 
 is told at once, with its line and column.
 
 `--set key=value` puts one YAML value over the file: `--set samples=1e6`, `--set params.d=3`,
-`--set nodes[0].slots=4`; `--set seed=null` takes a key out.
+`--set nodes[0].slots=4`; `--set seed=null` takes a key out. A comma outside of brackets and quotes
+makes a sweep: `--set params.d=1,2,3` is an axis of `sweep.matrix`.
 """
 
 _CONCLUSION = f"""\

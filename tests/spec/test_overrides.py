@@ -104,10 +104,10 @@ def test_without_nodes_the_first_entry_is_this_machine() -> None:
         ("params.x={a: 1, a: 2}", "--set: params.x: a: the key stands twice"),
         ("include[0]=a.py", "--set: include: is not in the spec, so it has no entries to set"),
         ("nodes[1].slots=4", "--set: nodes[1]: the list has 1 entry, counted from 0"),
-        ("sweep.a=1", "--set: sweep: is not supported by this version yet"),
-        ("samples=1,2", "--set: samples: several values make a sweep, which this version has not"),
-        ("params.d=1,2,3", "--set: params.d: several values make a sweep"),
-        ("params.d='a',b", "--set: params.d: several values make a sweep"),
+        ("sweep.a=1", "--set: sweep.a: unknown key; the keys here are matrix, zip, include"),
+        ("retry.attempts=1,2", "--set: retry.attempts: several values make a sweep, and a sweep"),
+        ("params.d=1,,2", "--set: params.d: "),
+        ("params.d=1],[2", "--set: params.d: "),
         (".".join(["params"] * 40) + "=1", "--set: params: nested deeper than 32 levels"),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_wrong_override_names_the_option(override: str, expected: str) -> None
 def test_all_wrong_overrides_are_told_at_once() -> None:
     """Together with the problems of the text."""
     with pytest.raises(SpecError) as caught:
-        read("kernel: x\nsamples: 1\n", "a", "samples=1,2", "block=0")
+        read("kernel: x\nsamples: 1\n", "a", "retry.attempts=1,2", "block=0")
     assert len(caught.value.problems) == 4
 
 

@@ -19,6 +19,7 @@ ROOMS = (
     "verbs",
     "state",
     "canonical",
+    "window",
     "quantiles",
     "tally",
     "streams",

@@ -1,0 +1,125 @@
+"""When a nightly run may work, and which date a start belongs to. Pure: the time is given.
+
+A window is a pair of wall-clock times in a time zone. Each calendar date has one, that opens on
+it; where it crosses midnight it closes on the next. Instants are seconds since the epoch.
+
+A wall-clock time that a date has twice is the first of the two; one that it has not, because the
+clocks go forward, is read with the offset of before, so that 02:30 is then 03:30 (RFC 5545, 3.3.5).
+So every date has exactly one opening, and a window on that night is as long as it was meant.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from cluster.canonical import sha256
+
+_TIME = r"([01][0-9]|2[0-3]):([0-5][0-9])"
+_WINDOW = re.compile(rf"{_TIME} ?- ?{_TIME}")
+_DAY = timedelta(days=1)
+
+
+class WindowError(ValueError):
+    """A text that is no window, or a time zone that nobody knows."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Opening and closing time, and the zone in which they are read."""
+
+    opens: time
+    closes: time
+    zone: ZoneInfo
+
+    @classmethod
+    def parse(cls, text: str, zone: str) -> Window:
+        """Read ``22:00-06:00``.
+
+        Args:
+            text: the two times.
+            zone: a name of the tz database, such as ``Europe/Berlin``.
+
+        Raises:
+            WindowError: it is none.
+        """
+        found = _WINDOW.fullmatch(text)
+        if not found:
+            raise WindowError(f"must be a window such as 22:00-06:00, got {text!r}")
+        hour, minute, last_hour, last_minute = map(int, found.groups())
+        opens, closes = time(hour, minute), time(last_hour, last_minute)
+        if opens == closes:
+            raise WindowError(f"a window must not close when it opens, got {text!r}")
+        return cls(opens, closes, zone_of(zone))
+
+    def opening(self, day: date) -> float:
+        """When the window of a date opens."""
+        return _instant(day, self.opens, self.zone)
+
+    def closing(self, day: date) -> float:
+        """When the window of a date closes; not after its opening where the clocks skip it."""
+        after = day + _DAY if self.closes < self.opens else day
+        return _instant(after, self.closes, self.zone)
+
+    def date_of(self, now: float) -> date:
+        """The scheduled date that a start belongs to: that of the latest opening.
+
+        A start after the window has closed, because the machine was off, belongs to it too.
+        """
+        day = _local(now, self.zone).date() + _DAY
+        while self.opening(day) > now:
+            day -= _DAY
+        return day
+
+    def closes_at(self, now: float) -> float | None:
+        """When the window that is open now closes; None where none is open."""
+        closing = self.closing(self.date_of(now))
+        return closing if now < closing else None
+
+    def next_opening(self, now: float) -> float:
+        """The first opening after now."""
+        return self.opening(self.date_of(now) + _DAY)
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """A time zone by its name in the tz database.
+
+    Raises:
+        WindowError: there is none of that name.
+    """
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError, KeyError):
+        raise WindowError(f"unknown time zone {name!r}; a name such as Europe/Berlin") from None
+
+
+def stop_at(started: float, max_time: float | None, window: Window | None) -> float | None:
+    """When a start drains: at the end of its time or of its window, whichever is first.
+
+    Args:
+        started: the instant.
+        max_time: seconds that it may take.
+        window: in which it works; where it is closed, the start drains at once.
+    """
+    ends = []
+    if max_time is not None:
+        ends.append(started + max_time)
+    if window is not None:
+        closing = window.closes_at(started)
+        ends.append(started if closing is None else closing)
+    return min(ends, default=None)
+
+
+def start_key(request: str, scheduled: date) -> str:
+    """The key of one scheduled start: two firings for one date are one start."""
+    return sha256({"request": request, "scheduled": scheduled.isoformat()})
+
+
+def _local(now: float, zone: ZoneInfo) -> datetime:
+    return datetime.fromtimestamp(now, UTC).astimezone(zone)
+
+
+def _instant(day: date, wall: time, zone: ZoneInfo) -> float:
+    return datetime.combine(day, wall, zone).timestamp()

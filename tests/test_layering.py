@@ -20,6 +20,7 @@ ROOMS = (
     "state",
     "canonical",
     "window",
+    "crontab",
     "quantiles",
     "tally",
     "streams",

@@ -112,6 +112,7 @@ class Agent:
         self._folder: Path | None = None
         self._slots = Slots(self._node, self._work, selector, float(first["ready"]))
         self._service = Service(selector)
+        sweep()
         self._say({"hello": self._hello()})
 
     def serve(self) -> None:
@@ -361,17 +362,23 @@ def slots_address() -> str:
 def private_folder() -> Path:
     """A fresh folder for an engine's files, beside the kernels' cache; never in /tmp.
 
-    What agents left that were killed is removed first: a folder's name tells the machine (homes
-    may be shared) and the process id of its owner.
+    Its name tells the machine (homes may be shared) and the process id of its owner.
     """
-    root = cache_folder() / "hosts"
+    root = _folders()
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    mine = _machine()
-    for old in root.glob(f"{mine}-*"):
+    return Path(tempfile.mkdtemp(prefix=f"{_machine()}-{os.getpid()}-", dir=root))
+
+
+def sweep() -> None:
+    """Remove the private folders of this machine whose owners were killed."""
+    for old in _folders().glob(f"{_machine()}-*"):
         owner = old.name.split("-")[1]
         if not Path("/proc", owner).exists():
             shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{mine}-{os.getpid()}-", dir=root))
+
+
+def _folders() -> Path:
+    return cache_folder() / "hosts"
 
 
 def _machine() -> str:

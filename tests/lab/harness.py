@@ -179,9 +179,11 @@ class Lab:
         self.do("heal", *hosts)
 
     def reset(self) -> None:
-        """Undo every fault on every host."""
+        """Undo every fault on every host, and remove what tests put into its /tmp."""
         if self.disturbed:
             self.do("heal", "--all")
+        for host in self.hosts:
+            self.exec(host, "find", "/tmp", "-mindepth", "1", "-delete")
         self.disturbed = False
 
     def _disturb(self, *words: str) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.backends.base import TABLE
+from tests.conftest import need
 from tests.lab.harness import Lab, need_lab
+from tests.lab.site import HOSTED
 
 
 def take_down_what_died() -> None:
@@ -38,3 +41,11 @@ def lab(standing_lab: Lab) -> Iterator[Lab]:
     """h1, h2 and h3 in good order; what a test did to them is undone after it."""
     yield standing_lab
     standing_lab.reset()
+
+
+@pytest.fixture(params=HOSTED)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend of several hosts that is installed here."""
+    entry = next(entry for entry in TABLE if entry.name == request.param)
+    need(entry.usable, f"{entry.name}: {entry.install}")
+    return entry.name

@@ -14,11 +14,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cluster.backends.base import TABLE
 from cluster.family import adopt, descendants
 from scripts.lab_base import Lab as Named
 from scripts.lab_base import keeper, within
 from tests.lab.harness import Lab
 
+HOSTED = tuple(entry.name for entry in TABLE if entry.hosted)
+# What an engine's own daemon on a host is recognised by.
+DAEMONS = {
+    "ssh": "cluster.agent",
+    "dispy": "dispy.node",
+    "scoop": "scoop.worker",
+    "mpi": "mpi.rank",
+}
 COMMAND = (sys.executable, "-m", "cluster")
 PATIENCE = 150.0
 # The time that every process of a run has to be gone after the run's end, on a cut host too.

@@ -9,29 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.backends.base import TABLE
-from tests.conftest import need
 from tests.lab.harness import Lab
-from tests.lab.site import Site, Submitted, await_no_orphans, pids
+from tests.lab.site import DAEMONS, Site, Submitted, await_no_orphans, pids
 
-HOSTED = tuple(entry.name for entry in TABLE if entry.hosted)
-# What an engine's own daemon on a host is recognised by.
-DAEMONS = {
-    "ssh": "cluster.agent",
-    "dispy": "dispy.node",
-    "scoop": "scoop.worker",
-    "mpi": "mpi.rank",
-}
 UP = r"h3: 1 slot"
 ALL = ("h1", "h2", "h3")
-
-
-@pytest.fixture(params=HOSTED)
-def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend of several hosts that is installed here."""
-    entry = next(entry for entry in TABLE if entry.name == request.param)
-    need(entry.usable, f"{entry.name}: {entry.install}")
-    return entry.name
 
 
 def started(site: Site) -> Submitted:

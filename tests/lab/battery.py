@@ -182,9 +182,11 @@ def _strike(rng: random.Random, scene: Scene) -> list[Strike]:
     scene.run.await_words(r"h\d: \d slots?")
     begun = time.monotonic()
     moments = sorted(rng.uniform(0.2, 3.0) for _ in range(rng.choice((1, 1, 2, 3))))
+    driven = scene.site.spec["backend"] != "ssh"
+    kinds = [kind for kind in KINDS if driven or kind != "kill the driver"]
     strikes = []
     for moment in moments:
-        kind, host, seconds = rng.choice(list(KINDS)), rng.choice(HOSTS), rng.uniform(1, 10)
+        kind, host, seconds = rng.choice(kinds), rng.choice(HOSTS), rng.uniform(1, 10)
         while time.monotonic() < begun + moment:
             _undo_what_is_due(scene)
             time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Every spec in configs/, run to its end as it is shipped."""
+"""Every spec in configs/ for this machine, run to its end as it is shipped."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 import cluster
+from tests.lab.site import HOSTED
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+# Those for several hosts are run over the lab's: tests/lab/test_configs.py.
+HERE = [path for path in CONFIGS if cluster.load(path).backend not in HOSTED]
 # What takes over five seconds.
 LONG = {"pi"}
 
 
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param(p, marks=[pytest.mark.slow] if p.stem in LONG else [], id=p.stem)
-        for p in CONFIGS
-    ],
+    [pytest.param(p, marks=[pytest.mark.slow] if p.stem in LONG else [], id=p.stem) for p in HERE],
 )
 def test_a_shipped_spec_ends_near_its_reference(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

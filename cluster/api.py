@@ -76,7 +76,7 @@ def submit(
         earlier = ledger.newest(request.key) if resume else None
         if earlier is not None:
             return _go_on(ledger, earlier, request, observe, stop)
-        name = _new_id(spec.name)
+        name = new_id(spec.name)
         with ledger.lock(name):
             run = ledger.create(
                 name, spec.name, request.key, request.identity, request.to_json(),
@@ -263,7 +263,7 @@ def _compute(
     request = _seated(request)
     goal, work = request.goal, request.work(run.id)
     count = recount(ledger, run, goal, work, (request.scale, request.offset), tell)
-    tell(Started(run.id, count.blocks, goal.blocks, request.block, request.spec.backend))
+    tell(Started(run.id, count.blocks, goal.size, request.block, request.spec.backend))
     if count.finished:
         if run.state != "done":
             _finish(ledger, run, count, Ending.of_finished(count))
@@ -296,6 +296,23 @@ def _seated(request: Request) -> Request:
     nodes = NodeList(place.nodes, wait=request.spec.nodes.wait)
     spec = request.spec.model_copy(update={"backend": place.backend, "nodes": nodes})
     return replace(request, spec=spec)
+
+
+def settle(run: str, store: Where | Ledger = "runs", observe: Observer | None = None) -> Result:
+    """Record the end of a run that has all it was asked for, and start nothing.
+
+    Raises what :func:`resume` raises.
+    """
+    with _opened(store) as ledger:
+        row = ledger.run(run)
+        request = Request.from_json(row.definition)
+        with ledger.lock(row.id):
+            scaling = (request.scale, request.offset)
+            tell = observe or _say_nothing
+            count = recount(ledger, row, request.goal, request.work(row.id), scaling, tell)
+            if count.finished and row.state != State.DONE.value:
+                _finish(ledger, row, count, Ending.of_finished(count))
+        return show(row.id, ledger)
 
 
 def _finish(ledger: Ledger, run: Run, count: Count, ending: Ending) -> None:
@@ -375,7 +392,8 @@ def _result_ranges(ledger: Ledger, run: Run) -> Iterable[Sequence[int]]:
     return ((row.first, row.stop) for row in ledger.counted(run))
 
 
-def _new_id(name: str) -> str:
+def new_id(name: str) -> str:
+    """A fresh id for a run of that name."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return f"{re.sub('[^A-Za-z0-9]+$', '', name[:_LONGEST_NAME])}-{stamp}-{secrets.token_hex(2)}"
 

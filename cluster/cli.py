@@ -26,8 +26,9 @@ from cluster.errors import (
     UsageError,
     did_you_mean,
 )
-from cluster.report import live, text
+from cluster.report import live, stores, text
 from cluster.report.result import Result
+from cluster.state import State
 from cluster.verbs import VERBS, help_text
 
 
@@ -91,6 +92,20 @@ def _verb(name: str) -> Callable[[Function], click.Command]:
         return group.command(name, help=f"{VERBS[name].capitalize()}.")(option(function))
 
     return decorate
+
+
+def _seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    """A time as the spec writes it."""
+    from pydantic_core import PydanticCustomError
+
+    from cluster.spec.values import Duration
+
+    if value is None:
+        return None
+    try:
+        return Duration().check(value)
+    except PydanticCustomError as error:
+        raise click.BadParameter(error.message()) from None
 
 
 _store = click.option(
@@ -245,6 +260,80 @@ def _repro(run: str, block: int, store: Path, as_json: bool) -> int:
     document = repro.to_json()
     _answer(document, as_json, lambda: text.repro(document))
     return 1 if repro.fault or repro.matches is False else 0
+
+
+@_verb("verify")
+@_run
+@click.option("--fraction", type=float, default=0.01, show_default=True, help="of the blocks")
+@click.option("--seed", type=int, default=0, show_default=True, help="of the choice of blocks")
+@_overrides
+@_store
+@_quiet
+def _verify(
+    run: str, fraction: float, seed: int, overrides: Sequence[str], store: Path, quiet: bool,
+    as_json: bool,
+) -> int:  # fmt: skip
+    from cluster.verify import verify
+
+    def tell(line: str) -> None:
+        if not quiet:
+            click.echo(line, err=True)
+
+    with _watched(quiet=True, as_json=as_json) as (_, stop):
+        found = verify(run, fraction, store, seed=seed, overrides=overrides, tell=tell, stop=stop)
+    document = found.to_json()
+    _answer(document, as_json, lambda: stores.verified(document))
+    if found.differing:
+        return 1
+    return State.PARTIAL.exit_code() if found.unchecked else 0
+
+
+@_verb("export")
+@_run
+@click.option("--blocks", required=True, metavar="A-B", help="the blocks, both included")
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="the shard's folder")
+@_store
+def _export(run: str, blocks: str, to: Path, store: Path, as_json: bool) -> None:
+    from cluster.shards import export
+
+    document = export(run, blocks, to, store).to_json()
+    _answer(document, as_json, lambda: stores.exported(document))
+
+
+@_verb("merge")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--verify", is_flag=True, help="compare what is counted twice, bit for bit")
+def _merge(out: Path, sources: Sequence[Path], verify: bool, as_json: bool) -> int:
+    from cluster.shards import merge
+
+    merged = merge(out, sources, verify=verify)
+    document = merged.to_json()
+    _answer(document, as_json, lambda: stores.merged(document))
+    return 1 if merged.differs else 0
+
+
+@_verb("gc")
+@click.option("--older-than", callback=_seconds, metavar="TIME", help="begun before, such as 30d")
+@click.option("--keep", type=click.IntRange(min=0), help="the newest so many of each name stay")
+@click.option("--yes", is_flag=True, help="do not ask")
+@_store
+def _gc(
+    older_than: float | None, keep: int | None, yes: bool, store: Path, as_json: bool
+) -> int:  # fmt: skip
+    from cluster.prune import prunable, prune
+
+    old = prunable(store, older=older_than, keep=keep)
+    rows = [run.to_json() for run in old]
+    if rows and not yes:
+        text.show(stores.prunable(rows), sys.stderr)
+        if not sys.stdin.isatty():
+            raise UsageError("nobody is here to be asked", fix="--yes removes these runs for good")
+        if not click.confirm(f"remove {len(rows)} runs for good?", err=True):
+            rows, old = [], []
+    document = {"removed": prune(old, store)}
+    _answer(document, as_json, lambda: stores.pruned(document))
+    return 0
 
 
 @_verb("kernels")

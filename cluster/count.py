@@ -27,7 +27,7 @@ class Count:
         self._scale, self._offset = scale, offset
         self._example: Tally | None = None
         self._prefix: Tally | None = None
-        self._judged = 0
+        self._judged = goal.first
         self._segments: dict[int, tuple[int, Tally]] = {}
 
     @property
@@ -42,7 +42,7 @@ class Count:
 
     @property
     def counted(self) -> int | None:
-        """The result is that of blocks [0, counted); None: of all that is done."""
+        """The result is that of the blocks below it; None: of all that is done."""
         return self.goal.blocks if self.met_at is None else self.met_at
 
     @property

@@ -72,6 +72,7 @@ class Goal:
         max_time: seconds after which a start of the run drains, or None.
         confidence: of the interval that is reported.
         first_checkpoint, growth: the rule that places the checkpoints.
+        first: the blocks before it are computed elsewhere: this run is a shard of another.
     """
 
     blocks: int | None
@@ -80,6 +81,12 @@ class Goal:
     confidence: float = 0.95
     first_checkpoint: int = FIRST_CHECKPOINT
     growth: int = GROWTH
+    first: int = 0
+
+    @property
+    def size(self) -> int | None:
+        """How many blocks that is at most; None: no such limit."""
+        return None if self.blocks is None else self.blocks - self.first
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-safe mapping, from which :meth:`from_json` makes an equal Goal."""
@@ -109,11 +116,11 @@ class Checkpoints:
 
     They come from a formula over block counts alone, so that every cluster stops at the same one:
     the first at 30 blocks, each next a tenth of its forerunner further (rounded down, at least 1).
-    The goal's own end cuts the last segment short.
+    The goal's own ends cut the first and the last segment short.
     """
 
     def __init__(self, goal: Goal) -> None:
-        self._end = goal.blocks
+        self._first, self._end = goal.first, goal.blocks
         self._growth = goal.growth
         self._at = [goal.first_checkpoint]
 
@@ -122,13 +129,13 @@ class Checkpoints:
         while self._at[-1] <= block:
             self._at.append(self._at[-1] + max(1, self._at[-1] // self._growth))
         place = bisect_right(self._at, block)
-        first = self._at[place - 1] if place else 0
+        first = max(self._at[place - 1] if place else 0, self._first)
         stop = self._at[place]
         return Segment(first, stop if self._end is None else min(stop, self._end))
 
     def stops(self) -> Iterator[int]:
         """The checkpoints in order, to the goal's end, or without one."""
-        at = 0
+        at = self._first
         while self._end is None or at < self._end:
             at = self.segment(at).stop
             yield at

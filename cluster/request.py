@@ -41,6 +41,7 @@ class Request:
         reference: the exact value, where the kernel knows it.
         pinned: blocks of every task, for measurements; None: adapted.
         common: its streams are those that all points of its sweep share.
+        shard: of its blocks only those from the first to before the second are computed here.
     """
 
     spec: Spec
@@ -53,6 +54,7 @@ class Request:
     reference: float | tuple[float, ...] | None
     pinned: int | None = None
     common: bool = False
+    shard: tuple[int, int] | None = None
 
     @property
     def identity(self) -> str:
@@ -73,7 +75,11 @@ class Request:
     @property
     def goal(self) -> Goal:
         """Until when."""
-        return goal_of(self.spec, self.block)
+        goal = goal_of(self.spec, self.block)
+        if self.shard is None:
+            return goal
+        first, stop = self.shard
+        return replace(goal, blocks=stop, target=None, first=first)
 
     def work(self, run: str) -> Work:
         """What the workers of a run are told."""
@@ -96,10 +102,10 @@ class Request:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Request:
         """Read what ``to_json`` wrote; neither the spec's file nor the kernel's is needed."""
-        own = {name: data[name] for name in _OWN if name != "common"}
-        own["common"] = data.get("common", False)  # runs of earlier versions have none
-        reference = own["reference"]
-        own["reference"] = tuple(reference) if isinstance(reference, list) else reference
+        own = {name: data[name] for name in _OWN if name in data}  # earlier versions had fewer
+        for name in ("reference", "shard"):
+            if isinstance(own.get(name), list):
+                own[name] = tuple(own[name])
         return cls(spec=Spec.from_json(data["spec"]), source=Source(**data["source"]), **own)
 
     def _essence(self, seed: object, block: object) -> dict[str, object]:
@@ -114,7 +120,7 @@ class Request:
         }
 
 
-_OWN = ("params", "seed", "block", "scale", "offset", "reference", "pinned", "common")
+_OWN = ("params", "seed", "block", "scale", "offset", "reference", "pinned", "common", "shard")
 
 
 def resolve(spec: Spec) -> Request:

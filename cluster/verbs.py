@@ -26,6 +26,12 @@ GROUPS = {
         "status": "where runs stand, also while they are computed",
         "show": "the result of a run",
         "repro": "compute one block of a run again, here",
+        "verify": "compute random blocks of a run again, and compare",
+        "gc": "remove old runs that are done",
+    },
+    "Elsewhere": {
+        "export": "write some blocks of a run out, to compute them elsewhere",
+        "merge": "put the runs of several stores together",
     },
 }
 

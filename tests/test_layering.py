@@ -48,6 +48,9 @@ ROOMS = (
     "report",
     "outlook",
     "api",
+    "shards",
+    "verify",
+    "prune",
     "doctor",
     "cli",
 )

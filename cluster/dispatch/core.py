@@ -94,9 +94,9 @@ class Core:
 
     def owe_what_is_missing(self) -> None:
         """Owe every block below the highest counted one that is not counted."""
-        ranges = list(self.count.done)
-        self._frontier = ranges[-1][1] if ranges else 0
-        for first, stop in self.count.done.missing(0, self._frontier):
+        ranges, begin = list(self.count.done), self.count.goal.first
+        self._frontier = ranges[-1][1] if ranges else begin
+        for first, stop in self.count.done.missing(begin, self._frontier):
             self._returned.add(first, stop)
 
     # -- the engine's side --------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Core:
         block = self.work.block
         drawn = sum(state.blocks for state in self.nodes.values()) * block
         return Progress(
-            elapsed, self.count.blocks, self.count.goal.blocks, self.count.blocks * block,
+            elapsed, self.count.blocks, self.count.goal.size, self.count.blocks * block,
             drawn / elapsed if elapsed > 0 else 0.0, self.count.estimate(),
             tuple(
                 NodeProgress(name, s.slots, s.tasks, s.blocks * block, s.busy, s.failures)
@@ -333,11 +333,11 @@ class Core:
         Under a precision target nobody knows how much that is: the segment stands for it.
         """
         goal = self.count.goal
-        if goal.blocks is None or goal.target is not None:
+        if goal.size is None or goal.target is not None:
             segment = self.count.checkpoints.segment(first)
             owed = segment.stop - segment.first
         else:
-            owed = goal.blocks - self.count.blocks - self._flying_blocks
+            owed = goal.size - self.count.blocks - self._flying_blocks
         rate = sum(s.slots / s.pace for s in self.nodes.values() if s.pace)
         return owed / rate if rate else 0.0
 

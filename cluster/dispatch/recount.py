@@ -20,7 +20,7 @@ def recount(ledger: Ledger, run: Run, goal: Goal, work: Work, scaling: tuple[flo
     """
     count = Count(goal, *scaling)
     aside: list[tuple[Counted, str]] = []
-    for row in ledger.counted(run, 0, goal.blocks):
+    for row in ledger.counted(run, goal.first, goal.blocks):
         verdict = _verdict(row, count)
         if verdict is None:
             count.add(row.first, row.stop, checked(row.tally, (row.stop - row.first) * work.block))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from cluster.ledger.database import FILE, NETWORK, SQLITE, file_system
 from cluster.ledger.locks import Owner, holder
+from cluster.ledger.moves import compact, remove, take_over
 from cluster.ledger.rows import Counted, NodeTotals, Run
 from cluster.ledger.store import Ledger
 from cluster.ledger.tables import SCHEMA
@@ -25,6 +26,9 @@ __all__ = [
     "Owner",
     "Run",
     "Writer",
+    "compact",
     "file_system",
     "holder",
+    "remove",
+    "take_over",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.ledger import Owner, Run
+from cluster.plan import Goal
 from cluster.report.result import finite
 from cluster.request import Request
 from cluster.tally import from_json
@@ -61,7 +62,7 @@ def standing_of(run: Run, state: str, holder: Owner | None) -> Standing:
         holder=holder,
         kernel=f"{source['entry']}:{source['function']}",
         backend=definition["spec"]["backend"],
-        goal_blocks=run.goal["blocks"],
+        goal_blocks=Goal.from_json(run.goal).size,
         **{name: progress.get(name) for name in _NUMBERS},
     )
 

@@ -1,0 +1,76 @@
+"""Runs that nobody needs any more: which they are, and their removal."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import Locked, UsageError
+from cluster.ledger import Ledger, compact, remove
+from cluster.state import State
+
+
+@dataclass(frozen=True)
+class Old:
+    """A run that may go: its id, name, age in seconds."""
+
+    run: str
+    name: str
+    age_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of a row of ``gc``."""
+        return vars(self).copy()
+
+
+def prunable(
+    store: Path = Path("runs"), *, older: float | None = None, keep: int | None = None
+) -> list[Old]:
+    """The runs that are done and fall under all the rules that are given, oldest first.
+
+    What is not done is never among them: it can be resumed.
+
+    Args:
+        store: the folder.
+        older: seconds since they were begun.
+        keep: the newest so many of each name stay.
+
+    Raises:
+        UsageError: no rule, or no such store.
+    """
+    if older is None and keep is None:
+        raise UsageError("which runs?", fix="--older-than 30d, or --keep 10")
+    now, seen = time.time(), dict[str, int]()
+    found = []
+    with Ledger(store) as ledger:
+        for run in ledger.runs():
+            if ledger.state(run) != State.DONE.value:
+                continue
+            seen[run.name] = seen.get(run.name, 0) + 1
+            young = older is not None and now - run.created < older
+            if not young and (keep is None or seen[run.name] > keep):
+                found.append(Old(run.id, run.name, now - run.created))
+    return found[::-1]
+
+
+def prune(runs: list[Old], store: Path = Path("runs")) -> list[str]:
+    """Remove runs, for good; returns the ids of those that were removed.
+
+    One that is in use, or is no longer done, stays.
+    """
+    removed = []
+    with Ledger(store) as ledger:
+        for old in runs:
+            run = ledger.run(old.run)
+            if ledger.state(run) != State.DONE.value:
+                continue
+            try:
+                remove(ledger, run)
+            except Locked:
+                continue
+            removed.append(run.id)
+        if removed:
+            compact(ledger)
+    return removed

@@ -1,0 +1,89 @@
+"""What the verbs that check, move and remove runs show to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cluster.report.layout import Line, Part, facts, one_line, table
+from cluster.report.numbers import count, counted, duration, percent
+
+Document = Mapping[str, Any]
+
+
+def verified(document: Document) -> list[Part]:
+    """What was computed again, and what differed."""
+    blocks, all_of_them = document["blocks"], document["of_blocks"]
+    differing, unchecked = document["differing"], document["unchecked"]
+    title = (
+        f"{counted(blocks, 'block')} of {document['run']} computed again"
+        f" ({percent(blocks / all_of_them)}), {count(document['elsewhere'])} on another node"
+    )
+    lines: list[Part] = [Line(f"✗ {title}" if differing else f"✓ {title}", "bold")]
+    lines += [
+        Line(
+            f"{_span(row['first'], row['last'])} came out differently on {row['again']} than on"
+            f" {row['node']}: one of them computes wrongly",
+            "bold red",
+        )
+        for row in differing
+    ]
+    lines += [
+        Line(f"{_span(first, last)} were not checked: {one_line(why)}")
+        for first, last, why in unchecked
+    ]
+    return lines
+
+
+def exported(document: Document) -> list[Part]:
+    """A shard, and what to do with it."""
+    run, store = document["run"], document["store"]
+    return [
+        Line(f"{_span(document['first'], document['last'])} of {run} are in {store}", "bold"),
+        *facts(
+            {
+                "compute": f"cluster resume {run} --store {store}",
+                "take back": f"cluster merge STORE {store}",
+            }
+        ),
+    ]
+
+
+def merged(document: Document) -> list[Part]:
+    """What each source gave, and the run that came of it."""
+    rows = [
+        tuple(count(row[key]) for key in ("taken", "equal", "unchecked", "damaged"))
+        for row in document["sources"]
+    ]
+    named = [f"{row['store']}/{row['run']}" for row in document["sources"]]
+    titles = ("from", "taken", "equal", "unchecked", "damaged")
+    cells = [(name, *row) for name, row in zip(named, rows, strict=True)]
+    result = document["result"]
+    lines: list[Part] = [table(titles, cells, right=titles[1:])]
+    for source in document["sources"]:
+        lines += [
+            Line(
+                f"{_span(first, last)} came out differently on {node} than on {nodes}: nothing of"
+                f" {source['store']} was taken",
+                "bold red",
+            )
+            for first, last, node, nodes in source["differing"]
+        ]
+    run = f"{result['run']} has {counted(result['blocks'], 'block')} now: {result['state']}"
+    return [*lines, Line(run, "bold")]
+
+
+def prunable(rows: Sequence[Document]) -> list[Part]:
+    """The runs that would be removed."""
+    cells = [(row["run"], row["name"], duration(row["age_s"])) for row in rows]
+    return [table(("run", "name", "age"), cells, right=("age",))]
+
+
+def pruned(document: Document) -> list[Part]:
+    """The runs that were removed."""
+    removed = document["removed"]
+    return [Line(f"{counted(len(removed), 'run')} removed"), *map(Line, removed)]
+
+
+def _span(first: int, last: int) -> str:
+    return f"blocks {count(first)} to {count(last)}" if last > first else f"block {count(first)}"

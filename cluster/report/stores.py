@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.report.layout import Line, Part, facts, one_line, table
 from cluster.report.numbers import count, counted, duration, percent
+from cluster.verbs import command
 
 Document = Mapping[str, Any]
 
@@ -42,8 +43,8 @@ def exported(document: Document) -> list[Part]:
         Line(f"{_span(document['first'], document['last'])} of {run} are in {store}", "bold"),
         *facts(
             {
-                "compute": f"cluster resume {run} --store {store}",
-                "take back": f"cluster merge STORE {store}",
+                "compute": command("resume", run, store=store),
+                "take back": command("merge", "STORE", store),
             }
         ),
     ]

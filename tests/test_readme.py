@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 PAGES: dict[str, str] = {"README.md": "needle", "docs/tutorial.md": "distance"}
 # What a page leaves out, or prints differently on every machine.
 VARIES = re.compile(r"^(\.\.\.|run |localhost|time |trial |speed |expected |estimate |[0-9.]+ s: )")
+# Commands for several hosts are run over the lab's, by tests/lab/test_configs.py.
+SEVERAL = re.compile(r"configs/pi-(ssh|dispy|scoop|mpi)|backend=ssh")
 
 
 def blocks(page: str, kind: str) -> list[str]:
@@ -115,6 +117,8 @@ def test_its_sessions_print_what_they_show(
         (written.parent / folder).symlink_to(ROOT / folder)
     for command, lines in sessions(page):
         if command[:3] != ["python", "-m", "cluster"] or of_one_machine(command, lines):
+            continue
+        if SEVERAL.search(" ".join(command)):
             continue
         capfd.readouterr()
         assert cli.run(command[3:]) == 0

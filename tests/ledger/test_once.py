@@ -136,7 +136,7 @@ def test_everything_handed_over_before_the_end_is_written(tmp_path: Path) -> Non
         with ledger.writer(run) as writer:
             for first in range(3000):
                 put(writer, first, first + 1)
-            writer.fail(Task(9, 1, 2, 1, 0.0), Fault("raised", 1, "E", "no", "trace"), "a", 4.0)
+            writer.fail(Task(9, 1, 2, 1, 0.0), Fault("raised", 1, "E", "no", "trace"), "a", 1, 4.0)
             writer.spare(outcome(0, 1), "equal", 4.0)
             writer.event("a", "gone", 4.0)
             writer.progress({"blocks": 3000})

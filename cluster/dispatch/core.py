@@ -11,6 +11,7 @@ from cluster.count import Count
 from cluster.dispatch.blame import STRIKES, Failures, Stranded, rest_after
 from cluster.dispatch.clock import Clock
 from cluster.dispatch.flights import Flight, NodeState, Suspect
+from cluster.dispatch.odd import Parts
 from cluster.events import (
     Alarm,
     AttemptFailed,
@@ -87,6 +88,7 @@ class Core:
         self._pool = NodeState()
         self._suspects: deque[Suspect] = deque()
         self._failures, self._stranded = Failures(), Stranded()
+        self._parts = Parts()
         self._tried: dict[int, int] = {}
         self._expired: set[int] = set()
         self._useless: set[int] = set()
@@ -169,6 +171,12 @@ class Core:
         for name in drained:
             self.writer.event(name, f"to be drained: {why}", self.clock.now())
         self.observe(HostsChanged(tuple(names), tuple(drained), why))
+
+    def judge_nodes(self) -> None:
+        """Name a node whose numbers cannot be by chance what they are."""
+        if (found := self._parts.odd()) is not None:
+            node, off = found
+            self._tell(node, f"its estimate lies {off:.1f} standard errors off that of the others")
 
     def alarm(self, text: str) -> None:
         """Tell, and record, what is wrong with no node in particular."""
@@ -430,6 +438,7 @@ class Core:
             self._owe(outcome.first, outcome.stop)
             return
         self.count.add(outcome.first, outcome.stop, tally)
+        self._parts.add(outcome.node, outcome.stop - outcome.first, tally)
         self.writer.count(task, outcome, self.clock.now())
         self._blame(outcome)
         # The first whole answer counts; a copy that is still out computes what nobody needs.

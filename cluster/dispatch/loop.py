@@ -138,6 +138,7 @@ class Loop:
         core, wall = self._core, self._core.clock.steady() - self._begun
         state, stopped_by = _verdict_on_run(core)
         core.observe(core.progress(wall))
+        core.judge_nodes()
         undone = [] if core.count.finished else core.undone
         if undone:
             core.alarm(f"started and not finished: {_spelled(undone)}")

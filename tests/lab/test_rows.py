@@ -13,9 +13,11 @@ from tests.lab.harness import Lab
 from tests.lab.site import BLOCK, Site
 
 HOSTED = [entry for entry in TABLE if entry.hosted]
-NAPS = {"h1": 0.02, "h2": 0.1, "h3": 0.02}
+NAPS = {"h1": 0.02, "h2": 0.04, "h3": 0.02}
 # What a sleep of this machine, shared by all hosts, may take longer.
 SLACK = 1.35
+# Seconds that a task and its answer may be on their way, on a machine that others use too.
+LOST = 0.3
 
 
 @pytest.mark.parametrize(
@@ -26,12 +28,13 @@ def test_each_number_of_a_host_is_right(backend: str, lab: Lab, tmp_path: Path) 
     """By host: tasks, samples, share, seconds, speed, utilisation, lost, failures, goodput."""
     entry = next(entry for entry in TABLE if entry.name == backend)
     need(entry.usable, f"{entry.name}: {entry.install}")
-    site = Site(tmp_path, lab, backend, 300, slots={"h1": 2, "h2": 1, "h3": 1})
+    site = Site(tmp_path, lab, backend, 360, slots={"h1": 2, "h2": 1, "h3": 1})
     for node in site.spec["nodes"]:
         node["env"]["NAP"] = str(NAPS[node["host"]])
     del site.spec["nodes"][2]["slots"]  # then they are the host's cores
     site.write()
-    result = site.run()
+    # So long that none is given ahead of its need, and none waits in a queue.
+    result = site.run("submit", "spec.yaml", "--task-blocks", "20")
     rows = {row["node"]: row for row in result["nodes"]}
     tasks = tasks_of(tmp_path)
     assert set(rows) == set(NAPS)
@@ -41,16 +44,14 @@ def test_each_number_of_a_host_is_right(backend: str, lab: Lab, tmp_path: Path) 
     for host, row in rows.items():
         blocks = row["samples"] // BLOCK
         assert (row["tasks"], blocks) == tasks[host]
-        assert row["share"] == pytest.approx(blocks / 300)
+        assert row["share"] == pytest.approx(blocks / 360)
         assert blocks * NAPS[host] <= row["busy_s"] < blocks * NAPS[host] * SLACK + 0.2
         assert row["cpu_s"] < row["busy_s"] / 2
         assert row["samples_per_s"] == pytest.approx(row["samples"] / row["busy_s"])
         had = row["slots"] * result["wall_s"]
         assert row["utilisation"] == pytest.approx(row["busy_s"] / had)
         assert row["utilisation"] <= 1
-        # A task is given at most a tenth of a second of work, or one task, ahead of its need.
-        longest = row["busy_s"] / row["tasks"] * 8
-        assert 0 < row["lost_s"] < row["tasks"] * (0.5 + longest)
+        assert 0 < row["lost_s"] < row["tasks"] * LOST
         assert (row["failures"], row["goodput"]) == (0, 1)
 
 

@@ -33,7 +33,7 @@ class Hosted(Backend):
         self._fleet: Fleet | None = None
         self._taken: dict[int, tuple[Task, str]] = {}
         self._told: dict[str, int] = {}
-        self._named: set[str] = set()
+        self._named: dict[str, Standing | None] = {}
         self._revoked: set[int] = set()
         self._leaving: set[str] = set()
         self._shut: set[str] = set()
@@ -147,7 +147,7 @@ class Hosted(Backend):
             self._leaving.discard(name)
             self._shut.discard(name)
             self._told.pop(name, None)
-            self._named.discard(name)
+            self._named.pop(name, None)
             yield NodeEvent(name, 0, "drained: all that it was given is answered", asked=True)
             fleet.add(self.nodes)
 
@@ -193,20 +193,26 @@ class Hosted(Backend):
         return Outcome.without_answer(task, kind, reason, None)._replace(node=name)
 
     def _slot_changes(self, fleet: Fleet) -> Iterator[NodeEvent]:
-        for host in fleet.hosts.values():
+        for host in tuple(fleet.hosts.values()):  # one may be added meanwhile
             leaves = host.name in self._leaving
             slots = self._slots(host) if host.ready and not leaves else 0
             if slots != self._told.get(host.name, 0) or self._is_news(host):
                 self._told[host.name] = slots
+                self._named[host.name] = self._absence(host)
                 words = "draining: it gets no more tasks" if leaves else self._words(host)
                 yield NodeEvent(host.name, slots, words, leaves)
 
     def _is_news(self, host: Host) -> bool:
-        """A host that is refused is named, also where it never had a slot; once."""
-        if host.standing is not Standing.REFUSED or host.name in self._named:
-            return False
-        self._named.add(host.name)
-        return True
+        """A host that does not come is named, also where it never had a slot; once each way."""
+        absence = self._absence(host)
+        return absence is not None and absence is not self._named.get(host.name)
+
+    def _absence(self, host: Host) -> Standing | None:
+        """AWAY or REFUSED where a host is not there; None where it is, or is tried first."""
+        if host.standing is Standing.REFUSED:
+            return Standing.REFUSED
+        first = host.born <= 1 and host.standing is Standing.STARTING
+        return None if host.ready or first or not host.born else Standing.AWAY
 
     def _words(self, host: Host) -> str:
         reason = self._reason(host) if host.ready else host.reason

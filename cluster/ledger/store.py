@@ -167,6 +167,7 @@ class Ledger(Database):
     def wish(self, run: Run, add: Sequence[Node], drain: Sequence[str]) -> int:
         """Ask the dispatcher of a run for other hosts; returns the key of the wish."""
         hosts = json.dumps({"add": [node.to_json() for node in add], "drain": list(drain)})
+        self.own()
         with self.transaction():
             self.db.execute(LATER)
             row = self.db.execute("INSERT INTO wish (run, hosts) VALUES (?, ?)", (run.key, hosts))

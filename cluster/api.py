@@ -7,25 +7,26 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.backends.base import Options, create, kernels_at_home, seat
+from cluster.backends.base import Backend, Options, create, kernels_at_home, seat
 from cluster.count import Count
-from cluster.dispatch import Core, Ending, Loop, Policy, Stop, SystemClock, recount
-from cluster.errors import StoreError, UsageError
+from cluster.dispatch import Core, Ending, Loop, Policy, Roster, Stop, SystemClock, recount
+from cluster.errors import NoAnswer, StoreError, UsageError
 from cluster.events import Event, Observer, Started
-from cluster.ledger import Ledger, Run
+from cluster.ledger import Ledger, Run, Wish, Writer
 from cluster.nodes import NodeList
 from cluster.outlook import Outlook, look_ahead
 from cluster.plan import Goal, Ranges
 from cluster.report.result import Facts, Result, result_of
 from cluster.report.standing import Standing, standing_of
 from cluster.request import Request, elsewhere, extended, placed, resolve
-from cluster.spec import Spec
+from cluster.spec import Spec, hosts_of
 from cluster.spec import load as load_spec
 from cluster.state import State
 from cluster.tally import Tally
@@ -139,6 +140,9 @@ def show(run: str, store: Where | Ledger = "runs") -> Result:
         tally, ranges = _counted(ledger, row, request, state)
         sessions = ledger.sessions(row)
         slots = {node: count for session in sessions for node, count in session["nodes"].items()}
+        capacity = Counter[str]()
+        for session in sessions:
+            capacity.update({n: s * session["seconds"] for n, s in session["nodes"].items()})
         counted = row.counted if state != "running" else None
         facts = Facts(
             run=row if state == row.state else row._replace(stopped_by=None, drained=None),
@@ -151,8 +155,9 @@ def show(run: str, store: Where | Ledger = "runs") -> Result:
             failure_counts=ledger.failure_counts(row),
             events=ledger.events(row),
             slots=slots,
+            capacity=capacity,
             backend=sessions[-1]["backend"] if sessions else request.spec.backend,
-            wall=ledger.wall(row),
+            wall=sum(session["seconds"] for session in sessions),
             resume=_onward(row, request, ledger.store) if state not in _ENDED else None,
         )
         return result_of(facts, request)
@@ -209,6 +214,59 @@ def repro(run: str, block: int, store: Where = "runs") -> Repro:
         matches = counted[0].tally == outcome.tally if counted else None
         tally = json.loads(outcome.tally) if outcome.tally else None
         return Repro(row.id, block, tally, outcome.fault, outcome.wall, outcome.cpu, matches)
+
+
+def hosts(spec: Spec) -> dict[str, Any]:
+    """The hosts that a spec names, one by one; of their environment the names alone are told."""
+    rows = [
+        {"node": row.pop("host"), **row, "env": sorted(row["env"])}
+        for row in (node.to_json() for node in placed(spec.nodes.hosts))
+    ]
+    required = spec.nodes.required or len(rows)
+    return {"nodes": rows, "backend": spec.backend, "required": required}
+
+
+def change_nodes(
+    run: str,
+    store: Where = "runs",
+    *,
+    add: Sequence[str] = (),
+    drain: Sequence[str] = (),
+    patience: float = 15.0,
+) -> dict[str, Any]:
+    """Have a run that is being computed work on further hosts, and on others no more.
+
+    Args:
+        run: its id, or how that begins.
+        store: the folder of the ledger.
+        add: hosts as a spec has them, as texts or as the YAML of a mapping.
+        drain: host lists; what they were given is finished and counted.
+        patience: seconds to wait for the run's word.
+
+    Returns:
+        ``run``, ``added`` and ``drained``: names.
+
+    Raises:
+        UsageError: it is not being computed, or does not do it, for a reason that it gives.
+        NoAnswer: it has not answered in time.
+    """
+    added, drained = hosts_of(add, "--add"), [node.host for node in hosts_of(drain, "--drain")]
+    with Ledger(Path(store)) as ledger:
+        row = ledger.run(run)
+        if ledger.holder(row) is None:
+            onward = command("resume", row.id, "--set", "nodes=...", store=ledger.store)
+            raise UsageError(
+                f"the run {row.id} is not being computed ({ledger.state(row)})", fix=onward
+            )
+        wish = ledger.wish(row, added, drained)
+        end = time.monotonic() + patience
+        while (answer := ledger.answer(wish)) is None:
+            if time.monotonic() > end or ledger.holder(row) is None:
+                raise NoAnswer(f"the run {row.id} has not answered; it may have ended")
+            time.sleep(0.1)
+    if "error" in answer:
+        raise UsageError(answer["error"], fix=answer["fix"])
+    return {"run": row.id, **answer}
 
 
 def plan(spec: Spec, seconds: float = 2.0) -> Outlook:
@@ -277,15 +335,36 @@ def _compute(
                 lambda first, stop: list(ledger.counted(run, first, stop)),
                 weights={node.host: node.weight for node in nodes},
             )  # fmt: skip
-            loop = Loop(core, stop or Stop(), goal.max_time)
-            options = Options(required=request.spec.nodes.required)
-            ending = loop.run(lambda: create(request.spec.backend, nodes, options))
+            roster = _roster(ledger, run, request, writer)
+
+            def engine() -> Backend:
+                # All that are required came up once; after that, one is enough.
+                required = 1 if core.outcomes else request.spec.nodes.required
+                return create(request.spec.backend, roster.nodes, Options(required=required))
+
+            ending = Loop(core, stop or Stop(), goal.max_time, roster).run(engine)
             writer.flush()
     except StoreError as error:
         error.fix = f"{error.fix}: {command('resume', run.id, store=ledger.store)}"
         raise
     _finish(ledger, run, count, ending)
     ledger.end(session, ending.wall)
+
+
+def _roster(ledger: Ledger, run: Run, request: Request, writer: Writer) -> Roster:
+    """The run's hosts; what was wished for before this start of it is over."""
+    last = ledger.last_wish()
+
+    def wishes() -> Iterator[Wish]:
+        nonlocal last
+        for wish in ledger.wishes(run, last):
+            last = wish.key
+            yield wish
+
+    def answer(wish: Wish, words: Mapping[str, object]) -> None:
+        writer.answer(wish.key, words)
+
+    return Roster(request.spec.nodes, request.spec.base, wishes, answer)
 
 
 def _seated(request: Request) -> Request:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 
-from cluster.backends.base import Backend, NodeEvent, Pause
+from cluster.backends.base import Backend, NodeEvent, Pause, Source
 from cluster.dispatch import Clock
 from cluster.errors import EngineError
 from cluster.plan import Checkpoints, Goal, Target, blocks_for
@@ -29,7 +28,7 @@ class Trial:
     slots: int
 
 
-class _Source:
+class _Source(Source):
     """Blocks in order, in tasks that double, until the time is over."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
@@ -53,13 +52,6 @@ class _Source:
         self._block = task.stop
         self.tasks[task.id] = task
         return task
-
-    def work_of(self, run: str) -> None:
-        """See :class:`cluster.backends.base.Source`."""
-
-    def revoked(self) -> Collection[int]:
-        """See :class:`cluster.backends.base.Source`."""
-        return ()
 
     def learn(self, wall: float) -> None:
         """Double the tasks while they are short against the trial."""

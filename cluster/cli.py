@@ -216,6 +216,35 @@ def _plan(spec: Path, overrides: Sequence[str], seconds: float, as_json: bool) -
     _answer(document, as_json, lambda: text.plan(document))
 
 
+@_verb("nodes")
+@click.argument("spec_or_run", metavar="SPEC|RUN")
+@click.option(
+    "--add",
+    multiple=True,
+    metavar="HOSTS",
+    help="of a run: hosts to work on as well, such as h4:2 or '{host: h4, slots: 2}'",
+)
+@click.option(
+    "--drain",
+    multiple=True,
+    metavar="HOSTS",
+    help="of a run: hosts to use no more; what they have is finished and counted",
+)
+@_overrides
+@_store
+def _nodes(
+    spec_or_run: str, add: Sequence[str], drain: Sequence[str], overrides: Sequence[str],
+    store: Path, as_json: bool,
+) -> None:  # fmt: skip
+    from cluster import api
+
+    if add or drain:
+        document = api.change_nodes(spec_or_run, store, add=add, drain=drain)
+    else:
+        document = api.hosts(api.load(spec_or_run, overrides))
+    _answer(document, as_json, lambda: text.hosts(document))
+
+
 @_verb("ls")
 @_store
 def _ls(store: Path, as_json: bool) -> None:

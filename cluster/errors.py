@@ -123,6 +123,12 @@ class NodesMissing(EngineError):
     """Fewer hosts than the spec requires came up: nothing was begun."""
 
 
+class NoAnswer(ClusterError):
+    """The process that computes a run does not answer."""
+
+    code = 69
+
+
 class StoreError(ClusterError):
     """The store could not be read or written."""
 

@@ -55,6 +55,15 @@ class NodeChanged:
 
 
 @dataclass(frozen=True)
+class HostsChanged:
+    """Hosts are to be used from now on, and others no more: a person or a host file says so."""
+
+    added: tuple[str, ...]
+    drained: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True)
 class AttemptFailed:
     """An attempt at a task failed; ``final`` where its block has no attempts left."""
 
@@ -79,5 +88,5 @@ class Draining:
     reason: str
 
 
-Event = Started | Progress | NodeChanged | AttemptFailed | Alarm | Draining
+Event = Started | Progress | NodeChanged | HostsChanged | AttemptFailed | Alarm | Draining
 Observer = Callable[[Event], None]

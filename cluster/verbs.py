@@ -16,6 +16,7 @@ GROUPS = {
     "Look before": {
         "validate": "read a spec and its kernel, and say what is wrong",
         "plan": "what a spec would run, and how long it would take",
+        "nodes": "the hosts of a spec; with --add or --drain, other hosts for a running run",
         "kernels": "the kernels in files and folders",
         "backends": "the backends, and which are usable here",
         "schema": "the JSON Schema of a spec",

@@ -66,6 +66,19 @@ def test_submit_resume_extend_and_show_agree(tmp_path: Path) -> None:
     assert api.status(done.run).samples == 50_000
 
 
+def test_utilisation_is_of_the_slots_that_each_start_had(tmp_path: Path) -> None:
+    """One slot in the first start, four in the next."""
+    one = cluster.submit(loaded(tmp_path, "samples=10_000", "nodes=localhost:1", function="slow"))
+    wider = loaded(tmp_path, "samples=20_000", "nodes=localhost:4", function="slow")
+    both = cluster.submit(wider, resume=True)
+    (row,) = both.nodes
+    assert (both.run, row.slots) == (one.run, 4)
+    had = one.wall_s + 4 * (both.wall_s - one.wall_s)
+    assert row.utilisation == pytest.approx(row.busy_s / had)
+    assert row.utilisation is not None
+    assert row.utilisation <= 1
+
+
 def test_a_store_may_be_anywhere(tmp_path: Path) -> None:
     """The argument wins over the spec's."""
     done = cluster.submit(loaded(tmp_path), store=tmp_path / "a" / "b")

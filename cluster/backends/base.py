@@ -43,14 +43,23 @@ class Source(Protocol):
 
     def revoked(self) -> Collection[int]:
         """Ids of tasks to end by force; each is then answered as lost. Empty most of the time."""
+        return ()
+
+    def avoided(self) -> Collection[str]:
+        """Nodes that get no task now; for an engine that chooses by itself."""
+        return ()
 
 
 class NodeEvent(NamedTuple):
-    """A node joined or was lost, and why; ``slots`` is how many of its slots are usable now."""
+    """A node joined or was lost, and why; ``slots`` is how many of its slots are usable now.
+
+    ``asked``: the person had it drained, which is no loss.
+    """
 
     node: str
     slots: int
     reason: str
+    asked: bool = False
 
 
 # What an engine yields: a generator, so that closing it is the way to stop.
@@ -100,6 +109,20 @@ class Backend(ABC):
         Raises:
             EngineError: the engine itself failed; what was not yielded is still owed.
         """
+
+    def resize(self, nodes: Sequence[Node]) -> None:
+        """Work on these nodes from now on, between two items of ``run``.
+
+        New ones are brought up as at the start. Those that are gone, or are told of otherwise,
+        get no more tasks, and end when those that they have are answered.
+
+        Raises:
+            UsageError: this engine cannot.
+        """
+        raise UsageError("this backend works on the hosts that it began with", fix=_RESTART)
+
+
+_RESTART = "stop the run, then resume it with --set nodes=... or another backend"
 
 
 class Entry(NamedTuple):

@@ -33,8 +33,11 @@ class Hosted(Backend):
         self._fleet: Fleet | None = None
         self._taken: dict[int, tuple[Task, str]] = {}
         self._told: dict[str, int] = {}
-        self._named: set[str] = set()
+        self._named: dict[str, Standing | None] = {}
         self._revoked: set[int] = set()
+        self._leaving: set[str] = set()
+        self._shut: set[str] = set()
+        self._required = options.required or len(self.nodes)
         self._open = False
 
     def __exit__(self, *exc_info: object) -> None:
@@ -56,6 +59,13 @@ class Hosted(Backend):
 
     def _on_gone(self, host: Host) -> None:
         """A host is lost, with all that ran there."""
+
+    def _bar(self, host: Host, shut: bool) -> None:
+        """Give no more tasks to a host, or give it some again; for an engine that chooses."""
+
+    def _may_go(self, host: Host) -> bool:
+        """Whether a host that is to leave has nothing to draw any more."""
+        return all(name != host.name for _, name in self._taken.values())
 
     def _on_told(self, host: Host, message: dict[str, Any]) -> None:
         """An agent told of a command that the engine had it start."""
@@ -93,6 +103,8 @@ class Hosted(Backend):
             for outcome in self._tend():
                 yield from self._passed_on(outcome)
             yield from self._slot_changes(fleet)
+            self._bar_hosts(fleet, source)
+            yield from self._part(fleet)
             ended = (self._is_open(fleet) and self._feed(fleet, source)) or ended
             if ended and not self._taken:
                 return
@@ -102,6 +114,42 @@ class Hosted(Backend):
             for key, mask in self._selector.select(self.options.tick):
                 key.data(mask)
             yield None
+
+    def resize(self, nodes: Sequence[Node]) -> None:
+        """See :meth:`Backend.resize`."""
+        self.nodes = tuple(nodes)
+        if self._fleet is not None:
+            wanted = {node.host: node for node in nodes}
+            hosts = self._fleet.hosts.items()
+            # One that is to come back in another way leaves first, and is added when it is gone.
+            self._leaving |= {name for name, host in hosts if wanted.get(name) != host.node}
+            self._fleet.add(nodes)
+
+    def _bar_hosts(self, fleet: Fleet, source: Source) -> None:
+        """Tell an engine that chooses which hosts it may give nothing to."""
+        if not self.chooses:
+            return
+        shut = fleet.hosts.keys() & {*self._leaving, *source.avoided()}
+        for name in shut ^ (self._shut & fleet.hosts.keys()):
+            self._bar(fleet.hosts[name], name in shut)
+        self._shut = shut
+
+    def _part(self, fleet: Fleet) -> Iterator[NodeEvent]:
+        """Let hosts go that are to leave and have nothing to draw any more."""
+        for name in sorted(self._leaving):
+            host = fleet.hosts[name]
+            if not self._may_go(host):
+                continue
+            self._on_gone(host)
+            if name in self._shut:
+                self._bar(host, False)
+            fleet.remove(name)
+            self._leaving.discard(name)
+            self._shut.discard(name)
+            self._told.pop(name, None)
+            self._named.pop(name, None)
+            yield NodeEvent(name, 0, "drained: all that it was given is answered", asked=True)
+            fleet.add(self.nodes)
 
     def _kinds(self) -> dict[str, Any]:
         """What the agents do; see :class:`cluster.launch.Fleet`."""
@@ -145,18 +193,26 @@ class Hosted(Backend):
         return Outcome.without_answer(task, kind, reason, None)._replace(node=name)
 
     def _slot_changes(self, fleet: Fleet) -> Iterator[NodeEvent]:
-        for host in fleet.hosts.values():
-            slots = self._slots(host) if host.ready else 0
+        for host in tuple(fleet.hosts.values()):  # one may be added meanwhile
+            leaves = host.name in self._leaving
+            slots = self._slots(host) if host.ready and not leaves else 0
             if slots != self._told.get(host.name, 0) or self._is_news(host):
                 self._told[host.name] = slots
-                yield NodeEvent(host.name, slots, self._words(host))
+                self._named[host.name] = self._absence(host)
+                words = "draining: it gets no more tasks" if leaves else self._words(host)
+                yield NodeEvent(host.name, slots, words, leaves)
 
     def _is_news(self, host: Host) -> bool:
-        """A host that is refused is named, also where it never had a slot; once."""
-        if host.standing is not Standing.REFUSED or host.name in self._named:
-            return False
-        self._named.add(host.name)
-        return True
+        """A host that does not come is named, also where it never had a slot; once each way."""
+        absence = self._absence(host)
+        return absence is not None and absence is not self._named.get(host.name)
+
+    def _absence(self, host: Host) -> Standing | None:
+        """AWAY or REFUSED where a host is not there; None where it is, or is tried first."""
+        if host.standing is Standing.REFUSED:
+            return Standing.REFUSED
+        first = host.born <= 1 and host.standing is Standing.STARTING
+        return None if host.ready or first or not host.born else Standing.AWAY
 
     def _words(self, host: Host) -> str:
         reason = self._reason(host) if host.ready else host.reason
@@ -172,7 +228,7 @@ class Hosted(Backend):
             return True
         hosts = fleet.hosts.values()
         ready = sum(1 for host in hosts if host.ready and self._slots(host))
-        required = self.options.required or len(self.nodes)
+        required = min(self._required, len(hosts))
         never = sum(host.standing is Standing.REFUSED for host in hosts)
         late = time.monotonic() > self._deadline
         if ready >= required:

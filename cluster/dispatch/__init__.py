@@ -12,5 +12,16 @@ from cluster.dispatch.clock import Clock, SystemClock
 from cluster.dispatch.core import Core, Policy
 from cluster.dispatch.loop import Ending, Loop, Stop
 from cluster.dispatch.recount import recount
+from cluster.dispatch.roster import Roster
 
-__all__ = ["Clock", "Core", "Ending", "Loop", "Policy", "Stop", "SystemClock", "recount"]
+__all__ = [
+    "Clock",
+    "Core",
+    "Ending",
+    "Loop",
+    "Policy",
+    "Roster",
+    "Stop",
+    "SystemClock",
+    "recount",
+]

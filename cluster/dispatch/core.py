@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.backends.base import NodeEvent, Pause
@@ -11,16 +11,19 @@ from cluster.count import Count
 from cluster.dispatch.blame import STRIKES, Failures, Stranded, rest_after
 from cluster.dispatch.clock import Clock
 from cluster.dispatch.flights import Flight, NodeState, Suspect
+from cluster.dispatch.odd import Parts
 from cluster.events import (
     Alarm,
     AttemptFailed,
     Draining,
+    HostsChanged,
     NodeChanged,
     NodeProgress,
     Observer,
     Progress,
 )
 from cluster.ledger import Counted, Writer
+from cluster.nodes import Node
 from cluster.plan import Ranges, task_blocks
 from cluster.tally import Tally, TallyError, merged
 from cluster.work import Fault, Outcome, Task, Work, accept, checked, verified
@@ -85,6 +88,7 @@ class Core:
         self._pool = NodeState()
         self._suspects: deque[Suspect] = deque()
         self._failures, self._stranded = Failures(), Stranded()
+        self._parts = Parts()
         self._tried: dict[int, int] = {}
         self._expired: set[int] = set()
         self._useless: set[int] = set()
@@ -118,6 +122,11 @@ class Core:
         """See :class:`cluster.backends.base.Source`."""
         return self._expired | self._useless if self._expired or self._useless else ()
 
+    def avoided(self) -> Collection[str]:
+        """See :class:`cluster.backends.base.Source`."""
+        unfit = [n for n, state in self.nodes.items() if state.slots and not self._is_fit(state)]
+        return unfit if unfit and self._others("") else ()
+
     # -- the loop's side ----------------------------------------------------------------------
 
     @property
@@ -137,7 +146,10 @@ class Core:
         lost, state.slots = state.slots and not event.slots, event.slots
         self.writer.event(event.node, f"{event.slots} slots: {event.reason}", self.clock.now())
         self.observe(NodeChanged(event.node, event.slots, event.reason))
-        if lost:
+        self.writer.slots(event.node, event.slots)
+        if event.asked:
+            state.forget_faults()
+        elif lost:
             self._on_loss(event.node, state)
         if self.usable_slots:
             self._without_nodes = self.clock.steady()
@@ -149,6 +161,27 @@ class Core:
         if rest:
             state.rests_until = self.clock.steady() + rest
             self._tell(node, f"lost {state.losses} times: it gets no task for {rest:g} s")
+
+    def on_hosts(self, added: Sequence[Node], drained: Sequence[str], why: str) -> None:
+        """Hosts are to come and to go, before they do."""
+        self.weights = {**self.weights, **{node.host: node.weight for node in added}}
+        names = [node.host for node in added]
+        for name in names:
+            self.writer.event(name, f"added: {why}", self.clock.now())
+        for name in drained:
+            self.writer.event(name, f"to be drained: {why}", self.clock.now())
+        self.observe(HostsChanged(tuple(names), tuple(drained), why))
+
+    def judge_nodes(self) -> None:
+        """Name a node whose numbers cannot be by chance what they are."""
+        if (found := self._parts.odd()) is not None:
+            node, off = found
+            self._tell(node, f"its estimate lies {off:.1f} standard errors off that of the others")
+
+    def alarm(self, text: str) -> None:
+        """Tell, and record, what is wrong with no node in particular."""
+        self.writer.event(None, text, self.clock.now())
+        self.observe(Alarm(text))
 
     def _tell(self, node: str, text: str) -> None:
         self.writer.event(node, text, self.clock.now())
@@ -405,6 +438,7 @@ class Core:
             self._owe(outcome.first, outcome.stop)
             return
         self.count.add(outcome.first, outcome.stop, tally)
+        self._parts.add(outcome.node, outcome.stop - outcome.first, tally)
         self.writer.count(task, outcome, self.clock.now())
         self._blame(outcome)
         # The first whole answer counts; a copy that is still out computes what nobody needs.
@@ -438,7 +472,10 @@ class Core:
             return
         self._state(node).failures += 1
         self._failures.add(node, first, first + 1 if fault.block == first else task.stop)
-        self.writer.fail(task, fault, node, self.clock.now())
+        # What was begun and not counted: up to the block that did it, where that is known.
+        last = task.stop - 1 if fault.block is None else fault.block
+        begun = min(max(last, first), task.stop - 1) + 1 - first
+        self.writer.fail(task, fault, node, begun, self.clock.now())
         final = self._try_again(task, fault, node, first, most)
         self.observe(AttemptFailed(node, task.attempt, fault, final))
         if final:

@@ -52,6 +52,10 @@ class NodeState:
         self.blocks += blocks
         self.busy += wall
 
+    def forget_faults(self) -> None:
+        """The person had it drained: if it comes again, it begins anew."""
+        self.strikes, self.aside, self.losses, self.rests_until = 0, False, 0, 0.0
+
     def is_fit(self, now: float) -> bool:
         """Whether it has slots, is not set aside, and does not rest after its losses."""
         return bool(self.slots) and not self.aside and now >= self.rests_until

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from cluster.backends.base import Backend
 from cluster.count import Count
 from cluster.dispatch.core import Core
+from cluster.dispatch.roster import Roster
 from cluster.errors import EngineError, NodesMissing, StopNow
-from cluster.events import (
-    Alarm,
-    Progress,
-)
+from cluster.events import Progress
 from cluster.state import State
 from cluster.work import Outcome
 
@@ -59,8 +57,12 @@ class Stop:
 class Loop:
     """Reads an engine's items and turns the core's clocks, over as many engines as it takes."""
 
-    def __init__(self, core: Core, stop: Stop, max_time: float | None) -> None:
+    def __init__(
+        self, core: Core, stop: Stop, max_time: float | None, roster: Roster | None = None
+    ) -> None:
         self._core, self._stop, self._max_time = core, stop, max_time
+        self._roster = roster
+        self._backend: Backend | None = None
         self._begun = self._looked = self._recorded = core.clock.steady()
         self._reason = ""
 
@@ -98,7 +100,7 @@ class Loop:
         return self._ending()
 
     def _turn(self, backend: Backend) -> None:
-        core = self._core
+        core, self._backend = self._core, backend
         with closing(backend.run(core.work, core)) as items:
             for item in items:
                 if isinstance(item, Outcome):
@@ -125,21 +127,21 @@ class Loop:
         if now - self._recorded >= _RECORD_EVERY:
             self._recorded = now
             core.writer.progress(record_of(progress))
+            if self._roster is not None and self._backend is not None:
+                self._roster.look(core, self._backend)
 
     def _on_engine_error(self, error: EngineError) -> None:
         self._reason = str(error)
-        self._core.writer.event(None, self._reason, self._core.clock.now())
-        self._core.observe(Alarm(self._reason))
+        self._core.alarm(self._reason)
 
     def _ending(self) -> Ending:
         core, wall = self._core, self._core.clock.steady() - self._begun
         state, stopped_by = _verdict_on_run(core)
         core.observe(core.progress(wall))
+        core.judge_nodes()
         undone = [] if core.count.finished else core.undone
         if undone:
-            text = f"started and not finished: {_spelled(undone)}"
-            core.writer.event(None, text, core.clock.now())
-            core.observe(Alarm(text))
+            core.alarm(f"started and not finished: {_spelled(undone)}")
         return Ending(state, stopped_by, not undone, wall, self._reason)
 
 

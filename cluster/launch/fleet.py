@@ -61,6 +61,7 @@ class Fleet:
         self._here = fingerprint(work)
         self._probe: tuple[str, str] | None = None
         self._seen: dict[str, tuple[Standing, int]] = {}
+        self._ending: list[tuple[Host, float]] = []
         self.hosts: dict[str, Host] = {}
         self.add(nodes)
 
@@ -73,13 +74,14 @@ class Fleet:
                 self._seen[node.host] = (host.standing, 0)
 
     def remove(self, name: str) -> None:
-        """Have no more to do with a host; what it has is lost."""
+        """Have no more to do with a host: its agent is told to end, and given a moment for it."""
         host = self.hosts.pop(name)
         host.close()
-        host.end(time.monotonic())
+        self._ending.append((host, time.monotonic() + _GRACE))
 
     def tend(self) -> Iterator[Happening]:
         """See to every host, and tell what happened."""
+        self._end_removed()
         for host in tuple(self.hosts.values()):
             for message in host.tend():
                 yield Happening(host, Change.TOLD, message)
@@ -97,9 +99,16 @@ class Fleet:
         for host in self.hosts.values():
             host.close()
         deadline = time.monotonic() + _GRACE
-        for host in self.hosts.values():
+        for host in (*self.hosts.values(), *(host for host, _ in self._ending)):
             host.end(deadline)
         self.hosts.clear()
+        self._ending.clear()
+
+    def _end_removed(self) -> None:
+        now = time.monotonic()
+        for host, deadline in [each for each in self._ending if each[0].ended or now > each[1]]:
+            host.end(now)
+            self._ending.remove((host, deadline))
 
     def _judge(self, host: Host) -> None:
         """Accept a host that has shaken hands, if the kernel's probe came out as on the others."""

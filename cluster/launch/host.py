@@ -101,6 +101,11 @@ class Host:
         """Whether it may be given tasks."""
         return self.standing is Standing.READY
 
+    @property
+    def ended(self) -> bool:
+        """Whether there is no agent, or it has ended."""
+        return self._agent is None or self._agent.gone
+
     # -- towards it -------------------------------------------------------------------------------
 
     def say(self, message: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from cluster.ledger.database import FILE, NETWORK, SQLITE, file_system
 from cluster.ledger.locks import Owner, holder
 from cluster.ledger.moves import compact, remove, take_over
-from cluster.ledger.rows import Counted, NodeTotals, Run
+from cluster.ledger.rows import Counted, NodeTotals, Run, Wish
 from cluster.ledger.store import Ledger
 from cluster.ledger.tables import SCHEMA
 from cluster.ledger.writer import Writer
@@ -25,6 +25,7 @@ __all__ = [
     "NodeTotals",
     "Owner",
     "Run",
+    "Wish",
     "Writer",
     "compact",
     "file_system",

@@ -8,11 +8,11 @@ from contextlib import suppress
 
 from cluster.ledger.rows import Run
 from cluster.ledger.store import Ledger
-from cluster.ledger.tables import OUTCOME_COLUMNS
+from cluster.ledger.tables import LATER, OUTCOME_COLUMNS
 from cluster.work import checksum
 
 # All that hangs on a run, the run itself last.
-_TABLES = ("outcome", "spare", "failure", "event", "session")
+_TABLES = ("outcome", "spare", "failure", "event", "session", "wish")
 
 
 def take_over(ledger: Ledger, run: Run, giver: Ledger, given: Run, without: set[int]) -> int:
@@ -54,6 +54,7 @@ def remove(ledger: Ledger, run: Run) -> None:
     """
     with ledger.lock(run.id):
         with ledger.transaction():
+            ledger.db.execute(LATER)
             for table in _TABLES:
                 ledger.db.execute(f"DELETE FROM {table} WHERE run = ?", (run.key,))
             ledger.db.execute("DELETE FROM run WHERE key = ?", (run.key,))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from cluster.nodes import Node
+
 
 class Run(NamedTuple):
     """A row of the table of runs; ``state`` is the recorded one, see :meth:`Ledger.state`."""
@@ -36,6 +38,14 @@ class Counted(NamedTuple):
     tally: str
     node: str
     intact: bool
+
+
+class Wish(NamedTuple):
+    """Other hosts for a run that is being computed: hosts to add, names of hosts to drain."""
+
+    key: int
+    add: tuple[Node, ...]
+    drain: tuple[str, ...]
 
 
 class NodeTotals(NamedTuple):

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from cluster.errors import UsageError, did_you_mean
 from cluster.ledger.database import Database
 from cluster.ledger.faults import translated
 from cluster.ledger.locks import Owner, flock, holder, write_owner
-from cluster.ledger.rows import JSON_COLUMNS, Counted, NodeTotals, Run
-from cluster.ledger.tables import UNENDED
+from cluster.ledger.rows import JSON_COLUMNS, Counted, NodeTotals, Run, Wish
+from cluster.ledger.tables import LATER, UNENDED
 from cluster.ledger.writer import Writer
+from cluster.nodes import Node
 from cluster.work import checksum
 
 
@@ -131,6 +132,7 @@ class Ledger(Database):
         """Enter a start of a run; returns the session's key."""
         me = Owner.here()
         with self.transaction():
+            self.db.execute(LATER)
             self.db.execute(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,))
             row = self.db.execute(
                 "INSERT INTO session (run, started, host, pid, backend, nodes)"
@@ -146,23 +148,51 @@ class Ledger(Database):
             self.db.execute("UPDATE session SET wall = ? WHERE key = ?", (wall, session))
 
     def sessions(self, run: Run) -> list[dict[str, Any]]:
-        """Every start of a run: started, wall (None: it was killed), host, pid, backend, nodes."""
+        """Every start of a run: started, seconds, host, pid, backend, nodes (slots by name).
+
+        ``seconds`` of one that was killed, or goes on, are those to its last outcome.
+        """
         rows = self.all(
-            "SELECT started, wall, host, pid, backend, nodes FROM session WHERE run = ?"
-            " ORDER BY key", (run.key,),
+            "SELECT started, coalesce(wall, (SELECT max(received) FROM outcome WHERE run = s.run"
+            " AND received >= s.started AND received < s.next) - s.started, 0.0),"
+            " host, pid, backend, nodes FROM"
+            " (SELECT *, lead(started, 1, 9e99) OVER (ORDER BY key) AS next FROM session"
+            "  WHERE run = ?) AS s ORDER BY key", (run.key,),
         )  # fmt: skip
-        names = ("started", "wall", "host", "pid", "backend", "nodes")
+        names = ("started", "seconds", "host", "pid", "backend", "nodes")
         return [{**dict(zip(names, row, strict=True)), "nodes": json.loads(row[5])} for row in rows]
 
-    def wall(self, run: Run) -> float:
-        """Seconds over all starts of a run; of one that was killed, to its last outcome."""
-        (total,) = self.all(
-            "SELECT total(coalesce(wall, (SELECT max(received) FROM outcome WHERE run = s.run AND"
-            " received >= s.started AND received < s.next) - s.started, 0)) FROM"
-            " (SELECT *, lead(started, 1, 9e99) OVER (ORDER BY key) AS next FROM session"
-            "  WHERE run = ?) AS s", (run.key,),
-        )[0]  # fmt: skip
-        return float(total)
+    # -- wishes -------------------------------------------------------------------------------
+
+    def wish(self, run: Run, add: Sequence[Node], drain: Sequence[str]) -> int:
+        """Ask the dispatcher of a run for other hosts; returns the key of the wish."""
+        hosts = json.dumps({"add": [node.to_json() for node in add], "drain": list(drain)})
+        self.own()
+        with self.transaction():
+            self.db.execute(LATER)
+            row = self.db.execute("INSERT INTO wish (run, hosts) VALUES (?, ?)", (run.key, hosts))
+        assert row.lastrowid is not None
+        return row.lastrowid
+
+    def last_wish(self) -> int:
+        """The key of the newest wish for any run; 0 where there is none."""
+        return int(self.all("SELECT coalesce(max(key), 0) FROM wish", ())[0][0])
+
+    def wishes(self, run: Run, after: int) -> list[Wish]:
+        """The wishes for a run that are newer than one."""
+        rows = self.all(
+            "SELECT key, hosts FROM wish WHERE run = ? AND key > ? ORDER BY key", (run.key, after)
+        )
+        return [
+            Wish(key, tuple(map(Node.from_json, hosts["add"])), tuple(hosts["drain"]))
+            for key, hosts in ((key, json.loads(text)) for key, text in rows)
+        ]
+
+    def answer(self, wish: int) -> dict[str, Any] | None:
+        """What became of a wish; None while its dispatcher has not said."""
+        rows = self.all("SELECT answer FROM wish WHERE key = ?", (wish,))
+        found: dict[str, Any] | None = json.loads(rows[0][0] or "null")
+        return found
 
     # -- what was counted ---------------------------------------------------------------------
 

@@ -91,6 +91,12 @@ CREATE TABLE event (                   -- what happened to nodes and to the run
     text TEXT NOT NULL
 );
 CREATE INDEX event_run ON event (run);
+CREATE TABLE IF NOT EXISTS wish (      -- of people, for a run that is being computed
+    key    INTEGER PRIMARY KEY,
+    run    INTEGER NOT NULL REFERENCES run,
+    hosts  TEXT NOT NULL,              -- JSON: add, drain
+    answer TEXT                        -- JSON, of its dispatcher; NULL: none yet
+);
 CREATE TABLE owner (                   -- on a network file system: the one host that may write
     only INTEGER PRIMARY KEY CHECK (only = 1),
     host TEXT NOT NULL,
@@ -99,6 +105,8 @@ CREATE TABLE owner (                   -- on a network file system: the one host
 );
 """
 
+# Stores of before have all but these.
+LATER = TABLES[TABLES.index("CREATE TABLE IF NOT EXISTS wish") : TABLES.index("CREATE TABLE owner")]
 UNENDED = (
     "state = 'running', stopped_by = NULL, drained = NULL, counted = NULL, tally = NULL,"
     " ranges = NULL"

@@ -19,6 +19,12 @@ from cluster.work import Fault, Outcome, Task
 
 _GROUP = 0.02
 _MOST_WAITING = 20_000
+# The most at a time: a node that is lost has had them all the same.
+_SLOTS = (
+    "UPDATE session SET nodes ="
+    " json_set(nodes, ?, max(?, coalesce(json_extract(nodes, ?), 0)))"
+    " WHERE key = (SELECT max(key) FROM session WHERE run = ?)"
+)
 
 
 class Writer:
@@ -66,10 +72,10 @@ class Writer:
             if len(self._outcomes) == 1:
                 self._wake.notify_all()
 
-    def fail(self, task: Task, fault: Fault, node: str, at: float) -> None:
-        """Record an attempt that counted nothing."""
+    def fail(self, task: Task, fault: Fault, node: str, blocks: int, at: float) -> None:
+        """Record an attempt of which so many blocks were begun, and did not count."""
         row = (
-            self._run.key, at, fault.block, task.stop - task.first, node, task.attempt,
+            self._run.key, at, fault.block, blocks, node, task.attempt,
             fault.kind, fault.type, fault.message, fault.traceback,
         )  # fmt: skip
         self._put("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
@@ -82,6 +88,14 @@ class Writer:
     def event(self, node: str | None, text: str, at: float) -> None:
         """Record what happened to a node, or to the run."""
         self._put("INSERT INTO event VALUES (?, ?, ?, ?)", (self._run.key, at, node, text))
+
+    def slots(self, node: str, slots: int) -> None:
+        """Record that a node has had so many slots, in this start of the run."""
+        self._put(_SLOTS, (f'$."{node}"', slots, f'$."{node}"', self._run.key))
+
+    def answer(self, wish: int, answer: Mapping[str, object]) -> None:
+        """Tell a person what became of a wish."""
+        self._put("UPDATE wish SET answer = ? WHERE key = ?", (json.dumps(answer), wish))
 
     def progress(self, progress: Mapping[str, object]) -> None:
         """Replace what readers see of the running estimate."""

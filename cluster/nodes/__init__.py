@@ -16,11 +16,22 @@ from cluster.errors import did_you_mean
 from cluster.nodes.hostfile import read_hostfile
 from cluster.nodes.hostlist import expand
 from cluster.nodes.machine import allocated, is_local, local, usable_cores
-from cluster.nodes.node import MAX_NODES, MAX_SLOTS, Node, NodeError, NodeList, is_ipv6
+from cluster.nodes.node import (
+    MAX_NODES,
+    MAX_SLOTS,
+    Defaults,
+    HostFile,
+    Node,
+    NodeError,
+    NodeList,
+    is_ipv6,
+)
 
 __all__ = [
     "MAX_NODES",
     "MAX_SLOTS",
+    "Defaults",
+    "HostFile",
     "Node",
     "NodeError",
     "NodeList",
@@ -29,6 +40,7 @@ __all__ = [
     "expand",
     "is_local",
     "local",
+    "names_file",
     "parse",
     "parse_entry",
     "read_hostfile",
@@ -83,12 +95,13 @@ def parse_entry(
         return _from_mapping(entry, room)
     if entry.strip() == "auto":
         return allocated(environ, base_dir)
-    if _is_file(entry, base_dir):
+    if names_file(entry, base_dir):
         return read_hostfile(base_dir / entry)
     return expand(entry, room)
 
 
-def _is_file(text: str, base_dir: Path) -> bool:
+def names_file(text: str, base_dir: Path) -> bool:
+    """Whether an entry is the name of a host file, relative to a folder."""
     # '4/host' has a slash too. A file that is there must not hide this machine.
     if re.match(r"[0-9]+/[^/]+$", text) or _CONTROL.search(text) or text == "localhost":
         return False

@@ -6,9 +6,9 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_NODES = 100_000
 MAX_SLOTS = 4_096
@@ -82,11 +82,7 @@ class Node:
 
     def __post_init__(self) -> None:
         for key, check in _CHECKS.items():
-            value = getattr(self, key)
-            # There may be 100,000 nodes, and most of their keys are empty.
-            if value is None or value == () or not (reason := check(value)):
-                continue
-            raise NodeError(reason, key=key)
+            _check(key, getattr(self, key), check)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-safe mapping, from which :meth:`from_json` makes an equal Node."""
@@ -100,6 +96,49 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Defaults:
+    """What holds for every host of a list that does not say otherwise; see :class:`Node`."""
+
+    slots: int | None = None
+    python: str | None = None
+    user: str | None = None
+    port: int | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    cwd: str | None = None
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            _check(each.name, getattr(self, each.name), _CHECKS[each.name])
+
+    def fill(self, nodes: Iterable[Node]) -> tuple[Node, ...]:
+        """The nodes, with these values where they have none."""
+        ours = {each.name: getattr(self, each.name) for each in fields(self)}
+        given = {key: value for key, value in ours.items() if value not in (None, ())}
+        return tuple(
+            replace(node, **{key: value for key, value in given.items()
+                             if getattr(node, key) in (None, ())})
+            for node in nodes
+        )  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-safe mapping of what is given, from which :meth:`from_json` makes an equal one."""
+        given = {key: value for key, value in asdict(self).items() if value not in (None, ())}
+        return {**given, "env": dict(self.env)} if self.env else given
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Defaults:
+        """Read what ``to_json`` wrote."""
+        return cls(**{**data, "env": tuple(sorted(data.get("env", {}).items()))})
+
+
+class HostFile(NamedTuple):
+    """A host file of a list, as it was named there, and the hosts that it gave."""
+
+    path: str
+    hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NodeList:
     """The nodes of a run.
 
@@ -107,23 +146,42 @@ class NodeList:
         hosts: each host once, in the order written.
         required: so many must be ready at the start; None: all.
         wait: seconds with no usable slot after which the run drains.
-        file: the host file that was named beside the list, or None.
+        files: the host files among the entries; while it runs, they are read again.
+        defaults: for hosts that come later, too.
     """
 
     hosts: tuple[Node, ...]
     required: int | None = None
     wait: float = 60.0
-    file: str | None = None
+    files: tuple[HostFile, ...] = ()
+    defaults: Defaults = field(default_factory=Defaults)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-safe mapping, from which :meth:`from_json` makes an equal NodeList."""
-        hosts = [node.to_json() for node in self.hosts]
-        return {"hosts": hosts, "required": self.required, "wait": self.wait, "file": self.file}
+        return {
+            "hosts": [node.to_json() for node in self.hosts],
+            "required": self.required,
+            "wait": self.wait,
+            "files": [[file.path, list(file.hosts)] for file in self.files],
+            "defaults": self.defaults.to_json(),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> NodeList:
-        """Read what ``to_json`` wrote."""
-        return cls(**{**data, "hosts": tuple(map(Node.from_json, data["hosts"]))})
+        """Read what ``to_json`` wrote; runs of earlier versions have fewer keys."""
+        return cls(
+            hosts=tuple(map(Node.from_json, data["hosts"])),
+            required=data.get("required"),
+            wait=data["wait"],
+            files=tuple(HostFile(path, tuple(hosts)) for path, hosts in data.get("files", ())),
+            defaults=Defaults.from_json(data.get("defaults", {})),
+        )
+
+
+def _check(key: str, value: Any, check: Callable[[Any], str | None]) -> None:
+    # There may be 100,000 nodes, and most of their keys are empty.
+    if value is not None and value != () and (reason := check(value)):
+        raise NodeError(reason, key=key)
 
 
 def host_fault(text: str) -> str | None:

@@ -16,6 +16,7 @@ from cluster.events import (
     AttemptFailed,
     Draining,
     Event,
+    HostsChanged,
     NodeChanged,
     NodeProgress,
     Observer,
@@ -135,6 +136,8 @@ class Lines(Quiet):
                 self._say(_start(event))
             case NodeChanged():
                 self._say(f"{event.node}: {counted(event.slots, 'slot')}, {one_line(event.reason)}")
+            case HostsChanged():
+                self._say(_hosts(event))
             case Draining():
                 self._say(_drain(event))
             case Progress():
@@ -228,6 +231,12 @@ def _start(event: Started) -> str:
     goal = "" if event.blocks is None else f" of {count(event.blocks)}"
     blocks = f"{count(event.blocks_done)}{goal} blocks of {counted(event.block, 'sample')}"
     return f"run {event.run} on {event.backend}: {blocks} are counted"
+
+
+def _hosts(event: HostsChanged) -> str:
+    lists = {"added": event.added, "to be drained": event.drained}
+    words = (f"{', '.join(names)} {what}" for what, names in lists.items() if names)
+    return one_line(f"hosts: {'; '.join(words)} ({event.why})")
 
 
 def _drain(event: Draining) -> str:

@@ -27,7 +27,7 @@ class NodeResult:
         share: of the run's counted samples, 0 to 1.
         busy_s, cpu_s: wall and CPU seconds inside the kernel, over its counted tasks.
         samples_per_s: counted samples per busy second of one slot.
-        utilisation: busy seconds / (slots * seconds of the run), 0 to 1.
+        utilisation: busy seconds / (slots * seconds of the starts of the run that had it), 0 to 1.
         goodput: counted blocks / attempted blocks, 0 to 1.
         failures: attempts that failed.
         lost_s: seconds that counted tasks were on their way or waited, over all tasks.
@@ -136,6 +136,7 @@ class Facts:
     failure_counts: Mapping[str, int]
     events: Sequence[Mapping[str, Any]]
     slots: Mapping[str, int]
+    capacity: Mapping[str, float]
     backend: str
     wall: float
     resume: str | None
@@ -226,7 +227,7 @@ def _node(total: NodeTotals, facts: Facts, block: int, blocks: int) -> NodeResul
         busy_s=total.wall,
         cpu_s=total.cpu,
         samples_per_s=_ratio(total.blocks * block, total.wall),
-        utilisation=_ratio(total.wall, slots * facts.wall),
+        utilisation=_ratio(total.wall, facts.capacity.get(total.node, 0.0)),
         goodput=_ratio(total.blocks, attempted),
         failures=facts.failure_counts.get(total.node, 0),
         lost_s=total.lost,

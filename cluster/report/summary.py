@@ -72,9 +72,9 @@ def nodes(rows: Sequence[NodeResult]) -> list[Part]:
     """The table of the nodes of a run."""
     titles = (
         "node", "slots", "tasks", "samples", "share", "busy s", "cpu s", "samples/s",
-        "utilisation", "goodput", "failures",
+        "utilisation", "lost s", "goodput", "failures",
     )  # fmt: skip
-    return [table(titles, map(_node, rows), right=titles[1:], spare=("goodput",))]
+    return [table(titles, map(_node, rows), right=titles[1:], spare=("goodput", "lost s"))]
 
 
 def _headline(result: Result) -> Line:
@@ -212,5 +212,6 @@ def _node(node: NodeResult) -> tuple[str | None, ...]:
     return (
         node.node, count(node.slots), count(node.tasks), count(node.samples), percent(node.share),
         f"{node.busy_s:.2f}", f"{node.cpu_s:.2f}", si(node.samples_per_s),
-        percent(node.utilisation), percent(node.goodput), count(node.failures),
+        percent(node.utilisation), f"{node.lost_s:.2f}", percent(node.goodput),
+        count(node.failures),
     )  # fmt: skip

@@ -30,6 +30,7 @@ __all__ = [
     "backends",
     "doctor",
     "error",
+    "hosts",
     "kernels",
     "ls",
     "nodes",
@@ -111,6 +112,31 @@ def plan(document: Document) -> list[Part]:
             right=("slots",),
         ),
     ]
+
+
+def hosts(document: Document) -> list[Part]:
+    """The hosts of a spec; or what a run does with its hosts, as it was asked to."""
+    if "run" in document:
+        named = {"added": document["added"], "to be drained": document["drained"]}
+        return [*facts({what: ", ".join(names) or None for what, names in named.items()})]
+    rows = document["nodes"]
+    titles = ["node", "slots", *(key for key in _HOST_KEYS if any(row[key] for row in rows))]
+    cells = [[row["node"], (row["slots"] and count(row["slots"])) or "its cores",
+              *(_host_key(row[key]) for key in titles[2:])] for row in rows]  # fmt: skip
+    summary = f"{counted(len(rows), 'host')} for {document['backend']}"
+    return [
+        table(titles, cells, right=("slots", "port")),
+        Line(f"{summary}; {count(document['required'])} must be ready at the start"),
+    ]
+
+
+_HOST_KEYS = ("user", "port", "python", "cwd", "tags", "env")
+
+
+def _host_key(value: object) -> str | None:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or None
+    return None if value is None else str(value)
 
 
 def kernels(rows: Sequence[Document]) -> list[Part]:

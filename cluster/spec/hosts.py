@@ -20,11 +20,14 @@ from pydantic_core import CoreSchema, core_schema
 from cluster.nodes import (
     MAX_NODES,
     MAX_SLOTS,
+    Defaults,
+    HostFile,
     Node,
     NodeError,
     NodeList,
     Roster,
     local,
+    names_file,
     parse_entry,
     read_hostfile,
 )
@@ -49,6 +52,7 @@ class Context:
     environ: Mapping[str, str]
     roster: Roster = field(default_factory=Roster)
     entries: int = 0
+    files: list[HostFile] = field(default_factory=list)
 
 
 class Frozen(BaseModel):
@@ -119,6 +123,8 @@ class Entry(HostRule):
         nodes = _entry(_judged(value), context)
         with _located():
             context.roster.add(entry, nodes)
+        if isinstance(value, str) and names_file(value, context.base):
+            context.files.append(HostFile(value, tuple(node.host for node in nodes)))
         return nodes
 
 
@@ -148,6 +154,28 @@ def _located(key: str | None = None) -> Iterator[None]:
         raise faults([((place,) if place else (), found)]) from None
 
 
+def _like(key: str) -> Any:
+    """No value; in the words of the key of a node."""
+    return Field(default=None, description=NodeForm.model_fields[key].description)
+
+
+class DefaultsForm(Frozen):
+    """What holds for every host that does not say otherwise, also for those that come later."""
+
+    slots: Annotated[int, Whole(1, MAX_SLOTS)] | None = _like("slots")
+    python: Annotated[str, Text()] | None = _like("python")
+    user: Annotated[str, Text()] | None = _like("user")
+    port: Annotated[int, Whole(1, 65_535)] | None = _like("port")
+    env: Annotated[Mapping[str, str], Environment()] | None = _like("env")
+    cwd: Annotated[str, Text()] | None = _like("cwd")
+
+    def made(self) -> Defaults:
+        """The same, as the rooms behind this one have it."""
+        given = {key: getattr(self, key) for key in self.model_fields_set}
+        given["env"] = tuple(sorted((self.env or {}).items()))
+        return Defaults(**given)
+
+
 class NodesForm(Frozen):
     """The hosts, and how many of them a run needs."""
 
@@ -161,6 +189,9 @@ class NodesForm(Frozen):
     )
     required: Annotated[int, Whole(1, MAX_NODES)] | None = Field(
         default=None, description="So many hosts must be ready at the start; without it, all."
+    )
+    defaults: DefaultsForm | None = Field(
+        default=None, description="Keys for every host that does not have them itself."
     )
     wait: Annotated[float, Duration(zero=True)] = Field(
         default=60.0, description="With no usable slot for so long, the run drains and stops."
@@ -177,7 +208,9 @@ class Nodes(HostRule):
         form = NodesForm.model_validate(_mapping(value), context=context)
         if form.file is not None:
             with _located("file"):
-                context.roster.add(context.entries, read_hostfile(context.base / form.file))
+                nodes = read_hostfile(context.base / form.file)
+                context.roster.add(context.entries, nodes)
+            context.files.append(HostFile(form.file, tuple(node.host for node in nodes)))
         if isinstance(value, Mapping) and not {"hosts", "file"} & set(value):
             context.roster.add(0, [local()])
         with _located():
@@ -185,7 +218,10 @@ class Nodes(HostRule):
         if form.required is not None and form.required > len(hosts):
             message = f"must be at most {len(hosts)}, the number of hosts, got {form.required}"
             raise faults([(("required",), fault(message))])
-        return NodeList(hosts, form.required, form.wait, form.file)
+        with _located("defaults"):
+            defaults = form.defaults.made() if form.defaults else Defaults()
+        files = tuple(context.files)
+        return NodeList(defaults.fill(hosts), form.required, form.wait, files, defaults)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

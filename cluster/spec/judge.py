@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from cluster.errors import Problem, SpecError
-from cluster.spec.hosts import Context, NodeForm, NodesForm
+from cluster.spec.hosts import Context, DefaultsForm, NodeForm, NodesForm
 from cluster.spec.messages import wording
 from cluster.spec.overrides import apply
 from cluster.spec.source import Source, join
@@ -92,7 +92,9 @@ def _below(path: Path, roots: set[Path]) -> bool:
 def keys_at(model: type[BaseModel], path: Path) -> list[str]:
     """The keys that a mapping may have, by its path in a spec."""
     section: Any = model
-    if path[:1] == ("nodes",):
+    if path[:2] == ("nodes", "defaults"):
+        section = DefaultsForm
+    elif path[:1] == ("nodes",):
         section = NodesForm if len(path) == 1 else NodeForm
     elif path:
         section = section_of(model, str(path[0]))

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from cluster.errors import Problem, SpecError, did_you_mean
+from pydantic import ValidationError
+
+from cluster.errors import Problem, SpecError, UsageError, did_you_mean
+from cluster.nodes import Node, NodeError, Roster, parse_entry
+from cluster.spec.hosts import NodeForm
 from cluster.spec.judge import Origin
+from cluster.spec.messages import wording
 from cluster.spec.model import Spec
 from cluster.spec.syntax import MAX_BYTES
 from cluster.spec.yaml12 import read
@@ -56,6 +62,45 @@ def parse(
         SpecError: every problem at once, in order of place.
     """
     return Spec.read(read(text), Origin(file, base, environ=environ), overrides)
+
+
+def hosts_of(
+    texts: Sequence[str], option: str, environ: Mapping[str, str] = os.environ
+) -> tuple[Node, ...]:
+    """The hosts of entries as ``nodes`` has them: texts, or a mapping in YAML.
+
+    Args:
+        texts: the entries; host files are relative to the working directory.
+        option: that they stand behind; it is named in errors.
+        environ: where ``auto`` finds the variables of Slurm and PBS.
+
+    Raises:
+        UsageError: one that is not right, or a host that stands twice.
+    """
+    roster = Roster()
+    for index, text in enumerate(texts):
+        try:
+            entry: Any = _mapping(text) if text.lstrip().startswith("{") else text
+            roster.add(index, parse_entry(entry, Path(), environ, roster.room))
+        except NodeError as error:
+            error.entry = None
+            raise UsageError(f"{option} {text!r}: {error}") from None
+    return tuple(roster.nodes)
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """The keys of one host, judged as those of a spec."""
+    document = read(text, "value")
+    for finding in document.findings:
+        raise NodeError(finding.message, fix=finding.fix)
+    try:
+        form = NodeForm.model_validate(document.data)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        words = wording(detail, list(NodeForm.model_fields))
+        key = ".".join(map(str, detail["loc"]))
+        raise NodeError(words.message, fix=words.fix, key=key) from None
+    return {key: getattr(form, key) for key in form.model_fields_set}
 
 
 def _unreadable(file: Path, shown: str, error: Exception) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -183,7 +184,7 @@ class Spec(Frozen):
             SpecError: it is not valid.
         """
         keys = {name: value for name, value in data.items() if name not in _ORIGIN}
-        keys["nodes"] = NodeList.from_json({"required": None, "file": None, **keys["nodes"]})
+        keys["nodes"] = NodeList.from_json(keys["nodes"])
         origin = Origin(data["path"], Path(data["base"]), tuple(data["overrides"]))
         return cls.read(Document.of(keys), origin)
 
@@ -228,15 +229,23 @@ class Spec(Frozen):
             SpecError: a change that does not fit.
         """
         keys = {name: value for name, value in _plain(self).items() if name not in without}
-        if "nodes" in keys:
-            # The hosts of the file are in the list already.
-            keys["nodes"].pop("file", None)
+        # The hosts of the files are in the list already.
+        keys["nodes"].pop("files", None)
         origin = Origin(self.path, self.base, self.overrides)
-        return self.read(Document.of(keys), origin, changes)
+        made = self.read(Document.of(keys), origin, changes)
+        if any(_changes_hosts(change) for change in changes):
+            return made
+        nodes = replace(made.nodes, files=self.nodes.files)
+        return made.model_copy(update={"nodes": nodes})
 
 
 _VARIED = ("kernel", "params", "samples", "block", "seed", "until", "backend")
 _FIXED = frozenset(Spec.model_fields) - {*_VARIED, "sweep"}
+
+
+def _changes_hosts(change: str) -> bool:
+    key = change.partition("=")[0].strip()
+    return key.startswith("nodes") and key not in ("nodes.required", "nodes.wait")
 
 
 def _mapping_at(data: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:

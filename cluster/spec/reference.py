@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cluster.spec.hosts import NodeForm, NodesForm
+from cluster.spec.hosts import DefaultsForm, NodeForm, NodesForm
 from cluster.spec.judge import NULLABLE
 from cluster.spec.messages import RESERVED
 from cluster.spec.model import Retry, Spec, Until
@@ -18,6 +18,7 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "until": Until,
     "nodes": NodesForm,
     "node": NodeForm,
+    "defaults": DefaultsForm,
     "retry": Retry,
     "sweep": Sweep,
 }
@@ -25,6 +26,7 @@ _HEADINGS = {
     "until": "`until`",
     "nodes": "`nodes`, as a mapping",
     "node": "An entry of `nodes`, as a mapping",
+    "defaults": "`defaults`, in `nodes`",
     "retry": "`retry`",
     "sweep": "`sweep`",
 }
@@ -44,6 +46,7 @@ def schema() -> dict[str, Any]:
         "description": hosts["description"],
         "anyOf": forms,
     }
+    definitions["nodes"]["properties"]["defaults"] = _refer("defaults", NodesForm)
     root["properties"]["nodes"]["anyOf"] = [*forms, {"$ref": "#/definitions/nodes"}]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -79,9 +82,9 @@ def _tidy(key: str, made: Mapping[str, Any]) -> dict[str, Any]:
     return tidy
 
 
-def _refer(key: str) -> dict[str, Any]:
+def _refer(key: str, model: type[BaseModel] = Spec) -> dict[str, Any]:
     # Draft-07 ignores what stands beside $ref.
-    words = Spec.model_fields[key].description
+    words = model.model_fields[key].description
     return {"description": words, "allOf": [{"$ref": f"#/definitions/{key}"}]}
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "status": ["RUN"],
     "show": ["RUN"],
     "repro": ["RUN", "--block", "2"],
+    "nodes": ["quarter.yaml"],
 }
 # What is wrong with each, and which of the two documents of an error says so.
 MISTAKES = [
@@ -54,6 +55,11 @@ MISTAKES = [
     (["extend", "RUN", "--set", "seed=8"], "error", "not a goal"),
     (["repro", "RUN", "--block", "-1"], "error", "--block"),
     (["kernels", "nowhere"], "error", "nowhere"),
+    (["nodes", "quarter.yaml", "--set", "nodes=h[1"], "errors", "'[' without ']'"),
+    (["nodes", "RUN", "--add", "h4"], "error", "is not being computed (done)"),
+    (["nodes", "RUN", "--add", "h[1"], "error", "--add 'h[1': '[' without ']'"),
+    (["nodes", "RUN", "--add", "{host: h4, slot: 2}"], "error", "did you mean 'slots'?"),
+    (["nodes", "RUN", "--drain", "h1,h1"], "error", "stands twice"),
 ]
 
 

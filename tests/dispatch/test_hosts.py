@@ -11,7 +11,7 @@ from cluster.dispatch import Policy
 from cluster.dispatch.blame import STRANDED, STRIKES
 from cluster.events import Alarm
 from cluster.plan import Goal
-from cluster.work import Task
+from cluster.work import Fault, Task
 from tests.dispatch.bench import Bench, bench, tiles
 
 ONE = Policy(pinned=1)
@@ -171,6 +171,52 @@ def test_a_flapping_node_works_when_it_is_the_only_one(tmp_path: Path) -> None:
             gone(b, "a")
         b.join("a")
         assert isinstance(b.core.take("a"), Task)
+
+
+# -- hosts that a person has drained --------------------------------------------------------------
+
+
+def test_a_drain_is_no_loss_and_forgets_what_was_held_against_a_host(tmp_path: Path) -> None:
+    """However often: no rest follows; one that was set aside works again when it is back."""
+    with bench(tmp_path, Goal(99), ONE) as b:
+        b.join("a", "b")
+        fail_for_others(b, STRIKES)
+        assert b.rest("a") is Pause.NOW
+        for _ in range(4):
+            b.core.on_node(NodeEvent("a", 0, "by hand", asked=True))
+            b.join("a")
+        b.answer(b.take("a"))
+        assert not any("lost" in alarm.message for alarm in b.told(Alarm))
+
+
+def test_an_engine_that_chooses_is_told_whom_to_avoid(tmp_path: Path) -> None:
+    """Those that would get no task by name, as long as others can work."""
+    with bench(tmp_path, Goal(99), ONE) as b:
+        b.join("a", "b")
+        assert not b.core.avoided()
+        fail_for_others(b, STRIKES)
+        assert list(b.core.avoided()) == ["a"]
+        gone(b, "b")
+        assert not b.core.avoided()
+
+
+# -- what was attempted ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("block", "begun"), [(3, 1), (6, 4), (None, 5), (99, 5)])
+def test_a_failed_attempt_counts_the_blocks_that_were_begun(
+    tmp_path: Path, block: int | None, begun: int
+) -> None:
+    """Of [0, 8) three are counted: goodput knows of these, of the bad one, and of those between."""
+    with bench(tmp_path, Goal(8), Policy(pinned=8, lost=9)) as b:
+        b.join("a")
+        task = b.take("a")
+        part = b.true(task._replace(stop=3))
+        fault = Fault("lost", block, "WorkerLost", "by hand")
+        b.core.on_outcome(part._replace(fault=fault))
+        assert b.core.count.blocks == 3
+        b.core.writer.flush()
+        assert b.ledger.uncounted_blocks(b.run) == {"a": begun}
 
 
 # -- stranded blocks ------------------------------------------------------------------------------

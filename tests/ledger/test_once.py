@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import cluster.ledger.writer as writer_room
 from cluster.errors import StoreError
-from cluster.ledger import Ledger, Run
+from cluster.ledger import Ledger, Run, Wish
 from cluster.ledger.tables import TABLES
+from cluster.nodes import Node
 from cluster.work import Fault, Task
 from tests.ledger.stores import by_hand, entered, insert, outcome, put, tally
 
@@ -136,7 +137,7 @@ def test_everything_handed_over_before_the_end_is_written(tmp_path: Path) -> Non
         with ledger.writer(run) as writer:
             for first in range(3000):
                 put(writer, first, first + 1)
-            writer.fail(Task(9, 1, 2, 1, 0.0), Fault("raised", 1, "E", "no", "trace"), "a", 4.0)
+            writer.fail(Task(9, 1, 2, 1, 0.0), Fault("raised", 1, "E", "no", "trace"), "a", 1, 4.0)
             writer.spare(outcome(0, 1), "equal", 4.0)
             writer.event("a", "gone", 4.0)
             writer.progress({"blocks": 3000})
@@ -155,6 +156,49 @@ def test_totals_of_a_node_add_up(tmp_path: Path) -> None:
             insert(ledger, run, *span)
         assert ledger.node_totals(run) == [("a", 3, 20, 3.0, 1.5, 4.5)]
         assert ledger.node_totals(run, 6) == [("a", 2, 6, 2.0, 1.0, 3.0)]
+
+
+@pytest.mark.fault(44)
+def test_time_lost_is_of_one_clock_each(tmp_path: Path) -> None:
+    """A worker's clock that is a day off changes nothing; one that is of no use adds nothing."""
+    with Ledger(tmp_path, create=True) as ledger:
+        run = entered(ledger)
+        with ledger.writer(run) as writer:
+            for first, times in enumerate(((1.0, 2.0), (86_401.0, 86_402.0), (0.0, 0.0))):
+                row = outcome(first, first + 1)._replace(started=times[0], ended=times[1])
+                writer.count(Task(1, first, first + 1, 1, 0.5), row, 3.0)
+        assert ledger.node_totals(run)[0].lost == 2 * 1.5
+
+
+def test_slots_of_a_start_are_the_most_that_a_node_had(tmp_path: Path) -> None:
+    """Also of a host that was added, whose name may be an address; of this start alone."""
+    with Ledger(tmp_path, create=True) as ledger:
+        run = entered(ledger)
+        for slots in (1, 3):
+            ledger.begin(run, "ssh", {"a": 4, "b": 0})
+            with ledger.writer(run) as writer:
+                for node, count in (("a", 2), ("b", slots), ("b", 0), ("fe80::1%eth0", 2)):
+                    writer.slots(node, count)
+        nodes = [session["nodes"] for session in ledger.sessions(run)]
+        assert nodes == [{"a": 4, "b": slots, "fe80::1%eth0": 2} for slots in (1, 3)]
+
+
+def test_a_wish_is_for_one_run_and_answered_once(tmp_path: Path) -> None:
+    """In the order they came, and with what became of it; also in a store of before wishes."""
+    with Ledger(tmp_path, create=True) as ledger:
+        runs = entered(ledger, "one"), entered(ledger, "two")
+        with by_hand(tmp_path) as db:
+            db.execute("DROP TABLE wish")
+        ledger.begin(runs[0], "ssh", {})
+        assert ledger.last_wish() == 0
+        keys = [ledger.wish(run, [Node("h", slots=2)], ["g"]) for run in (*runs, runs[0])]
+        assert ledger.wishes(runs[0], keys[0]) == [Wish(keys[2], (Node("h", slots=2),), ("g",))]
+        assert [wish.key for wish in ledger.wishes(runs[0], 0)] == [keys[0], keys[2]]
+        assert ledger.answer(keys[2]) is None
+        with ledger.writer(runs[0]) as writer:
+            writer.answer(keys[2], {"added": ["h"]})
+        assert ledger.answer(keys[2]) == {"added": ["h"]}
+        assert ledger.last_wish() == keys[2]
 
 
 def test_a_range_that_is_set_aside_is_owed_again(tmp_path: Path) -> None:

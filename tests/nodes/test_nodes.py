@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from cluster import nodes
-from cluster.nodes import MAX_NODES, Node, NodeError, NodeList, Roster, parse, read_hostfile
+from cluster.nodes import (
+    MAX_NODES,
+    Defaults,
+    HostFile,
+    Node,
+    NodeError,
+    NodeList,
+    Roster,
+    parse,
+    read_hostfile,
+)
 
 FULL = Node(
     "n1",
@@ -35,7 +45,9 @@ def write(folder: Path, text: str, name: str = "hosts.txt") -> Path:
 
 def test_a_node_and_a_list_survive_json() -> None:
     """What is written to JSON is read back equal."""
-    hosts = NodeList((FULL, Node("b")), required=1, wait=5.0, file="hosts.txt")
+    files = (HostFile("hosts.txt", ("b",)),)
+    defaults = Defaults(slots=2, env=(("A", "1"),))
+    hosts = NodeList((FULL, Node("b")), 1, 5.0, files, defaults)
     assert Node.from_json(json.loads(json.dumps(FULL.to_json()))) == FULL
     assert NodeList.from_json(json.loads(json.dumps(hosts.to_json()))) == hosts
 

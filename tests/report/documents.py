@@ -29,6 +29,10 @@ PLAN = {
     "target": {"half_width": 0.1, "rel_error": None, "std_error": None, "confidence": 0.95,
                "min_samples": 0, "min_hits": 10},
 }  # fmt: skip
+HOST = {
+    "node": "h1", "slots": 2, "python": "/venv/bin/python", "user": None, "port": None,
+    "weight": 1.0, "env": ["NAP"], "tags": [], "cwd": None,
+}  # fmt: skip
 REPRO = {
     "run": "pi-1", "block": 7, "tally": {"kind": "hits", "hits": 1, "samples": 2},
     "wall_s": 1.0, "cpu_s": 0.9, "fault": None, "matches": True,
@@ -48,6 +52,8 @@ GOOD: list[tuple[str, Any]] = [
                   "block": "2 ** 24", "doc": ""}]),
     ("backends", [{"backend": "serial", "usable": True, "summary": "s", "install": None}]),
     ("doctor", {"findings": [{"check": "c", "status": "ok", "message": "m", "fix": None}]}),
+    ("nodes", {"nodes": [HOST, {**HOST, "slots": None}], "backend": "ssh", "required": 2}),
+    ("nodes", {"run": "pi-1", "added": ["h4"], "drained": []}),
     ("repro", REPRO),
     ("repro", {**REPRO, "tally": None, "matches": None,
                "fault": Fault("raised", 7, "ValueError", "m", "t")._asdict()}),

@@ -38,6 +38,8 @@ BAD: list[tuple[str, Any]] = [
     ("doctor", {"findings": [{"check": "c", "status": "fine", "message": "m", "fix": None}]}),
     ("repro", {**REPRO, "tally": {"kind": "hits", "hits": 1}}),
     ("repro", {**REPRO, "tally": {"kind": "other"}}),
+    ("nodes", {"nodes": [{"node": "h1"}], "backend": "ssh", "required": 1}),
+    ("nodes", {"run": "pi-1", "added": []}),
     ("schema", {"$schema": "http://json-schema.org/draft-07/schema#", "properties": 1}),
     ("error", {"error": {"code": 0, "message": "m", "where": None, "fix": None}}),
     ("errors", {"errors": []}),

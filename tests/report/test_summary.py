@@ -26,17 +26,17 @@ from tests.report.made import (
 )
 
 TITLES = (
-    "node       slots  tasks    samples    share  busy s  cpu s  samples/s  utilisation  goodput"
-    "  failures\n"
+    "node       slots  tasks    samples    share  busy s  cpu s  samples/s  utilisation  lost s"
+    "  goodput  failures\n"
 )
 ROW = (
-    "localhost      2     61  1,000,000  100.0 %    9.50   9.25      105 k       95.0 %  100.0 %"
-    "         0\n"
+    "localhost      2     61  1,000,000  100.0 %    9.50   9.25      105 k       95.0 %    0.25"
+    "  100.0 %         0\n"
 )
 
 SECOND_ROW = (
-    "n2             2     61  1,000,000    0.0 %    9.50   9.25          -       95.0 %  100.0 %"
-    "         2\n"
+    "n2             2     61  1,000,000    0.0 %    9.50   9.25          -       95.0 %    0.25"
+    "  100.0 %         2\n"
 )
 
 PI_TEXT = f"""\

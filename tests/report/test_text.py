@@ -13,7 +13,7 @@ from cluster.work import Fault
 from tests.report.documents import GOOD, NEW, PLAN, REPRO, STANDING
 from tests.report.made import DIGEST
 
-PAGES = {"validate": "validated"}
+PAGES = {"validate": "validated", "nodes": "hosts"}
 
 
 @pytest.mark.parametrize(

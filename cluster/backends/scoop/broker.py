@@ -13,6 +13,8 @@ from scoop.broker import brokerzmq
 from cluster.backends.scoop.seal import Forged, Stamps
 
 _TICK = 100
+#: Stands in the place of a future's id where a host was shut; all sent before stands before it.
+SHUT = b"shut"
 _FRAMES = {
     brokerzmq.TASK: 4,
     brokerzmq.REQUEST: 2,
@@ -39,6 +41,9 @@ class Gate:
         self._orders: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self.sent: SimpleQueue[tuple[bytes, bytes]] = SimpleQueue()
         self._message: list[bytes] = []
+        self._closed: set[bytes] = set()
+        self._parked: list[bytes] = []
+        self._asking: list[bytes] = []
 
     def order(self, word: str, what: Any) -> None:
         """Have something done in the broker's thread, where its sockets live."""
@@ -48,6 +53,9 @@ class Gate:
         """Until a message of ours is there."""
         while True:
             self._obey()
+            if self._asking:
+                self._message = [self._asking.pop(), brokerzmq.REQUEST]
+                return True
             if self._socket.poll(_TICK) and self._take():
                 return True
 
@@ -75,6 +83,9 @@ class Gate:
             return False
         if message[1] == brokerzmq.TASK:
             self._ids[message[3]] = message[2]
+        if message[1] == brokerzmq.REQUEST and message[0].startswith(tuple(self._closed)):
+            self._parked.append(message[0])  # it asks once, and waits
+            return False
         self._message = message
         return True
 
@@ -96,9 +107,26 @@ class Gate:
 
     def _forget(self, prefix: bytes) -> None:
         """Give nothing more to workers whose names begin so."""
-        workers = self._broker.available_workers
-        for worker in [each for each in workers if each.startswith(prefix)]:
-            workers.remove(worker)
+        self._parked = [each for each in self._parked if not each.startswith(prefix)]
+        for worker in self._idle(prefix):
+            self._broker.available_workers.remove(worker)
+
+    def _shut(self, prefix: bytes) -> None:
+        """Let the workers whose names begin so wait."""
+        self._closed.add(prefix)
+        for worker in self._idle(prefix):
+            self._broker.available_workers.remove(worker)
+            self._parked.append(worker)
+        self.sent.put((SHUT, prefix))
+
+    def _open(self, prefix: bytes) -> None:
+        """Let them have tasks again."""
+        self._closed.discard(prefix)
+        self._asking += [each for each in self._parked if each.startswith(prefix)]
+        self._parked = [each for each in self._parked if not each.startswith(prefix)]
+
+    def _idle(self, prefix: bytes) -> list[bytes]:
+        return [each for each in self._broker.available_workers if each.startswith(prefix)]
 
 
 class Broker:

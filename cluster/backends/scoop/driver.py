@@ -15,7 +15,7 @@ from scoop import _control, futures
 
 from cluster.backends.driver import connect
 from cluster.backends.scoop import shim
-from cluster.backends.scoop.broker import Broker
+from cluster.backends.scoop.broker import SHUT, Broker
 from cluster.backends.scoop.job import draw
 from cluster.backends.scoop.seal import SealedPickle
 from cluster.family import die_with_parent
@@ -78,6 +78,8 @@ class Origin:
             self._lose(message["left"].encode(), "its SCOOP worker ended")
         elif "gone" in message:
             self._lose(f"{message['gone']}:".encode(), "its host is gone")
+        for word in {"shut", "open"} & message.keys():
+            self._broker.gate.order(word, f"{message[word]}:".encode())
 
     def _tell(self) -> None:
         if time.monotonic() - self._beat >= _BEAT:
@@ -95,7 +97,9 @@ class Origin:
                 name, worker = self._broker.gate.sent.get_nowait()
             except Empty:
                 return
-            if name in self._open:
+            if name == SHUT:
+                self._wire.queue({"shut": worker.decode().rpartition(":")[0]})
+            elif name in self._open:
                 self._at[name] = worker
                 host = worker.decode().rpartition(":")[0]
                 self._wire.queue({"sent": self._open[name][0], "node": host})

@@ -48,6 +48,7 @@ class Engine(Driven):
         self._broker: list[Any] = []
         self._address = ""
         self._astray: list[tuple[int, str]] = []
+        self._closed: set[str] = set()
 
     def _command(self) -> Sequence[str]:
         return python_command(sys.executable, _DRIVER)
@@ -62,6 +63,8 @@ class Engine(Driven):
 
     def _start_driver(self) -> None:
         self._broker = []
+        self._closed.clear()
+        self._shut.clear()  # a fresh driver is told of it anew
         super()._start_driver()
 
     def _join(self, host: Host) -> None:
@@ -84,9 +87,20 @@ class Engine(Driven):
         self._seats.pop(host.name, None)
         super()._on_gone(host)
 
+    def _bar(self, host: Host, shut: bool) -> None:
+        self._say({"shut" if shut else "open": host.name})
+        self._closed.discard(host.name)
+
+    def _may_go(self, host: Host) -> bool:
+        """Once the broker has said that it gives the host nothing more."""
+        idle = not any(seat.worker for seat in self._seats.get(host.name, ()))
+        return (idle or host.name in self._closed) and super()._may_go(host)
+
     def _on_said(self, message: Mapping[str, Any]) -> None:
         if "broker" in message:
             self._broker = list(message["broker"])
+        elif "shut" in message:
+            self._closed.add(str(message["shut"]))
         elif "sent" in message:
             self._note(int(message["sent"]), str(message["node"]))
 

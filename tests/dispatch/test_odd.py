@@ -1,0 +1,109 @@
+"""A node whose numbers are not by chance what they are, and all others that are let alone."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.dispatch import Policy
+from cluster.dispatch.odd import SIGMAS, Parts
+from cluster.events import Alarm
+from cluster.plan import Goal
+from cluster.tally import Histogram, Hits, Moments, Tally
+from tests.dispatch.bench import bench, tampered
+
+BLOCK = 200
+
+
+def drawn(rng: np.random.Generator, kind: str, bias: float = 0.0) -> Tally:
+    """One block of a kernel; ``bias`` is what a broken node adds."""
+    match kind:
+        case "hits":
+            return Hits(int((rng.random(BLOCK) < 0.25 + bias).sum()), BLOCK)
+        case "rare":
+            return Hits(int((rng.random(BLOCK) < 2e-5 + bias).sum()), BLOCK)
+        case "correlated":  # the samples of a block hit together, or not at all
+            return Hits(BLOCK if rng.random() < 0.25 + bias else 0, BLOCK)
+        case "far":  # a mean far from zero against its spread
+            return Moments.of(1e9 + bias + rng.standard_normal(BLOCK))
+        case "heavy":  # no variance at all
+            return Moments.of(rng.pareto(1.5, BLOCK) + bias)
+        case _:
+            return Histogram.of(rng.random(BLOCK) ** (1 + bias), np.linspace(0, 1, 5))
+
+
+def parts(seed: int, kind: str, bias: float = 0.0, tasks: int = 600) -> Parts:
+    """Nodes a, b and c of different speeds; ``bias`` is that of a."""
+    rng, made = np.random.default_rng(seed), Parts()
+    for number in range(tasks):
+        node = "abbccc"[number % 6]
+        blocks = int(rng.integers(1, 4))
+        tally = drawn(rng, kind, bias if node == "a" else 0.0)
+        for _ in range(blocks - 1):
+            tally = tally.merge(drawn(rng, kind, bias if node == "a" else 0.0))
+        made.add(node, blocks, tally)
+    return made
+
+
+@pytest.mark.fault(61)
+@pytest.mark.parametrize("kind", ["hits", "rare", "correlated", "far", "heavy", "bins"])
+def test_honest_nodes_are_never_called_odd(kind: str) -> None:
+    """Whatever the kernel: rare events, samples that hang together, no variance."""
+    for seed in range(20):
+        made = parts(seed, kind, tasks=300)
+        assert max(made.distances().values()) < SIGMAS - 2.5
+        assert made.odd() is None
+
+
+@pytest.mark.fault(61)
+def test_the_distance_is_in_standard_errors() -> None:
+    """Over many honest runs it is distributed as the size of a standard normal number is."""
+    off = [parts(seed, "hits", tasks=300).distances()["a"] for seed in range(200)]
+    assert 0.6 < statistics.fmean(off) < 1.0  # sqrt(2 / pi) = 0.80
+    assert 0.02 < sum(each > 2 for each in off) / 200 < 0.11
+
+
+@pytest.mark.fault(61)
+@pytest.mark.parametrize(("kind", "bias"), [("hits", 0.05), ("far", 0.2), ("bins", 0.2)])
+def test_a_biased_node_is_named(kind: str, bias: float) -> None:
+    """It, and not the others, which its numbers pull off too."""
+    found = parts(1, kind, bias).odd()
+    assert found is not None
+    assert found[0] == "a"
+    assert found[1] > SIGMAS
+
+
+def test_few_tasks_prove_nothing() -> None:
+    """Nine tasks of a node, all of them off."""
+    made = Parts()
+    for number in range(60):
+        made.add("b", 1, Hits(50 + number % 3, BLOCK))
+    for number in range(9):
+        made.add("a", 1, Hits(150 + number % 3, BLOCK))
+    assert made.odd() is None
+    made.add("a", 1, Hits(150, BLOCK))
+    assert made.odd() is not None
+
+
+@pytest.mark.fault(61)
+def test_a_run_names_its_odd_node_at_its_end(tmp_path: Path) -> None:
+    """As an alarm, and in the ledger; what it counted stays counted."""
+    with bench(tmp_path, Goal(160), Policy(pinned=1)) as b:
+        b.join("a", "b", "c")
+        for number in range(160):
+            node = "abcc"[number % 4]
+            task = b.take(node)
+            outcome = b.true(task, node)
+            for _ in range(30 if node == "a" else 0):
+                outcome = tampered(outcome)
+            b.core.on_outcome(outcome)
+        b.core.judge_nodes()
+        (alarm,) = b.told(Alarm)
+        assert alarm.node == "a"
+        assert "standard errors off that of the others" in alarm.message
+        assert b.core.count.blocks == 160
+        b.core.writer.flush()
+        assert [e["node"] for e in b.ledger.events(b.run) if "errors off" in e["text"]] == ["a"]

@@ -1,0 +1,62 @@
+"""The table of the hosts, on hosts whose numbers are known: sleeping kernels of known lengths."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from cluster.backends.base import TABLE
+from tests.conftest import need
+from tests.lab.harness import Lab
+from tests.lab.site import BLOCK, Site
+
+HOSTED = [entry for entry in TABLE if entry.hosted]
+NAPS = {"h1": 0.02, "h2": 0.04, "h3": 0.02}
+# What a sleep of this machine, shared by all hosts, may take longer.
+SLACK = 1.35
+# Seconds that a task and its answer may be on their way, on a machine that others use too.
+LOST = 0.3
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param(e.name, marks=() if e.name == "ssh" else pytest.mark.slow) for e in HOSTED],
+)
+def test_each_number_of_a_host_is_right(backend: str, lab: Lab, tmp_path: Path) -> None:
+    """By host: tasks, samples, share, seconds, speed, utilisation, lost, failures, goodput."""
+    entry = next(entry for entry in TABLE if entry.name == backend)
+    need(entry.usable, f"{entry.name}: {entry.install}")
+    site = Site(tmp_path, lab, backend, 360, slots={"h1": 2, "h2": 1, "h3": 1})
+    for node in site.spec["nodes"]:
+        node["env"]["NAP"] = str(NAPS[node["host"]])
+    del site.spec["nodes"][2]["slots"]  # then they are the host's cores
+    site.write()
+    # So long that none is given ahead of its need, and none waits in a queue.
+    result = site.run("submit", "spec.yaml", "--task-blocks", "20")
+    rows = {row["node"]: row for row in result["nodes"]}
+    tasks = tasks_of(tmp_path)
+    assert set(rows) == set(NAPS)
+    assert sum(row["share"] for row in rows.values()) == pytest.approx(1)
+    assert (rows["h1"]["slots"], rows["h2"]["slots"]) == (2, 1)
+    assert rows["h3"]["slots"] == int(lab.exec("h3", "nproc"))
+    for host, row in rows.items():
+        blocks = row["samples"] // BLOCK
+        assert (row["tasks"], blocks) == tasks[host]
+        assert row["share"] == pytest.approx(blocks / 360)
+        assert blocks * NAPS[host] <= row["busy_s"] < blocks * NAPS[host] * SLACK + 0.2
+        assert row["cpu_s"] < row["busy_s"] / 2
+        assert row["samples_per_s"] == pytest.approx(row["samples"] / row["busy_s"])
+        had = row["slots"] * result["wall_s"]
+        assert row["utilisation"] == pytest.approx(row["busy_s"] / had)
+        assert row["utilisation"] <= 1
+        assert 0 < row["lost_s"] < row["tasks"] * LOST
+        assert (row["failures"], row["goodput"]) == (0, 1)
+
+
+def tasks_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Tasks and blocks by host, as the ledger's rows have them."""
+    with sqlite3.connect(folder / "runs" / "ledger.sqlite") as db:
+        rows = db.execute("SELECT node, count(*), sum(stop - first) FROM outcome GROUP BY node")
+        return {node: (tasks, blocks) for node, tasks, blocks in rows}

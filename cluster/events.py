@@ -79,5 +79,13 @@ class Draining:
     reason: str
 
 
-Event = Started | Progress | NodeChanged | AttemptFailed | Alarm | Draining
+@dataclass(frozen=True)
+class Closed:
+    """A start outside of its window: nothing is begun; it ``opens`` at a local time, in words."""
+
+    window: str
+    opens: str
+
+
+Event = Started | Progress | NodeChanged | AttemptFailed | Alarm | Draining | Closed
 Observer = Callable[[Event], None]

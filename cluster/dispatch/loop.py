@@ -30,7 +30,8 @@ class Ending:
 
     Attributes:
         state: done, failed, partial or interrupted.
-        stopped_by: samples, target, max_time, max_samples, failure, nodes, or a signal's name.
+        stopped_by: samples, target, max_time, window, max_samples, failure, nodes, or a signal's
+            name.
         drained: every block that was started is counted.
         wall: seconds.
         reason: the engine's own words, where the nodes were the cause.
@@ -48,6 +49,11 @@ class Ending:
         state, stopped_by = _goal_reached(count)
         return cls(state, stopped_by, True, 0.0)
 
+    @classmethod
+    def of_closed(cls) -> Ending:
+        """The ending of a start outside of its window."""
+        return cls(State.PARTIAL, "window", True, 0.0)
+
 
 @dataclass
 class Stop:
@@ -57,10 +63,19 @@ class Stop:
 
 
 class Loop:
-    """Reads an engine's items and turns the core's clocks, over as many engines as it takes."""
+    """Reads an engine's items and turns the core's clocks, over as many engines as it takes.
 
-    def __init__(self, core: Core, stop: Stop, max_time: float | None) -> None:
-        self._core, self._stop, self._max_time = core, stop, max_time
+    Args:
+        core: decides.
+        stop: a person's wish to stop.
+        max_time: seconds after which the run drains.
+        closes: when it drains in any case: the end of its window, in seconds since the epoch.
+    """
+
+    def __init__(
+        self, core: Core, stop: Stop, max_time: float | None, closes: float | None = None
+    ) -> None:
+        self._core, self._stop, self._max_time, self._closes = core, stop, max_time, closes
         self._begun = self._looked = self._recorded = core.clock.steady()
         self._reason = ""
 
@@ -119,6 +134,8 @@ class Loop:
         self._looked = now
         if self._max_time is not None and now - self._begun >= self._max_time:
             core.drain("max_time")
+        if self._closes is not None and core.clock.now() >= self._closes:
+            core.drain("window")
         core.on_tick()
         progress = core.progress(now - self._begun)
         core.observe(progress)
@@ -162,7 +179,7 @@ def _verdict_on_run(core: Core) -> tuple[State, str]:
         return _goal_reached(core.count)
     if core.failed:
         return State.FAILED, "failure"
-    if core.draining in ("max_time", "nodes"):
+    if core.draining in ("max_time", "window", "nodes"):
         return State.PARTIAL, core.draining
     return State.INTERRUPTED, core.draining or "SIGINT"
 

@@ -56,10 +56,14 @@ class Ledger(Database):
         return next(found, None)
 
     def create(
-        self, run: str, name: str, request: str, identity: str, definition: object, goal: object
-    ) -> Run:
-        """Enter a new run."""
+        self, run: str, name: str, request: str, identity: str, definition: object, goal: object,
+        *, once: bool = False,
+    ) -> Run:  # fmt: skip
+        """Enter a new run; ``once``: where the request has one by now, that is returned instead."""
         with self.transaction():
+            # Looked for inside of the transaction: of two that start at once, one enters it.
+            if once and (earlier := self.newest(request)):
+                return earlier
             self.db.execute(
                 "INSERT INTO run (id, name, created, request, identity, definition, goal)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -127,15 +131,17 @@ class Ledger(Database):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
-    def begin(self, run: Run, backend: str, nodes: Mapping[str, int]) -> int:
-        """Enter a start of a run; returns the session's key."""
+    def begin(
+        self, run: Run, backend: str, nodes: Mapping[str, int], start: str | None = None
+    ) -> int:
+        """Enter a start of a run, by its key if it was scheduled; returns the session's key."""
         me = Owner.here()
         with self.transaction():
             self.db.execute(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,))
             row = self.db.execute(
-                "INSERT INTO session (run, started, host, pid, backend, nodes)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (run.key, time.time(), me.host, me.pid, backend, json.dumps(dict(nodes))),
+                "INSERT INTO session (run, started, host, pid, backend, nodes, start)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (run.key, time.time(), me.host, me.pid, backend, json.dumps(dict(nodes)), start),
             )
         assert row.lastrowid is not None
         return row.lastrowid
@@ -146,12 +152,14 @@ class Ledger(Database):
             self.db.execute("UPDATE session SET wall = ? WHERE key = ?", (wall, session))
 
     def sessions(self, run: Run) -> list[dict[str, Any]]:
-        """Every start of a run: started, wall (None: it was killed), host, pid, backend, nodes."""
+        """Every start of a run: started, wall (None: it was killed), host, pid, backend, nodes.
+
+        And ``start``, the key of a scheduled one.
+        """
+        names = ("started", "wall", "host", "pid", "backend", "nodes", "start")
         rows = self.all(
-            "SELECT started, wall, host, pid, backend, nodes FROM session WHERE run = ?"
-            " ORDER BY key", (run.key,),
-        )  # fmt: skip
-        names = ("started", "wall", "host", "pid", "backend", "nodes")
+            f"SELECT {', '.join(names)} FROM session WHERE run = ? ORDER BY key", (run.key,)
+        )
         return [{**dict(zip(names, row, strict=True)), "nodes": json.loads(row[5])} for row in rows]
 
     def wall(self, run: Run) -> float:

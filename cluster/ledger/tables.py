@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-SCHEMA = 1
+SCHEMA = 2
 
 TABLES = """
 CREATE TABLE run (
@@ -34,7 +34,8 @@ CREATE TABLE session (                 -- one start of a run: submit, resume or 
     host    TEXT NOT NULL,
     pid     INTEGER NOT NULL,
     backend TEXT NOT NULL,
-    nodes   TEXT NOT NULL              -- JSON: slots by node
+    nodes   TEXT NOT NULL,             -- JSON: slots by node
+    start   TEXT                       -- key of a scheduled start; NULL: a person's
 );
 CREATE TABLE outcome (                 -- the blocks [first, stop) of a run, counted
     run      INTEGER NOT NULL REFERENCES run,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 from cluster.events import (
     Alarm,
     AttemptFailed,
+    Closed,
     Draining,
     Event,
     NodeChanged,
@@ -50,6 +51,7 @@ _WIDTH = 24
 _WHY = {
     "failure": "a block is out of attempts",
     "max_time": "max_time is over",
+    "window": "the window is closed",
     "nodes": "no usable node is left",
 }
 
@@ -137,6 +139,8 @@ class Lines(Quiet):
                 self._say(f"{event.node}: {counted(event.slots, 'slot')}, {one_line(event.reason)}")
             case Draining():
                 self._say(_drain(event))
+            case Closed():
+                self._say(f"the window {event.window} is closed; it opens at {event.opens}")
             case Progress():
                 self._progress(event)
             case _:

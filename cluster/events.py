@@ -87,5 +87,13 @@ class Closed:
     opens: str
 
 
-Event = Started | Progress | NodeChanged | AttemptFailed | Alarm | Draining | Closed
+@dataclass(frozen=True)
+class Noted:
+    """What the ledger was told of a node, or of the run, while somebody watched."""
+
+    text: str
+    node: str | None = None
+
+
+Event = Started | Progress | NodeChanged | AttemptFailed | Alarm | Draining | Closed | Noted
 Observer = Callable[[Event], None]

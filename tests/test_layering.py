@@ -51,6 +51,7 @@ ROOMS = (
     "shards",
     "verify",
     "prune",
+    "away",
     "doctor",
     "cli",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from cluster.backends.base import Backend
 from cluster.count import Count
@@ -170,6 +170,7 @@ def record_of(progress: Progress) -> dict[str, object]:
         "samples_per_s": progress.samples_per_s,
         "estimate": estimate.value if estimate else None,
         "std_error": estimate.std_error if estimate else None,
+        "nodes": [astuple(node) for node in progress.nodes],
     }
 
 

@@ -232,6 +232,36 @@ class Ledger(Database):
         )
         return [dict(zip(("at", "node", "text"), row, strict=True)) for row in rows]
 
+    def events_since(self, run: Run, number: int) -> list[tuple[int, str | None, str]]:
+        """The events of a run after one of a number: the number, node and text of each."""
+        return self.all(
+            "SELECT rowid, node, text FROM event WHERE run = ? AND rowid > ? ORDER BY rowid",
+            (run.key, number),
+        )
+
+    def note(self, run: Run, text: str) -> None:
+        """Record what happened to a run; from any process, for it is no result."""
+        with self.transaction():
+            self.db.execute(
+                "INSERT INTO event VALUES (?, ?, NULL, ?)", (run.key, time.time(), text)
+            )
+
+    def ask(self, run: Run, wish: str, since: float) -> bool:
+        """Record a wish of somebody else to who computes a run; False where it was asked before.
+
+        Args:
+            run: the run.
+            wish: in words.
+            since: wishes of before, to another start of the run, are over.
+        """
+        with self.transaction():
+            found = self.db.execute(
+                "INSERT INTO event SELECT ?, ?, NULL, ? WHERE NOT EXISTS"
+                " (SELECT 1 FROM event WHERE run = ? AND text = ? AND at >= ?)",
+                (run.key, time.time(), wish, run.key, wish, since),
+            )
+            return found.rowcount == 1
+
     def spares(self, run: Run) -> list[tuple[int, int, str, str]]:
         """What was computed and not counted: first, stop, node, verdict."""
         return self.all(

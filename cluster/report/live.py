@@ -19,6 +19,7 @@ from cluster.events import (
     Event,
     NodeChanged,
     NodeProgress,
+    Noted,
     Observer,
     Progress,
     Started,
@@ -141,6 +142,9 @@ class Lines(Quiet):
                 self._say(_drain(event))
             case Closed():
                 self._say(f"the window {event.window} is closed; it opens at {event.opens}")
+            case Noted():
+                place = f"{event.node}: " if event.node else ""
+                self._say(f"{place}{one_line(event.text)}")
             case Progress():
                 self._progress(event)
             case _:

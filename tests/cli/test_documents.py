@@ -25,6 +25,11 @@ COMMANDS = {
     "ls": [],
     "status": ["RUN"],
     "show": ["RUN"],
+    "watch": ["RUN"],
+    "logs": ["RUN"],
+    "wait": ["RUN"],
+    "attach": ["RUN"],
+    "stop": ["RUN"],
     "repro": ["RUN", "--block", "2"],
 }
 # What is wrong with each, and which of the two documents of an error says so.
@@ -63,6 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documents")
     spec(folder)
     run = ask("submit", "quarter.yaml", "--set", "backend=threads", cwd=folder)["run"]
+    assert cluster("resume", run, "--detach", cwd=folder).returncode == 0  # so that it has a log
+    assert cluster("wait", run, cwd=folder).returncode == 0
     (folder / "RUN").write_text(run)
     return folder
 

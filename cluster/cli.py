@@ -219,6 +219,53 @@ def _extend(
     return _show_result(result, store, as_json)
 
 
+@_verb("schedule")
+@_spec
+@click.option("--cron", metavar="TIMES", help="a line in the crontab, such as '0 22 * * 1-5'")
+@click.option("--systemd", is_flag=True, help="a service and a timer of the user's systemd")
+@click.option("--at", metavar="EVENT", help="for systemd; without it, when the window opens")
+@click.option("--print", "printed", is_flag=True, help="show what would be written, no more")
+@click.option("--remove", is_flag=True, help="take it away, wherever it is")
+@click.option("--start", is_flag=True, help="one start: what the scheduler runs")
+@click.option("--folder", type=click.Path(path_type=Path), hidden=True)
+@click.option("--log", type=click.Path(path_type=Path), hidden=True)
+@_overrides
+@_own_store
+def _schedule(spec: Path, start: bool, remove: bool, as_json: bool, **options: Any) -> int | None:
+    if start:
+        return _start(spec, as_json=as_json, **options)
+    from cluster import schedule
+
+    if remove:
+        document = schedule.remove(spec)
+    else:
+        document = schedule.put(spec, **{k: v for k, v in options.items() if k in _ASKED})
+    _answer(document, as_json, lambda: text.scheduled(document))
+    return None
+
+
+_ASKED = ("cron", "systemd", "at", "printed", "overrides", "store")
+
+
+def _start(
+    spec: Path, *, folder: Path | None, log: Path | None, overrides: Sequence[str],
+    store: Path | None, as_json: bool, **_others: Any,
+) -> int:  # fmt: skip
+    from cluster import api, away
+
+    context = click.get_current_context()
+    if log:
+        arguments = context.find_root().obj
+        away.speak_into(log, arguments)
+        context.meta[_VOICE] = away.Voice(None, arguments, copy=False)
+    if folder:
+        os.chdir(folder)
+    loaded = api.load(spec, overrides)
+    with _watched(False, store or loaded.store) as (observe, stop):
+        result = api.start(loaded, store=store, observe=observe, stop=stop)
+    return _show_result(result, store or loaded.store, as_json)
+
+
 @_verb("validate")
 @_spec
 @_overrides

@@ -52,6 +52,7 @@ ROOMS = (
     "verify",
     "prune",
     "away",
+    "schedule",
     "doctor",
     "cli",
 )

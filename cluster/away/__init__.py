@@ -9,6 +9,6 @@ from __future__ import annotations
 from cluster.away.follow import attach, follow, log_of, tail
 from cluster.away.halt import halt
 from cluster.away.launch import Word, launch
-from cluster.away.voice import Voice
+from cluster.away.voice import Voice, speak_into
 
-__all__ = ["Voice", "Word", "attach", "follow", "halt", "launch", "log_of", "tail"]
+__all__ = ["Voice", "Word", "attach", "follow", "halt", "launch", "log_of", "speak_into", "tail"]

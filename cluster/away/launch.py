@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cluster.errors import ClusterError, EngineError, Problem, SpecError
+from cluster.errors import EngineError, retold
 
 # A kernel may be slow to import, and compile at that.
 _PATIENCE = 120.0
@@ -47,16 +47,6 @@ class Word:
             setattr(self, name, value)
 
 
-def _told(code: int, document: dict[str, Any]) -> ClusterError:
-    """The error that ended a detached run, as it told it."""
-    if "errors" in document:
-        return SpecError(Problem(**problem) for problem in document["errors"])
-    told = document["error"]
-    error = ClusterError(told["message"], where=told["where"], fix=told["fix"])
-    error.code = code
-    return error
-
-
 def launch(arguments: Sequence[str]) -> Word:
     """Start a command of ours in a session of its own; returns its first word.
 
@@ -85,7 +75,7 @@ def launch(arguments: Sequence[str]) -> Word:
             if word.run is None and not word.over:
                 _end(process)
         if word.error is not None:
-            raise _told(word.code, word.error)
+            raise retold(word.code, word.error)
         if word.run is None:
             raise _silence(process, early)
         return word

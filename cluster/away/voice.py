@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.away.follow import log_of
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, StoreError
 from cluster.events import Event, NodeChanged, Started
 from cluster.report.result import Result
 
@@ -27,7 +27,8 @@ class Voice:
     Args:
         word: the descriptor to tell the first word on; None where nobody listens.
         arguments: of the command, for the log's first line.
-        copy: what was printed so far goes along; it lies in a file, open for reading too.
+        copy: what was printed so far goes along; it lies in a file, open for reading too. Else it
+            stays where it is, and the log is named there.
     """
 
     def __init__(self, word: int | None, arguments: Sequence[str], *, copy: bool) -> None:
@@ -63,20 +64,34 @@ class Voice:
             self._word = None
 
     def _to_log(self, path: Path) -> None:
+        if not self._copy:
+            sys.stderr.write(f"what it says from here on is in {path}\n")
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        early = b""
+        if self._copy:
+            with suppress(OSError):
+                early = os.pread(1, _MOST_COPIED, 0)
+        speak_into(path, self._arguments)
+        os.write(1, early)
+
+
+def speak_into(path: Path, arguments: Sequence[str]) -> None:
+    """Have standard output and error go to the end of a log, after a line that says whose it is.
+
+    Raises:
+        StoreError: it could not be opened.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = os.open(path, flags, 0o600)
-        try:
-            stamp = time.strftime("%Y-%m-%d %H:%M:%S%z")
-            place = f"process {os.getpid()} on {socket.gethostname()}"
-            line = f"== {stamp} {place}: cluster {shlex.join(self._arguments)}\n"
-            os.write(log, line.encode(errors="replace"))
-            if self._copy:
-                with suppress(OSError):
-                    os.write(log, os.pread(1, _MOST_COPIED, 0))
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-        finally:
-            os.close(log)
+    except OSError as error:
+        raise StoreError(f"{error.strerror or error}", where=str(path)) from None
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S%z")
+    place = f"process {os.getpid()} on {socket.gethostname()}"
+    line = f"== {stamp} {place}: cluster {shlex.join(arguments)}\n"
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    os.write(1, line.encode(errors="replace"))

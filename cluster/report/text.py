@@ -39,6 +39,7 @@ __all__ = [
     "plan",
     "repro",
     "result",
+    "scheduled",
     "show",
     "status",
     "validated",
@@ -86,6 +87,19 @@ def detached(document: Document, store: str | Path) -> list[Part]:
     run = document["run"]
     named = {f"{verb} it with": command(verb, run, store=store) for verb in ("watch", "stop")}
     return [Line(f"{State(document['state']).symbol} {run}: {document['state']}"), *facts(named)]
+
+
+def scheduled(document: Document) -> list[Part]:
+    """What ``schedule`` wrote, would write, or took away."""
+    if "removed" in document:
+        taken = " and ".join(document["removed"]) or "nothing was there"
+        return [Line(f"{document['name']}: taken away from: {taken}")]
+    parts: list[Part] = []
+    for file in document["files"]:
+        parts += [Line(f"# {file['path']}", "bold"), *map(Line, file["text"].splitlines()), Line()]
+    if document["written"]:
+        parts.append(Line(f"✓ {document['name']}: given to {document['scheduler']}", "green"))
+    return [*parts, *facts({"log": document["log"]})]
 
 
 def validated(document: Document) -> list[Part]:

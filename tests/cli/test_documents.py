@@ -16,6 +16,7 @@ COMMANDS = {
     "submit": ["quarter.yaml"],
     "resume": ["RUN"],
     "extend": ["RUN", "--samples", "41e3"],
+    "schedule": ["quarter.yaml", "--cron", "@daily", "--print"],
     "validate": ["quarter.yaml"],
     "plan": ["quarter.yaml", "--seconds", "0.1"],
     "kernels": ["kernels.py"],

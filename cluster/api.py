@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -17,10 +17,11 @@ from typing import Any
 from cluster.backends.base import Options, create, kernels_at_home, seat
 from cluster.count import Count
 from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Stop, SystemClock, recount
-from cluster.errors import StoreError, UsageError
+from cluster.errors import ClusterError, StoreError, UsageError
 from cluster.events import Closed, Event, Observer, Started
 from cluster.ledger import Ledger, Run
 from cluster.nodes import NodeList
+from cluster.notify import Teller
 from cluster.outlook import Outlook, look_ahead
 from cluster.plan import Goal, Ranges
 from cluster.report.result import Facts, Result, result_of
@@ -124,8 +125,8 @@ def resume(
     with Ledger(Path(store)) as ledger:
         row = ledger.run(run)
         request = elsewhere(Request.from_json(row.definition), overrides)
-        with ledger.lock(row.id):
-            _compute(ledger, ledger.run(row.id), request, Caller(observe, stop))
+        with _held(ledger, row.id, request, Caller(observe, stop)) as caller:
+            _compute(ledger, ledger.run(row.id), request, caller)
         return show(row.id, ledger)
 
 
@@ -145,10 +146,10 @@ def extend(
         row = ledger.run(run)
         old = Request.from_json(row.definition)
         request = extended(old, overrides)
-        with ledger.lock(row.id):
+        with _held(ledger, row.id, request, Caller(observe, stop)) as caller:
             _check_more(ledger, row, request, old)
             ledger.set_goal(row, request.to_json(), request.goal.to_json())
-            _compute(ledger, ledger.run(row.id), request, Caller(observe, stop))
+            _compute(ledger, ledger.run(row.id), request, caller)
         return show(row.id, ledger)
 
 
@@ -262,13 +263,13 @@ def _started(ledger: Ledger, request: Request, resume: bool, caller: Caller) -> 
     if earlier is not None:
         return _go_on(ledger, earlier, request, caller)
     name = new_id(request.spec.name)
-    with ledger.lock(name):
+    with _held(ledger, name, request, caller) as held:
         run = ledger.create(
             name, request.spec.name, request.key, request.identity, request.to_json(),
             request.goal.to_json(), once=resume,
         )  # fmt: skip
         if run.id == name:
-            _compute(ledger, run, request, caller)
+            _compute(ledger, run, request, held)
     if run.id != name:  # another start of the same moment was first
         return _go_on(ledger, run, request, caller)
     return show(name, ledger)
@@ -278,14 +279,14 @@ def _go_on(ledger: Ledger, row: Run, request: Request, caller: Caller) -> Result
     """Go on with an earlier run of the same request, to the goal asked for now if it is more."""
     recorded = Request.from_json(row.definition)
     request = request.with_recorded(recorded)
-    with ledger.lock(row.id):
+    with _held(ledger, row.id, request, caller) as held:
         row = ledger.run(row.id)
         if _enough(ledger, row, request, recorded) is None:
             ledger.set_goal(row, request.to_json(), request.goal.to_json())
         else:
             request = replace(recorded, spec=_placed_as(recorded.spec, request.spec))
         if not _had_its_time(ledger, row, caller.start):
-            _compute(ledger, ledger.run(row.id), request, caller)
+            _compute(ledger, ledger.run(row.id), request, held)
     return show(row.id, ledger)
 
 
@@ -323,6 +324,24 @@ class Caller:
         """Tell the observer, if there is one."""
         if self.observe is not None:
             self.observe(event)
+
+
+@contextmanager
+def _held(ledger: Ledger, run: str, request: Request, caller: Caller) -> Iterator[Caller]:
+    """Hold a run; whom its spec names is told how that went, when it is free again."""
+    spec = request.spec
+    if spec.notify is None:
+        with ledger.lock(run):
+            yield caller
+        return
+
+    def note(words: str) -> None:
+        with suppress(ClusterError):  # who cannot be told of does the run no harm either
+            ledger.note(ledger.run(run), words)
+
+    told = Teller(run, spec.name, spec.notify, note, caller.tell, lambda: show(run, ledger))
+    with told, ledger.lock(run):
+        yield replace(caller, observe=told)
 
 
 def _compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None:

@@ -46,6 +46,7 @@ ROOMS = (
     "dispatch",
     "calibrate",
     "report",
+    "notify",
     "outlook",
     "api",
     "shards",

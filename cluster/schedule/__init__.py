@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster import api
 from cluster.errors import UsageError
+from cluster.notify import filled
 from cluster.schedule import cron, systemd
 from cluster.schedule.job import Job, Scheduled, job_of, name_of
 from cluster.spec import Spec
@@ -45,6 +46,7 @@ def put(
     Raises:
         UsageError: none or two schedulers, or a time that is none.
         SpecError: the spec would not start.
+        SecretError: it needs a secret that a scheduled start would not have.
         EngineError: the scheduler is not there, or refuses.
     """
     if (cron is not None) + systemd != 1:
@@ -55,6 +57,8 @@ def put(
     job = job_of(spec, store or loaded.store, overrides)
     made = scheduler.text(job, when)
     job.check()
+    if loaded.notify and loaded.notify.webhook:
+        filled(loaded.notify.webhook, {})  # where a scheduler runs it there are no variables
     if not printed:
         scheduler.install(job, when)
     return {

@@ -154,7 +154,13 @@ def _detachable(function: Function) -> Function:
 
 def _detached(arguments: Sequence[str], options: Mapping[str, Any]) -> int:
     from cluster.away import launch
+    from cluster.backends.base import seat
 
+    if seat() is not None:
+        raise UsageError(
+            "the ranks of mpirun or srun end with it: none goes on by itself",
+            fix="leave --detach out, or detach mpirun itself",
+        )
     word = launch(arguments)
     document = {"run": word.run, "state": word.state}
     store = options["store"] or "runs"
@@ -355,11 +361,12 @@ def _watch(run: str, store: Path, as_json: bool) -> int:
 @_store
 def _logs(run: str, follow: bool, store: Path, as_json: bool) -> None:
     from cluster import api, away
+    from cluster.ledger import log_of
 
     name = api.status(run, store).run
     pieces = away.tail(name, store, onward=follow)
     if as_json:
-        path = str(away.log_of(name, store))
+        path = str(log_of(name, store))
         _answer({"run": name, "path": path, "text": "".join(pieces)}, as_json, list)
         return
     for piece in pieces:

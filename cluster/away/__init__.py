@@ -6,9 +6,9 @@ output in a log beside the ledger; everything else asks the ledger, and the run'
 
 from __future__ import annotations
 
-from cluster.away.follow import attach, follow, log_of, tail
+from cluster.away.follow import attach, follow, tail
 from cluster.away.halt import halt
 from cluster.away.launch import Word, launch
 from cluster.away.voice import Voice, speak_into
 
-__all__ = ["Voice", "Word", "attach", "follow", "halt", "launch", "log_of", "speak_into", "tail"]
+__all__ = ["Voice", "Word", "attach", "follow", "halt", "launch", "speak_into", "tail"]

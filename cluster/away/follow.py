@@ -13,7 +13,7 @@ from cluster.away.halt import halt
 from cluster.dispatch import Stop
 from cluster.errors import Locked, StopNow, UsageError
 from cluster.events import Draining, NodeProgress, Noted, Observer, Progress, Started
-from cluster.ledger import Ledger, Run
+from cluster.ledger import Ledger, Run, log_of
 from cluster.report.result import Result
 from cluster.state import State
 from cluster.tally import Estimate
@@ -121,11 +121,6 @@ def _progress(row: Run, record: Mapping[str, Any]) -> Progress:
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def log_of(run: str, store: Path) -> Path:
-    """Where a run without a terminal puts what it says."""
-    return store / "logs" / f"{run}.log"
 
 
 def tail(run: str, store: Path, *, onward: bool = False) -> Iterator[str]:

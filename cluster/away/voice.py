@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.away.follow import log_of
 from cluster.errors import ClusterError, StoreError
 from cluster.events import Event, NodeChanged, Started
+from cluster.ledger import log_of
 from cluster.report.result import Result
 
 _MOST_COPIED = 1 << 20

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from cluster.ledger.rows import Run
-from cluster.ledger.store import Ledger
+from cluster.ledger.store import Ledger, log_of
 from cluster.ledger.tables import OUTCOME_COLUMNS
 from cluster.work import checksum
 
@@ -57,8 +57,9 @@ def remove(ledger: Ledger, run: Run) -> None:
             for table in _TABLES:
                 ledger.db.execute(f"DELETE FROM {table} WHERE run = ?", (run.key,))
             ledger.db.execute("DELETE FROM run WHERE key = ?", (run.key,))
-        with suppress(OSError):
-            (ledger.store / "locks" / run.id).unlink()
+        for path in (log_of(run.id, ledger.store), ledger.store / "locks" / run.id):
+            with suppress(OSError):
+                path.unlink()
 
 
 def compact(ledger: Ledger) -> None:

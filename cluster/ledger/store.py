@@ -293,3 +293,8 @@ class Ledger(Database):
 
     def _lock_path(self, run: str) -> Path:
         return self.store / "locks" / run
+
+
+def log_of(run: str, store: Path) -> Path:
+    """Where a run without a terminal puts what it says."""
+    return store / "logs" / f"{run}.log"

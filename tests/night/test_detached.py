@@ -330,3 +330,13 @@ def test_a_run_in_a_terminal_has_no_log(tmp_path: Path) -> None:
     process = cluster("logs", run, cwd=tmp_path)
     assert process.returncode == 2
     assert f"cluster show {run}" in process.stderr
+
+
+def test_a_log_goes_with_its_run(tmp_path: Path) -> None:
+    """Where gc removes the one, it removes the other."""
+    run = detached(spec(tmp_path), cwd=tmp_path)["run"]
+    assert ask("wait", run, cwd=tmp_path)["state"] == "done"
+    path = Path(ask("logs", run, cwd=tmp_path)["path"])
+    assert (tmp_path / path).exists()
+    assert ask("gc", "--older-than", "0.1s", "--yes", cwd=tmp_path)["removed"] == [run]
+    assert not (tmp_path / path).exists()

@@ -9,18 +9,20 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 from cluster.backends.base import Backend, Options, create, kernels_at_home, seat
 from cluster.count import Count
-from cluster.dispatch import Core, Ending, Loop, Policy, Roster, Stop, SystemClock, recount
-from cluster.errors import NoAnswer, StoreError, UsageError
-from cluster.events import Event, Observer, Started
+from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Roster, Stop, SystemClock, recount
+from cluster.errors import ClusterError, NoAnswer, StoreError, UsageError
+from cluster.events import Closed, Event, Observer, Started
 from cluster.ledger import Ledger, Run, Wish, Writer
 from cluster.nodes import NodeList
+from cluster.notify import Teller
 from cluster.outlook import Outlook, look_ahead
 from cluster.plan import Goal, Ranges
 from cluster.report.result import Facts, Result, result_of
@@ -31,6 +33,7 @@ from cluster.spec import load as load_spec
 from cluster.state import State
 from cluster.tally import Tally
 from cluster.verbs import command
+from cluster.window import start_key, zone_of
 from cluster.work import Fault, Task, checked, perform, tally_text
 
 _LONGEST_NAME = 40
@@ -74,17 +77,37 @@ def submit(
     """
     request = replace(_resolved(spec), pinned=pinned)
     with Ledger(Path(store or spec.store), create=True) as ledger:
-        earlier = ledger.newest(request.key) if resume else None
-        if earlier is not None:
-            return _go_on(ledger, earlier, request, observe, stop)
-        name = new_id(spec.name)
-        with ledger.lock(name):
-            run = ledger.create(
-                name, spec.name, request.key, request.identity, request.to_json(),
-                request.goal.to_json(),
-            )  # fmt: skip
-            _compute(ledger, run, request, observe, stop)
-        return show(name, ledger)
+        return _started(ledger, request, resume, Caller(observe, stop))
+
+
+def start(
+    spec: Spec,
+    *,
+    store: Where | None = None,
+    observe: Observer | None = None,
+    stop: Stop | None = None,
+    clock: Clock | None = None,
+) -> Result:
+    """A scheduled start of a spec: goes on with the newest run of its request, or begins one.
+
+    A second start of one date, by a doubled firing or a catch-up, does no more where the first
+    one had its time; and a start in which nothing is left to do, or outside of the window, ends at
+    once.
+
+    Args:
+        spec: from :func:`load`.
+        store: as for :func:`submit`.
+        observe: likewise.
+        stop: likewise.
+        clock: says which date it is, and when the window closes.
+
+    Raises what :func:`submit` raises; Locked where the last start still runs.
+    """
+    clock = clock or SystemClock()
+    request = _resolved(spec)
+    key = start_key(request.key, _scheduled(spec, clock.now()))
+    with Ledger(Path(store or spec.store), create=True) as ledger:
+        return _started(ledger, request, True, Caller(observe, stop, clock, key))
 
 
 def resume(
@@ -103,8 +126,8 @@ def resume(
     with Ledger(Path(store)) as ledger:
         row = ledger.run(run)
         request = elsewhere(Request.from_json(row.definition), overrides)
-        with ledger.lock(row.id):
-            _compute(ledger, ledger.run(row.id), request, observe, stop)
+        with _held(ledger, row.id, request, Caller(observe, stop)) as caller:
+            _compute(ledger, ledger.run(row.id), request, caller)
         return show(row.id, ledger)
 
 
@@ -124,10 +147,10 @@ def extend(
         row = ledger.run(run)
         old = Request.from_json(row.definition)
         request = extended(old, overrides)
-        with ledger.lock(row.id):
+        with _held(ledger, row.id, request, Caller(observe, stop)) as caller:
             _check_more(ledger, row, request, old)
             ledger.set_goal(row, request.to_json(), request.goal.to_json())
-            _compute(ledger, ledger.run(row.id), request, observe, stop)
+            _compute(ledger, ledger.run(row.id), request, caller)
         return show(row.id, ledger)
 
 
@@ -292,32 +315,96 @@ def _resolved(spec: Spec) -> Request:
         return resolve(spec)
 
 
-def _go_on(
-    ledger: Ledger, row: Run, request: Request, observe: Observer | None, stop: Stop | None
-) -> Result:
+def _started(ledger: Ledger, request: Request, resume: bool, caller: Caller) -> Result:
+    """Compute a request: a new run, or with ``resume`` the newest that it has."""
+    earlier = ledger.newest(request.key) if resume else None
+    if earlier is not None:
+        return _go_on(ledger, earlier, request, caller)
+    name = new_id(request.spec.name)
+    with _held(ledger, name, request, caller) as held:
+        run = ledger.create(
+            name, request.spec.name, request.key, request.identity, request.to_json(),
+            request.goal.to_json(), once=resume,
+        )  # fmt: skip
+        if run.id == name:
+            _compute(ledger, run, request, held)
+    if run.id != name:  # another start of the same moment was first
+        return _go_on(ledger, run, request, caller)
+    return show(name, ledger)
+
+
+def _go_on(ledger: Ledger, row: Run, request: Request, caller: Caller) -> Result:
     """Go on with an earlier run of the same request, to the goal asked for now if it is more."""
     recorded = Request.from_json(row.definition)
     request = request.with_recorded(recorded)
-    with ledger.lock(row.id):
+    with _held(ledger, row.id, request, caller) as held:
+        row = ledger.run(row.id)
         if _enough(ledger, row, request, recorded) is None:
             ledger.set_goal(row, request.to_json(), request.goal.to_json())
         else:
             request = replace(recorded, spec=_placed_as(recorded.spec, request.spec))
-        _compute(ledger, ledger.run(row.id), request, observe, stop)
+        if not _had_its_time(ledger, row, caller.start):
+            _compute(ledger, ledger.run(row.id), request, held)
     return show(row.id, ledger)
 
 
+def _had_its_time(ledger: Ledger, row: Run, start: str | None) -> bool:
+    """Whether the same scheduled start was here before, and ended by its own time limit."""
+    if start is None or row.stopped_by != "max_time":
+        return False
+    sessions = ledger.sessions(row)
+    return bool(sessions) and sessions[-1]["start"] == start
+
+
+def _scheduled(spec: Spec, now: float) -> date:
+    """The date that a scheduled start of now belongs to."""
+    window = spec.schedule and spec.schedule.hours()
+    if window:
+        return window.date_of(now)
+    return datetime.fromtimestamp(now, zone_of(None)).date()
+
+
 def _placed_as(recorded: Spec, now: Spec) -> Spec:
-    return recorded.model_copy(
-        update={name: getattr(now, name) for name in ("backend", "nodes", "retry")}
-    )
+    names = ("backend", "nodes", "retry", "schedule", "notify")
+    return recorded.model_copy(update={name: getattr(now, name) for name in names})
 
 
-def _compute(
-    ledger: Ledger, run: Run, request: Request, observe: Observer | None, stop: Stop | None
-) -> None:
+@dataclass(frozen=True)
+class Caller:
+    """Whoever starts a run: who is told, who may stop it, on which clock, by which schedule."""
+
+    observe: Observer | None = None
+    stop: Stop | None = None
+    clock: Clock = field(default_factory=SystemClock)
+    start: str | None = None
+
+    def tell(self, event: Event) -> None:
+        """Tell the observer, if there is one."""
+        if self.observe is not None:
+            self.observe(event)
+
+
+@contextmanager
+def _held(ledger: Ledger, run: str, request: Request, caller: Caller) -> Iterator[Caller]:
+    """Hold a run; whom its spec names is told how that went, when it is free again."""
+    spec = request.spec
+    if spec.notify is None:
+        with ledger.lock(run):
+            yield caller
+        return
+
+    def note(words: str) -> None:
+        with suppress(ClusterError):  # who cannot be told of does the run no harm either
+            ledger.note(ledger.run(run), words)
+
+    told = Teller(run, spec.name, spec.notify, note, caller.tell, lambda: show(run, ledger))
+    with told, ledger.lock(run):
+        yield replace(caller, observe=told)
+
+
+def _compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None:
     """Compute what is missing of a run whose lock is held, and record how that ended."""
-    tell: Observer = observe or _say_nothing
+    tell, clock = caller.tell, caller.clock
     request = _seated(request)
     goal, work = request.goal, request.work(run.id)
     count = recount(ledger, run, goal, work, (request.scale, request.offset), tell)
@@ -326,12 +413,20 @@ def _compute(
         if run.state != "done":
             _finish(ledger, run, count, Ending.of_finished(count))
         return
+    window = request.spec.schedule and request.spec.schedule.hours()
+    closes = window.closes_at(clock.now()) if window else None
+    if window and closes is None:
+        tell(Closed(str(window), window.local(window.next_opening(clock.now()))))
+        if run.state != State.FAILED.value:
+            _finish(ledger, run, count, Ending.of_closed())
+        return
     nodes = placed(request.spec.nodes.hosts)
-    session = ledger.begin(run, request.spec.backend, {n.host: n.slots or 0 for n in nodes})
+    slots = {node.host: node.slots or 0 for node in nodes}
+    session = ledger.begin(run, request.spec.backend, slots, caller.start)
     try:
         with ledger.writer(run) as writer:
             core = Core(
-                work, count, _policy(request), writer, SystemClock(), tell,
+                work, count, _policy(request), writer, clock, tell,
                 lambda first, stop: list(ledger.counted(run, first, stop)),
                 weights={node.host: node.weight for node in nodes},
             )  # fmt: skip
@@ -342,7 +437,7 @@ def _compute(
                 required = 1 if core.outcomes else request.spec.nodes.required
                 return create(request.spec.backend, roster.nodes, Options(required=required))
 
-            ending = Loop(core, stop or Stop(), goal.max_time, roster).run(engine)
+            ending = Loop(core, caller.stop or Stop(), goal.max_time, closes, roster).run(engine)
             writer.flush()
     except StoreError as error:
         error.fix = f"{error.fix}: {command('resume', run.id, store=ledger.store)}"

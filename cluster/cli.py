@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -52,7 +53,7 @@ def refused(error: ClusterError, arguments: Sequence[str]) -> int:
 def _told(arguments: Sequence[str]) -> int:
     """Have click run the verb. Its own ``main`` would end the process on a broken pipe."""
     try:
-        with group.make_context("cluster", list(arguments)) as context:
+        with group.make_context("cluster", list(arguments), obj=tuple(arguments)) as context:
             code = group.invoke(context)
     except click.exceptions.Exit as ending:
         code = ending.exit_code
@@ -123,6 +124,50 @@ _spec = click.argument("spec", type=click.Path(path_type=Path))
 _run = click.argument("run")
 
 
+# Where click's context keeps the voice of a run without a terminal.
+_VOICE = "cluster.voice"
+
+
+def _detachable(function: Function) -> Function:
+    """A verb that can compute without a terminal: ``--detach`` starts it anew, on its own."""
+
+    @click.option("--detach", is_flag=True, help="return at once; the run goes on by itself")
+    @click.option("--word", type=int, hidden=True)
+    @functools.wraps(function)
+    def wrapper(*given: Any, detach: bool, word: int | None, **options: Any) -> Any:
+        context = click.get_current_context().find_root()
+        if detach:
+            return _detached([w for w in context.obj if w not in ("--detach", "--json")], options)
+        if word is None:
+            return function(*given, **options)
+        from cluster.away import Voice
+
+        voice = context.meta[_VOICE] = Voice(word, context.obj[:-2], copy=True)
+        try:
+            return function(*given, **options)
+        except BaseException as error:
+            voice.failed(_translated(error))
+            raise
+
+    return wrapper
+
+
+def _detached(arguments: Sequence[str], options: Mapping[str, Any]) -> int:
+    from cluster.away import launch
+    from cluster.backends.base import seat
+
+    if seat() is not None:
+        raise UsageError(
+            "the ranks of mpirun or srun end with it: none goes on by itself",
+            fix="leave --detach out, or detach mpirun itself",
+        )
+    word = launch(arguments)
+    document = {"run": word.run, "state": word.state}
+    store = options["store"] or "runs"
+    _answer(document, options["as_json"], lambda: text.detached(document, store))
+    return word.code
+
+
 @_verb("submit")
 @_spec
 @_overrides
@@ -130,6 +175,7 @@ _run = click.argument("run")
 @click.option("--task-blocks", type=click.IntRange(min=1), help="pin the length of every task")
 @_own_store
 @_quiet
+@_detachable
 def _submit(
     spec: Path, overrides: Sequence[str], resume: bool, task_blocks: int | None,
     store: Path | None, quiet: bool, as_json: bool,
@@ -137,7 +183,7 @@ def _submit(
     from cluster import api
 
     loaded = api.load(spec, overrides)
-    with _watched(quiet, as_json) as (observe, stop):
+    with _watched(quiet, store or loaded.store) as (observe, stop):
         result = api.submit(
             loaded, resume=resume, store=store, observe=observe, stop=stop, pinned=task_blocks
         )
@@ -149,10 +195,11 @@ def _submit(
 @_overrides
 @_store
 @_quiet
+@_detachable
 def _resume(run: str, overrides: Sequence[str], store: Path, quiet: bool, as_json: bool) -> int:
     from cluster import api
 
-    with _watched(quiet, as_json) as (observe, stop):
+    with _watched(quiet, store) as (observe, stop):
         result = api.resume(run, store, overrides=overrides, observe=observe, stop=stop)
     return _show_result(result, store, as_json)
 
@@ -163,6 +210,7 @@ def _resume(run: str, overrides: Sequence[str], store: Path, quiet: bool, as_jso
 @_overrides
 @_store
 @_quiet
+@_detachable
 def _extend(
     run: str, samples: str | None, overrides: Sequence[str], store: Path, quiet: bool,
     as_json: bool,
@@ -172,9 +220,56 @@ def _extend(
     goals = (*([f"samples={samples}"] if samples else []), *overrides)
     if not goals:
         raise UsageError("extend to what?", fix="--samples N, or --set until.half_width=H")
-    with _watched(quiet, as_json) as (observe, stop):
+    with _watched(quiet, store) as (observe, stop):
         result = api.extend(run, store, overrides=goals, observe=observe, stop=stop)
     return _show_result(result, store, as_json)
+
+
+@_verb("schedule")
+@_spec
+@click.option("--cron", metavar="TIMES", help="a line in the crontab, such as '0 22 * * 1-5'")
+@click.option("--systemd", is_flag=True, help="a service and a timer of the user's systemd")
+@click.option("--at", metavar="EVENT", help="for systemd; without it, when the window opens")
+@click.option("--print", "printed", is_flag=True, help="show what would be written, no more")
+@click.option("--remove", is_flag=True, help="take it away, wherever it is")
+@click.option("--start", is_flag=True, help="one start: what the scheduler runs")
+@click.option("--folder", type=click.Path(path_type=Path), hidden=True)
+@click.option("--log", type=click.Path(path_type=Path), hidden=True)
+@_overrides
+@_own_store
+def _schedule(spec: Path, start: bool, remove: bool, as_json: bool, **options: Any) -> int | None:
+    if start:
+        return _start(spec, as_json=as_json, **options)
+    from cluster import schedule
+
+    if remove:
+        document = schedule.remove(spec)
+    else:
+        document = schedule.put(spec, **{k: v for k, v in options.items() if k in _ASKED})
+    _answer(document, as_json, lambda: text.scheduled(document))
+    return None
+
+
+_ASKED = ("cron", "systemd", "at", "printed", "overrides", "store")
+
+
+def _start(
+    spec: Path, *, folder: Path | None, log: Path | None, overrides: Sequence[str],
+    store: Path | None, as_json: bool, **_others: Any,
+) -> int:  # fmt: skip
+    from cluster import api, away
+
+    context = click.get_current_context()
+    if log:
+        arguments = context.find_root().obj
+        away.speak_into(log, arguments)
+        context.meta[_VOICE] = away.Voice(None, arguments, copy=False)
+    if folder:
+        os.chdir(folder)
+    loaded = api.load(spec, overrides)
+    with _watched(False, store or loaded.store) as (observe, stop):
+        result = api.start(loaded, store=store, observe=observe, stop=stop)
+    return _show_result(result, store or loaded.store, as_json)
 
 
 @_verb("validate")
@@ -278,6 +373,75 @@ def _show(run: str, store: Path, as_json: bool) -> None:
     _answer(result.to_json(), as_json, lambda: text.result(result, store))
 
 
+@_verb("watch")
+@_run
+@_store
+def _watch(run: str, store: Path, as_json: bool) -> int:
+    from cluster import away
+
+    with live.observer(sys.stderr) as observe:
+        result = away.follow(run, store, observe)
+    return _show_result(result, store, as_json)
+
+
+@_verb("logs")
+@_run
+@click.option("--follow", "-f", is_flag=True, help="and what is added, until the run ends")
+@_store
+def _logs(run: str, follow: bool, store: Path, as_json: bool) -> None:
+    from cluster import api, away
+    from cluster.ledger import log_of
+
+    name = api.status(run, store).run
+    pieces = away.tail(name, store, onward=follow)
+    if as_json:
+        path = str(log_of(name, store))
+        _answer({"run": name, "path": path, "text": "".join(pieces)}, as_json, list)
+        return
+    for piece in pieces:
+        click.echo(piece, nl=False)
+
+
+_timeout = click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="wait no longer; then 75"
+)
+
+
+@_verb("wait")
+@_run
+@_timeout
+@_store
+def _wait(run: str, timeout: float | None, store: Path, as_json: bool) -> int:
+    from cluster import away
+
+    return _show_result(away.follow(run, store, timeout=timeout), store, as_json)
+
+
+@_verb("attach")
+@_run
+@_store
+def _attach(run: str, store: Path, as_json: bool) -> int:
+    from cluster import away
+
+    # Only Ctrl-C is passed on: a terminal that closes takes nothing along but the view.
+    with live.observer(sys.stderr) as observe, _signals(signal.SIGINT) as stop:
+        result = away.attach(run, store, observe, stop)
+    return _show_result(result, store, as_json)
+
+
+@_verb("stop")
+@_run
+@click.option("--now", is_flag=True, help="what was started is not finished")
+@click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True,
+              metavar="SECONDS", help="for what was started to be finished")  # fmt: skip
+@_store
+def _stop(run: str, now: bool, timeout: float, store: Path, as_json: bool) -> None:
+    from cluster import api, away
+
+    document = api.status(away.halt(run, store, now=now, timeout=timeout), store).to_json()
+    _answer(document, as_json, lambda: text.status(document))
+
+
 @_verb("repro")
 @_run
 @click.option("--block", type=click.IntRange(min=0), required=True, help="the block's index")
@@ -308,7 +472,7 @@ def _verify(
         if not quiet:
             click.echo(line, err=True)
 
-    with _watched(quiet=True, as_json=as_json) as (_, stop):
+    with _watched(True, store) as (_, stop):
         found = verify(run, fraction, store, seed=seed, overrides=overrides, tell=tell, stop=stop)
     document = found.to_json()
     _answer(document, as_json, lambda: stores.verified(document))
@@ -419,31 +583,37 @@ def _answer(document: object, as_json: bool, page: Callable[[], text.Page]) -> N
 
 
 def _show_result(result: Result, store: str | Path, as_json: bool) -> int:
+    voice = click.get_current_context().meta.get(_VOICE)
+    if voice:
+        voice.ended(result)
     _answer(result.to_json(), as_json, lambda: text.result(result, store))
     return result.exit_code
 
 
 @contextmanager
-def _watched(quiet: bool, as_json: bool) -> Iterator[tuple[live.Observer, Stop]]:
+def _watched(quiet: bool, store: str | Path) -> Iterator[tuple[live.Observer, Stop]]:
     """Progress on stderr, and signals that drain: the second one stops at once."""
+    voice = click.get_current_context().meta.get(_VOICE)
     with live.observer(sys.stderr, quiet=quiet) as observe, _signals() as stop:
-        yield observe, stop
+        yield (voice.observer(Path(store), observe) if voice else observe), stop
+
+
+# SIGUSR1 is what Slurm and mpirun can send to warn a job; by itself it would end the process.
+_DRAIN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 @contextmanager
-def _signals() -> Iterator[Stop]:
-    stop = Stop()
+def _signals(*numbers: signal.Signals) -> Iterator[Stop]:
+    stop, taken = Stop(), set(numbers or _DRAIN)
 
     def handle(number: int, _frame: object) -> None:
         if stop.reason is not None:
             raise StopNow(number)
         stop.reason = signal.Signals(number).name
 
-    # SIGUSR1 is what Slurm and mpirun can send to warn a job; by itself it would end the process.
-    taken = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
     # nohup ignores SIGHUP on the person's behalf; only where nobody did does it mean "stop".
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        taken.append(signal.SIGHUP)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        taken.discard(signal.SIGHUP)
     with _handled(dict.fromkeys(taken, handle)):
         yield stop
 

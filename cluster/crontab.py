@@ -11,6 +11,8 @@ _FIELD = re.compile(r"[0-9A-Za-z*,/-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NICKNAMES = {"@reboot", "@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight",
               "@hourly"}  # fmt: skip
+# MAX_COMMAND of cron 3.0pl1, which Debian has, and which cuts off what is longer.
+_LONGEST = 998
 
 
 class CrontabError(ValueError):
@@ -39,7 +41,10 @@ def line(when: str, command: Sequence[str]) -> str:
     quoted = " ".join(map(shlex.quote, command))
     if "\\%" in quoted:
         raise CrontabError("cron cannot pass a backslash before a %")
-    return f"{' '.join(fields)} {quoted}".replace("%", r"\%")
+    made = quoted.replace("%", r"\%")
+    if len(made) >= _LONGEST:
+        raise CrontabError(f"cron takes {_LONGEST} letters of a command, this one has {len(made)}")
+    return f"{' '.join(fields)} {made}"
 
 
 def put(crontab: str, name: str, lines: Sequence[str]) -> str:

@@ -20,10 +20,11 @@ code  meaning
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from operator import attrgetter
+from typing import Any
 
 
 class ClusterError(Exception):
@@ -155,6 +156,16 @@ class StopNow(BaseException):
     Args:
         number: the signal's.
     """
+
+
+def retold(code: int, document: Mapping[str, Any]) -> ClusterError:
+    """The error that another process of ours ended with, from its ``--json`` document."""
+    if "errors" in document:
+        return SpecError(Problem(**problem) for problem in document["errors"])
+    told = document["error"]
+    error = ClusterError(told["message"], where=told["where"], fix=told["fix"])
+    error.code = code
+    return error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

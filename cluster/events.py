@@ -88,5 +88,31 @@ class Draining:
     reason: str
 
 
-Event = Started | Progress | NodeChanged | HostsChanged | AttemptFailed | Alarm | Draining
+@dataclass(frozen=True)
+class Closed:
+    """A start outside of its window: nothing is begun; it ``opens`` at a local time, in words."""
+
+    window: str
+    opens: str
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What the ledger was told of a node, or of the run, while somebody watched."""
+
+    text: str
+    node: str | None = None
+
+
+Event = (
+    Started
+    | Progress
+    | NodeChanged
+    | HostsChanged
+    | AttemptFailed
+    | Alarm
+    | Draining
+    | Closed
+    | Noted
+)
 Observer = Callable[[Event], None]

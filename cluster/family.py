@@ -37,6 +37,18 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def born(pid: int) -> int | None:
+    """When a process began, in the kernel's ticks since the machine's start; None: it has ended.
+
+    With its pid that is one process, however often the pid is used again.
+    """
+    try:
+        _, _, rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+        return int(rest.split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def _control(option: int, value: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

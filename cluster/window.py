@@ -1,4 +1,4 @@
-"""When a nightly run may work, and which date a start belongs to. Pure: the time is given.
+"""When a nightly run may work, and which date a start belongs to. No clock: the time is given.
 
 A window is a pair of wall-clock times in a time zone. Each calendar date has one, that opens on
 it; where it crosses midnight it closes on the next. Instants are seconds since the epoch.
@@ -10,6 +10,7 @@ So every date has exactly one opening, and a window on that night is as long as 
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -20,10 +21,15 @@ from cluster.canonical import sha256
 _TIME = r"([01][0-9]|2[0-3]):([0-5][0-9])"
 _WINDOW = re.compile(rf"{_TIME} ?- ?{_TIME}")
 _DAY = timedelta(days=1)
+_LOCALTIME = "/etc/localtime"
 
 
 class WindowError(ValueError):
-    """A text that is no window, or a time zone that nobody knows."""
+    """A text that is no window, or a time zone that nobody knows; ``fix`` is its cure."""
+
+    def __init__(self, message: str, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.fix = fix
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,16 @@ class Window:
     closes: time
     zone: ZoneInfo
 
+    def __str__(self) -> str:
+        return f"{self.opens:%H:%M}-{self.closes:%H:%M} ({self.zone.key or 'local time'})"
+
     @classmethod
-    def parse(cls, text: str, zone: str) -> Window:
+    def parse(cls, text: str, zone: str | None) -> Window:
         """Read ``22:00-06:00``.
 
         Args:
             text: the two times.
-            zone: a name of the tz database, such as ``Europe/Berlin``.
+            zone: a name of the tz database, such as ``Europe/Berlin``; None: the machine's own.
 
         Raises:
             WindowError: it is none.
@@ -78,38 +87,41 @@ class Window:
         closing = self.closing(self.date_of(now))
         return closing if now < closing else None
 
+    def local(self, instant: float) -> str:
+        """An instant on the window's own wall clock, in words."""
+        return f"{_local(instant, self.zone):%Y-%m-%d %H:%M %Z}"
+
     def next_opening(self, now: float) -> float:
         """The first opening after now."""
         return self.opening(self.date_of(now) + _DAY)
 
 
-def zone_of(name: str) -> ZoneInfo:
-    """A time zone by its name in the tz database.
+def zone_of(name: str | None) -> ZoneInfo:
+    """A time zone by its name in the tz database; None: the machine's own.
+
+    The machine's is ``/etc/localtime``, whatever TZ says: a start by cron has no TZ, and must not
+    have another window than the same start by hand.
 
     Raises:
         WindowError: there is none of that name.
     """
+    if name is None:
+        return _local_zone()
     try:
         return ZoneInfo(name)
     except (OSError, ValueError, KeyError):
-        raise WindowError(f"unknown time zone {name!r}; a name such as Europe/Berlin") from None
+        fix = "a name such as Europe/Berlin; a system without any needs the package tzdata"
+        raise WindowError(f"unknown time zone {name!r}", fix) from None
 
 
-def stop_at(started: float, max_time: float | None, window: Window | None) -> float | None:
-    """When a start drains: at the end of its time or of its window, whichever is first.
-
-    Args:
-        started: the instant.
-        max_time: seconds that it may take.
-        window: in which it works; where it is closed, the start drains at once.
-    """
-    ends = []
-    if max_time is not None:
-        ends.append(started + max_time)
-    if window is not None:
-        closing = window.closes_at(started)
-        ends.append(started if closing is None else closing)
-    return min(ends, default=None)
+def _local_zone() -> ZoneInfo:
+    try:
+        place = os.path.realpath(_LOCALTIME)
+        with open(place, "rb") as file:
+            named = place.partition("/zoneinfo/")[2] or None
+            return ZoneInfo.from_file(file, named)
+    except (OSError, ValueError):
+        return ZoneInfo("UTC")  # a system that does not say is on UTC, as its own tools take it
 
 
 def start_key(request: str, scheduled: date) -> str:

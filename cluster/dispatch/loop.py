@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from cluster.backends.base import Backend
 from cluster.count import Count
@@ -28,7 +28,8 @@ class Ending:
 
     Attributes:
         state: done, failed, partial or interrupted.
-        stopped_by: samples, target, max_time, max_samples, failure, nodes, or a signal's name.
+        stopped_by: samples, target, max_time, window, max_samples, failure, nodes, or a signal's
+            name.
         drained: every block that was started is counted.
         wall: seconds.
         reason: the engine's own words, where the nodes were the cause.
@@ -46,6 +47,11 @@ class Ending:
         state, stopped_by = _goal_reached(count)
         return cls(state, stopped_by, True, 0.0)
 
+    @classmethod
+    def of_closed(cls) -> Ending:
+        """The ending of a start outside of its window."""
+        return cls(State.PARTIAL, "window", True, 0.0)
+
 
 @dataclass
 class Stop:
@@ -55,12 +61,21 @@ class Stop:
 
 
 class Loop:
-    """Reads an engine's items and turns the core's clocks, over as many engines as it takes."""
+    """Reads an engine's items and turns the core's clocks, over as many engines as it takes.
+
+    Args:
+        core: decides.
+        stop: a person's wish to stop.
+        max_time: seconds after which the run drains.
+        closes: when it drains in any case: the end of its window, in seconds since the epoch.
+        roster: the hosts, where they may change.
+    """
 
     def __init__(
-        self, core: Core, stop: Stop, max_time: float | None, roster: Roster | None = None
-    ) -> None:
-        self._core, self._stop, self._max_time = core, stop, max_time
+        self, core: Core, stop: Stop, max_time: float | None, closes: float | None = None,
+        roster: Roster | None = None,
+    ) -> None:  # fmt: skip
+        self._core, self._stop, self._max_time, self._closes = core, stop, max_time, closes
         self._roster = roster
         self._backend: Backend | None = None
         self._begun = self._looked = self._recorded = core.clock.steady()
@@ -121,6 +136,8 @@ class Loop:
         self._looked = now
         if self._max_time is not None and now - self._begun >= self._max_time:
             core.drain("max_time")
+        if self._closes is not None and core.clock.now() >= self._closes:
+            core.drain("window")
         core.on_tick()
         progress = core.progress(now - self._begun)
         core.observe(progress)
@@ -155,6 +172,7 @@ def record_of(progress: Progress) -> dict[str, object]:
         "samples_per_s": progress.samples_per_s,
         "estimate": estimate.value if estimate else None,
         "std_error": estimate.std_error if estimate else None,
+        "nodes": [astuple(node) for node in progress.nodes],
     }
 
 
@@ -164,7 +182,7 @@ def _verdict_on_run(core: Core) -> tuple[State, str]:
         return _goal_reached(core.count)
     if core.failed:
         return State.FAILED, "failure"
-    if core.draining in ("max_time", "nodes"):
+    if core.draining in ("max_time", "window", "nodes"):
         return State.PARTIAL, core.draining
     return State.INTERRUPTED, core.draining or "SIGINT"
 

@@ -11,7 +11,7 @@ from cluster.ledger.database import FILE, NETWORK, SQLITE, file_system
 from cluster.ledger.locks import Owner, holder
 from cluster.ledger.moves import compact, remove, take_over
 from cluster.ledger.rows import Counted, NodeTotals, Run, Wish
-from cluster.ledger.store import Ledger
+from cluster.ledger.store import Ledger, log_of
 from cluster.ledger.tables import SCHEMA
 from cluster.ledger.writer import Writer
 
@@ -30,6 +30,7 @@ __all__ = [
     "compact",
     "file_system",
     "holder",
+    "log_of",
     "remove",
     "take_over",
 ]

@@ -13,7 +13,7 @@ from typing import Any, Self
 from cluster.errors import Locked, StoreError
 from cluster.ledger.faults import BUSY, no_store, translated
 from cluster.ledger.locks import Owner
-from cluster.ledger.tables import SCHEMA, TABLES, statements
+from cluster.ledger.tables import SCHEMA, TABLES, UPGRADES, statements
 
 FILE = "ledger.sqlite"
 SQLITE = sqlite3.sqlite_version
@@ -133,12 +133,23 @@ class Database:
             if not create:
                 raise no_store(self.store)
             self._make_tables()
+        elif version in UPGRADES:
+            self._upgrade()
         elif version != SCHEMA:
             raise StoreError(
                 f"the store has format {version}, this version reads format {SCHEMA}",
                 where=str(self.path),
                 fix="use the version of cluster that wrote it, or another --store",
             )
+
+    def _upgrade(self) -> None:
+        with self.transaction():
+            # Another process may have been first.
+            (version,) = self.db.execute("PRAGMA user_version").fetchone()
+            for step in range(version, SCHEMA):
+                for statement in statements(UPGRADES[step]):
+                    self.db.execute(statement)
+            self.db.execute(f"PRAGMA user_version = {SCHEMA}")
 
     def _make_tables(self) -> None:
         with self.transaction():

@@ -11,20 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import Locked
+from cluster.family import born
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock: host, pid and since when (seconds since the epoch)."""
+    """Who holds a lock: host, pid and since when (seconds since the epoch).
+
+    ``born`` tells the process from a later one of the same pid: see :func:`cluster.family.born`.
+    """
 
     host: str
     pid: int
     since: float
+    born: int | None = None
 
     @classmethod
     def here(cls) -> Owner:
         """This process, now."""
-        return cls(socket.gethostname(), os.getpid(), time.time())
+        pid = os.getpid()
+        return cls(socket.gethostname(), pid, time.time(), born(pid))
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))

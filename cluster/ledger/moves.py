@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from cluster.ledger.rows import Run
-from cluster.ledger.store import Ledger
-from cluster.ledger.tables import LATER, OUTCOME_COLUMNS
+from cluster.ledger.store import Ledger, log_of
+from cluster.ledger.tables import OUTCOME_COLUMNS
 from cluster.work import checksum
 
 # All that hangs on a run, the run itself last.
@@ -54,12 +54,12 @@ def remove(ledger: Ledger, run: Run) -> None:
     """
     with ledger.lock(run.id):
         with ledger.transaction():
-            ledger.db.execute(LATER)
             for table in _TABLES:
                 ledger.db.execute(f"DELETE FROM {table} WHERE run = ?", (run.key,))
             ledger.db.execute("DELETE FROM run WHERE key = ?", (run.key,))
-        with suppress(OSError):
-            (ledger.store / "locks" / run.id).unlink()
+        for path in (log_of(run.id, ledger.store), ledger.store / "locks" / run.id):
+            with suppress(OSError):
+                path.unlink()
 
 
 def compact(ledger: Ledger) -> None:

@@ -16,7 +16,7 @@ from cluster.ledger.database import Database
 from cluster.ledger.faults import translated
 from cluster.ledger.locks import Owner, flock, holder, write_owner
 from cluster.ledger.rows import JSON_COLUMNS, Counted, NodeTotals, Run, Wish
-from cluster.ledger.tables import LATER, UNENDED
+from cluster.ledger.tables import UNENDED
 from cluster.ledger.writer import Writer
 from cluster.nodes import Node
 from cluster.work import checksum
@@ -57,10 +57,14 @@ class Ledger(Database):
         return next(found, None)
 
     def create(
-        self, run: str, name: str, request: str, identity: str, definition: object, goal: object
-    ) -> Run:
-        """Enter a new run."""
+        self, run: str, name: str, request: str, identity: str, definition: object, goal: object,
+        *, once: bool = False,
+    ) -> Run:  # fmt: skip
+        """Enter a new run; ``once``: where the request has one by now, that is returned instead."""
         with self.transaction():
+            # Looked for inside of the transaction: of two that start at once, one enters it.
+            if once and (earlier := self.newest(request)):
+                return earlier
             self.db.execute(
                 "INSERT INTO run (id, name, created, request, identity, definition, goal)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -128,16 +132,17 @@ class Ledger(Database):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
-    def begin(self, run: Run, backend: str, nodes: Mapping[str, int]) -> int:
-        """Enter a start of a run; returns the session's key."""
+    def begin(
+        self, run: Run, backend: str, nodes: Mapping[str, int], start: str | None = None
+    ) -> int:
+        """Enter a start of a run, by its key if it was scheduled; returns the session's key."""
         me = Owner.here()
         with self.transaction():
-            self.db.execute(LATER)
             self.db.execute(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,))
             row = self.db.execute(
-                "INSERT INTO session (run, started, host, pid, backend, nodes)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (run.key, time.time(), me.host, me.pid, backend, json.dumps(dict(nodes))),
+                "INSERT INTO session (run, started, host, pid, backend, nodes, start)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (run.key, time.time(), me.host, me.pid, backend, json.dumps(dict(nodes)), start),
             )
         assert row.lastrowid is not None
         return row.lastrowid
@@ -150,16 +155,17 @@ class Ledger(Database):
     def sessions(self, run: Run) -> list[dict[str, Any]]:
         """Every start of a run: started, seconds, host, pid, backend, nodes (slots by name).
 
-        ``seconds`` of one that was killed, or goes on, are those to its last outcome.
+        ``seconds`` of one that was killed, or goes on, are those to its last outcome; ``start`` is
+        the key of a scheduled one.
         """
         rows = self.all(
             "SELECT started, coalesce(wall, (SELECT max(received) FROM outcome WHERE run = s.run"
             " AND received >= s.started AND received < s.next) - s.started, 0.0),"
-            " host, pid, backend, nodes FROM"
+            " host, pid, backend, nodes, start FROM"
             " (SELECT *, lead(started, 1, 9e99) OVER (ORDER BY key) AS next FROM session"
             "  WHERE run = ?) AS s ORDER BY key", (run.key,),
         )  # fmt: skip
-        names = ("started", "seconds", "host", "pid", "backend", "nodes")
+        names = ("started", "seconds", "host", "pid", "backend", "nodes", "start")
         return [{**dict(zip(names, row, strict=True)), "nodes": json.loads(row[5])} for row in rows]
 
     # -- wishes -------------------------------------------------------------------------------
@@ -169,7 +175,6 @@ class Ledger(Database):
         hosts = json.dumps({"add": [node.to_json() for node in add], "drain": list(drain)})
         self.own()
         with self.transaction():
-            self.db.execute(LATER)
             row = self.db.execute("INSERT INTO wish (run, hosts) VALUES (?, ?)", (run.key, hosts))
         assert row.lastrowid is not None
         return row.lastrowid
@@ -254,6 +259,36 @@ class Ledger(Database):
         )
         return [dict(zip(("at", "node", "text"), row, strict=True)) for row in rows]
 
+    def events_since(self, run: Run, number: int) -> list[tuple[int, str | None, str]]:
+        """The events of a run after one of a number: the number, node and text of each."""
+        return self.all(
+            "SELECT rowid, node, text FROM event WHERE run = ? AND rowid > ? ORDER BY rowid",
+            (run.key, number),
+        )
+
+    def note(self, run: Run, text: str) -> None:
+        """Record what happened to a run; from any process, for it is no result."""
+        with self.transaction():
+            self.db.execute(
+                "INSERT INTO event VALUES (?, ?, NULL, ?)", (run.key, time.time(), text)
+            )
+
+    def ask(self, run: Run, wish: str, since: float) -> bool:
+        """Record a wish of somebody else to who computes a run; False where it was asked before.
+
+        Args:
+            run: the run.
+            wish: in words.
+            since: wishes of before, to another start of the run, are over.
+        """
+        with self.transaction():
+            found = self.db.execute(
+                "INSERT INTO event SELECT ?, ?, NULL, ? WHERE NOT EXISTS"
+                " (SELECT 1 FROM event WHERE run = ? AND text = ? AND at >= ?)",
+                (run.key, time.time(), wish, run.key, wish, since),
+            )
+            return found.rowcount == 1
+
     def spares(self, run: Run) -> list[tuple[int, int, str, str]]:
         """What was computed and not counted: first, stop, node, verdict."""
         return self.all(
@@ -285,3 +320,8 @@ class Ledger(Database):
 
     def _lock_path(self, run: str) -> Path:
         return self.store / "locks" / run
+
+
+def log_of(run: str, store: Path) -> Path:
+    """Where a run without a terminal puts what it says."""
+    return store / "logs" / f"{run}.log"

@@ -5,9 +5,17 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-SCHEMA = 1
+SCHEMA = 2
 
-TABLES = """
+_WISHES = """CREATE TABLE wish (      -- of people, for a run that is being computed
+    key    INTEGER PRIMARY KEY,
+    run    INTEGER NOT NULL REFERENCES run,
+    hosts  TEXT NOT NULL,              -- JSON: add, drain
+    answer TEXT                        -- JSON, of its dispatcher; NULL: none yet
+);
+"""
+TABLES = (
+    """
 CREATE TABLE run (
     key        INTEGER PRIMARY KEY,
     id         TEXT NOT NULL UNIQUE,
@@ -34,7 +42,8 @@ CREATE TABLE session (                 -- one start of a run: submit, resume or 
     host    TEXT NOT NULL,
     pid     INTEGER NOT NULL,
     backend TEXT NOT NULL,
-    nodes   TEXT NOT NULL              -- JSON: slots by node
+    nodes   TEXT NOT NULL,             -- JSON: slots by node
+    start   TEXT                       -- key of a scheduled start; NULL: a person's
 );
 CREATE TABLE outcome (                 -- the blocks [first, stop) of a run, counted
     run      INTEGER NOT NULL REFERENCES run,
@@ -91,12 +100,9 @@ CREATE TABLE event (                   -- what happened to nodes and to the run
     text TEXT NOT NULL
 );
 CREATE INDEX event_run ON event (run);
-CREATE TABLE IF NOT EXISTS wish (      -- of people, for a run that is being computed
-    key    INTEGER PRIMARY KEY,
-    run    INTEGER NOT NULL REFERENCES run,
-    hosts  TEXT NOT NULL,              -- JSON: add, drain
-    answer TEXT                        -- JSON, of its dispatcher; NULL: none yet
-);
+"""
+    + _WISHES
+    + """
 CREATE TABLE owner (                   -- on a network file system: the one host that may write
     only INTEGER PRIMARY KEY CHECK (only = 1),
     host TEXT NOT NULL,
@@ -104,9 +110,10 @@ CREATE TABLE owner (                   -- on a network file system: the one host
     beat REAL NOT NULL
 );
 """
+)
 
-# Stores of before have all but these.
-LATER = TABLES[TABLES.index("CREATE TABLE IF NOT EXISTS wish") : TABLES.index("CREATE TABLE owner")]
+# What turns a store of an older format into one of the next.
+UPGRADES = {1: _WISHES + "ALTER TABLE session ADD COLUMN start TEXT;\n"}
 UNENDED = (
     "state = 'running', stopped_by = NULL, drained = NULL, counted = NULL, tally = NULL,"
     " ranges = NULL"

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Self, TextIO
 from cluster.events import (
     Alarm,
     AttemptFailed,
+    Closed,
     Draining,
     Event,
     HostsChanged,
     NodeChanged,
     NodeProgress,
+    Noted,
     Observer,
     Progress,
     Started,
@@ -51,6 +53,7 @@ _WIDTH = 24
 _WHY = {
     "failure": "a block is out of attempts",
     "max_time": "max_time is over",
+    "window": "the window is closed",
     "nodes": "no usable node is left",
 }
 
@@ -140,6 +143,11 @@ class Lines(Quiet):
                 self._say(_hosts(event))
             case Draining():
                 self._say(_drain(event))
+            case Closed():
+                self._say(f"the window {event.window} is closed; it opens at {event.opens}")
+            case Noted():
+                place = f"{event.node}: " if event.node else ""
+                self._say(f"{place}{one_line(event.text)}")
             case Progress():
                 self._progress(event)
             case _:

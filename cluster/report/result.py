@@ -66,8 +66,8 @@ class Result:
     Attributes:
         run, name: its id and its spec's name.
         state: running, interrupted, partial, failed or done.
-        stopped_by: samples, target, max_time, max_samples, failure, nodes or a signal; None while
-            it runs.
+        stopped_by: samples, target, max_time, window, max_samples, failure, nodes or a signal;
+            None while it runs.
         drained: every block that was started is counted; None while it runs.
         samples, blocks: how many are counted.
         ranges: the counted blocks, as merged ranges [first, stop).

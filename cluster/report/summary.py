@@ -36,6 +36,7 @@ _ENDINGS = {
     ("done", "samples"): "all samples are drawn",
     ("done", "target"): "the target is met",
     ("partial", "max_time"): "max_time was over",
+    ("partial", "window"): "its window was closed",
     ("partial", "max_samples"): "max_samples were drawn before the target was met",
     ("partial", "nodes"): "no usable node was left",
     ("failed", "failure"): "a block is out of attempts",

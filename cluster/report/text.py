@@ -7,6 +7,7 @@ documents are those of ``--json``, except for :func:`result`, which takes the ob
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cluster.errors import ClusterError, SpecError
@@ -24,10 +25,12 @@ from cluster.report.layout import (
 from cluster.report.numbers import count, counted, duration, number, percent, rate, si, value_text
 from cluster.report.summary import STYLES, nodes, result
 from cluster.state import State
+from cluster.verbs import command
 
 __all__ = [
     "Page",
     "backends",
+    "detached",
     "doctor",
     "error",
     "hosts",
@@ -37,6 +40,7 @@ __all__ = [
     "plan",
     "repro",
     "result",
+    "scheduled",
     "show",
     "status",
     "validated",
@@ -77,6 +81,26 @@ def status(document: Document) -> list[Part]:
             }
         ),
     ]
+
+
+def detached(document: Document, store: str | Path) -> list[Part]:
+    """A run that was started without a terminal, and how to see more of it."""
+    run = document["run"]
+    named = {f"{verb} it with": command(verb, run, store=store) for verb in ("watch", "stop")}
+    return [Line(f"{State(document['state']).symbol} {run}: {document['state']}"), *facts(named)]
+
+
+def scheduled(document: Document) -> list[Part]:
+    """What ``schedule`` wrote, would write, or took away."""
+    if "removed" in document:
+        taken = " and ".join(document["removed"]) or "nothing was there"
+        return [Line(f"{document['name']}: taken away from: {taken}")]
+    parts: list[Part] = []
+    for file in document["files"]:
+        parts += [Line(f"# {file['path']}", "bold"), *map(Line, file["text"].splitlines()), Line()]
+    if document["written"]:
+        parts.append(Line(f"✓ {document['name']}: given to {document['scheduler']}", "green"))
+    return [*parts, *facts({"log": document["log"]})]
 
 
 def validated(document: Document) -> list[Part]:

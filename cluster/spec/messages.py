@@ -7,9 +7,6 @@ from typing import Any, NamedTuple
 
 from cluster.errors import did_you_mean
 from cluster.spec.values import OURS, show
-from cluster.spec.yaml12 import Path
-
-RESERVED = ("schedule", "notify")
 
 
 class Words(NamedTuple):
@@ -35,7 +32,7 @@ def wording(detail: Mapping[str, Any], known: Sequence[str]) -> Words:
     if kind == "missing":
         return Words("this key is needed, and missing")
     if kind == "extra_forbidden":
-        return _unknown(tuple(detail["loc"]), known)
+        return _unknown(str(detail["loc"][-1]), known)
     if kind in _SHAPES:
         return Words(f"must be {_SHAPES[kind]}, got {show(detail['input'])}", _FIXES[kind])
     return Words(f"is not valid, got {show(detail['input'])}")
@@ -45,9 +42,6 @@ _SHAPES = {"model_type": "a mapping", "tuple_type": "a list"}
 _FIXES = {"model_type": "write it as key: value", "tuple_type": "write it as [a, b]"}
 
 
-def _unknown(path: Path, known: Sequence[str]) -> Words:
-    key = str(path[-1])
-    if path in {(name,) for name in RESERVED}:
-        return Words("is not supported by this version yet", "leave it out", at_key=True)
+def _unknown(key: str, known: Sequence[str]) -> Words:
     guess = did_you_mean(key, known)
     return Words("unknown key", guess or f"the keys here are {', '.join(known)}", at_key=True)

@@ -13,6 +13,7 @@ from cluster.errors import Problem
 from cluster.nodes import NodeList, local
 from cluster.spec.hosts import Frozen, Nodes
 from cluster.spec.judge import Origin, judge
+from cluster.spec.night import Notify, Schedule
 from cluster.spec.source import Source, split, with_hosts
 from cluster.spec.sweep import Sweep
 from cluster.spec.values import (
@@ -127,6 +128,8 @@ class Spec(Frozen):
         description="The hosts to work on; without it, this machine with its usable cores.",
     )
     retry: Retry = Field(default=Retry(), description="What happens when a block fails.")
+    schedule: Schedule | None = Field(default=None, description="When it may work.")
+    notify: Notify | None = Field(default=None, description="Who is told how it goes.")
     store: Annotated[str, Folder()] = Field(
         default="runs",
         description="Folder of the ledger, relative to the working directory.",

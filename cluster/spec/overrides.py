@@ -15,7 +15,7 @@ from cluster.spec.values import clip, show
 from cluster.spec.yaml12 import MAX_DEPTH, Path, read
 
 # Commas are plain text in these; elsewhere they are how a sweep is written.
-_TEXTS = frozenset({"description", "include", "name", "nodes", "store"})
+_TEXTS = frozenset({"description", "include", "name", "nodes", "notify", "schedule", "store"})
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:\\.|[^"\\])*\"""")
 _NODES_KEYS = frozenset({"hosts", "file", "required", "wait", "defaults"})
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from cluster.spec.hosts import DefaultsForm, NodeForm, NodesForm
 from cluster.spec.judge import NULLABLE
-from cluster.spec.messages import RESERVED
 from cluster.spec.model import Retry, Spec, Until
+from cluster.spec.night import Notify, Schedule
 from cluster.spec.sweep import Sweep
 from cluster.spec.values import Text
 
@@ -21,6 +21,8 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "defaults": DefaultsForm,
     "retry": Retry,
     "sweep": Sweep,
+    "schedule": Schedule,
+    "notify": Notify,
 }
 _HEADINGS = {
     "until": "`until`",
@@ -29,6 +31,8 @@ _HEADINGS = {
     "defaults": "`defaults`, in `nodes`",
     "retry": "`retry`",
     "sweep": "`sweep`",
+    "schedule": "`schedule`",
+    "notify": "`notify`",
 }
 
 
@@ -36,7 +40,7 @@ def schema() -> dict[str, Any]:
     """JSON Schema, draft-07, of a spec once its text was read by the rules of YAML 1.2."""
     root = _object(Spec)
     definitions = {name: _object(model) for name, model in _MODELS.items()}
-    for key in ("until", "retry", "sweep"):
+    for key in ("until", "retry", "sweep", "schedule", "notify"):
         root["properties"][key] = _refer(key)
     entry = {"anyOf": [Text().schema(), {"$ref": "#/definitions/node"}]}
     entries = {"type": "array", "minItems": 1, "items": entry}
@@ -179,7 +183,7 @@ is told at once, with its line and column.
 makes a sweep: `--set params.d=1,2,3` is an axis of `sweep.matrix`.
 """
 
-_CONCLUSION = f"""\
+_CONCLUSION = """\
 ## Hosts as text
 
 | text | meaning |
@@ -192,8 +196,4 @@ _CONCLUSION = f"""\
 
 A text names a file where it holds a `/`, ends in `.txt`, `.hosts`, `hostfile` or `machinefile`, or
 where there is such a file beside the spec. A host may stand only once.
-
-## Not in this version
-
-The keys {", ".join(f"`{key}`" for key in RESERVED)} are for later versions, and refused in this.
 """

@@ -118,9 +118,9 @@ def ended(process: subprocess.Popen[str], *signals: int) -> tuple[int, str, str]
     return process.returncode, out, err
 
 
-def wait_for(condition: Callable[[], object]) -> Any:
+def wait_for(condition: Callable[[], object], seconds: float = PATIENCE) -> Any:
     """What a condition answers as soon as it holds."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.02)

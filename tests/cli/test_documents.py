@@ -16,6 +16,7 @@ COMMANDS = {
     "submit": ["quarter.yaml"],
     "resume": ["RUN"],
     "extend": ["RUN", "--samples", "41e3"],
+    "schedule": ["quarter.yaml", "--cron", "@daily", "--print"],
     "validate": ["quarter.yaml"],
     "plan": ["quarter.yaml", "--seconds", "0.1"],
     "kernels": ["kernels.py"],
@@ -25,6 +26,11 @@ COMMANDS = {
     "ls": [],
     "status": ["RUN"],
     "show": ["RUN"],
+    "watch": ["RUN"],
+    "logs": ["RUN"],
+    "wait": ["RUN"],
+    "attach": ["RUN"],
+    "stop": ["RUN"],
     "repro": ["RUN", "--block", "2"],
     "nodes": ["quarter.yaml"],
 }
@@ -69,6 +75,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documents")
     spec(folder)
     run = ask("submit", "quarter.yaml", "--set", "backend=threads", cwd=folder)["run"]
+    assert cluster("resume", run, "--detach", cwd=folder).returncode == 0  # so that it has a log
+    assert cluster("wait", run, cwd=folder).returncode == 0
     (folder / "RUN").write_text(run)
     return folder
 

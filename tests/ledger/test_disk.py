@@ -313,6 +313,22 @@ def test_nobody_else_can_read_a_store_whatever_the_umask(tmp_path: Path) -> None
     assert modes == {name: 0o700 if name in folders else 0o600 for name in modes}
 
 
+def test_a_store_of_an_older_format_is_upgraded_and_keeps_its_runs(tmp_path: Path) -> None:
+    """The first format had no wishes, and no keys of scheduled starts."""
+    with Ledger(tmp_path, create=True) as ledger:
+        insert(ledger, entered(ledger), 0, 5)
+    with by_hand(tmp_path) as db:
+        db.execute("DROP TABLE wish")
+        db.execute("ALTER TABLE session DROP COLUMN start")
+        db.execute("PRAGMA user_version = 1")
+    with Ledger(tmp_path) as ledger:
+        run = ledger.run("run")
+        assert [(row.first, row.stop) for row in ledger.counted(run)] == [(0, 5)]
+        ledger.begin(run, "ssh", {}, start="key")
+        assert ledger.sessions(run)[0]["start"] == "key"
+        assert ledger.last_wish() == 0
+
+
 @pytest.mark.fault(103)
 def test_the_package_never_unpickles() -> None:
     """No room imports pickle, marshal or shelve, but those that keep an engine's own in check."""

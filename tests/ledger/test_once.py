@@ -184,12 +184,9 @@ def test_slots_of_a_start_are_the_most_that_a_node_had(tmp_path: Path) -> None:
 
 
 def test_a_wish_is_for_one_run_and_answered_once(tmp_path: Path) -> None:
-    """In the order they came, and with what became of it; also in a store of before wishes."""
+    """In the order they came, and with what became of it."""
     with Ledger(tmp_path, create=True) as ledger:
         runs = entered(ledger, "one"), entered(ledger, "two")
-        with by_hand(tmp_path) as db:
-            db.execute("DROP TABLE wish")
-        ledger.begin(runs[0], "ssh", {})
         assert ledger.last_wish() == 0
         keys = [ledger.wish(run, [Node("h", slots=2)], ["g"]) for run in (*runs, runs[0])]
         assert ledger.wishes(runs[0], keys[0]) == [Wish(keys[2], (Node("h", slots=2),), ("g",))]

@@ -7,13 +7,19 @@ from typing import Any
 import pytest
 
 from cluster.errors import Problem, SpecError, UsageError
-from cluster.report import text
+from cluster.report import stores, text
 from cluster.report.layout import plain
 from cluster.work import Fault
 from tests.report.documents import GOOD, NEW, PLAN, REPRO, STANDING
 from tests.report.made import DIGEST
 
-PAGES = {"validate": "validated", "nodes": "hosts"}
+PAGES = {
+    "validate": text.validated,
+    "nodes": text.hosts,
+    "verify": stores.verified,
+    "gc": stores.pruned,
+    "export": stores.exported,
+}
 
 
 @pytest.mark.parametrize(
@@ -21,7 +27,7 @@ PAGES = {"validate": "validated", "nodes": "hosts"}
 )
 def test_every_document_has_a_page(verb: str, document: Any) -> None:
     """What fits the schema can be shown, with no gap left as None."""
-    page = getattr(text, PAGES.get(verb, verb))(document)
+    page = (PAGES.get(verb) or getattr(text, verb))(document)
     assert plain(page).strip()
     assert "None" not in plain(page)
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from cluster.window import Window, WindowError, start_key, stop_at
+from cluster.window import Window, WindowError, start_key
 
 BERLIN = "Europe/Berlin"
 NIGHT = Window.parse("22:00-06:00", BERLIN)
@@ -97,31 +97,6 @@ def test_dates_and_openings_agree_over_a_year() -> None:
         assert opened <= now < following
         assert 23 * HOUR <= following - opened <= 25 * HOUR
         now += HOUR
-
-
-@pytest.mark.parametrize(
-    ("max_time", "window", "expected"),
-    [
-        (None, None, None),
-        (60.0, None, 60.0),
-        (None, NIGHT, 2 * HOUR),
-        (60.0, NIGHT, 60.0),
-        (3 * HOUR, NIGHT, 2 * HOUR),
-    ],
-)
-def test_a_start_drains_at_the_first_of_its_limits(
-    max_time: float | None, window: Window | None, expected: float | None
-) -> None:
-    """Its own time, or the end of its window."""
-    started = at("2026-07-02T04:00+02:00")
-    wanted = None if expected is None else started + expected
-    assert stop_at(started, max_time, window) == wanted
-
-
-def test_a_start_outside_of_its_window_drains_at_once() -> None:
-    """It may compute nothing."""
-    noon = at("2026-07-02T12:00+02:00")
-    assert stop_at(noon, 60.0, NIGHT) == noon
 
 
 @pytest.mark.parametrize(

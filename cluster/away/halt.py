@@ -1,0 +1,127 @@
+"""Stop a run from any shell of its host: the holder of its lock, and nobody else, is signalled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+from cluster.errors import ClusterError, Locked
+from cluster.family import born
+from cluster.ledger import Ledger, Owner
+from cluster.verbs import command
+
+# Between the signal that drains and the one that stops at once.
+_PAUSE = 0.3
+# For a run that stops at once, until it is killed.
+_STOPPING = 10.0
+_LOOK_EVERY = 0.1
+_DRAIN = "asked to drain by cluster stop"
+
+
+class Unreachable(ClusterError):
+    """The process that holds a run cannot be signalled from here."""
+
+    code = 75
+
+
+def halt(run: str, store: Path, *, now: bool = False, timeout: float | None = 60.0) -> str:
+    """Have a run drain, or with ``now`` stop at once, and wait for it; returns its id.
+
+    A run that nobody computes is left as it is.
+
+    Args:
+        run: its id, or a beginning of it.
+        store: the folder of the ledger.
+        now: what was started is not finished; a run that does not heed that is killed.
+        timeout: seconds for the drain; None: only ask for it.
+
+    Raises:
+        UsageError: there is no such run.
+        Unreachable: the process is of another host, or another user.
+        Locked: it drains still when the timeout is over.
+    """
+    with Ledger(store) as ledger:
+        row = ledger.run(run)
+        owner = ledger.holder(row)
+        if owner is None:
+            return row.id
+        with _Process(owner) as process:
+            # The lock says that the owner lives; asked again, now that its process is at hand, it
+            # says that this is the process, and no later one of the same pid.
+            if ledger.holder(row) != owner:
+                return halt(row.id, store, now=now, timeout=timeout)
+            # A second signal would not drain any more, so a second wish sends none.
+            fresh = ledger.ask(row, _DRAIN, owner.since)
+            if fresh:
+                process.send(signal.SIGTERM)
+            if now:
+                _at_once(ledger, row.id, process, _PAUSE if fresh else 0.0)
+            elif timeout is not None:
+                _wait(ledger, row.id, owner, timeout)
+        return row.id
+
+
+class _Process:
+    """The process that holds a lock, by a descriptor that stays with it."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner, self._descriptor = owner, -1
+
+    def __enter__(self) -> _Process:
+        owner = self._owner
+        if owner.host != socket.gethostname():
+            raise self._unreachable("it is on another host", f"run this on {owner.host}")
+        try:
+            self._descriptor = os.pidfd_open(owner.pid)
+        except (OSError, AttributeError) as error:
+            raise self._unreachable(f"{error}", "it may run in a container") from None
+        if owner.born is None or born(owner.pid) != owner.born:
+            os.close(self._descriptor)
+            raise self._unreachable("its pid belongs to another", "it may run in a container")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        os.close(self._descriptor)
+
+    def send(self, number: int) -> None:
+        """Signal it; one that has ended needs none."""
+        try:
+            signal.pidfd_send_signal(self._descriptor, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            raise self._unreachable("it is another user's", "stop it as that user") from None
+
+    def _unreachable(self, why: str, fix: str) -> Unreachable:
+        return Unreachable(f"the run is held by {self._owner}, out of reach: {why}", fix=fix)
+
+
+def _at_once(ledger: Ledger, run: str, process: _Process, pause: float) -> None:
+    """The second signal of a kind stops what the first one drains; then there is no more to ask."""
+    for seconds, number in ((pause, signal.SIGTERM), (_STOPPING, signal.SIGKILL)):
+        if _free(ledger, run, seconds):
+            return
+        process.send(number)
+    _free(ledger, run, _STOPPING)
+
+
+def _wait(ledger: Ledger, run: str, owner: Owner, timeout: float) -> None:
+    if not _free(ledger, run, timeout):
+        raise Locked(
+            f"run {run} drains, and is held by {owner} still, after {timeout:g} s",
+            fix=f"{command('wait', run, store=ledger.store)}, or stop it with --now",
+        )
+
+
+def _free(ledger: Ledger, run: str, seconds: float) -> bool:
+    """Whether nobody holds a run, or no more so within a time."""
+    end = time.monotonic() + seconds
+    row = ledger.run(run)
+    while ledger.holder(row) is not None:
+        if time.monotonic() >= end:
+            return False
+        time.sleep(_LOOK_EVERY)
+    return True

@@ -1,0 +1,42 @@
+"""What people are told: one JSON object, with a line of text that chat services show."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from cluster.errors import ClusterError
+from cluster.report.numbers import value_text
+from cluster.report.result import Result
+
+Message = dict[str, Any]
+
+
+def of_result(result: Result) -> Message:
+    """How a start of a run ended."""
+    value, error = result.estimate, result.std_error
+    shown = "" if value is None or isinstance(value, list) else f", {value_text(value, error)}"
+    why = f" ({result.stopped_by})" if result.stopped_by else ""
+    document = result.to_json()
+    keys = ("run", "name", "state", "stopped_by", "drained", "samples", "estimate", "std_error",
+            "interval", "digest", "wall_s", "resume")  # fmt: skip
+    return {
+        **_head(result.state, f"{result.name}: {result.state}{why}{shown}, run {result.run}"),
+        **{key: document[key] for key in keys},
+    }
+
+
+def of_error(run: str, name: str, error: ClusterError) -> Message:
+    """A start that ended by an error; ``state`` is what the next one finds."""
+    line = f"{name}: failed: {error.message}, run {run}"
+    return {**_head("failed", line), "run": run, "name": name, **error.to_json()}
+
+
+def of_loss(run: str, name: str, node: str, reason: str) -> Message:
+    """A node that was lost while a run was computed."""
+    line = f"{name}: lost the node {node}: {reason}, run {run}"
+    return {**_head("node_lost", line), "run": run, "name": name, "node": node, "reason": reason}
+
+
+def _head(event: str, line: str) -> Message:
+    return {"schema": 1, "event": event, "text": line, "host": socket.gethostname()}

@@ -1,0 +1,86 @@
+"""Scheduled starts: written for cron or systemd, which run them. No daemon of our own.
+
+A scheduler's module has ``text`` (what it would be given, and where), ``install`` and ``remove``;
+another one finds its place in the table below, and a flag of its own in the verb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster import api
+from cluster.errors import UsageError
+from cluster.notify import filled
+from cluster.schedule import cron, systemd
+from cluster.schedule.job import Job, Scheduled, job_of, name_of
+from cluster.spec import Spec
+
+__all__ = ["SCHEDULERS", "Job", "Scheduled", "job_of", "put", "remove"]
+
+SCHEDULERS = {"cron": cron, "systemd": systemd}
+
+
+def put(
+    spec: Path,
+    *,
+    cron: str | None = None,
+    systemd: bool = False,
+    at: str | None = None,
+    printed: bool = False,
+    overrides: Sequence[str] = (),
+    store: Path | None = None,
+) -> dict[str, Any]:
+    """Have a scheduler start a spec in the current folder; the document of what it was given.
+
+    Args:
+        spec: its file.
+        cron: the times, for cron.
+        systemd: for systemd, ``at`` a calendar event, or when the spec's window opens.
+        at: see above.
+        printed: nothing is touched.
+        overrides: texts of ``--set``, for each start.
+        store: instead of the spec's.
+
+    Raises:
+        UsageError: none or two schedulers, or a time that is none.
+        SpecError: the spec would not start.
+        SecretError: it needs a secret that a scheduled start would not have.
+        EngineError: the scheduler is not there, or refuses.
+    """
+    if (cron is not None) + systemd != 1:
+        raise UsageError("by which scheduler?", fix="give --cron 'TIMES' or --systemd")
+    loaded = api.load(spec, overrides)
+    kind, when = ("cron", cron) if cron is not None else ("systemd", at or _opening(loaded))
+    scheduler = SCHEDULERS[kind]
+    job = job_of(spec, store or loaded.store, overrides)
+    made = scheduler.text(job, when)
+    job.check()
+    if loaded.notify and loaded.notify.webhook:
+        filled(loaded.notify.webhook, {})  # where a scheduler runs it there are no variables
+    if not printed:
+        scheduler.install(job, when)
+    return {
+        "name": job.name,
+        "scheduler": kind,
+        "written": not printed,
+        "files": [{"path": path, "text": text} for path, text in made.files],
+        "commands": [list(command) for command in made.commands],
+        "log": str(job.log),
+    }
+
+
+def remove(spec: Path) -> dict[str, Any]:
+    """Take away what any scheduler was given of a spec, which need not be there any more."""
+    name = name_of(spec)
+    taken = [kind for kind, scheduler in SCHEDULERS.items() if scheduler.remove(name)]
+    return {"name": name, "removed": taken}
+
+
+def _opening(spec: Spec) -> str:
+    """When the window of a spec opens, as a calendar event of systemd."""
+    if spec.schedule is None or spec.schedule.window is None:
+        raise UsageError("when?", fix="give --at 'Mon..Fri 22:00', or the spec a schedule.window")
+    zone = f" {spec.schedule.timezone}" if spec.schedule.timezone else ""
+    return f"*-*-* {spec.schedule.window[:5]}:00{zone}"

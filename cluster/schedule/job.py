@@ -1,0 +1,107 @@
+"""What a scheduler is to run: one command that needs no shell, no terminal and no environment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.errors import UsageError, retold
+
+# All that cron gives to a job, at the least.
+BARE = {"PATH": "/usr/bin:/bin"}
+_PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A spec, to be started again and again.
+
+    Attributes:
+        name: of the spec's file, and eight digits for its path; one to each spec of a machine.
+        spec: its absolute path.
+        folder: in which it works.
+        store: absolute.
+        overrides: texts of ``--set``.
+    """
+
+    name: str
+    spec: Path
+    folder: Path
+    store: Path
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def log(self) -> Path:
+        """What its starts say before they have a run, whose log goes on with it."""
+        return self.store / "logs" / f"schedule-{self.name}.log"
+
+    @property
+    def command(self) -> list[str]:
+        """What is run, word by word, all paths absolute."""
+        places = ["--folder", str(self.folder), "--store", str(self.store), "--log", str(self.log)]
+        return [*_program("schedule"), str(self.spec), "--start", *places, *self._sets()]
+
+    def check(self) -> None:
+        """See that the spec is right, and that it is so with a scheduler's bare environment.
+
+        Raises:
+            ClusterError: what a start would end with.
+        """
+        validate = [*_program("validate"), str(self.spec), "--json", *self._sets()]
+        try:
+            done = _run_bare(validate, self.folder)
+        except subprocess.TimeoutExpired as error:
+            raise UsageError(f"the spec was not validated within {error.timeout:g} s") from None
+        if done.returncode == 0:
+            return
+        try:
+            document = json.loads(done.stdout)
+        except ValueError:
+            said = done.stderr.strip().rpartition("\n")[2]
+            raise UsageError(
+                f"{sys.executable} does not find cluster by itself: {said}",
+                fix="a scheduled start has no PYTHONPATH: install the project into that Python",
+            ) from None
+        raise retold(done.returncode, document)
+
+    def _sets(self) -> list[str]:
+        return [word for text in self.overrides for word in ("--set", text)]
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """What a scheduler is given: files and their texts, and the commands that make it read them."""
+
+    files: tuple[tuple[str, str], ...]
+    commands: tuple[tuple[str, ...], ...]
+
+
+def job_of(spec: Path, store: str | Path, overrides: Sequence[str]) -> Job:
+    """The job of a spec in the current folder, to which ``store`` is relative."""
+    folder = Path.cwd()
+    return Job(name_of(spec), spec.absolute(), folder, folder / store, tuple(overrides))
+
+
+def name_of(spec: Path) -> str:
+    """The name of a spec's job; the spec need not be there any more."""
+    path = str(spec.absolute()).encode(errors="surrogateescape")
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", spec.stem).lstrip("._-")[:40] or "run"
+    return f"{stem}-{hashlib.sha256(path).hexdigest()[:8]}"
+
+
+def _run_bare(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=folder, env=BARE, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        check=False, timeout=_PATIENCE,
+    )  # fmt: skip
+
+
+def _program(verb: str) -> list[str]:
+    # -P: a file random.py in the folder must not stand in for the real one.
+    return [sys.executable, "-P", "-m", "cluster", verb]

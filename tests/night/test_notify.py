@@ -1,0 +1,349 @@
+"""Who is told, of what, by which way; and that no notifier can do a run any harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import api
+from cluster.errors import EngineError, SpecError, UsageError
+from cluster.events import Alarm, Event, NodeChanged, Progress, Started
+from cluster.family import descendants
+from cluster.notify import SecretError, Teller, filled
+from cluster.notify import notifier as notifiers
+from cluster.report.result import Result
+from cluster.spec import Notify, Spec
+from tests.cli.shell import ROOT, cluster, environment, wait_for
+from tests.cli.shell import spec as written
+
+SECRET = "s3cret-t0ken"
+
+
+class Server:
+    """A web server on localhost that records what is posted, and answers as it is told to."""
+
+    def __init__(self) -> None:
+        self.posted: list[tuple[str, Any]] = []
+        self.answer: int | str = 200
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.posted.append((self.path, json.loads(body)))
+                if outer.answer == "hang":
+                    outer.over.wait(60)
+                    return
+                self.send_response(int(outer.answer))
+                if outer.answer == 302:
+                    self.send_header("Location", f"http://localhost:{outer.port}/elsewhere")
+                self.end_headers()
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        self.over = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it."""
+        self.over.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server that ends with the test."""
+    server = Server()
+    yield server
+    server.close()
+
+
+def job(folder: Path, function: str = "quarter", **notify: object) -> Spec:
+    """A spec that somebody is told of."""
+    return api.load(written(folder, function, backend="serial", notify=notify))
+
+
+def events(result: Result) -> list[str]:
+    """What is recorded of a run's notifications."""
+    return [event["text"] for event in result.events if "notified" in event["text"]]
+
+
+def gone() -> Result:
+    """The result of a run that nobody finds any more."""
+    raise UsageError("no such run")
+
+
+def test_a_webhook_gets_the_result(server: Server, tmp_path: Path) -> None:
+    """As one JSON object, once; and the ledger says so."""
+    spec = job(tmp_path, webhook=f"http://localhost:{server.port}/hook")
+    result = api.submit(spec, store=tmp_path / "runs")
+    ((path, message),) = server.posted
+    assert path == "/hook"
+    assert (message["event"], message["state"], message["run"]) == ("done", "done", result.run)
+    assert (message["digest"], message["estimate"]) == (result.digest, result.estimate)
+    assert message["text"].startswith("quarter: done (samples), 0.2")
+    told = [f"notified of done: webhook localhost:{server.port}: HTTP 200"]
+    assert events(api.show(result.run, tmp_path / "runs")) == told
+    api.resume(result.run, tmp_path / "runs")
+    assert len(server.posted) == 1, "a start that had nothing to do is no news"
+
+
+def test_a_command_gets_it_on_its_standard_input(tmp_path: Path) -> None:
+    """When the run is free: it may look at it, or go on with it."""
+    script = tmp_path / "told.sh"
+    script.write_text(
+        f'#!/bin/sh\ncat > "{tmp_path}/told"\ncd "{tmp_path}" && flock -n runs/locks/quarter-* '
+        f'touch "{tmp_path}/free"\n'
+    )
+    script.chmod(0o755)
+    spec = job(tmp_path, command=[str(script)])
+    result = api.submit(spec, store=tmp_path / "runs")
+    assert json.loads((tmp_path / "told").read_text())["run"] == result.run
+    assert (tmp_path / "free").exists()
+    assert events(api.show(result.run, tmp_path / "runs")) == [f"notified of done: {script}"]
+
+
+@pytest.mark.parametrize(
+    ("function", "keys", "event"),
+    [
+        ("breaks", {}, "failed"),
+        (
+            "quarter",
+            {"samples": None, "until": {"half_width": 1e-9, "max_samples": 1e5}},
+            "partial",
+        ),
+    ],
+)
+def test_what_is_not_done_is_told_too(
+    function: str, keys: dict[str, Any], event: str, server: Server, tmp_path: Path
+) -> None:
+    """With its state, and the command that goes on; and only what the spec wants told."""
+    hook = {"webhook": f"http://localhost:{server.port}/"}
+    for on in ([event], ["done", "node_lost"]):
+        path = written(tmp_path, function, backend="serial", notify={**hook, "on": on}, **keys)
+        api.submit(api.load(path), store=tmp_path / "runs")
+    ((_, message),) = server.posted
+    assert (message["event"], message["state"]) == (event, event)
+    assert "cluster" in message["resume"]
+
+
+def test_a_start_that_ends_by_an_error_is_a_failure(server: Server, tmp_path: Path) -> None:
+    """Nobody may be left to believe that it computes."""
+    nodes = [{"host": "localhost", "slots": 1, "python": "/no/python"}]
+    hook = {"webhook": f"http://localhost:{server.port}/"}
+    path = written(tmp_path, backend="processes", nodes=nodes, notify=hook)
+    with pytest.raises(EngineError):
+        api.submit(api.load(path), store=tmp_path / "runs")
+    ((_, message),) = server.posted
+    assert (message["event"], message["error"]["code"]) == ("failed", 69)
+    assert "/no/python" in message["text"]
+
+
+def test_a_lost_node_is_told_while_the_run_computes(server: Server, tmp_path: Path) -> None:
+    """Each node once, and not before it was there."""
+    notify = Notify(on=("node_lost",), webhook=f"http://localhost:{server.port}/")
+    notes: list[str] = []
+    told: list[Event] = []
+    with Teller("run", "name", notify, notes.append, told.append, gone) as teller:
+        teller(Started("run", 0, 1, 1, "ssh"))
+        for slots in (0, 2, 0, 2, 0):
+            teller(NodeChanged("h2", slots, "its link is gone"))
+        wait_for(lambda: server.posted)
+    ((_, message),) = server.posted
+    assert (message["event"], message["node"]) == ("node_lost", "h2")
+    assert message["text"] == "name: lost the node h2: its link is gone, run run"
+    assert len(notes) == 1
+    assert len(told) == 6
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (500, "HTTP 500"),
+        (404, "HTTP 404"),
+        (302, "HTTP 302"),
+        ("hang", "no answer within 1 s"),
+        ("gone", "Connection refused"),
+    ],
+)
+def test_a_webhook_that_fails_or_hangs_does_no_harm(
+    answer: int | str, words: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result is the same, the ledger says what became of the message, and nothing is left."""
+    if answer == "hang":
+        monkeypatch.setattr(notifiers.Notifier.__init__, "__defaults__", (1.0,))
+    port = server.port
+    server.answer = answer
+    if answer == "gone":
+        server.close()
+    before = descendants(os.getpid())
+    spec = job(tmp_path, webhook=f"http://localhost:{port}/")
+    begun = time.monotonic()
+    result = api.submit(spec, store=tmp_path / "runs")
+    assert time.monotonic() - begun < 10
+    assert (result.state, result.exit_code) == ("done", 0)
+    (told,) = events(api.show(result.run, tmp_path / "runs"))
+    assert told.startswith("not notified of done: webhook localhost:")
+    assert words in told
+    assert [path for path, _ in server.posted] == ([] if answer == "gone" else ["/"])
+    assert descendants(os.getpid()) <= before
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["/no/such/program"], "/no/such/program: No such file or directory"),
+        (["/bin/sh", "-c", "exec sh -c 'exit 7'"], "/bin/sh: exit code 7"),
+        (["/bin/sh", "-c", "sleep 60 & sleep 60"], "/bin/sh: no answer within 1 s"),
+        (["/bin/sh", "-c", "yes; exit 1"], "/bin/sh: no answer within 1 s"),
+        (["/bin/sh", "-c", "trap '' TERM INT; exec sleep 60"], "/bin/sh: no answer within 1 s"),
+    ],
+)
+def test_a_command_that_fails_or_hangs_does_no_harm(
+    command: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it forks or prints; its whole group is killed."""
+    monkeypatch.setattr(notifiers.Notifier.__init__, "__defaults__", (1.0,))
+    before = descendants(os.getpid())
+    result = api.submit(job(tmp_path, command=command), store=tmp_path / "runs")
+    assert result.state == "done"
+    assert events(api.show(result.run, tmp_path / "runs")) == [f"not notified of done: {words}"]
+    assert descendants(os.getpid()) <= before
+
+
+def test_a_hanging_notifier_does_not_hold_up_the_run(server: Server, tmp_path: Path) -> None:
+    """What is told while it computes is not waited for then; too many at once are not sent."""
+    server.answer = "hang"
+    notify = Notify(on=("node_lost",), webhook=f"http://localhost:{server.port}/")
+    notes: list[str] = []
+    teller = Teller("run", "name", notify, notes.append, lambda _event: None, gone)
+    teller(Started("run", 0, 1, 1, "ssh"))
+    begun = time.monotonic()
+    for number in range(12):
+        teller(NodeChanged(f"h{number}", 1, "ready"))
+        teller(NodeChanged(f"h{number}", 0, "lost"))
+        teller(Progress(0.0, 0, 1, 0, 0.0, None, ()))
+    assert time.monotonic() - begun < 10
+    assert [note for note in notes if "8 messages are on their way" in note] == notes[:4]
+    server.over.set()
+    teller.__exit__(None, None, None)
+    assert len(notes) == 12
+
+
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_a_secret_is_nowhere_but_where_it_belongs(
+    place: str, server: Server, tmp_path: Path
+) -> None:
+    """It reaches the server, and is not in the store, the log, the document or any argv."""
+    file = tmp_path / "secret"
+    file.write_text(f"{SECRET}\n")
+    file.chmod(0o600)
+    reference = "${HOOK}" if place == "environment" else f"${{file:{file}}}"
+    hook = f"http://localhost:{server.port}/services/{reference}"
+    path = written(tmp_path, backend="serial", notify={"webhook": hook})
+    server.answer = 500
+    env = environment(PYTHONPATH=str(ROOT), HOOK=SECRET)
+    process = cluster("submit", path, "--detach", "--json", cwd=tmp_path, env=env)
+    run = json.loads(process.stdout)["run"]
+    wait_for(lambda: "not notified" in json.dumps(api.show(run, tmp_path / "runs").events))
+    assert server.posted[0][0] == f"/services/{SECRET}"
+    shown = cluster("show", run, "--json", cwd=tmp_path)
+    assert "HTTP 500" in shown.stdout
+    assert SECRET not in process.stdout + process.stderr + shown.stdout
+    for kept in (tmp_path / "runs").rglob("*"):
+        assert kept.is_dir() or SECRET.encode() not in kept.read_bytes(), kept
+
+
+def test_a_missing_secret_is_told_when_the_run_starts(tmp_path: Path) -> None:
+    """While somebody looks; the run is computed all the same."""
+    told: list[Event] = []
+    spec = job(tmp_path, webhook="https://hooks.example.org/${NO_SUCH_HOOK}")
+    result = api.submit(spec, store=tmp_path / "runs", observe=told.append)
+    assert result.state == "done"
+    (alarm,) = (event for event in told if isinstance(event, Alarm))
+    assert "the environment has no NO_SUCH_HOOK" in alarm.message
+    assert alarm.message in [event["text"] for event in result.events]
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "words"),
+    [
+        (0o640, SECRET, "is not yours alone (chmod 600"),
+        (0o604, SECRET, "is not yours alone"),
+        (0o600, "", "holds no secret"),
+        (0o600, "two\nlines", "holds no secret"),
+        (None, "", "No such file"),
+    ],
+)
+def test_a_file_that_others_can_read_holds_no_secret(
+    mode: int | None, text: str, words: str, tmp_path: Path
+) -> None:
+    """Nor does an empty one; the message has the cure, and not the secret."""
+    file = tmp_path / "secret"
+    if mode is not None:
+        file.write_text(text)
+        file.chmod(mode)
+    with pytest.raises(SecretError) as caught:
+        filled(f"https://h/${{file:{file}}}", {})
+    assert words in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_what_is_filled_in_is_masked(tmp_path: Path) -> None:
+    """In words and in its own form."""
+    made = filled("https://h/${A}/${AB}", {"A": "abc", "AB": "abcdef"})
+    assert made.text == "https://h/abc/abcdef"
+    assert made.masked("sent to https://h/abc/abcdef") == "sent to https://h/***/***"
+    assert "abc" not in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("notify", "words"),
+    [
+        ("{webhook: http://hooks.example.org/x}", "must begin with https://"),
+        ("{webhook: http://localhost.example.org/x}", "must begin with https://"),
+        ("{webhook: ftp://localhost/x}", "must be an address"),
+        ("{webhook: https://user:pass@host/x}", "must be an address"),
+        ("{webhook: 'https://${HOST}/x'}", "must be an address"),
+        ("{webhook: ''}", "not empty"),
+        ("{on: [done]}", "nobody is named to be told"),
+        ("{command: mail me}", "must be a list of words"),
+        ("{command: []}", "must be a list of words"),
+        ("{command: [mail, 3]}", "must be a list of words"),
+        ("{command: [mail, '${TOKEN}']}", "would be seen by everyone"),
+        ("{on: [dome], command: [a]}", "did you mean 'done'"),
+        ("{webhok: https://h/}", "did you mean 'webhook'"),
+    ],
+)
+def test_what_is_wrong_with_notify_is_told(notify: str, words: str, tmp_path: Path) -> None:
+    """With its place."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"kernel: kernel.py:f\nsamples: 10\nnotify: {notify}\n")
+    with pytest.raises(SpecError) as caught:
+        api.load(path)
+    assert all(problem.path.startswith("notify") for problem in caught.value.problems)
+    assert words in str(caught.value)
+
+
+def test_a_scheduled_start_has_no_variables(tmp_path: Path) -> None:
+    """A secret in the environment is refused in the evening, with where to put it."""
+    path = written(tmp_path, notify={"webhook": "https://h.example.org/${HOOK}"})
+    env = environment(PYTHONPATH=str(ROOT), HOOK=SECRET)
+    words = ["schedule", path, "--cron", "@daily", "--print"]
+    done = cluster(*words, cwd=tmp_path, env=env)
+    assert done.returncode == 2
+    assert "${file:/path}" in done.stderr

@@ -42,13 +42,23 @@ _NOT_FOUND = 78
 
 @dataclass
 class World:
-    """One mpirun: its driver, the agents of its hosts by their births, and which ranks are up."""
+    """One mpirun.
+
+    Attributes:
+        driver: its first rank.
+        hosts: the births of its hosts' agents, by name.
+        since: when it was launched.
+        up: hosts whose rank is up.
+        brought: whether any outcome came of it.
+        to: the host that the driver was named last: what follows is for that one.
+    """
 
     driver: Driver
     hosts: dict[str, int]
     since: float
     up: set[str] = field(default_factory=set)
     brought: bool = False
+    to: str = ""
 
 
 class Caller:
@@ -135,8 +145,12 @@ class Engine(Hosted):
 
     def _give(self, task: Task, host: Host | None) -> None:
         world = self._world_of(host) if host else None
-        if world is not None and host is not None:
-            world.driver.say({"task": task, "node": host.name})
+        if world is None or host is None:
+            return
+        if world.to != host.name:
+            world.to = host.name
+            world.driver.say({"to": host.name})
+        world.driver.say(task)
 
     def _flush(self) -> None:
         for world in self._worlds:
@@ -198,10 +212,10 @@ class Engine(Hosted):
         born = {host.name: host.born for host in hosts}
         self._worlds.append(World(driver, born, time.monotonic()))
 
-    def _heard(self, world: World, message: dict[str, Any]) -> Iterator[Outcome]:
-        if "outcome" in message:
+    def _heard(self, world: World, message: Any) -> Iterator[Outcome]:
+        if isinstance(message, list):
             world.brought = True
-            yield Outcome.from_json(message["outcome"])
+            yield Outcome.from_json(message)
         elif "up" in message:
             world.up.add(message["up"])
         elif "unfit" in message:

@@ -14,7 +14,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from cluster.agent import private_folder
 from cluster.backends.base import Options
 from cluster.backends.driver import Driver
 from cluster.backends.hosted import Hosted
+from cluster.backends.mpi.fence import LOOPBACK
 from cluster.backends.mpi.launcher import Launcher, command, environment, find, moved
 from cluster.backends.mpi.rsh import ADDRESS
 from cluster.errors import EngineError, NotOneWorld
@@ -38,6 +39,7 @@ _GATHER = 1.5
 _LAUNCH = 30.0
 _STARTS = 3
 _NOT_FOUND = 78
+_FENCE = "cluster.backends.mpi.fence"
 
 
 @dataclass
@@ -59,6 +61,24 @@ class World:
     up: set[str] = field(default_factory=set)
     brought: bool = False
     to: str = ""
+
+
+def address_here(told: Iterable[str]) -> str:
+    """Our own address: where all hosts see us, if that is one, and ours; else empty.
+
+    A world without other hosts needs none but that of the machine itself.
+    """
+    seen = set(told) or {LOOPBACK}
+    own = seen.pop()
+    if seen:
+        return ""
+    family = socket.AF_INET6 if ":" in own else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.bind((own, 0))
+        except OSError:
+            return ""  # they see the address of something between us and them
+    return own
 
 
 class Caller:
@@ -199,6 +219,7 @@ class Engine(Hosted):
         here = [host for host in hosts if is_here(host.node)]
         there = [host for host in hosts if host not in here]
         assert self._door is not None
+        own = address_here(str(h.hello["dispatcher"]) for h in there)
         more = {
             ADDRESS: self._door.address,
             "TMPDIR": str(self._folder),
@@ -206,6 +227,8 @@ class Engine(Hosted):
         words = command(
             self._launcher, self._shell, 1 + len(here), [h.hello["address"] for h in there]
         )
+        if own:
+            words = [*python_command(sys.executable, _FENCE), own, *words]
         environ = {**environment(self._launcher, os.environ, self._shell), **more}
         driver = Driver(words, environ, self._selector, _LAUNCH)
         driver.say({"setup": {"here": [[h.name, h.hello["service"]] for h in here]}})
@@ -257,6 +280,7 @@ class Engine(Hosted):
             caller.end(255)
             return
         # The one place with a shell: what the launcher wants to be run is a text for one.
-        words = ["/bin/sh", "-c", moved(text, self._launcher, str(host.hello["prefix"]))]
+        text = moved(text, self._launcher, str(host.hello["prefix"]))
+        words = ["{python}", "-P", "-m", _FENCE, address, "/bin/sh", "-c", text]
         number = host.start(words, talks=False)
         self._running[host.name, host.born, number] = caller

@@ -131,7 +131,8 @@ def moved(text: str, launcher: Launcher, prefix: str) -> str:
     """What the launcher wants to run on a host, for the place where its MPI is there.
 
     Its command names its own folder. Where that is the environment of our Python, the host has
-    the same in the environment of its own.
+    the same in the environment of its own. Its command also has what our launcher was told of
+    itself, the shell and the interface, which are nothing to a daemon there.
 
     Args:
         text: for the host's shell.
@@ -139,5 +140,5 @@ def moved(text: str, launcher: Launcher, prefix: str) -> str:
         prefix: of the Python there.
     """
     own = str(Path(launcher.path).parents[1])
-    text = re.sub(r" --prtemca plm_ssh_agent \"[^\"]*\"", "", text)
+    text = re.sub(r" --prtemca (plm_ssh_agent|prte_if_include) \"[^\"]*\"", "", text)
     return text.replace(own, prefix) if own == sys.prefix else text

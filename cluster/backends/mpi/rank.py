@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
+from cluster.backends.mpi.fence import LOOPBACK, OWN_ADDRESS, interface_of
 from cluster.backends.mpi.world import DOWN, UP, World, guarded, join
 from cluster.errors import EngineError
 from cluster.family import die_with_parent
@@ -31,14 +32,29 @@ def main() -> None:
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, leave_it)
-    # Files in shared memory would outlive a rank that is killed; these few bytes need none.
-    os.environ.update({"OMPI_MCA_btl": "self,tcp"})
+    os.environ.update(transport(os.environ.get(OWN_ADDRESS, ""), os.environ.get("TMPDIR", "/tmp")))
     try:
         world = join()
     except EngineError as error:
         _complain(error)
     guarded(world, lambda: _serve(world))
     sys.stderr.flush()
+
+
+def transport(address: str, folder: str) -> dict[str, str]:
+    """Settings of Open MPI: how ranks talk to each other.
+
+    Args:
+        address: the one of this host over which they do; empty: any.
+        folder: for files that need not outlive the world.
+    """
+    if address == LOOPBACK:
+        # All are on this machine: no port is opened. The file is where it is removed in any case.
+        return {"OMPI_MCA_btl": "self,sm", "OMPI_MCA_btl_sm_backing_directory": folder}
+    # Files in shared memory would outlive a rank that is killed; these few bytes need none.
+    settings = {"OMPI_MCA_btl": "self,tcp"}
+    name = interface_of(address)
+    return settings | ({"OMPI_MCA_btl_tcp_if_include": name} if name else {})
 
 
 def _complain(error: EngineError) -> None:

@@ -108,7 +108,7 @@ class Engine(Hosted):
         self._worlds: list[World] = []
         self._ready: dict[str, tuple[Host, float]] = {}
         self._failures: dict[str, int] = {}
-        self._last = ""
+        self._last = self._said_last = ""
         self._door: Door | None = None
         self._asking: list[Caller] = []
         self._running: dict[tuple[str, int, int], Caller] = {}
@@ -152,7 +152,7 @@ class Engine(Hosted):
         if "exited" in message:
             caller = self._running.pop((host.name, host.born, message["exited"]), None)
             if caller is not None:
-                self._last = f"{host.name}: {message['how']}"
+                self._said_last = f"{host.name}: {message['how']}; "
                 caller.end(0 if "exited with 0" in str(message["how"]) else 255)
 
     def _slots(self, host: Host) -> int:
@@ -225,7 +225,7 @@ class Engine(Hosted):
             "TMPDIR": str(self._folder),
         }
         words = command(
-            self._launcher, self._shell, 1 + len(here), [h.hello["address"] for h in there]
+            self._launcher, self._shell, 1 + len(here), [h.hello["address"] for h in there], own
         )
         if own:
             words = [*python_command(sys.executable, _FENCE), own, *words]
@@ -255,7 +255,9 @@ class Engine(Hosted):
         """A world is lost: what its hosts had is owed, and they wait for another one."""
         self._worlds.remove(world)
         how = world.driver.close(grace=0.0)
-        self._last = f"the MPI world was lost: {fault}; {how}"
+        # What a daemon said last tells more than what the launcher makes of it.
+        self._last = f"the MPI world was lost: {fault}; {self._said_last}{how}"
+        self._said_last = ""
         for name in world.hosts:
             self._failures[name] = 0 if world.brought else self._failures.get(name, 0) + 1
         for task, name in tuple(self._taken.values()):

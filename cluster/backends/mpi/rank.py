@@ -42,19 +42,21 @@ def main() -> None:
 
 
 def transport(address: str, folder: str) -> dict[str, str]:
-    """Settings of Open MPI: how ranks talk to each other.
+    """Settings of the MPIs: how ranks talk to each other.
 
     Args:
         address: the one of this host over which they do; empty: any.
         folder: for files that need not outlive the world.
     """
-    if address == LOOPBACK:
-        # All are on this machine: no port is opened. The file is where it is removed in any case.
-        return {"OMPI_MCA_btl": "self,sm", "OMPI_MCA_btl_sm_backing_directory": folder}
-    # Files in shared memory would outlive a rank that is killed; these few bytes need none.
-    settings = {"OMPI_MCA_btl": "self,tcp"}
     name = interface_of(address)
-    return settings | ({"OMPI_MCA_btl_tcp_if_include": name} if name else {})
+    # What MPICH stands on opens a port on every interface, where it is not told of one.
+    named = {"UCX_NET_DEVICES": name, "FI_TCP_IFACE": name} if name else {}
+    if address == LOOPBACK:
+        # All are on this machine: Open MPI opens no port. The file is where it is always removed.
+        return {**named, "OMPI_MCA_btl": "self,sm", "OMPI_MCA_btl_sm_backing_directory": folder}
+    # Files in shared memory would outlive a rank that is killed; these few bytes need none.
+    named |= {"OMPI_MCA_btl_tcp_if_include": name} if name else {}
+    return {**named, "OMPI_MCA_btl": "self,tcp"}
 
 
 def _complain(error: EngineError) -> None:

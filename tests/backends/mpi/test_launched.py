@@ -101,5 +101,6 @@ def test_ranks_on_one_machine_open_no_port() -> None:
     """They share memory, in a file of the world's own folder; else they keep to one interface."""
     assert transport("127.0.0.1", "/folder") == {
         "OMPI_MCA_btl": "self,sm", "OMPI_MCA_btl_sm_backing_directory": "/folder",
+        "UCX_NET_DEVICES": "lo", "FI_TCP_IFACE": "lo",
     }  # fmt: skip
     assert transport("", "/folder") == {"OMPI_MCA_btl": "self,tcp"}

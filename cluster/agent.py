@@ -10,6 +10,7 @@ own processes on the host reach its workers by a socket, see :func:`ask`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import selectors
@@ -362,23 +363,46 @@ def slots_address() -> str:
 def private_folder() -> Path:
     """A fresh folder for an engine's files, beside the kernels' cache; never in /tmp.
 
-    Its name tells the machine (homes may be shared) and the process id of its owner.
+    Its name tells the machine (homes may be shared) and the process id of its owner. Where the
+    disk takes no file, it is in memory: what engines keep in it is small.
+
+    Raises:
+        OSError: nor is there room in memory.
     """
-    root = _folders()
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_machine()}-{os.getpid()}-", dir=root))
+    for root in _folders():
+        with suppress(OSError):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if root.lstat().st_uid != os.getuid():
+                continue  # somebody else was there first
+            folder = Path(tempfile.mkdtemp(prefix=f"{_machine()}-{os.getpid()}-", dir=root))
+            if _takes_files(folder):
+                return folder
+            folder.rmdir()
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(_folders()[0]))
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether there is room: on a full disk a folder can be made all the same."""
+    probe = folder / "room"
+    try:
+        probe.write_bytes(bytes(1 << 16))
+    except OSError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
 
 
 def sweep() -> None:
     """Remove the private folders of this machine whose owners were killed."""
-    for old in _folders().glob(f"{_machine()}-*"):
+    for old in (path for root in _folders() for path in root.glob(f"{_machine()}-*")):
         owner = old.name.split("-")[1]
         if not Path("/proc", owner).exists():
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _folders() -> Path:
-    return cache_folder() / "hosts"
+def _folders() -> tuple[Path, Path]:
+    return cache_folder() / "hosts", Path("/dev/shm", f"cluster-{os.getuid()}")
 
 
 def _machine() -> str:

@@ -11,6 +11,7 @@ import os
 import selectors
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -26,15 +27,23 @@ class Wire:
         source, sink: descriptors to read from and to write to; of a socket, the same twice. A
             source of None: nothing comes.
         selector: watches them.
+        decode: makes a message of a line. ``bytes`` leaves it as it is, for one who passes it on.
 
     Attributes:
         ended: no more will come.
         wrong: why what came is no message, or empty; nothing is read after it.
     """
 
-    def __init__(self, source: int | None, sink: int, selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self,
+        source: int | None,
+        sink: int,
+        selector: selectors.BaseSelector,
+        decode: Callable[[bytes], Any] = json.loads,
+    ) -> None:
         self.ended, self.wrong = source is None, ""
         self._source, self._sink, self._selector = source, sink, selector
+        self._decode = decode
         self._incoming, self._outgoing = b"", bytearray()
         self._messages: list[Any] = []
         self._watched: dict[int, int] = {}
@@ -46,6 +55,10 @@ class Wire:
     def queue(self, message: object) -> None:
         """Add a message to what is to be sent; ``send`` sends it."""
         self._outgoing += json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+    def queue_lines(self, lines: bytes) -> None:
+        """Add whole lines, each a message, as they are."""
+        self._outgoing += lines
 
     def send(self) -> None:
         """Write what the other side takes now; the rest follows when it takes more."""
@@ -81,7 +94,7 @@ class Wire:
         self.ended = data is None
         *lines, self._incoming = (self._incoming + (data or b"")).split(b"\n")
         try:
-            self._messages += map(json.loads, lines)
+            self._messages += map(self._decode, lines)
         except (ValueError, RecursionError) as error:
             self.wrong = f"what it sent is not JSON: {error}"
         if len(self._incoming) > _LONGEST_LINE:

@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-ROUNDS = 5
-PYTHON = sys.executable
-
-NOOP = """
-from cluster import Hits
-
-def noop(stream, samples):
-    return Hits(1, samples)
-"""
-
-# What has missed its target.
-missed: list[str] = []
-
-
-def report(what: str, ratio: float, target: float, detail: str, *, most: bool = False) -> None:
-    """One line: a ratio against its target."""
-    met = ratio <= target if most else ratio >= target
-    if not met:
-        missed.append(what)
-    sign = "<=" if most else ">="
-    verdict = "ok  " if met else "MISS"
-    print(f"{verdict} {what}: {ratio:.3g} (target {sign} {target:g}); {detail}", flush=True)
-
-
-def median(values: list[float]) -> float:
-    """Of the rounds of one figure."""
-    return statistics.median(values)
-
+from scripts import bench_hosts
+from scripts.bench_base import (
+    PYTHON,
+    ROOT,
+    ROUNDS,
+    command,
+    cores,
+    median,
+    missed,
+    noop,
+    report,
+    spec,
+    submit,
+)
 
 # -- kernels: samples a second of one core ----------------------------------------------------
 
@@ -84,8 +65,8 @@ def side_by_side(processes: int, seconds: float) -> float:
     """Sum of the kernel's rates in so many bare processes at once."""
     code = f"""
 import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "scripts")!r}]
-import bench
+sys.path[:0] = [{str(ROOT)!r}]
+from scripts import bench
 print(bench.bare_rate("pi", {seconds}))
 """
     started = [
@@ -93,11 +74,6 @@ print(bench.bare_rate("pi", {seconds}))
         for _ in range(processes)
     ]
     return sum(float(process.communicate()[0]) for process in started)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def scaling() -> None:
@@ -230,46 +206,9 @@ def memory(count: int = 1_000_000) -> None:
 
 # -- the parts --------------------------------------------------------------------------------
 
-
-def command(*arguments: str) -> str:
-    """Standard output of one of our commands."""
-    whole = [PYTHON, "-m", "cluster", *arguments]
-    return subprocess.run(whole, capture_output=True, text=True, cwd=ROOT, check=False).stdout
-
-
-def submit(path: Path, *options: str) -> dict[str, Any]:
-    """The result of a quiet submit into a store that is then forgotten."""
-    with tempfile.TemporaryDirectory() as store:
-        text = command("submit", str(path), "--json", "--quiet", "--store", store, *options)
-    result: dict[str, Any] = json.loads(text)
-    return result
-
-
-@contextmanager
-def spec(content: dict[str, Any]) -> Iterator[Path]:
-    """A spec in a passing folder; a kernel by its whole path is copied beside it."""
-    with tempfile.TemporaryDirectory() as folder:
-        file, _, function = content["kernel"].rpartition(":")
-        shutil.copy(file, folder)
-        path = Path(folder, "spec.yaml")
-        path.write_text(json.dumps({**content, "kernel": f"{Path(file).name}:{function}"}))
-        yield path
-
-
-@contextmanager
-def noop(blocks: int) -> Iterator[Path]:
-    """The spec of a kernel that draws nothing, in blocks of one sample."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "noop.py").write_text(NOOP)
-        path = Path(folder, "noop.yaml")
-        path.write_text(json.dumps(
-            {"kernel": "noop.py:noop", "samples": blocks, "block": 1, "seed": 1}
-        ))  # fmt: skip
-        yield path
-
-
 PARTS: dict[str, Callable[[], None]] = {
     "kernels": kernels, "scaling": scaling, "tasks": tasks, "help": help, "memory": memory,
+    **{name: partial(bench_hosts.measure, name) for name in bench_hosts.BACKENDS},
 }  # fmt: skip
 
 
@@ -284,11 +223,6 @@ def main(names: list[str]) -> int:
          if line.startswith("model name")), platform.machine(),
     )  # fmt: skip
     print(f"{cores()} cores of {model}, Python {platform.python_version()}, {platform.system()}")
-    sys.path.insert(0, str(ROOT))
     for name in names or list(PARTS):
         PARTS[name]()
     return 1 if missed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -11,11 +11,12 @@ text}``, ``{"outcome": [...]}``, ``{"lost": id, "reason": text}``, ``{"beat": n}
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -36,11 +37,11 @@ _STARTS = 3
 _GRACE = 3.0
 
 
-def connect(selector: selectors.BaseSelector) -> Wire:
+def connect(selector: selectors.BaseSelector, decode: Callable[[bytes], Any] = json.loads) -> Wire:
     """The driver's side: a wire to the dispatcher that started this process."""
     connection = dial(os.environ[_ADDRESS])
     descriptor = connection.detach()
-    wire = Wire(descriptor, descriptor, selector)
+    wire = Wire(descriptor, descriptor, selector, decode)
     wire.queue({"driver": os.getpid()})
     wire.send()
     return wire
@@ -78,7 +79,7 @@ class Driver:
             self._door.close()
             raise EngineError(f"the engine could not be started: {error}") from None
 
-    def say(self, message: Mapping[str, Any]) -> None:
+    def say(self, message: Mapping[str, Any] | Task) -> None:
         """Tell it something; what is said before it has connected waits for that."""
         if self._wire is None:
             self._unsent.append(message)
@@ -97,7 +98,7 @@ class Driver:
         messages = self._wire.messages() if self._wire else []
         if messages:
             self._heard = time.monotonic()
-        return [message for message in messages if "beat" not in message]
+        return [each for each in messages if isinstance(each, list) or "beat" not in each]
 
     @property
     def fault(self) -> str:

@@ -72,4 +72,8 @@ def _write(folder: Path, source: Source) -> None:
 
 @lru_cache(maxsize=1)
 def _scratch() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="cluster-kernel-")
+    try:
+        return tempfile.TemporaryDirectory(prefix="cluster-kernel-")
+    except FileNotFoundError:
+        # Nor does /tmp take a file: in memory.
+        return tempfile.TemporaryDirectory(prefix="cluster-kernel-", dir="/dev/shm")

@@ -14,7 +14,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from cluster.agent import private_folder
 from cluster.backends.base import Options
 from cluster.backends.driver import Driver
 from cluster.backends.hosted import Hosted
+from cluster.backends.mpi.fence import LOOPBACK
 from cluster.backends.mpi.launcher import Launcher, command, environment, find, moved
 from cluster.backends.mpi.rsh import ADDRESS
 from cluster.errors import EngineError, NotOneWorld
@@ -38,17 +39,46 @@ _GATHER = 1.5
 _LAUNCH = 30.0
 _STARTS = 3
 _NOT_FOUND = 78
+_FENCE = "cluster.backends.mpi.fence"
 
 
 @dataclass
 class World:
-    """One mpirun: its driver, the agents of its hosts by their births, and which ranks are up."""
+    """One mpirun.
+
+    Attributes:
+        driver: its first rank.
+        hosts: the births of its hosts' agents, by name.
+        since: when it was launched.
+        up: hosts whose rank is up.
+        brought: whether any outcome came of it.
+        to: the host that the driver was named last: what follows is for that one.
+    """
 
     driver: Driver
     hosts: dict[str, int]
     since: float
     up: set[str] = field(default_factory=set)
     brought: bool = False
+    to: str = ""
+
+
+def address_here(told: Iterable[str]) -> str:
+    """Our own address: where all hosts see us, if that is one, and ours; else empty.
+
+    A world without other hosts needs none but that of the machine itself.
+    """
+    seen = set(told) or {LOOPBACK}
+    own = seen.pop()
+    if seen:
+        return ""
+    family = socket.AF_INET6 if ":" in own else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.bind((own, 0))
+        except OSError:
+            return ""  # they see the address of something between us and them
+    return own
 
 
 class Caller:
@@ -78,7 +108,7 @@ class Engine(Hosted):
         self._worlds: list[World] = []
         self._ready: dict[str, tuple[Host, float]] = {}
         self._failures: dict[str, int] = {}
-        self._last = ""
+        self._last = self._said_last = ""
         self._door: Door | None = None
         self._asking: list[Caller] = []
         self._running: dict[tuple[str, int, int], Caller] = {}
@@ -122,7 +152,7 @@ class Engine(Hosted):
         if "exited" in message:
             caller = self._running.pop((host.name, host.born, message["exited"]), None)
             if caller is not None:
-                self._last = f"{host.name}: {message['how']}"
+                self._said_last = f"{host.name}: {message['how']}; "
                 caller.end(0 if "exited with 0" in str(message["how"]) else 255)
 
     def _slots(self, host: Host) -> int:
@@ -135,8 +165,12 @@ class Engine(Hosted):
 
     def _give(self, task: Task, host: Host | None) -> None:
         world = self._world_of(host) if host else None
-        if world is not None and host is not None:
-            world.driver.say({"task": task, "node": host.name})
+        if world is None or host is None:
+            return
+        if world.to != host.name:
+            world.to = host.name
+            world.driver.say({"to": host.name})
+        world.driver.say(task)
 
     def _flush(self) -> None:
         for world in self._worlds:
@@ -185,23 +219,26 @@ class Engine(Hosted):
         here = [host for host in hosts if is_here(host.node)]
         there = [host for host in hosts if host not in here]
         assert self._door is not None
+        own = address_here(str(h.hello["dispatcher"]) for h in there)
         more = {
             ADDRESS: self._door.address,
             "TMPDIR": str(self._folder),
         }
         words = command(
-            self._launcher, self._shell, 1 + len(here), [h.hello["address"] for h in there]
+            self._launcher, self._shell, 1 + len(here), [h.hello["address"] for h in there], own
         )
+        if own:
+            words = [*python_command(sys.executable, _FENCE), own, *words]
         environ = {**environment(self._launcher, os.environ, self._shell), **more}
         driver = Driver(words, environ, self._selector, _LAUNCH)
         driver.say({"setup": {"here": [[h.name, h.hello["service"]] for h in here]}})
         born = {host.name: host.born for host in hosts}
         self._worlds.append(World(driver, born, time.monotonic()))
 
-    def _heard(self, world: World, message: dict[str, Any]) -> Iterator[Outcome]:
-        if "outcome" in message:
+    def _heard(self, world: World, message: Any) -> Iterator[Outcome]:
+        if isinstance(message, list):
             world.brought = True
-            yield Outcome.from_json(message["outcome"])
+            yield Outcome.from_json(message)
         elif "up" in message:
             world.up.add(message["up"])
         elif "unfit" in message:
@@ -218,7 +255,9 @@ class Engine(Hosted):
         """A world is lost: what its hosts had is owed, and they wait for another one."""
         self._worlds.remove(world)
         how = world.driver.close(grace=0.0)
-        self._last = f"the MPI world was lost: {fault}; {how}"
+        # What a daemon said last tells more than what the launcher makes of it.
+        self._last = f"the MPI world was lost: {fault}; {self._said_last}{how}"
+        self._said_last = ""
         for name in world.hosts:
             self._failures[name] = 0 if world.brought else self._failures.get(name, 0) + 1
         for task, name in tuple(self._taken.values()):
@@ -243,6 +282,7 @@ class Engine(Hosted):
             caller.end(255)
             return
         # The one place with a shell: what the launcher wants to be run is a text for one.
-        words = ["/bin/sh", "-c", moved(text, self._launcher, str(host.hello["prefix"]))]
+        text = moved(text, self._launcher, str(host.hello["prefix"]))
+        words = ["{python}", "-P", "-m", _FENCE, address, "/bin/sh", "-c", text]
         number = host.start(words, talks=False)
         self._running[host.name, host.born, number] = caller

@@ -73,7 +73,7 @@ def flavour_of(path: str, text: str) -> tuple[str, tuple[int, int]]:
     )
 
 
-def command(launcher: Launcher, shell: str, here: int, there: Sequence[str]) -> list[str]:
+def command(launcher: Launcher, shell: str, here: int, there: Sequence[str], own: str) -> list[str]:
     """The arguments that start a world.
 
     Args:
@@ -81,10 +81,11 @@ def command(launcher: Launcher, shell: str, here: int, there: Sequence[str]) -> 
         shell: the program that runs a command on a host, in the place of ssh.
         here: ranks on this machine; the first one coordinates.
         there: the addresses of further hosts, a rank each.
+        own: the address at which they reach this machine; empty where that is not known.
     """
     local = python_command(sys.executable, _MODULE)
     if launcher.flavour == "mpich":
-        return _mpich(launcher, shell, here, there, local)
+        return _mpich(launcher, shell, here, there, own, local)
     words = [launcher.path, "--bind-to", "none", *_daemons(launcher, shell)]
     words += ["-n", str(here), "--host", f"localhost:{here}", *local]
     if there:
@@ -102,13 +103,16 @@ def _daemons(launcher: Launcher, shell: str) -> list[str]:
 
 
 def _mpich(
-    launcher: Launcher, shell: str, here: int, there: Sequence[str], local: Sequence[str]
+    launcher: Launcher, shell: str, here: int, there: Sequence[str], own: str, local: Sequence[str]
 ) -> list[str]:
+    # Our environment is not for other hosts: there it is the agent's that counts.
     words = [launcher.path, "-bind-to", "none", "-launcher", "ssh", "-launcher-exec", shell]
-    words += ["-n", str(here), "-host", "localhost", *local]
-    for address in there:
-        words += [":", "-n", "1", "-host", address, *_THERE]
-    return words
+    hosts = [f"localhost:{here}", *(f"{address}:1" for address in there)]
+    words += ["-genvnone", "-hosts", ",".join(hosts)]
+    words += ["-localhost", own] if own else []
+    words += ["-n", str(here), *local]
+    # Our folder may not be there, and no rank cares in which one it is.
+    return [*words, ":", "-n", str(len(there)), "-wdir", "/", *_THERE] if there else words
 
 
 def environment(launcher: Launcher, environ: Mapping[str, str], shell: str) -> dict[str, str]:
@@ -131,7 +135,8 @@ def moved(text: str, launcher: Launcher, prefix: str) -> str:
     """What the launcher wants to run on a host, for the place where its MPI is there.
 
     Its command names its own folder. Where that is the environment of our Python, the host has
-    the same in the environment of its own.
+    the same in the environment of its own. Its command also has what our launcher was told of
+    itself, the shell and the interface, which are nothing to a daemon there.
 
     Args:
         text: for the host's shell.
@@ -139,5 +144,5 @@ def moved(text: str, launcher: Launcher, prefix: str) -> str:
         prefix: of the Python there.
     """
     own = str(Path(launcher.path).parents[1])
-    text = re.sub(r" --prtemca plm_ssh_agent \"[^\"]*\"", "", text)
+    text = re.sub(r" --prtemca (plm_ssh_agent|prte_if_include) \"[^\"]*\"", "", text)
     return text.replace(own, prefix) if own == sys.prefix else text

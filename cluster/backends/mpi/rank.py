@@ -1,7 +1,8 @@
 """What the ranks of a world do that the dispatcher has launched.
 
 The first is the driver: it passes tasks from the dispatcher to the ranks, and outcomes back. Each
-of the others passes them to the worker processes of its host's agent.
+of the others passes them to the worker processes of its host's agent. Tasks and outcomes are lists,
+which are passed on as the lines that they came as; whatever is for a rank itself is an object.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import selectors
 import signal
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import Any
 
+from cluster.backends.mpi.fence import LOOPBACK, OWN_ADDRESS, interface_of
 from cluster.backends.mpi.world import DOWN, UP, World, guarded, join
 from cluster.errors import EngineError
 from cluster.family import die_with_parent
@@ -28,14 +32,31 @@ def main() -> None:
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, leave_it)
-    # Files in shared memory would outlive a rank that is killed; these few bytes need none.
-    os.environ.update({"OMPI_MCA_btl": "self,tcp"})
+    os.environ.update(transport(os.environ.get(OWN_ADDRESS, ""), os.environ.get("TMPDIR", "/tmp")))
     try:
         world = join()
     except EngineError as error:
         _complain(error)
     guarded(world, lambda: _serve(world))
     sys.stderr.flush()
+
+
+def transport(address: str, folder: str) -> dict[str, str]:
+    """Settings of the MPIs: how ranks talk to each other.
+
+    Args:
+        address: the one of this host over which they do; empty: any.
+        folder: for files that need not outlive the world.
+    """
+    name = interface_of(address)
+    # What MPICH stands on opens a port on every interface, where it is not told of one.
+    named = {"UCX_NET_DEVICES": name, "FI_TCP_IFACE": name} if name else {}
+    if address == LOOPBACK:
+        # All are on this machine: Open MPI opens no port. The file is where it is always removed.
+        return {**named, "OMPI_MCA_btl": "self,sm", "OMPI_MCA_btl_sm_backing_directory": folder}
+    # Files in shared memory would outlive a rank that is killed; these few bytes need none.
+    named |= {"OMPI_MCA_btl_tcp_if_include": name} if name else {}
+    return {**named, "OMPI_MCA_btl": "self,tcp"}
 
 
 def _complain(error: EngineError) -> None:
@@ -60,6 +81,20 @@ def _serve(world: World) -> int:
     return 0
 
 
+def _is_list(line: bytes) -> bool:
+    return line.startswith(b"[")
+
+
+def joined(lines: Iterable[bytes]) -> bytes:
+    """Those of some lines that are lists, as they travel."""
+    return b"".join(line + b"\n" for line in lines if _is_list(line))
+
+
+def objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The others of them, read."""
+    return (json.loads(line) for line in lines if not _is_list(line))
+
+
 class Coordinator:
     """The first rank: the dispatcher on one side, all other ranks on the other."""
 
@@ -67,8 +102,9 @@ class Coordinator:
         from cluster.backends.driver import connect
 
         self._world, self._selector = world, selector
-        self._wire = connect(selector)
+        self._wire = connect(selector, bytes)
         self._ranks: dict[str, int] = {}
+        self._to = 0
         self._here: list[list[str]] | None = None
         self._homeless: list[int] = []
         self._beaten = 0.0
@@ -76,11 +112,11 @@ class Coordinator:
     def serve(self) -> None:
         """Until the dispatcher is gone."""
         while not self._wire.ended and not self._wire.wrong:
-            for message in self._wire.messages():
-                self._on_message(message)
+            self._pass_down(self._wire.messages())
             for rank, lines in self._world.arrived(UP):
-                for line in lines:
-                    self._on_line(rank, json.loads(line))
+                self._wire.queue_lines(joined(lines))
+                for message in objects(lines):
+                    self._on_said(rank, message)
             self._settle()
             self._beat()
             self._world.flush()
@@ -90,16 +126,23 @@ class Coordinator:
         for rank in range(1, self._world.size):
             self._world.queue(rank, DOWN, {"end": True})
 
+    def _pass_down(self, lines: list[bytes]) -> None:
+        """Tasks go to the host that was named last before them."""
+        for is_list, some in groupby(lines, _is_list):
+            if is_list:
+                self._world.queue_lines(self._to, DOWN, joined(some))
+            else:
+                for message in map(json.loads, some):
+                    self._on_message(message)
+
     def _on_message(self, message: dict[str, Any]) -> None:
-        if "task" in message:
-            self._world.queue(self._ranks[message["node"]], DOWN, message["task"])
+        if "to" in message:
+            self._to = self._ranks[message["to"]]
         elif "setup" in message:
             self._here = list(message["setup"]["here"])
 
-    def _on_line(self, rank: int, message: Any) -> None:
-        if isinstance(message, list):
-            self._wire.queue({"outcome": message})
-        elif "node" in message:
+    def _on_said(self, rank: int, message: dict[str, Any]) -> None:
+        if "node" in message:
             self._homeless.append(rank)
         else:
             self._ranks[message["up"]] = rank
@@ -133,30 +176,34 @@ class Relay:
         """Until the coordinator ends it, or the agent has gone."""
         while not self._ended:
             for _, lines in self._world.arrived(DOWN):
-                for line in lines:
-                    self._on_message(json.loads(line))
+                for message in objects(lines):
+                    self._on_message(message)
+                # No task comes before it was said that we are up.
+                if self._wire is not None:
+                    self._wire.queue_lines(joined(lines))
             if self._wire is not None:
-                for outcome in self._wire.messages():
-                    self._say(outcome)
-                self._wire.send()
-                if self._wire.ended or self._wire.wrong:
-                    raise ConnectionError("the agent of this host has gone")
+                self._pass_up(self._wire)
             self._world.flush()
             for key, mask in self._selector.select(self._world.patience):
                 key.data(mask)
 
-    def _on_message(self, message: Any) -> None:
-        if isinstance(message, list):
-            assert self._wire is not None  # no task comes before it was said that we are up
-            self._wire.queue(message)
-        elif "end" in message:
+    def _pass_up(self, wire: Wire) -> None:
+        if outcomes := wire.messages():
+            self._world.queue_lines(0, UP, joined(outcomes))
+        wire.send()
+        if wire.ended or wire.wrong:
+            raise ConnectionError("the agent of this host has gone")
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        if "end" in message:
             self._ended = True
         else:
             self._meet(message["name"], message["address"])
 
     def _meet(self, name: str, address: str) -> None:
         self._connection = dial(address)
-        self._wire = Wire(self._connection.fileno(), self._connection.fileno(), self._selector)
+        descriptor = self._connection.fileno()
+        self._wire = Wire(descriptor, descriptor, self._selector, bytes)
         self._say({"up": name})
 
     def _say(self, message: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from itertools import dropwhile
 
 from cluster.wire import dial
 
@@ -16,8 +17,9 @@ ADDRESS = "CLUSTER_MPI_SHELL"
 
 
 def main() -> None:
-    """``rsh HOST WORD...``: stay until the command has ended there, and end as it did."""
-    host, *words = sys.argv[1:]
+    """``rsh [-x] HOST WORD...``: stay until the command has ended there, and end as it did."""
+    # MPICH's launcher has options for ssh before the host.
+    host, *words = dropwhile(lambda word: word.startswith("-"), sys.argv[1:])
     with dial(os.environ[ADDRESS]) as connection:
         wanted = {"host": host, "command": " ".join(words)}
         connection.sendall(json.dumps(wanted).encode() + b"\n")

@@ -45,12 +45,14 @@ def spec(folder: Path, blocks: int, pause: float) -> Path:
     return path
 
 
-def world(folder: Path, *words: str, ranks: int = 3) -> subprocess.Popen[str]:
+def world(
+    folder: Path, *words: str, ranks: int = 3, program: tuple[str, ...] = ("-m", "cluster")
+) -> subprocess.Popen[str]:
     """A world of the launcher's, each rank of which runs `python -m cluster` with these words."""
     need(MPIRUN.exists(), "mpirun: pip install 'cluster-montecarlo[mpi]'")
     root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
     launcher = [str(MPIRUN), *root, "--bind-to", "none", "--oversubscribe", "-n", str(ranks)]
-    return start(folder, [*launcher, sys.executable, "-m", "cluster", *words], {})
+    return start(folder, [*launcher, sys.executable, *program, *words], {})
 
 
 def start(folder: Path, words: list[str], more: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -70,9 +72,9 @@ def told(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
 
 
 def alone(folder: Path, path: Path) -> str:
-    """The digest of the same spec on the plain baseline."""
+    """The digest of the same spec without MPI; threads, because blocks may nap."""
     words = [sys.executable, "-m", "cluster", "submit", str(path), "--json", "--store", "alone"]
-    words += ["--set", "backend=serial", "--set", "nodes=localhost"]
+    words += ["--set", "backend=threads", "--set", "nodes=localhost:32"]
     return str(told(start(folder, words, {}))[0]["digest"])
 
 
@@ -122,7 +124,7 @@ def test_a_lost_rank_costs_nothing_that_was_acknowledged(tmp_path: Path) -> None
     path = spec(tmp_path, 100, 0.05)
     words = ("submit", str(path), "--json", "--task-blocks", "1")
     process = world(tmp_path, *words)
-    ranks = _ranks(process.pid)
+    ranks = ranks_of(process.pid)
     time.sleep(1.5)
     begun = time.monotonic()
     os.kill(max(ranks), signal.SIGKILL)
@@ -134,19 +136,73 @@ def test_a_lost_rank_costs_nothing_that_was_acknowledged(tmp_path: Path) -> None
     assert result["digest"] == alone(tmp_path, path)
 
 
-def _ranks(pid: int) -> list[int]:
-    """The three ranks below a launcher, once their workers have been started."""
+# A mistake of ours in a rank, which no kernel can make.
+FAILS = """
+import sys
+from cluster.backends.mpi.hand import Hand
+
+first = Hand.tend
+looks = []
+
+def tend(self):
+    first(self)
+    looks.append(self._waiting)
+    if self._world.rank == RANK and self._slots is not None and len(looks) > 300:
+        raise RuntimeError("a mistake of ours")
+
+Hand.tend = tend
+from cluster.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("rank", "code"), [(0, 1), (1, 70)])
+def test_an_exception_in_a_rank_ends_the_world(tmp_path: Path, rank: int, code: int) -> None:
+    """It is told with its traceback, nobody waits for ever, and a resume goes on."""
+    path = spec(tmp_path, 200, 0.05)
+    (tmp_path / "fails.py").write_text(FAILS.replace("RANK", str(rank)))
+    words = ("submit", str(path), "--json", "--task-blocks", "1")
+    process = world(tmp_path, *words, program=("fails.py",))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "a mistake of ours" in err
+    result, _ = told(world(tmp_path, *words, "--resume"))
+    assert (result["state"], result["digest"]) == ("done", alone(tmp_path, path))
+
+
+def test_a_rank_that_waits_burns_no_core(tmp_path: Path) -> None:
+    """The first one as well, which also dispatches: a few percent of a core, over three seconds."""
+    process = world(tmp_path, "submit", str(spec(tmp_path, 60, 0.5)), "--json", ranks=2)
+    ranks = ranks_of(process.pid, 2)
+    time.sleep(1)
+    before = [cpu_seconds(rank) for rank in ranks]
+    time.sleep(3)
+    spent = [cpu_seconds(rank) - since for rank, since in zip(ranks, before, strict=True)]
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert max(spent) < 0.3, spent
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def ranks_of(pid: int, count: int = 3) -> list[int]:
+    """The ranks below a launcher, once their workers have been started."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        lines = {each: _command(each) for each in descendants(pid)}
-        if sum("cluster.worker" in line for line in lines.values()) == 3:
+        lines = {each: command_of(each) for each in descendants(pid)}
+        if sum("cluster.worker" in line for line in lines.values()) == count:
             return [each for each, line in lines.items() if "-m cluster submit" in line
                     and "mpirun" not in line and "prterun" not in line]  # fmt: skip
         time.sleep(0.05)
     raise AssertionError("the world did not come up")
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
+    """The command line of a process, empty once it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:

@@ -26,7 +26,7 @@ THERE = ["/bin/sh", "-c", 'exec "$CLUSTER_PYTHON" -P -m cluster.backends.mpi.ran
 
 def test_open_mpi_5_starts_one_rank_a_host_and_no_ssh() -> None:
     """The first ranks are here, the others by address; nothing is bound to a core."""
-    words = command(OPENMPI, "/f/rsh", 2, ["10.0.0.1", "10.0.0.2"])
+    words = command(OPENMPI, "/f/rsh", 2, ["10.0.0.1", "10.0.0.2"], "10.0.0.9")
     assert words[:8] == [
         OPENMPI.path, "--bind-to", "none", "--leave-session-attached", "-n", "2", "--host",
         "localhost:2",
@@ -38,16 +38,19 @@ def test_open_mpi_5_starts_one_rank_a_host_and_no_ssh() -> None:
 
 def test_open_mpi_4_is_told_of_the_shell_in_its_own_words() -> None:
     """The name of the setting was another one before 5."""
-    words = command(OLDER, "/f/rsh", 1, [])
+    words = command(OLDER, "/f/rsh", 1, [], "127.0.0.1")
     assert words[4:8] == ["--mca", "plm_rsh_agent", "/f/rsh", "--mca"]
     assert ":" not in words
 
 
 def test_mpich_starts_one_rank_a_host_and_no_ssh() -> None:
-    """Hydra takes one file in the place of ssh."""
-    words = command(MPICH, "/f/rsh", 1, ["10.0.0.1"])
-    assert words[3:7] == ["-launcher", "ssh", "-launcher-exec", "/f/rsh"]
-    assert words[-8:] == [":", "-n", "1", "-host", "10.0.0.1", *THERE]
+    """Hydra takes one file in the place of ssh, one list of hosts, and hands nothing of ours on."""
+    words = command(MPICH, "/f/rsh", 1, ["10.0.0.1", "10.0.0.2"], "10.0.0.9")
+    assert words[3:12] == [
+        "-launcher", "ssh", "-launcher-exec", "/f/rsh", "-genvnone",
+        "-hosts", "localhost:1,10.0.0.1:1,10.0.0.2:1", "-localhost", "10.0.0.9",
+    ]  # fmt: skip
+    assert words[-8:] == [":", "-n", "2", "-wdir", "/", *THERE]
     assert "PRTE_MCA_plm_ssh_agent" not in environment(MPICH, {}, "/f/rsh")
 
 

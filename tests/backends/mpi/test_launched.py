@@ -1,0 +1,106 @@
+"""Worlds that `submit` launches, as far as this machine alone can show them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.backends.mpi.rank import transport
+from cluster.family import descendants
+from tests.backends.mpi.test_inside import alone, command_of, cpu_seconds, spec, start, told
+
+# A mistake of ours in the rank beside the workers, in the first world that is launched: Python
+# reads this file at every start.
+FAILS = """
+import os, sys
+from pathlib import Path
+
+mark = Path(MARK)
+if any("mpi.rank" in word for word in sys.orig_argv) and not mark.exists():
+    from cluster.backends.mpi import rank
+
+    first = rank.Relay._pass_up
+
+    def fail(self, wire):
+        first(self, wire)
+        if self._drawn > 20 and not mark.exists():
+            mark.touch()
+            raise RuntimeError("a mistake of ours")
+        self._drawn += 1
+
+    rank.Relay._drawn = 0
+    rank.Relay._pass_up = fail
+"""
+
+
+def submit(folder: Path, path: Path, more: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """A submit over two slots of this machine, by MPI."""
+    words = [sys.executable, "-m", "cluster", "submit", str(path), "--json", "--task-blocks", "1"]
+    words += ["--set", "backend=mpi", "--set", "nodes=localhost:2"]
+    return start(folder, words, more or {})
+
+
+def ranks_below(pid: int) -> list[int]:
+    """The coordinating rank and the one of this machine, once they are there."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        lines = {each: command_of(each) for each in descendants(pid)}
+        found = [
+            each for each, line in lines.items()
+            if "cluster.backends.mpi.rank" in line and "run --bind-to" not in line
+        ]  # fmt: skip
+        if len(found) == 2:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("the world did not come up")
+
+
+def test_an_exception_in_a_rank_costs_a_world_and_no_block(tmp_path: Path) -> None:
+    """It is told, another world is launched, and the digest is that of serial."""
+    path = spec(tmp_path, 100, 0.03)
+    (hooks := tmp_path / "hooks").mkdir()
+    text = FAILS.replace("MARK", repr(str(tmp_path / "failed")))
+    (hooks / "sitecustomize.py").write_text(text)
+    result, err = told(submit(tmp_path, path, {"PYTHONPATH": str(hooks)}))
+    assert (tmp_path / "failed").exists()
+    assert (result["state"], result["digest"]) == ("done", alone(tmp_path, path)), err
+    with sqlite3.connect(tmp_path / "runs" / "ledger.sqlite") as db:
+        texts = [text for (text,) in db.execute("SELECT text FROM event")]
+    assert any("a mistake of ours" in text for text in texts), texts
+
+
+def test_ranks_that_wait_burn_no_core(tmp_path: Path) -> None:
+    """A few percent of a core each, over three seconds of long blocks."""
+    process = submit(tmp_path, spec(tmp_path, 60, 0.5))
+    ranks = ranks_below(process.pid)
+    time.sleep(2)
+    before = [cpu_seconds(rank) for rank in ranks]
+    time.sleep(3)
+    spent = [cpu_seconds(rank) - since for rank, since in zip(ranks, before, strict=True)]
+    process.kill()
+    process.communicate(timeout=30)
+    assert max(spent) < 0.3, spent
+
+
+@pytest.mark.fault(100)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is asked by Open MPI")
+def test_root_is_let_in_without_a_word(tmp_path: Path) -> None:
+    """As with every other backend: kernels run as whoever submits."""
+    result, err = told(submit(tmp_path, spec(tmp_path, 4, 0.0)))
+    assert result["state"] == "done"
+    assert "root" not in err.lower()
+
+
+def test_ranks_on_one_machine_open_no_port() -> None:
+    """They share memory, in a file of the world's own folder; else they keep to one interface."""
+    assert transport("127.0.0.1", "/folder") == {
+        "OMPI_MCA_btl": "self,sm", "OMPI_MCA_btl_sm_backing_directory": "/folder",
+        "UCX_NET_DEVICES": "lo", "FI_TCP_IFACE": "lo",
+    }  # fmt: skip
+    assert transport("", "/folder") == {"OMPI_MCA_btl": "self,tcp"}

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cluster.backends.base import NodeEvent, Options, Pause
-from cluster.backends.scoop import Engine
+from cluster.backends.scoop.engine import Engine
 from cluster.backends.scoop.seal import SealedPickle, Stamps, fresh_key
 from cluster.family import descendants
 from cluster.nodes import Node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -47,4 +48,24 @@ def test_this_machine_and_hosts_work_together(lab: Lab, tmp_path: Path) -> None:
     result = run.result()
     assert result["digest"] == site.digest
     assert all(node["samples"] for node in result["nodes"])
+    await_no_orphans(lab)
+
+
+@pytest.mark.slow
+def test_a_host_that_sees_this_machine_under_another_address_is_refused(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """As behind NAT: the broker cannot listen there, and what to do is told."""
+    need(all(entry.usable for entry in TABLE if entry.name == "scoop"), "scoop")
+    behind = f"#!/bin/sh\nSSH_CONNECTION='192.0.2.1 1 192.0.2.2 22' exec {Lab.python} \"$@\"\n"
+    lab.do("exec", "h1", "sh", "-c", f"printf %s {shlex.quote(behind)} > nat; chmod +x nat")
+    site = Site(tmp_path, lab, "scoop", slots={"h1": 1, "h2": 1})
+    site.spec["nodes"][0]["python"] = "/root/nat"
+    site.write()
+    try:
+        error = site.start().result(69)["error"]
+    finally:
+        lab.do("exec", "h1", "rm", "nat")
+    assert "h1: it sees this machine as 192.0.2.1, where SCOOP's broker cannot" in error["message"]
+    assert "backend ssh" in error["message"]
     await_no_orphans(lab)

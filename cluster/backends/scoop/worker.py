@@ -7,6 +7,7 @@ cannot be used here at all.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -51,7 +52,10 @@ def _serve(wanted: Mapping[str, Any], lines: Lines) -> None:
             connect(self)
         except zmq.Again:
             where = f"{wanted['address']}, TCP port {wanted['ports'][0]}"
-            sys.exit(f"SCOOP's broker did not answer at {where}: is a firewall between?")
+            sys.stderr.write(f"SCOOP's broker did not answer at {where}: is a firewall between?")
+            sys.stderr.flush()
+            # SCOOP's half-made objects have more to say than anybody wants to read.
+            os._exit(1)
         lines.write({"joined": True})
         threading.Thread(target=beat, daemon=True).start()
 

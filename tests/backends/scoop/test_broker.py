@@ -251,7 +251,7 @@ def another_scoop(folder: Path) -> str:
 
 
 def submitted(folder: Path, nodes: str, **environment: str) -> tuple[int, str]:
-    """Exit code and message of a run of one block."""
+    """Exit code and document of a run of one block."""
     (folder / "kernel.py").write_text(
         "from cluster import Hits\n\ndef f(rng, samples):\n    return Hits(0, samples)\n"
     )
@@ -263,7 +263,7 @@ def submitted(folder: Path, nodes: str, **environment: str) -> tuple[int, str]:
         cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
         timeout=60, check=False,
     )  # fmt: skip
-    return done.returncode, json.dumps(json.loads(done.stdout)["error"])
+    return done.returncode, done.stdout
 
 
 def test_another_version_here_is_refused(tmp_path: Path) -> None:
@@ -281,6 +281,12 @@ def test_another_version_on_a_host_is_refused_by_the_name_of_the_host(tmp_path: 
     assert code == 69
     assert "localhost: it has SCOOP 0.7.1" in error
     assert "pip install scoop==0.7.2.0" in error
+
+
+def test_an_ssh_session_of_the_person_is_not_taken_for_one_of_ours(tmp_path: Path) -> None:
+    """Whoever is logged in by ssh has SSH_CONNECTION, which says nothing of this run."""
+    code, text = submitted(tmp_path, "[localhost:1]", SSH_CONNECTION=f"{NOWHERE} 1 {NOWHERE} 22")
+    assert (code, json.loads(text)["state"]) == (0, "done")
 
 
 @pytest.mark.slow

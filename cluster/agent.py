@@ -5,7 +5,7 @@ engine needs there. It ends, with all that came of it, when its input ends or no
 process outlives the dispatcher by long, on a host that was cut off either.
 
 The protocol is JSON lines, the first one of which says everything; see :class:`Agent`. Engines'
-own processes on the host reach its workers by a socket, see :func:`ask`.
+own processes on the host reach its workers by a socket, see :class:`Desk`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import selectors
 import shutil
 import signal
@@ -21,8 +22,8 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,7 @@ _TICK = 0.5
 _FIRST_WORD = 30.0
 _DYING = 5.0
 _SOCKET = "CLUSTER_SLOTS"
+_CHUNK = 1 << 16
 
 
 def main() -> None:
@@ -110,6 +112,7 @@ class Agent:
         self._waiting: deque[tuple[Task, Client | None]] = deque()
         self._askers: dict[int, Client] = {}
         self._commands: dict[int, Child] = {}
+        self._revoked: set[int] = set()
         self._folder: Path | None = None
         self._slots = Slots(self._node, self._work, selector, float(first["ready"]))
         self._service = Service(selector)
@@ -161,9 +164,11 @@ class Agent:
         self._waiting += ((Task(*task), None) for task in tasks)
 
     def _on_revoke(self, ids: list[int]) -> None:
+        # An engine may bring one that it has queued later than we hear of its end.
+        self._revoked.update(ids)
         for task, client in [entry for entry in self._waiting if entry[0].id in ids]:
             self._waiting.remove((task, client))
-            self._answer(Outcome.without_answer(task, "returned", "not begun", None), client)
+            self._give_back(task, client)
         self._slots.revoke(ids)
 
     def _on_start(self, wanted: Mapping[str, Any]) -> None:
@@ -192,16 +197,40 @@ class Agent:
         for outcome in self._slots.tend():
             self._answer(outcome, self._askers.pop(outcome.task, None))
         self._tell_usable()
-        for task, client in self._service.tend():
-            self._waiting.append((task, client))
-            if self._first["tells"]:
-                self._say({"began": task.id})
+        for message, client in self._service.tend():
+            if isinstance(message, list):
+                self._take(Task(*message), client)
+            else:
+                self._leave(client)
         while self._waiting and self._slots.usable:
             self._give(*self._waiting.popleft())
         self._slots.send()
         self._service.send()
         for number, command in tuple(self._commands.items()):
             self._watch(number, command)
+
+    def _take(self, task: Task, client: Client) -> None:
+        """An engine's process has brought a task."""
+        if task.id in self._revoked:
+            self._give_back(task, client)
+            return
+        self._waiting.append((task, client))
+        if self._first["tells"]:
+            self._say({"began": task.id})
+
+    def _leave(self, client: Client) -> None:
+        """Whoever asked will not wait: the dispatcher is told the rest, when it comes."""
+        left = [number for number, asker in self._askers.items() if asker is client]
+        for number in left:
+            del self._askers[number]
+        for at, (task, asker) in enumerate(self._waiting):
+            if asker is client:
+                self._waiting[at] = task, None
+                left.append(task.id)
+        client.wire.queue({"left": left})
+
+    def _give_back(self, task: Task, client: Client | None) -> None:
+        self._answer(Outcome.without_answer(task, "returned", "not begun", None), client)
 
     def _give(self, task: Task, client: Client | None) -> None:
         if client is not None:
@@ -307,17 +336,17 @@ class Service:
 
     @property
     def address(self) -> str:
-        """For :func:`ask`."""
+        """For :class:`Desk`."""
         return self._door.address
 
-    def tend(self) -> Iterator[tuple[Task, Client]]:
-        """The tasks that were asked for since the last call."""
+    def tend(self) -> Iterator[tuple[Any, Client]]:
+        """What was asked for since the last call: a task's fields, or an object to leave them."""
         for connection in self._door.callers():
             wire = Wire(connection.fileno(), connection.fileno(), self._selector)
             self._clients.append(Client(connection, wire))
         for client in tuple(self._clients):
             for message in client.wire.messages():
-                yield Task(*message), client
+                yield message, client
             if client.gone:
                 self._clients.remove(client)
                 client.wire.close()
@@ -329,23 +358,81 @@ class Service:
             client.wire.send()
 
 
-def ask(address: str, task: list[Any]) -> list[Any]:
-    """Have a task drawn by this host's workers, and wait for its outcome; for engines' processes.
+class Desk:
+    """A lasting connection to this host's workers, for an engine's process.
 
     Args:
         address: of the environment variable ``CLUSTER_SLOTS``.
-        task: the fields of a :class:`cluster.work.Task`.
 
     Raises:
         ConnectionError: the agent has gone.
     """
-    with dial(address) as connection:
-        connection.sendall(json.dumps(task).encode() + b"\n")
-        with connection.makefile("rb") as lines:
-            line = lines.readline()
-    if not line.endswith(b"\n"):
-        raise ConnectionError("the agent of this host has gone")
-    outcome: list[Any] = json.loads(line)
+
+    def __init__(self, address: str) -> None:
+        self._connection = dial(address)
+        self._rest = b""
+
+    def ask(
+        self, tasks: Sequence[list[Any]], patience: float | None = None
+    ) -> tuple[list[str], list[int]]:
+        """Have tasks drawn, and wait for their outcomes.
+
+        Args:
+            tasks: the fields of :class:`cluster.work.Task`, of each.
+            patience: seconds after which the agent is to tell the rest to the dispatcher itself;
+                None: all are waited for.
+
+        Returns:
+            The outcomes as JSON texts, in the order in which they came about; and the ids of the
+            tasks that were left to the agent.
+
+        Raises:
+            ConnectionError: the agent has gone.
+        """
+        self._send(*tasks)
+        deadline = None if patience is None else time.monotonic() + patience
+        lines: list[bytes] = []
+        while len(lines) < len(tasks):
+            if not self._waits(deadline):
+                return self._leave(lines)
+            lines += self._read()
+        return [line.decode() for line in lines], []
+
+    def close(self) -> None:
+        """Have no more to do with them."""
+        self._connection.close()
+
+    def _leave(self, lines: list[bytes]) -> tuple[list[str], list[int]]:
+        """An object says what was left; it comes after all outcomes, which are lists."""
+        self._send({"leave": True})
+        while not lines or not lines[-1].startswith(b"{"):
+            lines += self._read()
+        *outcomes, last = lines
+        return [line.decode() for line in outcomes], json.loads(last)["left"]
+
+    def _send(self, *messages: object) -> None:
+        self._connection.sendall(b"".join(json.dumps(each).encode() + b"\n" for each in messages))
+
+    def _waits(self, deadline: float | None) -> bool:
+        """Until something can be read (or ever is): False where the deadline comes first."""
+        if deadline is None:
+            return True
+        left = max(0.0, deadline - time.monotonic())
+        return bool(select.select([self._connection], [], [], left)[0])
+
+    def _read(self) -> list[bytes]:
+        data = self._connection.recv(_CHUNK)
+        if not data:
+            raise ConnectionError("the agent of this host has gone")
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return lines
+
+
+def ask(address: str, task: list[Any]) -> list[Any]:
+    """Have one task drawn; see :class:`Desk`."""
+    with closing(Desk(address)) as desk:
+        (text,), _ = desk.ask([task])
+    outcome: list[Any] = json.loads(text)
     return outcome
 
 

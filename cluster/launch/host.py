@@ -12,7 +12,7 @@ from typing import Any
 from cluster import __version__
 from cluster.child import Child
 from cluster.handshake import differences, table
-from cluster.launch.ssh import Trouble, agent_command, is_here, trouble
+from cluster.launch.ssh import Trouble, agent_command, agent_environment, is_here, trouble
 from cluster.nodes import Node
 from cluster.work import Work
 
@@ -198,7 +198,9 @@ class Host:
         self.born += 1
         self._since = self._heard = self._beaten = now
         try:
-            self._agent = Child(agent_command(self.node), self._selector)
+            self._agent = Child(
+                agent_command(self.node), self._selector, environment=agent_environment(self.node)
+            )
         except OSError as error:
             self._away(Trouble(f"{error.strerror}: {error.filename}", "", is_here(self.node)))
             return

@@ -42,6 +42,12 @@ def agent_command(node: Node) -> list[str]:
     return [*ssh_command(node), shlex.join(remote)]
 
 
+def agent_environment(node: Node) -> dict[str, str]:
+    """Ours; for an agent beside us without the traces of an ssh session that we may be in."""
+    gone = {"SSH_CONNECTION"} if is_here(node) else set()
+    return {name: value for name, value in os.environ.items() if name not in gone}
+
+
 def ssh_command(node: Node) -> list[str]:
     """The arguments of ssh up to the host; a command for the remote shell follows."""
     # No terminal, no forwarding of anything of ours, and never a question.

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
-from cluster.backends.scoop.engine import Engine
+from typing import Any
 
 __all__ = ["Engine"]
+
+
+def __getattr__(name: str) -> Any:
+    # What runs on the hosts is of this package too, must be up soon, and needs no engine.
+    if name == "Engine":
+        from cluster.backends.scoop.engine import Engine
+
+        return Engine
+    raise AttributeError(name)

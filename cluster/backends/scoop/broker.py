@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import threading
+import time
+from collections import deque
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -11,10 +15,9 @@ import zmq
 from scoop.broker import brokerzmq
 
 from cluster.backends.scoop.seal import Forged, Stamps
+from cluster.backends.scoop.shim import watch_connections
 
 _TICK = 100
-#: Stands in the place of a future's id where a host was shut; all sent before stands before it.
-SHUT = b"shut"
 _FRAMES = {
     brokerzmq.TASK: 4,
     brokerzmq.REQUEST: 2,
@@ -24,39 +27,74 @@ _FRAMES = {
 }
 
 
+class Mailbox:
+    """A queue between two threads, with a bell that a poller hears."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Any] = SimpleQueue()
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def put(self, thing: object) -> None:
+        """Add something, and ring."""
+        self._queue.put(thing)
+        os.eventfd_write(self.bell, 1)
+
+    def take(self) -> list[Any]:
+        """All that is there."""
+        try:
+            os.eventfd_read(self.bell)
+        except BlockingIOError:
+            return []
+        things = []
+        while True:
+            try:
+                things.append(self._queue.get_nowait())
+            except Empty:
+                return things
+
+
 class Gate:
     """Stands for the broker's task socket.
 
-    What is forged, malformed or of a kind that no worker of ours sends is dropped; what cannot be
-    delivered goes to another worker instead of ending the broker.
+    What is forged, malformed or of a kind that no worker of ours sends is dropped; a worker is
+    given tasks only once it was admitted; and what cannot be delivered goes to another worker
+    instead of ending the broker.
 
     Attributes:
-        sent: (id of a future as its pickle, name of a worker) of each task that left; for others.
+        orders: pairs of a word and a value, for the broker's thread, where its sockets live:
+            ``listen`` at an address, ``admit``, ``bar`` and ``forget`` a worker.
+        news: what came of it: ``("sent", id of a future as its pickle, worker)``, ``("listens",
+            address, ports)``, ``("deaf", address, reason)`` and ``("barred", worker, b"")``, after
+            all that was sent to it.
+        turned: when the broker's thread was last seen at work, on the monotonic clock.
     """
 
     def __init__(self, broker: Any, key: str) -> None:
         self._broker, self._socket = broker, broker.task_socket
         self._stamps = Stamps(key)
         self._ids: dict[bytes, bytes] = {}
-        self._orders: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-        self.sent: SimpleQueue[tuple[bytes, bytes]] = SimpleQueue()
+        self._admitted: set[bytes] = set()
+        self._early: set[bytes] = set()
+        self._due: deque[list[bytes]] = deque()
         self._message: list[bytes] = []
-        self._closed: set[bytes] = set()
-        self._parked: list[bytes] = []
-        self._asking: list[bytes] = []
-
-    def order(self, word: str, what: Any) -> None:
-        """Have something done in the broker's thread, where its sockets live."""
-        self._orders.put((word, what))
+        self.orders, self.news = Mailbox(), Mailbox()
+        self.turned = time.monotonic()
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self.orders.bell, zmq.POLLIN)
 
     def poll(self, _timeout: int) -> bool:
         """Until a message of ours is there."""
         while True:
-            self._obey()
-            if self._asking:
-                self._message = [self._asking.pop(), brokerzmq.REQUEST]
+            self.turned = time.monotonic()
+            if self._due:
+                self._message = self._due.popleft()
                 return True
-            if self._socket.poll(_TICK) and self._take():
+            ready = dict(self._poller.poll(_TICK))
+            if self.orders.bell in ready:
+                for word, what in self.orders.take():
+                    getattr(self, f"_{word}")(what)
+            elif self._socket in ready and self._take():
                 return True
 
     def recv_multipart(self) -> list[bytes]:
@@ -72,7 +110,7 @@ class Gate:
                 self._again(frames[2])
             return
         if frames[1] == brokerzmq.TASK:
-            self.sent.put((self._ids.pop(frames[2], b""), frames[0]))
+            self.news.put(("sent", self._ids.pop(frames[2], b""), frames[0]))
 
     def _take(self) -> bool:
         try:
@@ -83,8 +121,8 @@ class Gate:
             return False
         if message[1] == brokerzmq.TASK:
             self._ids[message[3]] = message[2]
-        if message[1] == brokerzmq.REQUEST and message[0].startswith(tuple(self._closed)):
-            self._parked.append(message[0])  # it asks once, and waits
+        if message[1] == brokerzmq.REQUEST and message[0] not in self._admitted:
+            self._early.add(message[0])
             return False
         self._message = message
         return True
@@ -97,55 +135,53 @@ class Gate:
         else:
             self._broker.unassigned_tasks.appendleft((number, task))
 
-    def _obey(self) -> None:
-        while True:
-            try:
-                word, what = self._orders.get_nowait()
-            except Empty:
-                return
-            getattr(self, f"_{word}")(what)
+    def _admit(self, worker: bytes) -> None:
+        """It may be given tasks from now on."""
+        self._admitted.add(worker)
+        if worker in self._early:
+            self._early.discard(worker)
+            self._due.append([worker, brokerzmq.REQUEST])
 
-    def _forget(self, prefix: bytes) -> None:
-        """Give nothing more to workers whose names begin so."""
-        self._parked = [each for each in self._parked if not each.startswith(prefix)]
-        for worker in self._idle(prefix):
+    def _bar(self, worker: bytes) -> None:
+        """Let it wait, until it is admitted again."""
+        if worker in self._broker.available_workers:
+            self._early.add(worker)  # it asks once, and waits
+        self._forget(worker)
+        self.news.put(("barred", worker, b""))
+
+    def _forget(self, worker: bytes) -> None:
+        """Give it nothing any more."""
+        self._admitted.discard(worker)
+        while worker in self._broker.available_workers:
             self._broker.available_workers.remove(worker)
 
-    def _shut(self, prefix: bytes) -> None:
-        """Let the workers whose names begin so wait."""
-        self._closed.add(prefix)
-        for worker in self._idle(prefix):
-            self._broker.available_workers.remove(worker)
-            self._parked.append(worker)
-        self.sent.put((SHUT, prefix))
-
-    def _open(self, prefix: bytes) -> None:
-        """Let them have tasks again."""
-        self._closed.discard(prefix)
-        self._asking += [each for each in self._parked if each.startswith(prefix)]
-        self._parked = [each for each in self._parked if not each.startswith(prefix)]
-
-    def _idle(self, prefix: bytes) -> list[bytes]:
-        return [each for each in self._broker.available_workers if each.startswith(prefix)]
+    def _listen(self, address: str) -> None:
+        place = f"tcp://[{address}]" if ":" in address else f"tcp://{address}"
+        sockets = (self._socket, self._broker.info_socket)
+        try:
+            ports = [socket.bind_to_random_port(place) for socket in sockets]
+        except zmq.ZMQError as error:
+            self.news.put(("deaf", address, str(error)))
+        else:
+            self.news.put(("listens", address, ports))
 
 
 class Broker:
-    """A broker of SCOOP that listens at one address.
+    """A broker of SCOOP; hosts reach it where it was ordered to listen, the origin by ``place``.
 
     Args:
-        address: this machine's, as the hosts see it.
         key: of the run.
     """
 
-    def __init__(self, address: str, key: str) -> None:
-        place = f"tcp://{address}:*"
-        self._broker = brokerzmq.Broker(place, place, hostname=address)
+    def __init__(self, key: str) -> None:
+        # In no file system; what is said there is stamped as well.
+        self.place = f"ipc://@cluster-{secrets.token_hex(16)}"
+        self._broker = brokerzmq.Broker(f"{self.place}-task", f"{self.place}-info")
+        watch_connections(self._broker.task_socket)
         self.gate = self._broker.task_socket = Gate(self._broker, key)
-        self.ports: tuple[int, int] = self._broker.getPorts()
         self._thread = threading.Thread(target=self._broker.run, daemon=True)
         self._thread.start()
 
-    @property
-    def alive(self) -> bool:
-        """Whether it still passes messages on."""
-        return self._thread.is_alive()
+    def works(self, patience: float) -> bool:
+        """Whether it was at work within so many seconds."""
+        return self._thread.is_alive() and time.monotonic() - self.gate.turned < patience

@@ -2,39 +2,74 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.backends.base import Source
 from cluster.backends.driver import Driven
+from cluster.backends.scoop.pin import refusal
 from cluster.backends.scoop.seal import fresh_key
-from cluster.launch import Host, is_here
+from cluster.errors import EngineError
+from cluster.launch import Fleet, Host, Standing, is_here
 from cluster.slots import python_command
 from cluster.work import Outcome, Work
 
 _DRIVER = "cluster.backends.scoop.driver"
 _WORKER = "cluster.backends.scoop.worker"
-_LONGEST = 15.0
-_LOOPBACK = "127.0.0.1"
+# A SCOOP worker that was not heard of for so long is stopped; one that says for so long that it is
+# at something else than what the broker gave it will never have that drawn.
+_SILENT, _ASTRAY = 10.0, 5.0
+# Between two looks of a process that runs there is never so much.
+_ASLEEP = 3.0
+_STEADY, _LONGEST = 30.0, 15.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Seat:
-    """One SCOOP worker of a host.
+    """One SCOOP worker of a host: there are as many as slots, so that each has one.
 
     Attributes:
+        name: in SCOOP, another one at every start.
         command: the number under which the host's agent knows it; None: it is to be started.
-        worker: its name in SCOOP; empty before it has joined.
+        since, heard: when it was started, and when it was heard of last.
+        joined, admitted: the broker has answered it, and may give it tasks.
+        barred: the broker said that it gives it nothing any more.
+        has, given: the tasks that the broker gave it last, and when.
+        at: the first task of what it is having drawn, by its own words.
+        ending: why it was ended.
         failures: how many ended in a row.
         due: when to start it.
     """
 
+    name: str = ""
     command: int | None = None
-    worker: str = ""
+    since: float = 0.0
+    heard: float = 0.0
+    joined: bool = False
+    admitted: bool = False
+    barred: bool = False
+    has: Sequence[int] = field(default_factory=list)
+    given: float = 0.0
+    at: int | None = None
+    ending: str = ""
     failures: int = 0
     due: float = 0.0
+
+    def fault(self, now: float, ready: float, open_tasks: Collection[int]) -> str:
+        """Why it is of no use any more, or empty."""
+        if not self.joined:
+            late = now - self.since > ready
+            return f"its SCOOP worker did not join within {ready:g} s" if late else ""
+        if now - self.heard > _SILENT:
+            return f"its SCOOP worker was not heard of for {_SILENT:g} s"
+        owes = self.has and self.heard - self.given > _ASTRAY and self.at != self.has[0]
+        if owes and any(number in open_tasks for number in self.has):
+            return "its SCOOP worker does not have what the broker gave it"
+        return ""
 
 
 class Engine(Driven):
@@ -45,73 +80,95 @@ class Engine(Driven):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._seats: dict[str, list[Seat]] = {}
-        self._broker: list[Any] = []
-        self._address = ""
-        self._astray: list[tuple[int, str]] = []
-        self._closed: set[str] = set()
+        self._doors: dict[str, list[int]] = {}
+        self._looked = time.monotonic()
+
+    def _kinds(self) -> dict[str, Any]:
+        return {}  # the broker tells which worker has a task
 
     def _command(self) -> Sequence[str]:
         return python_command(sys.executable, _DRIVER)
 
     def _setup(self, work: Work) -> dict[str, Any]:
         self._key = fresh_key()
-        return {"key": self._key, "address": self._address}
+        return {"key": self._key}
 
     def _begin(self, work: Work) -> None:
-        """The broker listens where the hosts see us, which the first of them tells."""
-        self._work = work
+        reason, fix = refusal()
+        if reason:
+            raise EngineError(f"the dispatcher: {reason}", fix=fix)
+        super()._begin(work)
 
     def _start_driver(self) -> None:
-        self._broker = []
-        self._closed.clear()
-        self._shut.clear()  # a fresh driver is told of it anew
+        self._doors.clear()
         super()._start_driver()
 
     def _join(self, host: Host) -> None:
-        seen = str(host.hello["dispatcher"])
-        if self._driver is None:
-            if seen == _LOOPBACK and any(not is_here(node) for node in self.nodes):
-                return  # others cannot reach that; this host waits for the first of them
-            self._address = seen
-            self._start_driver()
-        self._leave(host)
-        # One more than slots: with it no slot waits for SCOOP between two tasks.
-        self._seats[host.name] = [Seat() for _ in range(int(host.hello["slots"]) + 1)]
+        """Its SCOOP workers, if it has any, are those of a broker that is gone."""
 
-    def _leave(self, host: Host) -> None:
-        for seat in self._seats.pop(host.name, []):
-            if seat.command is not None:
-                host.kill(seat.command)
+    def _renew(self, fault: str) -> Iterator[Outcome]:
+        for host in self._fleet.hosts.values() if self._fleet else ():
+            self._leave(host, "")
+        yield from super()._renew(fault)
 
     def _on_gone(self, host: Host) -> None:
-        self._seats.pop(host.name, None)
+        self._leave(host, host.reason)
         super()._on_gone(host)
 
     def _bar(self, host: Host, shut: bool) -> None:
-        self._say({"shut" if shut else "open": host.name})
-        self._closed.discard(host.name)
+        for seat in self._seats.get(host.name, ()):
+            if seat.admitted:
+                seat.barred = False
+                self._say({"bar" if shut else "admit": seat.name})
 
     def _may_go(self, host: Host) -> bool:
         """Once the broker has said that it gives the host nothing more."""
-        idle = not any(seat.worker for seat in self._seats.get(host.name, ()))
-        return (idle or host.name in self._closed) and super()._may_go(host)
+        shut = all(seat.barred or not seat.admitted for seat in self._seats.get(host.name, ()))
+        return shut and super()._may_go(host)
+
+    def _revoke(self, fleet: Fleet, source: Source) -> None:
+        before = self._revoked
+        super()._revoke(fleet, source)
+        if fresh := self._revoked - before:
+            self._say({"revoke": sorted(fresh)})
+
+    # -- what is heard ----------------------------------------------------------------------------
 
     def _on_said(self, message: Mapping[str, Any]) -> None:
-        if "broker" in message:
-            self._broker = list(message["broker"])
-        elif "shut" in message:
-            self._closed.add(str(message["shut"]))
+        if "listens" in message:
+            self._doors[message["listens"]] = list(message["ports"])
+        elif "deaf" in message:
+            self._refuse_all(str(message["deaf"]), str(message["reason"]))
         elif "sent" in message:
-            self._note(int(message["sent"]), str(message["node"]))
+            self._on_sent(message["sent"], str(message["worker"]))
+        elif "barred" in message:
+            for seat in self._seats.get(str(message["barred"]).rpartition(":")[0], ()):
+                seat.barred = seat.barred or seat.name == message["barred"]
+        elif "kept" in message:
+            self._now_has(str(message["worker"]), [])
 
-    def _note(self, number: int, name: str) -> None:
-        """The broker gave a task to a worker of that host."""
-        task, _ = self._taken.get(number, (None, ""))
-        if task is not None:
-            self._taken[number] = task, name
-            host = self._ready_hosts.get(name)
-            if host is None or not host.ready:
-                self._astray.append((number, name))
+    def _on_sent(self, ids: Sequence[int], worker: str) -> None:
+        """The broker gave these tasks to a worker."""
+        name = worker.rpartition(":")[0]
+        self._now_has(worker, ids)
+        for number in ids:
+            if number in self._taken:
+                self._taken[number] = self._taken[number][0], name
+
+    def _now_has(self, worker: str, ids: Sequence[int]) -> None:
+        for seat in self._seats.get(worker.rpartition(":")[0], ()):
+            if seat.name == worker:
+                seat.has, seat.given = ids, time.monotonic()
+
+    def _refuse_all(self, address: str, reason: str) -> None:
+        """The broker cannot listen where these hosts see us."""
+        for host in self._fleet.hosts.values() if self._fleet else ():
+            if host.hello.get("dispatcher") == address:
+                host.refuse(
+                    f"it sees this machine as {address}, where SCOOP's broker cannot listen:"
+                    f" {reason}",
+                    "use the backend ssh, which needs no connection from the hosts",
+                )
 
     def _on_told(self, host: Host, message: dict[str, Any]) -> None:
         number = message.get("said", message.get("exited"))
@@ -119,42 +176,83 @@ class Engine(Driven):
         seat = next((each for each in seats if each.command == number), None)
         if seat is None or number is None:
             return
-        if "said" in message:
-            seat.worker, seat.failures = str(message["message"]["worker"]), 0
-            self._up[host.name] = int(host.hello["slots"]), "ready"
+        if "exited" in message:
+            self._lose_seat(host, seat, f"its SCOOP worker ended: {message['how']}")
+        elif "unfit" in message["message"]:
+            host.refuse(message["message"]["unfit"], message["message"]["fix"])
         else:
-            self._lose_worker(host, seat, str(message["how"]))
+            seat.heard, seat.joined = time.monotonic(), True
+            seat.at = message["message"].get("at")
 
-    def _lose_worker(self, host: Host, seat: Seat, how: str) -> None:
-        """Another one is started, after a pause that grows."""
-        if seat.worker:
-            self._say({"left": seat.worker})
-        seat.command, seat.worker = None, ""
-        seat.due = time.monotonic() + min(2.0**seat.failures - 1.0, _LONGEST)
-        seat.failures += 1
-        if not any(each.worker for each in self._seats[host.name]):
-            self._up[host.name] = 0, f"its SCOOP workers ended: {how}"
+    # -- what is done -----------------------------------------------------------------------------
 
     def _tend(self) -> Iterator[Outcome]:
         yield from super()._tend()
-        astray, self._astray = self._astray, []
-        for number, name in astray:
-            if number in self._taken:
-                yield self._without(self._taken[number][0], f"{name} is silent", name)
-        if self._broker:
-            self._start_workers(time.monotonic())
+        now = time.monotonic()
+        slept = now - self._looked > _ASLEEP
+        self._looked = now
+        for host in self._fleet.hosts.values() if self._fleet else ():
+            if host.standing in (Standing.READY, Standing.STARTING) and host.hello:
+                self._tend_host(host, now, slept=slept)
+            else:
+                self._leave(host, host.reason)
 
-    def _start_workers(self, now: float) -> None:
-        for name, host in self._ready_hosts.items():
-            if name not in self._seats:
-                self._join(host)
-            for seat in self._seats.get(name, []):
-                if seat.command is None and now >= seat.due:
-                    self._start_worker(host, seat)
+    def _tend_host(self, host: Host, now: float, *, slept: bool) -> None:
+        """Its SCOOP workers are started while it still shakes hands, to be there once it has."""
+        address = str(host.hello["dispatcher"])
+        ports = self._doors.get(address)
+        if ports is None:
+            self._doors[address] = []
+            self._say({"listen": address})
+        if not ports:
+            return
+        if host.name not in self._seats:
+            self._seats[host.name] = [Seat() for _ in range(int(host.hello["slots"]))]
+        for seat in self._seats[host.name]:
+            if slept:
+                seat.heard = seat.since = now
+            self._tend_seat(host, seat, now)
 
-    def _start_worker(self, host: Host, seat: Seat) -> None:
-        address, *ports = self._broker
-        first = {"key": self._key, "name": host.name, "address": address, "ports": ports}
+    def _tend_seat(self, host: Host, seat: Seat, now: float) -> None:
+        if seat.command is None:
+            if now >= seat.due:
+                self._start_seat(host, seat, now)
+        elif not seat.ending:
+            seat.ending = seat.fault(now, self.options.ready, self._taken)
+            if seat.ending:
+                host.kill(seat.command)
+            elif host.ready and seat.joined and not seat.admitted and host.name not in self._shut:
+                seat.admitted = True
+                self._say({"admit": seat.name})
+                self._count(host, "ready")
+
+    def _start_seat(self, host: Host, seat: Seat, now: float) -> None:
+        address = str(host.hello["dispatcher"])
+        seat.name, seat.since = f"{host.name}:{secrets.token_hex(8)}", now
+        first = {
+            "key": self._key, "name": seat.name, "address": address, "ports": self._doors[address],
+        }  # fmt: skip
         here = is_here(host.node)
         command = python_command("{python}", _WORKER) if here else ["{python}", "-P", "-m", _WORKER]
         seat.command = host.start(command, first=first)
+
+    def _lose_seat(self, host: Host, seat: Seat, how: str) -> None:
+        """Another one is started, after a pause that grows."""
+        reason, now = seat.ending or how, time.monotonic()
+        self._say({"left": seat.name, "reason": reason})
+        failures = 0 if seat.joined and now - seat.since > _STEADY else seat.failures
+        pause = min(2.0**failures - 1.0, _LONGEST)
+        seats = self._seats[host.name]
+        seats[seats.index(seat)] = Seat(failures=failures + 1, due=now + pause)
+        self._count(host, reason)
+
+    def _leave(self, host: Host, reason: str) -> None:
+        """End its SCOOP workers, or have them ended once it is heard again."""
+        for seat in self._seats.pop(host.name, ()):
+            if seat.command is not None:
+                host.kill(seat.command)
+                self._say({"left": seat.name, "reason": reason})
+        self._up.pop(host.name, None)
+
+    def _count(self, host: Host, reason: str) -> None:
+        self._up[host.name] = sum(seat.admitted for seat in self._seats[host.name]), reason

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import errno
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,9 @@ from scoop.broker import brokerzmq
 
 from cluster.backends.scoop import job
 from cluster.backends.scoop.seal import SealedPickle, Stamps
+
+_ANSWER = 20.0
+_BEAT, _DEAD = 5.0, 20.0
 
 
 class _Silent:
@@ -45,7 +47,7 @@ class _Direct(_Silent):
 
     def bind(self, _address: str) -> None:
         """Name this process, once for both sockets; nothing is bound."""
-        scoop.worker = f"{self._name}:{secrets.token_hex(8)}".encode()
+        scoop.worker = self._name.encode()
 
 
 class _Stamped:
@@ -90,7 +92,7 @@ def patch(key: str, name: str) -> None:
 
     Args:
         key: of the run's broker.
-        name: of this process's host.
+        name: of this process, drawn for it alone.
     """
     sealed, stamps = SealedPickle(key), Stamps(key)
     made = scoopzmq.ZMQCommunicator.createZMQSocket
@@ -99,6 +101,10 @@ def patch(key: str, name: str) -> None:
         if kind == zmq.ROUTER:
             return _Direct(name)
         socket = made(self, kind)
+        watch_connections(socket)
+        # SCOOP reads only what it has seen to be there, but for the broker's first answers.
+        socket.setsockopt(zmq.RCVTIMEO, int(_ANSWER * 1000))
+        socket.setsockopt(zmq.SNDTIMEO, int(_ANSWER * 1000))
         return _Stamped(socket, stamps) if kind == zmq.DEALER else socket
 
     scoopzmq.zmq = _Zmq()
@@ -109,16 +115,47 @@ def patch(key: str, name: str) -> None:
     _types.FutureQueue.askForPreviousFutures = _nothing
 
 
-def bootstrap(address: str, ports: Sequence[int], *, origin: bool) -> Bootstrap:
-    """SCOOP's own start of a process, with its arguments and without a command line."""
+def bootstrap(address: str, ports: Sequence[int]) -> Bootstrap:
+    """SCOOP's own start of a worker, with its arguments and without a command line.
+
+    Args:
+        address: where the broker listens, without brackets.
+        ports: its two.
+    """
+    name = f"[{address}]" if ":" in address else address
+    return _bootstrap(
+        "--brokerHostname", name, "--externalBrokerHostname", address,
+        "--taskPort", str(ports[0]), "--metaPort", str(ports[1]),
+    )  # fmt: skip
+
+
+def bootstrap_origin(place: str) -> Bootstrap:
+    """The same for the origin, beside its broker."""
+
+    def connect(self: Any, broker: Any) -> None:
+        self.socket.connect(f"{place}-task")
+        self.infoSocket.connect(f"{place}-info")
+        self.infoSocket.setsockopt(zmq.SUBSCRIBE, b"")
+        self.broker_set.add(broker)
+
+    scoopzmq.ZMQCommunicator._addBroker = connect
+    # An address of its own is all that it looks up by these.
+    return _bootstrap(
+        "--origin", "--brokerHostname", "127.0.0.1", "--taskPort", "9", "--metaPort", "9"
+    )
+
+
+def watch_connections(socket: Any) -> None:
+    """Have ZeroMQ itself see that a connection is dead, and keep it from being forgotten."""
+    socket.setsockopt(zmq.HEARTBEAT_IVL, int(_BEAT * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(_DEAD * 1000))
+
+
+def _bootstrap(*words: str) -> Bootstrap:
     start = Bootstrap()
     start.makeParser()
-    words = [
-        *(["--origin"] if origin else []), "--size", "2", "--workingDirectory", "",
-        "--brokerHostname", address, "--taskPort", str(ports[0]), "--metaPort", str(ports[1]),
-        job.__file__,
-    ]  # fmt: skip
-    start.args = start.parser.parse_args(words)
+    more = ("--size", "2", "--workingDirectory", "", job.__file__)
+    start.args = start.parser.parse_args([*words, *more])
     start.log = scoop.utils.initLogging(0)
     start.setScoop()
     return start

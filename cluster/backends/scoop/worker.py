@@ -1,13 +1,24 @@
-"""A SCOOP worker on a host, started by the host's agent; it draws nothing itself."""
+"""A SCOOP worker on a host, started by the host's agent; it draws nothing itself.
+
+It says ``{"joined": true}`` once the broker has answered it, then every few seconds ``{"at": id}``,
+the first task of what it is having drawn, or null; and ``{"unfit": reason, "fix": text}`` where it
+cannot be used here at all.
+"""
 
 from __future__ import annotations
 
-import scoop
-from scoop._comm import scoopzmq
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
 
-from cluster.backends.scoop import shim
+from cluster.backends.scoop.pin import refusal
 from cluster.family import die_with_parent
 from cluster.worker import Lines, take_descriptors
+
+BEAT = 1.0
 
 
 def main() -> None:
@@ -15,15 +26,41 @@ def main() -> None:
     die_with_parent()
     lines = Lines(*take_descriptors())
     wanted = lines.read()
+    reason, fix = refusal()
+    if reason:
+        lines.write({"unfit": reason, "fix": fix})
+    else:
+        _serve(wanted, lines)
+
+
+def _serve(wanted: Mapping[str, Any], lines: Lines) -> None:
+    import zmq
+    from scoop._comm import scoopzmq
+
+    from cluster.backends.scoop import job, shim
+
     shim.patch(wanted["key"], wanted["name"])
     connect = scoopzmq.ZMQCommunicator.__init__
 
+    def beat() -> None:
+        while True:
+            time.sleep(BEAT)
+            lines.write({"at": job.current})
+
     def connect_and_say(self: scoopzmq.ZMQCommunicator) -> None:
-        connect(self)
-        lines.write({"worker": scoop.worker.decode()})
+        try:
+            connect(self)
+        except zmq.Again:
+            where = f"{wanted['address']}, TCP port {wanted['ports'][0]}"
+            sys.stderr.write(f"SCOOP's broker did not answer at {where}: is a firewall between?")
+            sys.stderr.flush()
+            # SCOOP's half-made objects have more to say than anybody wants to read.
+            os._exit(1)
+        lines.write({"joined": True})
+        threading.Thread(target=beat, daemon=True).start()
 
     scoopzmq.ZMQCommunicator.__init__ = connect_and_say
-    shim.bootstrap(wanted["address"], wanted["ports"], origin=False).run(globs={})
+    shim.bootstrap(wanted["address"], wanted["ports"]).run(globs={})
 
 
 if __name__ == "__main__":

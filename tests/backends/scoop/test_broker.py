@@ -1,0 +1,301 @@
+"""SCOOP's broker behind its gate, and what an engine does where SCOOP cannot be used."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.backends.base import NodeEvent, Options, Pause
+from cluster.backends.scoop.engine import Engine
+from cluster.backends.scoop.seal import SealedPickle, Stamps, fresh_key
+from cluster.family import descendants
+from cluster.nodes import Node
+from cluster.slots import python_command
+from cluster.testing import work_of
+from cluster.work import Outcome, Task
+
+zmq = pytest.importorskip("zmq")
+pytest.importorskip("scoop")
+
+from scoop.broker import brokerzmq  # noqa: E402
+
+from cluster.backends.scoop.broker import Broker  # noqa: E402 - it imports scoop
+from cluster.backends.scoop.shim import patch  # noqa: E402
+
+# Of TEST-NET-1: no machine has it.
+NOWHERE = "192.0.2.1"
+SLOW = """
+import time
+from pathlib import Path
+from cluster import Hits
+
+def f(stream, samples):
+    Path({folder!r}, str(stream.counter[2])).touch()
+    time.sleep({seconds} * (samples < 1000))
+    return Hits(0, samples)
+"""
+
+
+@pytest.fixture(scope="module")
+def key() -> str:
+    """Of one broker; SCOOP's modules can be changed only once in a process."""
+    key = fresh_key()
+    patch(key, "nobody")
+    return key
+
+
+@pytest.fixture
+def broker(key: str) -> Iterator[Broker]:
+    """One at work."""
+    broker = Broker(key)
+    yield broker
+    # As a worker of SCOOP would end it, if the gate let that pass.
+    broker.gate._due.append([b"", brokerzmq.SHUTDOWN])
+    broker._thread.join(10)
+    assert not broker.works(10)
+
+
+class Speaker:
+    """Speaks SCOOP with the broker, with the run's key, as a worker does."""
+
+    def __init__(self, context: Any, place: str, key: str, name: bytes) -> None:
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.IDENTITY, name)
+        self.socket.setsockopt(zmq.IPV6, 1)
+        self.socket.connect(place)
+        self._stamps, self._name = Stamps(key), name
+
+    def close(self) -> None:
+        """Say no more."""
+        self.socket.close(0)
+
+    def say(self, *frames: bytes) -> None:
+        """A message with its stamp."""
+        self.socket.send_multipart([*frames, self._stamps.stamp(self._name, frames)])
+
+    def hear(self, seconds: float = 5.0) -> list[bytes]:
+        """A message, or nothing."""
+        frames: list[bytes] = self.socket.recv_multipart() if self.socket.poll(
+            int(seconds * 1000)) else []  # fmt: skip
+        return frames
+
+
+@pytest.fixture
+def speak(key: str) -> Iterator[Callable[[str, bytes], Speaker]]:
+    """Makes speakers of a place and a name, which are closed after the test."""
+    with zmq.Context() as context, ExitStack() as made:
+        yield lambda place, name: made.enter_context(closing(Speaker(context, place, key, name)))
+
+
+def news(broker: Broker, seconds: float = 5.0) -> list[Any]:
+    """What the broker's thread tells next."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if told := broker.gate.news.take():
+            return told
+        time.sleep(0.01)
+    return []
+
+
+def test_a_worker_gets_tasks_once_it_is_admitted_and_until_it_is_forgotten(
+    broker: Broker, speak: Callable[[str, bytes], Speaker], key: str
+) -> None:
+    """A host that has not shaken hands, or has gone, is given nothing."""
+    sealed, names = SealedPickle(key), (b"h1:a", b"h2:b", b"origin")
+    first, second, origin = (speak(f"{broker.place}-task", name) for name in names)
+    for worker in (first, second):
+        worker.say(b"I", sealed.dumps({"headless": False}))
+        assert len([worker.hear() for _ in range(2)]) == 2
+        worker.say(b"RQ")
+    origin.say(b"T", b"id 1", b"one")
+    assert first.hear(0.3) == second.hear(0.3) == []
+    broker.gate.orders.put(("admit", b"h2:b"))
+    assert second.hear() == [b"T", b"one"]
+    assert news(broker) == [("sent", b"id 1", b"h2:b")]
+    broker.gate.orders.put(("admit", b"h1:a"))
+    second.say(b"RQ")
+    time.sleep(0.3)
+    broker.gate.orders.put(("forget", b"h1:a"))
+    time.sleep(0.3)
+    origin.say(b"T", b"id 2", b"two")
+    assert second.hear() == [b"T", b"two"]
+    assert first.hear(0.2) == []
+    assert broker.works(1.0)
+
+
+def test_the_broker_listens_where_it_is_told_and_says_where_it_cannot(
+    broker: Broker, speak: Callable[[str, bytes], Speaker], key: str
+) -> None:
+    """At each address by itself, those of IPv6 too."""
+    addresses = [
+        "127.0.0.1",
+        "127.0.0.2",
+        *(["::1"] if Path("/proc/net/if_inet6").exists() else []),
+    ]
+    for address in addresses:
+        broker.gate.orders.put(("listen", address))
+        ((word, where, ports),) = news(broker)
+        assert (word, where, len(set(ports))) == ("listens", address, 2)
+        place = f"tcp://[{address}]:{ports[0]}" if ":" in address else f"tcp://{address}:{ports[0]}"
+        worker = speak(place, address.encode())
+        worker.say(b"I", SealedPickle(key).dumps({"headless": False}))
+        assert worker.hear()
+    broker.gate.orders.put(("listen", NOWHERE))
+    ((word, where, reason),) = news(broker)
+    assert (word, where) == ("deaf", NOWHERE)
+    assert "assign" in reason
+
+
+# -- the engine ---------------------------------------------------------------------------------
+
+
+class Steps:
+    """One task; two more once ``more`` is set; then the end."""
+
+    def __init__(self) -> None:
+        self.more, self.given = False, 0
+        self.gone: set[int] = set()
+
+    def take(self, node: str | None = None) -> Task | Pause:
+        """See the contract."""
+        if self.given == 3:
+            return Pause.END
+        if self.given and not self.more:
+            return Pause.NOW
+        self.given += 1
+        return Task(self.given, self.given - 1, self.given, 1, time.time())
+
+    def work_of(self, run: str) -> None:
+        """See the contract."""
+
+    def revoked(self) -> set[int]:
+        """See the contract."""
+        return self.gone
+
+
+@contextmanager
+def one_slot(text: str, source: Steps) -> Iterator[Iterator[Outcome | NodeEvent | None]]:
+    """A run with a slot of this machine."""
+    engine = Engine([Node("localhost", slots=1)], Options(tick=0.05))
+    with engine, closing(engine.run(work_of(text), source)) as items:
+        yield items
+
+
+def test_a_task_that_is_revoked_while_it_waits_is_never_drawn(tmp_path: Path) -> None:
+    """It is answered at once, while the slot is at work, and its turn never comes."""
+    source, answered = Steps(), []
+    with one_slot(SLOW.format(folder=str(tmp_path), seconds=1.5), source) as items:
+        for item in items:
+            if isinstance(item, Outcome):
+                answered.append((item.task, item.fault and item.fault.kind))
+            elif Path(tmp_path, "0").exists():
+                source.more = True
+                source.gone = {2} if source.given == 3 else set()
+    assert answered == [(2, "returned"), (1, None), (3, None)]
+    assert {"0", "2"} == {mark.name for mark in tmp_path.iterdir()} - {str(1 << 62)}
+
+
+def stopped_while_it_draws(word: str, folder: Path) -> list[Any]:
+    """What comes of a task when a process of the engine is stopped for good."""
+    before = descendants(os.getpid())
+    source, told, struck = Steps(), [], False
+    with one_slot(SLOW.format(folder=str(folder), seconds=0.2), source) as items:
+        for item in items:
+            told += [item] if item is not None else []
+            if not struck and source.given:
+                for pid in descendants(os.getpid()) - before:
+                    if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        os.kill(pid, signal.SIGSTOP)
+                        struck = True
+            if any(isinstance(item, Outcome) for item in told):
+                break
+    return told
+
+
+@pytest.mark.slow
+@pytest.mark.fault(8)
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [("scoop.driver", "the engine's driver was lost: it was not heard of"),
+     ("scoop.worker", "its SCOOP worker was not heard of")],
+)  # fmt: skip
+def test_a_stopped_process_of_scoop_is_replaced(word: str, reason: str, tmp_path: Path) -> None:
+    """SIGSTOP: what it had is given back within seconds, and another one takes its place."""
+    begun = time.monotonic()
+    told = stopped_while_it_draws(word, tmp_path)
+    (outcome,) = [item for item in told if isinstance(item, Outcome)]
+    assert outcome.fault is not None
+    assert outcome.fault.kind == "returned"
+    assert reason in outcome.fault.message
+    assert time.monotonic() - begun < 25
+
+
+# -- where it cannot be used ----------------------------------------------------------------------
+
+
+def another_scoop(folder: Path) -> str:
+    """A folder for the path in which another version of SCOOP is said to be installed."""
+    (info := folder / "site" / "scoop-0.7.1.dist-info").mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: scoop\nVersion: 0.7.1\n")
+    return str(info.parent)
+
+
+def submitted(folder: Path, nodes: str, **environment: str) -> tuple[int, str]:
+    """Exit code and document of a run of one block."""
+    (folder / "kernel.py").write_text(
+        "from cluster import Hits\n\ndef f(rng, samples):\n    return Hits(0, samples)\n"
+    )
+    (folder / "spec.yaml").write_text(
+        f"kernel: kernel.py:f\nsamples: 64\nblock: 64\nbackend: scoop\nnodes: {nodes}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster", "submit", "spec.yaml", "--json"],
+        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def test_another_version_here_is_refused(tmp_path: Path) -> None:
+    """Its internals are not those that are known; the cure is told."""
+    code, error = submitted(tmp_path, "[localhost:1]", PYTHONPATH=another_scoop(tmp_path))
+    assert code == 69
+    assert "SCOOP 0.7.1" in error
+    assert "pip install scoop==0.7.2.0" in error
+
+
+def test_another_version_on_a_host_is_refused_by_the_name_of_the_host(tmp_path: Path) -> None:
+    """The run does not begin, and says which host it is."""
+    environment = json.dumps({"PYTHONPATH": another_scoop(tmp_path)})
+    code, error = submitted(tmp_path, f"[{{host: localhost, slots: 1, env: {environment}}}]")
+    assert code == 69
+    assert "localhost: it has SCOOP 0.7.1" in error
+    assert "pip install scoop==0.7.2.0" in error
+
+
+def test_an_ssh_session_of_the_person_is_not_taken_for_one_of_ours(tmp_path: Path) -> None:
+    """Whoever is logged in by ssh has SSH_CONNECTION, which says nothing of this run."""
+    code, text = submitted(tmp_path, "[localhost:1]", SSH_CONNECTION=f"{NOWHERE} 1 {NOWHERE} 22")
+    assert (code, json.loads(text)["state"]) == (0, "done")
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_reach_the_broker_ends_and_says_where_it_is() -> None:
+    """Within half a minute: no wait without end."""
+    first = {"key": fresh_key(), "name": "h:1", "address": "127.0.0.1", "ports": [9, 9]}
+    done = subprocess.run(
+        python_command(sys.executable, "cluster.backends.scoop.worker"),
+        input=json.dumps(first) + "\n", capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "did not answer at 127.0.0.1, TCP port 9: is a firewall between?" in done.stderr

@@ -41,6 +41,8 @@ _TICK = 0.5
 _FIRST_WORD = 30.0
 _DYING = 5.0
 _SOCKET = "CLUSTER_SLOTS"
+_MEMORY = "/dev/shm"
+_ROOM = 1 << 16
 
 
 def main() -> None:
@@ -362,23 +364,41 @@ def slots_address() -> str:
 def private_folder() -> Path:
     """A fresh folder for an engine's files, beside the kernels' cache; never in /tmp.
 
-    Its name tells the machine (homes may be shared) and the process id of its owner.
+    Its name tells the machine (homes may be shared) and the process id of its owner. Where the
+    disk is full it is in memory.
     """
-    root = _folders()
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_machine()}-{os.getpid()}-", dir=root))
+    *places, last = _places()
+    for place in places:
+        with suppress(OSError):
+            return _folder_in(place)
+    return _folder_in(last)
 
 
 def sweep() -> None:
     """Remove the private folders of this machine whose owners were killed."""
-    for old in _folders().glob(f"{_machine()}-*"):
-        owner = old.name.split("-")[1]
-        if not Path("/proc", owner).exists():
-            shutil.rmtree(old, ignore_errors=True)
+    for place in _places():
+        for old in place.parent.glob(f"{place.name}*"):
+            owner = old.name.removeprefix(place.name).split("-")[0]
+            if not Path("/proc", owner).exists():
+                shutil.rmtree(old, ignore_errors=True)
 
 
-def _folders() -> Path:
-    return cache_folder() / "hosts"
+def _places() -> tuple[Path, ...]:
+    """Where private folders are, and what their names begin with."""
+    return cache_folder() / "hosts" / f"{_machine()}-", Path(_MEMORY, f"cluster-{os.getuid()}-")
+
+
+def _folder_in(place: Path) -> Path:
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{place.name}{os.getpid()}-", dir=place.parent))
+    try:
+        # A folder can still be made on a full disk; what is to be in it could not.
+        (folder / "room").write_bytes(bytes(_ROOM))
+        (folder / "room").unlink()
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
 
 
 def _machine() -> str:

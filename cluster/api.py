@@ -251,7 +251,7 @@ def _go_on(
 
 def _placed_as(recorded: Spec, now: Spec) -> Spec:
     return recorded.model_copy(
-        update={name: getattr(now, name) for name in ("backend", "nodes", "retry")}
+        update={name: getattr(now, name) for name in ("backend", "nodes", "dispy", "retry")}
     )
 
 
@@ -278,7 +278,7 @@ def _compute(
                 weights={node.host: node.weight for node in nodes},
             )  # fmt: skip
             loop = Loop(core, stop or Stop(), goal.max_time)
-            options = Options(required=request.spec.nodes.required)
+            options = Options.of(request.spec)
             ending = loop.run(lambda: create(request.spec.backend, nodes, options))
             writer.flush()
     except StoreError as error:

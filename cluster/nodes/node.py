@@ -65,9 +65,12 @@ class Node:
         env: variables for the workers, as pairs sorted by name.
         tags: words that the host can be chosen by.
         cwd: folder to work in there; None: the home folder, or this folder on this machine.
+        attach: where a node that stands there listens, which is then used in place of ssh; or
+            None.
 
     Raises:
-        NodeError: a value out of range, or text that is not safe as an argument.
+        NodeError: a value out of range, text that is not safe as an argument, or keys that do not
+            go together.
     """
 
     host: str
@@ -79,6 +82,7 @@ class Node:
     env: tuple[tuple[str, str], ...] = ()
     tags: tuple[str, ...] = ()
     cwd: str | None = None
+    attach: int | None = None
 
     def __post_init__(self) -> None:
         for key, check in _CHECKS.items():
@@ -87,6 +91,12 @@ class Node:
             if value is None or value == () or not (reason := check(value)):
                 continue
             raise NodeError(reason, key=key)
+        if self.attach is not None and (other := self._for_ssh()):
+            fix = "leave one of the two out; a standing node has its own Python and user"
+            raise NodeError("is for ssh, which attach takes the place of", key=other, fix=fix)
+
+    def _for_ssh(self) -> str | None:
+        return next((key for key in ("python", "user", "port") if getattr(self, key)), None)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-safe mapping, from which :meth:`from_json` makes an equal Node."""
@@ -194,4 +204,6 @@ _CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "env": _env_fault,
     "tags": _tags_fault,
     "cwd": _text_fault,
+    # The next port is that of its dispynode.
+    "attach": partial(range_fault, 1, 65_534),
 }

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
 from cluster.errors import Problem
 from cluster.nodes import NodeList, local
 from cluster.spec.hosts import Frozen, Nodes
 from cluster.spec.judge import Origin, judge
 from cluster.spec.source import Source, split, with_hosts
+from cluster.spec.standing import Dispy
 from cluster.spec.sweep import Sweep
 from cluster.spec.values import (
     Block,
@@ -27,6 +28,8 @@ from cluster.spec.values import (
     ReadOnly,
     Text,
     Whole,
+    fault,
+    faults,
 )
 from cluster.spec.yaml12 import Document
 
@@ -125,6 +128,9 @@ class Spec(Frozen):
         default_factory=lambda: NodeList((local(),)),
         description="The hosts to work on; without it, this machine with its usable cores.",
     )
+    dispy: Dispy | None = Field(
+        default=None, description="How nodes with attach are met; backend dispy."
+    )
     retry: Retry = Field(default=Retry(), description="What happens when a block fails.")
     store: Annotated[str, Folder()] = Field(
         default="runs",
@@ -132,6 +138,19 @@ class Spec(Frozen):
     )
 
     _source: Source = PrivateAttr(default_factory=lambda: Source("", Path()))
+
+    @model_validator(mode="after")
+    def _is_met(self) -> Self:
+        """Nodes that stand by themselves are met in one way, which must be told."""
+        if all(node.attach is None for node in self.nodes.hosts):
+            return self
+        if self.backend != "dispy":
+            message = f"must be dispy where a node has attach, got {self.backend}"
+            raise faults([(("backend",), fault(message))])
+        if self.dispy is None or (self.dispy.secret is None and self.dispy.network == "sealed"):
+            fix = "write dispy: {secret: {file: PATH}}, the file that cluster node was given there"
+            raise faults([(("dispy",), fault("a node with attach needs a secret", fix))])
+        return self
 
     @property
     def path(self) -> str:

@@ -11,6 +11,7 @@ from cluster.spec.hosts import NodeForm, NodesForm
 from cluster.spec.judge import NULLABLE
 from cluster.spec.messages import RESERVED
 from cluster.spec.model import Retry, Spec, Until
+from cluster.spec.standing import Dispy, SecretPlace
 from cluster.spec.sweep import Sweep
 from cluster.spec.values import Text
 
@@ -18,6 +19,8 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "until": Until,
     "nodes": NodesForm,
     "node": NodeForm,
+    "dispy": Dispy,
+    "secret": SecretPlace,
     "retry": Retry,
     "sweep": Sweep,
 }
@@ -25,6 +28,8 @@ _HEADINGS = {
     "until": "`until`",
     "nodes": "`nodes`, as a mapping",
     "node": "An entry of `nodes`, as a mapping",
+    "dispy": "`dispy`",
+    "secret": "`dispy.secret`",
     "retry": "`retry`",
     "sweep": "`sweep`",
 }
@@ -34,8 +39,9 @@ def schema() -> dict[str, Any]:
     """JSON Schema, draft-07, of a spec once its text was read by the rules of YAML 1.2."""
     root = _object(Spec)
     definitions = {name: _object(model) for name, model in _MODELS.items()}
-    for key in ("until", "retry", "sweep"):
-        root["properties"][key] = _refer(key)
+    for key in ("until", "dispy", "retry", "sweep"):
+        root["properties"][key] = _refer(Spec, key)
+    definitions["dispy"]["properties"]["secret"] = _refer(Dispy, "secret")
     entry = {"anyOf": [Text().schema(), {"$ref": "#/definitions/node"}]}
     entries = {"type": "array", "minItems": 1, "items": entry}
     forms = [Text().schema(), entries]
@@ -79,9 +85,9 @@ def _tidy(key: str, made: Mapping[str, Any]) -> dict[str, Any]:
     return tidy
 
 
-def _refer(key: str) -> dict[str, Any]:
+def _refer(model: type[BaseModel], key: str) -> dict[str, Any]:
     # Draft-07 ignores what stands beside $ref.
-    words = Spec.model_fields[key].description
+    words = model.model_fields[key].description
     return {"description": words, "allOf": [{"$ref": f"#/definitions/{key}"}]}
 
 
@@ -130,7 +136,7 @@ def _kind(value: Mapping[str, Any]) -> str:
 
 def _anchor(ref: str) -> str:
     heading = _HEADINGS[ref.rpartition("/")[2]].lower()
-    return "".join(letter for letter in heading if letter not in "`,").replace(" ", "-")
+    return "".join(letter for letter in heading if letter not in "`,.").replace(" ", "-")
 
 
 def _plain_kind(value: Mapping[str, Any]) -> str:

@@ -47,6 +47,7 @@ GOOD: list[tuple[str, Any]] = [
     ("kernels", [{"kernel": "a.py:a", "form": "rng", "params": {"a": "1", "b": None},
                   "block": "2 ** 24", "doc": ""}]),
     ("backends", [{"backend": "serial", "usable": True, "summary": "s", "install": None}]),
+    ("node", {"address": "10.0.0.1", "port": 9700, "dispynode": 9701}),
     ("doctor", {"findings": [{"check": "c", "status": "ok", "message": "m", "fix": None}]}),
     ("repro", REPRO),
     ("repro", {**REPRO, "tally": None, "matches": None,

@@ -6,7 +6,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -104,9 +104,13 @@ class Node:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Node:
-        """Read what ``to_json`` wrote."""
+        """Read what ``to_json`` wrote, also that of a later version, less the keys that are new.
+
+        So that a host of another version lives to say which it is.
+        """
+        known = {field.name for field in fields(cls)}
         rest = {"env": tuple(sorted(data["env"].items())), "tags": tuple(data["tags"])}
-        return cls(**{**data, **rest})
+        return cls(**{key: value for key, value in {**data, **rest}.items() if key in known})
 
 
 @dataclass(frozen=True, slots=True)

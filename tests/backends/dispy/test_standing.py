@@ -256,6 +256,8 @@ def test_a_node_of_another_version_is_refused_with_the_differences(
     init = tmp_path / "old" / "cluster" / "__init__.py"
     text = init.read_text().replace(f'"{cluster.__version__}"', '"0.0.7"')
     init.write_text(text)
+    nodes = tmp_path / "old" / "cluster" / "nodes" / "node.py"
+    nodes.write_text(nodes.read_text().replace("attach", "moor"))  # a key that it does not know
     start(root=tmp_path / "old")
     words = reason(secret, node(port))
     assert "127.0.0.1: it differs in cluster" in words

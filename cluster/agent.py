@@ -10,7 +10,6 @@ own processes on the host reach its workers by a socket, see :class:`Desk`.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import select
@@ -44,6 +43,8 @@ _FIRST_WORD = 30.0
 _DYING = 5.0
 _SOCKET = "CLUSTER_SLOTS"
 _CHUNK = 1 << 16
+_MEMORY = "/dev/shm"
+_ROOM = 1 << 16
 
 
 def main() -> None:
@@ -451,45 +452,40 @@ def private_folder() -> Path:
     """A fresh folder for an engine's files, beside the kernels' cache; never in /tmp.
 
     Its name tells the machine (homes may be shared) and the process id of its owner. Where the
-    disk takes no file, it is in memory: what engines keep in it is small.
-
-    Raises:
-        OSError: nor is there room in memory.
+    disk is full it is in memory.
     """
-    for root in _folders():
+    *places, last = _places()
+    for place in places:
         with suppress(OSError):
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if root.lstat().st_uid != os.getuid():
-                continue  # somebody else was there first
-            folder = Path(tempfile.mkdtemp(prefix=f"{_machine()}-{os.getpid()}-", dir=root))
-            if _takes_files(folder):
-                return folder
-            folder.rmdir()
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(_folders()[0]))
-
-
-def _takes_files(folder: Path) -> bool:
-    """Whether there is room: on a full disk a folder can be made all the same."""
-    probe = folder / "room"
-    try:
-        probe.write_bytes(bytes(1 << 16))
-    except OSError:
-        return False
-    finally:
-        probe.unlink(missing_ok=True)
-    return True
+            return _folder_in(place)
+    return _folder_in(last)
 
 
 def sweep() -> None:
     """Remove the private folders of this machine whose owners were killed."""
-    for old in (path for root in _folders() for path in root.glob(f"{_machine()}-*")):
-        owner = old.name.split("-")[1]
-        if not Path("/proc", owner).exists():
-            shutil.rmtree(old, ignore_errors=True)
+    for place in _places():
+        for old in place.parent.glob(f"{place.name}*"):
+            owner = old.name.removeprefix(place.name).split("-")[0]
+            if not Path("/proc", owner).exists():
+                shutil.rmtree(old, ignore_errors=True)
 
 
-def _folders() -> tuple[Path, Path]:
-    return cache_folder() / "hosts", Path("/dev/shm", f"cluster-{os.getuid()}")
+def _places() -> tuple[Path, ...]:
+    """Where private folders are, and what their names begin with."""
+    return cache_folder() / "hosts" / f"{_machine()}-", Path(_MEMORY, f"cluster-{os.getuid()}-")
+
+
+def _folder_in(place: Path) -> Path:
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{place.name}{os.getpid()}-", dir=place.parent))
+    try:
+        # A folder can still be made on a full disk; what is to be in it could not.
+        (folder / "room").write_bytes(bytes(_ROOM))
+        (folder / "room").unlink()
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
 
 
 def _machine() -> str:

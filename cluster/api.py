@@ -365,7 +365,7 @@ def _scheduled(spec: Spec, now: float) -> date:
 
 
 def _placed_as(recorded: Spec, now: Spec) -> Spec:
-    names = ("backend", "nodes", "retry", "schedule", "notify")
+    names = ("backend", "nodes", "dispy", "retry", "schedule", "notify")
     return recorded.model_copy(update={name: getattr(now, name) for name in names})
 
 
@@ -435,7 +435,8 @@ def _compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None
             def engine() -> Backend:
                 # All that are required came up once; after that, one is enough.
                 required = 1 if core.outcomes else request.spec.nodes.required
-                return create(request.spec.backend, roster.nodes, Options(required=required))
+                options = replace(Options.of(request.spec), required=required)
+                return create(request.spec.backend, roster.nodes, options)
 
             ending = Loop(core, caller.stop or Stop(), goal.max_time, closes, roster).run(engine)
             writer.flush()

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +32,8 @@ from cluster.report import live, stores, text
 from cluster.report.result import Result
 from cluster.state import State
 from cluster.verbs import VERBS, help_text
+
+_LOOK = 0.2
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -572,6 +575,44 @@ def _doctor(spec: Path | None, store: Path | None, as_json: bool) -> int:
     document = {"findings": found}
     _answer(document, as_json, lambda: text.doctor(document))
     return 1 if any(finding["status"] == "bad" for finding in found) else 0
+
+
+@_verb("node")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_534),
+    required=True,
+    help="where to listen; the run's dispynode is at the next one",
+)
+@click.option("--secret-file", type=click.Path(), help="holds the secret; mode 0600")
+@click.option("--secret-env", metavar="NAME", help="or the variable that holds it")
+@click.option("--address", help="of this machine, to listen at; without it, what its name is for")
+@click.option("--slots", type=click.IntRange(min=1), help="at most so many workers")
+def _node(
+    port: int, secret_file: str | None, secret_env: str | None, address: str | None,
+    slots: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    from cluster.backends.base import need
+    from cluster.backends.dispy.standing import Standing, own_address
+    from cluster.secret import Secret
+
+    need("dispy")
+    if (secret_file is None) is (secret_env is None):
+        raise UsageError("a node needs one secret", fix="--secret-file FILE or --secret-env NAME")
+    secret = Secret(secret_env, secret_file).read()
+    node = Standing(address or own_address(), port, secret, slots, tell=_say)
+    with _signals() as stop:
+        document = node.listening._asdict()
+        _answer(document, as_json, lambda: text.node(document))
+        sys.stdout.flush()
+        node.open()
+        while stop.reason is None:
+            time.sleep(_LOOK)
+        node.close()
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def _answer(document: object, as_json: bool, page: Callable[[], text.Page]) -> None:

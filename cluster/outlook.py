@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from cluster.backends.base import create
+from cluster.backends.base import Options, create
 from cluster.calibrate import Trial, blocks_needed, calibrate
 from cluster.dispatch import Clock
 from cluster.nodes import Node
@@ -70,7 +70,7 @@ def look_ahead(request: Request, nodes: Sequence[Node], seconds: float, clock: C
     """What a request would run; with ``seconds`` of trial on its backend (0: none), how long."""
     trial = None
     if seconds:
-        engine = create(request.spec.backend, nodes)
+        engine = create(request.spec.backend, nodes, Options.of(request.spec))
         trial = calibrate(engine, request.work("plan"), clock, seconds)
     blocks = blocks_needed(trial, request) if trial else request.goal.blocks
     expected = blocks * trial.seconds / trial.blocks if trial and blocks else None

@@ -24,7 +24,7 @@ from cluster.work import Work
 # A drawn seed stays exact in every JSON reader, those that read numbers as doubles included.
 _SEED_BITS = 53
 # What may be changed without changing what is computed: a resume takes these.
-WHERE = frozenset({"backend", "nodes", "retry", "schedule", "notify", "description"})
+WHERE = frozenset({"backend", "nodes", "dispy", "retry", "schedule", "notify", "description"})
 IN_ONE_PLACE = frozenset({"serial", "threads", "processes"})
 
 

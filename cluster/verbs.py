@@ -23,6 +23,9 @@ GROUPS = {
         "schema": "the JSON Schema of a spec",
         "doctor": "what could go wrong on this machine, and its cure",
     },
+    "Lend": {
+        "node": "lend this machine to runs on other hosts, until a signal",
+    },
     "Look after": {
         "ls": "the runs of a store",
         "status": "where runs stand, also while they are computed",

@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
 from importlib.util import find_spec
-from typing import NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from cluster.errors import EngineError, UsageError, did_you_mean
 from cluster.nodes import Node
+from cluster.secret import Secret
 from cluster.slots import POOLS
 from cluster.work import Outcome, Task, Work
+
+if TYPE_CHECKING:
+    from cluster.spec import Spec
 
 
 class Pause(Enum):
@@ -75,12 +79,27 @@ class Options:
         tick: seconds after which ``run`` yields None if nothing else happened.
         required: so many hosts must be ready before the first task; None: all.
         launch: seconds within which they must be.
+        secret: where the secret of nodes with ``attach`` is; None: they have none.
+        trusted: those are stock ones, on a network that is trusted.
     """
 
     ready: float = 60.0
     tick: float = 1.0
     required: int | None = None
     launch: float = 30.0
+    secret: Secret | None = None
+    trusted: bool = False
+
+    @classmethod
+    def of(cls, spec: Spec) -> Self:
+        """What a spec tells its engine."""
+        place = spec.dispy.secret if spec.dispy else None
+        file = str(spec.base / place.file) if place and place.file else None
+        return cls(
+            required=spec.nodes.required,
+            secret=Secret(place.env, file) if place else None,
+            trusted=spec.dispy is not None and spec.dispy.network == "trusted",
+        )
 
 
 class Backend(ABC):
@@ -201,6 +220,18 @@ def create(name: str, nodes: Sequence[Node], options: Options | None = None) -> 
     """
     if (place := seat()) is not None:
         return place.engine(options or Options())
+    need(name)
+    engine: type[Backend] = import_module(f"cluster.backends.{name}").Engine
+    return engine(nodes, options or Options())
+
+
+def need(name: str) -> None:
+    """Refuse a backend that cannot be used here.
+
+    Raises:
+        UsageError: no such backend.
+        EngineError: it is not installed here.
+    """
     entry = next((row for row in TABLE if row.name == name), None)
     if entry is None:
         known = [row.name for row in TABLE]
@@ -208,8 +239,6 @@ def create(name: str, nodes: Sequence[Node], options: Options | None = None) -> 
         raise UsageError(f"no backend is named {name!r}", fix=fix)
     if not entry.usable:
         raise EngineError(f"the backend {name} is not installed here", fix=entry.install)
-    engine: type[Backend] = import_module(f"cluster.backends.{name}").Engine
-    return engine(nodes, options or Options())
 
 
 @contextmanager

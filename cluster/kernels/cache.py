@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 from cluster.kernels.model import Source
+
+_MEMORY = "/dev/shm"
 
 
 def cache_folder() -> Path:
@@ -33,9 +36,15 @@ def unpack(source: Source) -> Path:
         return folder
     except (OSError, RuntimeError):
         # No home, a full or a read-only disk: the kernel still runs, only its cache is lost.
-        folder = Path(_scratch().name) / source.sha
-        _write(folder, source)
-        return folder
+        return _unpack_aside(source)
+
+
+def _unpack_aside(source: Source) -> Path:
+    """In a folder of this process: on the disk for such, else in memory."""
+    try:
+        return _written(Path(_scratch().name) / source.sha, source)
+    except OSError:
+        return _written(Path(_scratch(_MEMORY).name) / source.sha, source)
 
 
 def _holds(folder: Path, source: Source) -> bool:
@@ -49,16 +58,19 @@ def _holds(folder: Path, source: Source) -> bool:
 
 def _replace(folder: Path, source: Source) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=f".{source.sha[:8]}-", dir=folder.parent))
-    _write(fresh, source)
     try:
-        fresh.rename(folder)
-    except OSError:
+        _written(fresh, source)
+        with suppress(OSError):
+            fresh.rename(folder)
+            return
         # Another worker came first, or something else stands there: heal it file by file.
-        _write(folder, source)
+        _written(folder, source)
+    finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _write(folder: Path, source: Source) -> None:
+def _written(folder: Path, source: Source) -> Path:
+    """The folder, with the files in it."""
     for name, text in source.files.items():
         target = folder / name
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,12 +80,9 @@ def _write(folder: Path, source: Source) -> None:
             # Compilers key their caches by time and size: the same text keeps the same stamp.
             os.utime(scratch, (0, 0))
             scratch.replace(target)
+    return folder
 
 
-@lru_cache(maxsize=1)
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="cluster-kernel-")
-    except FileNotFoundError:
-        # Nor does /tmp take a file: in memory.
-        return tempfile.TemporaryDirectory(prefix="cluster-kernel-", dir="/dev/shm")
+@lru_cache(maxsize=2)
+def _scratch(place: str | None = None) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="cluster-kernel-", dir=place)

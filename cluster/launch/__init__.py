@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from cluster.launch.fleet import Change, Fleet, Happening
 from cluster.launch.host import Host, Patience, Standing
-from cluster.launch.ssh import is_here
+from cluster.launch.ssh import agent_command, is_here
 
-__all__ = ["Change", "Fleet", "Happening", "Host", "Patience", "Standing", "is_here"]
+__all__ = [
+    "Change",
+    "Fleet",
+    "Happening",
+    "Host",
+    "Patience",
+    "Standing",
+    "agent_command",
+    "is_here",
+]

@@ -9,7 +9,8 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from cluster.handshake import fingerprint
-from cluster.launch.host import Host, Patience, Standing, first_words
+from cluster.launch.host import Host, Patience, Reach, Standing, first_words
+from cluster.launch.ssh import agent_command
 from cluster.nodes import Node
 from cluster.work import Work
 
@@ -43,6 +44,7 @@ class Fleet:
         selector: watches all connections.
         slots: whether the agents keep worker processes.
         tells: whether they say which tasks an engine's processes begin.
+        reach: the command that reaches the agent of a node.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class Fleet:
         *,
         slots: bool = True,
         tells: bool = False,
+        reach: Reach = agent_command,
     ) -> None:
         self.patience = patience or Patience()
-        self._selector = selector
+        self._selector, self._reach = selector, reach
         self._first = first_words(work, self.patience, slots=slots, tells=tells)
         self._here = fingerprint(work)
         self._probe: tuple[str, str] | None = None
@@ -69,7 +72,9 @@ class Fleet:
         """Reach these as well."""
         for node in nodes:
             if node.host not in self.hosts:
-                host = Host(node, self._first, self._here, self._selector, self.patience)
+                host = Host(
+                    node, self._first, self._here, self._selector, self.patience, self._reach
+                )
                 self.hosts[node.host] = host
                 self._seen[node.host] = (host.standing, 0)
 

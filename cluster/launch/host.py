@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -41,6 +41,9 @@ class Patience:
     ready: float = 60.0
 
 
+Reach = Callable[[Node], Sequence[str]]
+
+
 class Standing(Enum):
     """Where a host stands."""
 
@@ -59,6 +62,7 @@ class Host:
         first: what an agent is told first, less the node.
         here: the dispatcher's own fingerprint.
         selector: watches the connection.
+        reach: the command that reaches its agent.
 
     Attributes:
         standing: where it stands; only a READY host may be given tasks.
@@ -77,6 +81,7 @@ class Host:
         here: Mapping[str, str],
         selector: selectors.BaseSelector,
         patience: Patience,
+        reach: Reach = agent_command,
     ) -> None:
         self.node, self.standing = node, Standing.AWAY
         self.reason, self.fix = "not reached yet", ""
@@ -84,7 +89,7 @@ class Host:
         self.probe: str | None = None
         self.usable = self.born = 0
         self._first, self._here = first, here
-        self._selector, self._patience = selector, patience
+        self._selector, self._patience, self._reach = selector, patience, reach
         self._agent: Child | None = None
         self._commands = self._number = 0
         self._knows: set[str] = set()
@@ -199,7 +204,7 @@ class Host:
         self._since = self._heard = self._beaten = now
         try:
             self._agent = Child(
-                agent_command(self.node), self._selector, environment=agent_environment(self.node)
+                self._reach(self.node), self._selector, environment=agent_environment(self.node)
             )
         except OSError as error:
             self._away(Trouble(f"{error.strerror}: {error.filename}", "", is_here(self.node)))
@@ -222,6 +227,11 @@ class Host:
             self.usable, self.reason = int(message["usable"]), str(message["reason"])
         elif "probe" in message:
             self.probe = str(message["probe"])
+        elif "unfit" in message:
+            # In an agent's place: there is none, or there will be no more, and this is why.
+            self._drop()
+            trouble = Trouble(str(message["unfit"]), str(message["fix"]), bool(message["final"]))
+            self._away(trouble)
         else:
             return "beat" in message
         return True

@@ -65,9 +65,12 @@ class Node:
         env: variables for the workers, as pairs sorted by name.
         tags: words that the host can be chosen by.
         cwd: folder to work in there; None: the home folder, or this folder on this machine.
+        attach: where a node that stands there listens, which is then used in place of ssh; or
+            None.
 
     Raises:
-        NodeError: a value out of range, or text that is not safe as an argument.
+        NodeError: a value out of range, text that is not safe as an argument, or keys that do not
+            go together.
     """
 
     host: str
@@ -79,10 +82,17 @@ class Node:
     env: tuple[tuple[str, str], ...] = ()
     tags: tuple[str, ...] = ()
     cwd: str | None = None
+    attach: int | None = None
 
     def __post_init__(self) -> None:
         for key, check in _CHECKS.items():
             _check(key, getattr(self, key), check)
+        if self.attach is not None and (other := self._for_ssh()):
+            fix = "leave one of the two out; a standing node has its own Python and user"
+            raise NodeError("is for ssh, which attach takes the place of", key=other, fix=fix)
+
+    def _for_ssh(self) -> str | None:
+        return next((key for key in ("python", "user", "port") if getattr(self, key)), None)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-safe mapping, from which :meth:`from_json` makes an equal Node."""
@@ -90,9 +100,13 @@ class Node:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Node:
-        """Read what ``to_json`` wrote."""
+        """Read what ``to_json`` wrote, also that of a later version, less the keys that are new.
+
+        So that a host of another version lives to say which it is.
+        """
+        known = {field.name for field in fields(cls)}
         rest = {"env": tuple(sorted(data["env"].items())), "tags": tuple(data["tags"])}
-        return cls(**{**data, **rest})
+        return cls(**{key: value for key, value in {**data, **rest}.items() if key in known})
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,4 +266,6 @@ _CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "env": _env_fault,
     "tags": _tags_fault,
     "cwd": _text_fault,
+    # The next port is that of its dispynode.
+    "attach": partial(range_fault, 1, 65_534),
 }

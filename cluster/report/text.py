@@ -36,6 +36,7 @@ __all__ = [
     "hosts",
     "kernels",
     "ls",
+    "node",
     "nodes",
     "plan",
     "repro",
@@ -112,6 +113,13 @@ def validated_sweep(document: Document) -> list[Part]:
     """What ``validate`` found: a sweep of which every point is right."""
     named = {"name": document["name"], "points": count(document["points"])}
     return [Line(f"✓ {document['file']} is valid", "green"), *facts(named)]
+
+
+def node(document: Document) -> list[Part]:
+    """Where a node stands."""
+    address, port, dispynode = (document[key] for key in ("address", "port", "dispynode"))
+    words = f"listening at {address} port {port}; while a run is here, its dispynode at"
+    return [Line(f"{words} {address} port {dispynode}")]
 
 
 def plan(document: Document) -> list[Part]:

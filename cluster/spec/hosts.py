@@ -91,6 +91,11 @@ class NodeForm(Frozen):
     cwd: Annotated[str, Text()] | None = Field(
         default=None, description="Folder to work in on the host."
     )
+    attach: Annotated[int, Whole(1, 65_534)] | None = Field(
+        default=None,
+        description="Port of a node that stands there (cluster node), used in place of ssh; with "
+        "backend dispy.",
+    )
 
 
 class HostRule(Rule):

@@ -98,6 +98,8 @@ def keys_at(model: type[BaseModel], path: Path) -> list[str]:
         section = NodesForm if len(path) == 1 else NodeForm
     elif path:
         section = section_of(model, str(path[0]))
+        for step in path[1:]:
+            section = (section_of(section, str(step)) if section else None) or section
     return list(section.model_fields) if section else []
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
 from cluster.errors import Problem
 from cluster.nodes import NodeList, local
@@ -15,6 +15,7 @@ from cluster.spec.hosts import Frozen, Nodes
 from cluster.spec.judge import Origin, judge
 from cluster.spec.night import Notify, Schedule
 from cluster.spec.source import Source, split, with_hosts
+from cluster.spec.standing import Dispy
 from cluster.spec.sweep import Sweep
 from cluster.spec.values import (
     Block,
@@ -29,6 +30,8 @@ from cluster.spec.values import (
     ReadOnly,
     Text,
     Whole,
+    fault,
+    faults,
 )
 from cluster.spec.yaml12 import Document
 
@@ -127,6 +130,9 @@ class Spec(Frozen):
         default_factory=lambda: NodeList((local(),)),
         description="The hosts to work on; without it, this machine with its usable cores.",
     )
+    dispy: Dispy | None = Field(
+        default=None, description="How nodes with attach are met; backend dispy."
+    )
     retry: Retry = Field(default=Retry(), description="What happens when a block fails.")
     schedule: Schedule | None = Field(default=None, description="When it may work.")
     notify: Notify | None = Field(default=None, description="Who is told how it goes.")
@@ -136,6 +142,19 @@ class Spec(Frozen):
     )
 
     _source: Source = PrivateAttr(default_factory=lambda: Source("", Path()))
+
+    @model_validator(mode="after")
+    def _is_met(self) -> Self:
+        """Nodes that stand by themselves are met in one way, which must be told."""
+        if all(node.attach is None for node in self.nodes.hosts):
+            return self
+        if self.backend != "dispy":
+            message = f"must be dispy where a node has attach, got {self.backend}"
+            raise faults([(("backend",), fault(message))])
+        if self.dispy is None or (self.dispy.secret is None and self.dispy.network == "sealed"):
+            fix = "write dispy: {secret: {file: PATH}}, the file that cluster node was given there"
+            raise faults([(("dispy",), fault("a node with attach needs a secret", fix))])
+        return self
 
     @property
     def path(self) -> str:

@@ -11,6 +11,7 @@ from cluster.spec.hosts import DefaultsForm, NodeForm, NodesForm
 from cluster.spec.judge import NULLABLE
 from cluster.spec.model import Retry, Spec, Until
 from cluster.spec.night import Notify, Schedule
+from cluster.spec.standing import Dispy, SecretPlace
 from cluster.spec.sweep import Sweep
 from cluster.spec.values import Text
 
@@ -19,6 +20,8 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "nodes": NodesForm,
     "node": NodeForm,
     "defaults": DefaultsForm,
+    "dispy": Dispy,
+    "secret": SecretPlace,
     "retry": Retry,
     "sweep": Sweep,
     "schedule": Schedule,
@@ -29,6 +32,8 @@ _HEADINGS = {
     "nodes": "`nodes`, as a mapping",
     "node": "An entry of `nodes`, as a mapping",
     "defaults": "`defaults`, in `nodes`",
+    "dispy": "`dispy`",
+    "secret": "`dispy.secret`",
     "retry": "`retry`",
     "sweep": "`sweep`",
     "schedule": "`schedule`",
@@ -40,8 +45,9 @@ def schema() -> dict[str, Any]:
     """JSON Schema, draft-07, of a spec once its text was read by the rules of YAML 1.2."""
     root = _object(Spec)
     definitions = {name: _object(model) for name, model in _MODELS.items()}
-    for key in ("until", "retry", "sweep", "schedule", "notify"):
+    for key in ("until", "dispy", "retry", "sweep", "schedule", "notify"):
         root["properties"][key] = _refer(key)
+    definitions["dispy"]["properties"]["secret"] = _refer("secret", Dispy)
     entry = {"anyOf": [Text().schema(), {"$ref": "#/definitions/node"}]}
     entries = {"type": "array", "minItems": 1, "items": entry}
     forms = [Text().schema(), entries]
@@ -137,7 +143,7 @@ def _kind(value: Mapping[str, Any]) -> str:
 
 def _anchor(ref: str) -> str:
     heading = _HEADINGS[ref.rpartition("/")[2]].lower()
-    return "".join(letter for letter in heading if letter not in "`,").replace(" ", "-")
+    return "".join(letter for letter in heading if letter not in "`,.").replace(" ", "-")
 
 
 def _plain_kind(value: Mapping[str, Any]) -> str:

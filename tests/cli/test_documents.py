@@ -34,6 +34,8 @@ COMMANDS = {
     "repro": ["RUN", "--block", "2"],
     "nodes": ["quarter.yaml"],
 }
+# They work until a signal; each is asked by its own tests.
+OPEN = {"node"}
 # What is wrong with each, and which of the two documents of an error says so.
 MISTAKES = [
     (["submot", "quarter.yaml"], "error", "did you mean 'submit'?"),
@@ -66,6 +68,9 @@ MISTAKES = [
     (["nodes", "RUN", "--add", "h[1"], "error", "--add 'h[1': '[' without ']'"),
     (["nodes", "RUN", "--add", "{host: h4, slot: 2}"], "error", "did you mean 'slots'?"),
     (["nodes", "RUN", "--drain", "h1,h1"], "error", "stands twice"),
+    (["node", "--port", "9700"], "error", "--secret-file"),
+    (["node", "--port", "9700", "--secret-file", "nowhere"], "error", "nowhere"),
+    (["submit", "quarter.yaml", "--set", "nodes=[{host: h, attach: 97}]"], "errors", "be dispy"),
 ]
 
 
@@ -89,10 +94,10 @@ def filled(arguments: list[str], folder: Path) -> list[str]:
 
 def test_every_verb_is_asked() -> None:
     """A new verb finds its place in the tests below."""
-    assert set(COMMANDS) == set(VERBS)
+    assert set(COMMANDS) | OPEN == set(VERBS)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_a_verb_prints_one_document_that_fits_its_schema(
     verb: str, folder: Path, tmp_path: Path
 ) -> None:
@@ -101,7 +106,7 @@ def test_a_verb_prints_one_document_that_fits_its_schema(
     ask(verb, *filled(COMMANDS[verb], own), cwd=own)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("resume", "extend")])
+@pytest.mark.parametrize("verb", [verb for verb in COMMANDS if verb not in ("resume", "extend")])
 def test_a_verb_prints_a_page_without_colours_to_a_pipe(
     verb: str, folder: Path, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ GOOD: list[tuple[str, Any]] = [
     ("kernels", [{"kernel": "a.py:a", "form": "rng", "params": {"a": "1", "b": None},
                   "block": "2 ** 24", "doc": ""}]),
     ("backends", [{"backend": "serial", "usable": True, "summary": "s", "install": None}]),
+    ("node", {"address": "10.0.0.1", "port": 9700, "dispynode": 9701}),
     ("doctor", {"findings": [{"check": "c", "status": "ok", "message": "m", "fix": None}]}),
     ("nodes", {"nodes": [HOST, {**HOST, "slots": None}], "backend": "ssh", "required": 2}),
     ("nodes", {"run": "pi-1", "added": ["h4"], "drained": []}),

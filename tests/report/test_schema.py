@@ -35,6 +35,7 @@ BAD: list[tuple[str, Any]] = [
     ("status", {key: value for key, value in STANDING.items() if key != "holder"}),
     ("validate", {"valid": False}),
     ("plan", {**PLAN, "nodes": ["localhost"]}),
+    ("node", {"address": "10.0.0.1"}),
     ("doctor", {"findings": [{"check": "c", "status": "fine", "message": "m", "fix": None}]}),
     ("repro", {**REPRO, "tally": {"kind": "hits", "hits": 1}}),
     ("repro", {**REPRO, "tally": {"kind": "other"}}),

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.backends.dispy.relay import relay_command
 from cluster.backends.dispy.seal import fresh_secret
 from cluster.backends.driver import Driven
-from cluster.launch import Host, is_here
+from cluster.launch import Host, agent_command, is_here
+from cluster.nodes import Node
 from cluster.slots import python_command
 from cluster.work import Outcome, Work
 
@@ -45,8 +47,20 @@ class Engine(Driven):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        if any(node.attach is not None for node in self.nodes) and self.options.secret is not None:
+            self.options.secret.read()  # what is wrong with it is told before anything begins
         self._secret = fresh_secret()
         self._nodes: dict[str, Started] = {}
+
+    def _kinds(self) -> dict[str, Any]:
+        return {**super()._kinds(), "reach": self._reach}
+
+    def _reach(self, node: Node) -> Sequence[str]:
+        """The agent of a node that stands is reached through that."""
+        if node.attach is None:
+            return agent_command(node)
+        assert self.options.secret is not None
+        return relay_command(node.host, node.attach, self.options.secret)
 
     def _command(self) -> Sequence[str]:
         return python_command(sys.executable, _DRIVER)
@@ -104,10 +118,12 @@ class Engine(Driven):
         started.failures += 1
 
     def _start_node(self, host: Host, started: Started) -> None:
-        here = is_here(host.node)
+        node = host.node
+        here = is_here(node) and node.attach is None
         command = python_command("{python}", _NODE) if here else ["{python}", "-P", "-m", _NODE]
-        place = self._place(host)
-        wanted = {**place, "port": 0, "secret": self._secret}
+        # One that stands has named its ports; a firewall may know them.
+        port = 0 if node.attach is None else node.attach + 1
+        wanted = {**self._place(host), "port": port, "secret": self._secret}
         started.command = host.start(command, first=wanted)
 
     def _place(self, host: Host) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cluster.backends.base import NodeEvent, Options, Pause
+from cluster.backends.base import NodeEvent, Options, Pause, Source
 from cluster.backends.scoop.engine import Engine
 from cluster.backends.scoop.seal import SealedPickle, Stamps, fresh_key
 from cluster.family import descendants
@@ -159,7 +159,7 @@ def test_the_broker_listens_where_it_is_told_and_says_where_it_cannot(
 # -- the engine ---------------------------------------------------------------------------------
 
 
-class Steps:
+class Steps(Source):
     """One task; two more once ``more`` is set; then the end."""
 
     def __init__(self) -> None:
@@ -174,9 +174,6 @@ class Steps:
             return Pause.NOW
         self.given += 1
         return Task(self.given, self.given - 1, self.given, 1, time.time())
-
-    def work_of(self, run: str) -> None:
-        """See the contract."""
 
     def revoked(self) -> set[int]:
         """See the contract."""

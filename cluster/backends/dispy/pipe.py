@@ -1,0 +1,97 @@
+"""Bytes both ways between a sealed connection and two descriptors, in one thread."""
+
+from __future__ import annotations
+
+import os
+import select
+import ssl
+import time
+from contextlib import suppress
+
+_CHUNK = 1 << 16
+_MOST = 1 << 20
+# What was read when one side ended is still offered to the other one for so many seconds.
+_GRACE = 3.0
+
+
+def carry(sealed: ssl.SSLSocket, source: int, sink: int, first: bytes = b"") -> None:
+    """Carry until either side ends.
+
+    Args:
+        sealed: a connection that has shaken hands.
+        source: what is read from it goes into the connection.
+        sink: what comes out of the connection is written to it.
+        first: to be written to ``sink`` before all else.
+    """
+    _Pipe(sealed, source, sink, first).run()
+
+
+class _Pipe:
+    def __init__(self, sealed: ssl.SSLSocket, source: int, sink: int, first: bytes) -> None:
+        self._sealed, self._source, self._sink = sealed, source, sink
+        self._out, self._in = bytearray(), bytearray(first)
+        self._ended = False
+        sealed.setblocking(False)
+        for descriptor in (source, sink):
+            os.set_blocking(descriptor, False)
+
+    def run(self) -> None:
+        while not self._ended:
+            self._turn(None)
+        deadline = time.monotonic() + _GRACE
+        while (self._out or self._in) and time.monotonic() < deadline:
+            self._turn(_GRACE)
+
+    def _turn(self, timeout: float | None) -> None:
+        wanted = self._wanted()
+        poll = select.poll()
+        for descriptor, events in wanted.items():
+            poll.register(descriptor, events)
+        poll.poll(None if timeout is None else timeout * 1000)
+        if not self._ended:
+            self._read()
+        self._write()
+
+    def _wanted(self) -> dict[int, int]:
+        """What to wait for; nothing is read that the other side does not take."""
+        wanted = {self._sealed.fileno(): 0}
+        if not self._ended:
+            wanted[self._sealed.fileno()] |= select.POLLIN * (len(self._in) < _MOST)
+            wanted[self._source] = select.POLLIN * (len(self._out) < _MOST)
+        if self._out:
+            wanted[self._sealed.fileno()] |= select.POLLOUT
+        if self._in:
+            wanted[self._sink] = wanted.get(self._sink, 0) | select.POLLOUT
+        return wanted
+
+    def _read(self) -> None:
+        with suppress(BlockingIOError):
+            self._took(self._out, os.read(self._source, _CHUNK))
+        try:
+            # All of it: what the seal has taken in is seen by no poll.
+            while len(self._in) < _MOST and not self._ended:
+                self._took(self._in, self._sealed.recv(_CHUNK))
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError:
+            self._ended = True
+
+    def _took(self, buffer: bytearray, data: bytes) -> None:
+        self._ended = self._ended or not data
+        buffer += data
+
+    def _write(self) -> None:
+        try:
+            if self._in:
+                del self._in[: os.write(self._sink, self._in)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._ended, self._in = True, bytearray()
+        try:
+            if self._out:
+                del self._out[: self._sealed.send(self._out)]
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError:
+            self._ended, self._out = True, bytearray()

@@ -1,0 +1,165 @@
+"""``cluster node``: a node that stands, and lets in dispatchers that know its secret.
+
+It is to a host what sshd is elsewhere: for one dispatcher at a time it starts an agent, which
+keeps the workers, and starts the run's own dispynode beside it, one port further. With the
+connection the agent ends, and all that came of it; the node stands on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from cluster.backends.dispy.pipe import carry
+from cluster.backends.dispy.seal import Seal
+from cluster.backends.dispy.shim import HANDSHAKE, Gate
+from cluster.errors import UsageError
+from cluster.slots import python_command
+
+_LONGEST = 16 << 20
+_DYING = 10.0
+
+
+class Listening(NamedTuple):
+    """Where a node listens: for dispatchers, and while one is there for its dispynode."""
+
+    address: str
+    port: int
+    dispynode: int
+
+
+class Standing:
+    """A node that stands.
+
+    Args:
+        address, port: the only place to listen on; port 0 is any that is free.
+        secret: what a dispatcher must know.
+        slots: at most so many workers; None: as many as the dispatcher asks for.
+        tell: called with what happens, for people.
+
+    Raises:
+        UsageError: nothing can listen there.
+    """
+
+    def __init__(
+        self, address: str, port: int, secret: str, slots: int | None, tell: Callable[[str], None]
+    ) -> None:
+        self._slots, self._tell = slots, tell
+        try:
+            self._gate = Gate(address, port, Seal(secret))
+        except OSError as error:
+            reason = f"nothing can listen at {address} port {port}: {error.strerror}"
+            raise UsageError(reason, fix=_ADDRESS) from None
+        self.listening = Listening(address, self._gate.port, self._gate.port + 1)
+        self._lock, self._held = threading.Lock(), ""
+        self._connection: ssl.SSLSocket | None = None
+
+    def open(self) -> None:
+        """Begin to let in dispatchers."""
+        self._gate.open(self._let_in)
+
+    def close(self) -> None:
+        """Part with the dispatcher that is there; its agent is given a moment to end."""
+        if self._connection is not None:
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+            self._lock.acquire(timeout=_DYING + 1)
+
+    def _let_in(self, connection: socket.socket, address: Any) -> None:
+        """In a thread of its own."""
+        assert isinstance(connection, ssl.SSLSocket)
+        with connection:
+            if not self._lock.acquire(blocking=False):
+                self._turn_away(connection)
+                return
+            try:
+                clock = time.strftime("%H:%M:%S")
+                self._held = f"a dispatcher at {address[0]} since {clock} by its own clock"
+                self._connection = connection
+                self._tell(f"a dispatcher came from {address[0]}")
+                self._serve(connection, address)
+                self._tell(f"the dispatcher from {address[0]} has gone")
+            finally:
+                self._connection = None
+                self._lock.release()
+
+    def _turn_away(self, connection: ssl.SSLSocket) -> None:
+        message = {"unfit": f"it is held by {self._held}", "fix": _HELD, "final": False}
+        connection.sendall(json.dumps(message).encode() + b"\n")
+        # What it says meanwhile is read: an end with something unread would lose our answer.
+        while connection.recv(1 << 16):
+            pass
+
+    def _serve(self, connection: ssl.SSLSocket, address: tuple[str, int]) -> None:
+        first = self._first_line(connection)
+        here = connection.getsockname()
+        # What sshd tells those that it starts, in the same words.
+        told = f"{address[0]} {address[1]} {here[0]} {here[1]}"
+        agent = subprocess.Popen(
+            python_command(sys.executable, "cluster.agent"), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, "SSH_CONNECTION": told},
+        )  # fmt: skip
+        assert agent.stdin is not None
+        assert agent.stdout is not None
+        with agent.stdin, agent.stdout:
+            carry(connection, agent.stdout.fileno(), agent.stdin.fileno(), first)
+        try:
+            agent.wait(_DYING)
+        except subprocess.TimeoutExpired:
+            os.killpg(agent.pid, signal.SIGKILL)
+            agent.wait()
+
+    def _first_line(self, connection: ssl.SSLSocket) -> bytes:
+        """The dispatcher's first message, with no more slots than this node gives.
+
+        Raises:
+            ConnectionError: none came, or it is none.
+        """
+        connection.settimeout(HANDSHAKE)
+        data = b""
+        while b"\n" not in data:
+            chunk = connection.recv(1 << 16)
+            if not chunk or len(data) > _LONGEST:
+                raise ConnectionError("no first message")
+            data += chunk
+        line, _, rest = data.partition(b"\n")
+        try:
+            message = json.loads(line)
+            node = message["node"]
+            if self._slots is not None:
+                node["slots"] = min(node["slots"] or self._slots, self._slots)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ConnectionError(f"not a first message: {error}") from None
+        return json.dumps(message).encode() + b"\n" + rest
+
+
+def own_address() -> str:
+    """The address that this host's name stands for.
+
+    Raises:
+        UsageError: it has none that other hosts can reach.
+    """
+    name = socket.gethostname()
+    try:
+        address = socket.gethostbyname(name)
+    except OSError:
+        raise UsageError(f"this host's name, {name}, has no address", fix=_ADDRESS) from None
+    if address.startswith("127."):
+        reason = f"this host's name, {name}, stands for {address}, which no other host reaches"
+        raise UsageError(reason, fix=_ADDRESS)
+    return address
+
+
+_ADDRESS = "name an address of this host to listen at: --address A ('hostname -I' lists them)"
+_HELD = "wait for that run to end, or stop it; a node works for one at a time"

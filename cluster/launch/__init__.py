@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster.launch.fleet import Change, Fleet, Happening
-from cluster.launch.host import Host, Patience, Standing
+from cluster.launch.host import Clock, Host, Patience, Standing
 from cluster.launch.ssh import is_here
 
-__all__ = ["Change", "Fleet", "Happening", "Host", "Patience", "Standing", "is_here"]
+__all__ = ["Change", "Clock", "Fleet", "Happening", "Host", "Patience", "Standing", "is_here"]

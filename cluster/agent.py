@@ -93,9 +93,9 @@ class Agent:
         wire: to the dispatcher. It then sends ``{"beat": n}``, ``{"tasks": [...]}``, ``{"work":
             {...}}``, ``{"revoke": [ids]}``, ``{"start": {id, command, env, input, talks}}``, and
             ``{"kill": id}``; and is sent ``{"hello": {...}}``, ``{"probe": text}``, ``{"beat":
-            n}``, outcomes as lists, ``{"usable": n, "reason": text}``, ``{"began": id}``,
-            ``{"started": id}``, ``{"said": id, "message": any}`` and ``{"exited": id, "how":
-            text}``.
+            n, "clock": seconds}``, outcomes as lists, ``{"usable": n, "reason": text,
+            "never": no worker starts}``, ``{"began": id}``, ``{"started": id}``, ``{"said": id,
+            "message": any}`` and ``{"exited": id, "how": text}``.
         selector: watches everything.
     """
 
@@ -109,7 +109,8 @@ class Agent:
         self._works: dict[str, Work] = {}
         self._first, self._wire, self._selector = first, wire, selector
         self._heard = time.monotonic()
-        self._usable, self._probing = -1, True
+        self._told: dict[str, Any] = {"usable": -1}
+        self._probing = True
         self._waiting: deque[tuple[Task, Client | None]] = deque()
         self._askers: dict[int, Client] = {}
         self._commands: dict[int, Child] = {}
@@ -155,7 +156,7 @@ class Agent:
             getattr(self, f"_on_{word}")(value)
 
     def _on_beat(self, number: int) -> None:
-        self._say({"beat": number})
+        self._say({"beat": number, "clock": time.time()})
 
     def _on_work(self, work: Mapping[str, Any]) -> None:
         known = Work.from_json(work)
@@ -195,7 +196,7 @@ class Agent:
     # -- what happens here ------------------------------------------------------------------------
 
     def _tend(self) -> None:
-        for outcome in self._slots.tend():
+        for outcome in tuple(self._slots.tend()):  # an answer to the probe may close them
             self._answer(outcome, self._askers.pop(outcome.task, None))
         self._tell_usable()
         for message, client in self._service.tend():
@@ -250,18 +251,22 @@ class Agent:
             client.wire.queue(outcome)
 
     def _tell_usable(self) -> None:
-        if self._slots.usable == self._usable:
+        never = self._probing and self._slots.broken
+        told: dict[str, Any] = {
+            "usable": self._slots.usable, "reason": self._slots.reason, "never": never,
+        }  # fmt: skip
+        if told == self._told:
             return
-        if self._probing and self._usable <= 0 < self._slots.usable:
+        if self._probing and self._told["usable"] <= 0 < told["usable"]:
             few, task = probe(self._work)
             self._works[few.run] = few
             self._slots.give(task, few)
-        self._usable = self._slots.usable
-        self._say({"usable": self._usable, "reason": self._slots.reason})
+        self._told = told
+        self._say(told)
 
     def _end_probe(self, outcome: Outcome) -> None:
         if outcome.fault is not None and outcome.fault.kind == "returned":
-            self._usable = 0  # its worker died before it: the next one is asked
+            self._told["usable"] = 0  # its worker died before it: the next one is asked
             return
         self._probing = False
         self._say({"probe": probed(outcome)})

@@ -561,20 +561,15 @@ def _schema(as_json: bool) -> None:
 
 @_verb("doctor")
 @click.argument("spec", required=False, type=click.Path(path_type=Path))
+@_overrides
 @_own_store
-def _doctor(spec: Path | None, store: Path | None, as_json: bool) -> int:
-    from cluster import api, doctor
+def _doctor(spec: Path | None, overrides: Sequence[str], store: Path | None, as_json: bool) -> int:
+    from cluster.doctor.diagnosis import diagnosis, exit_code
 
-    loaded = api.load(spec) if spec else None
-    place = store or Path(loaded.store if loaded else "runs")
-    found = [finding._asdict() for finding in doctor.findings(place)]
-    if loaded:
-        outlook = api.plan(loaded, seconds=0)
-        message = f"{spec} is valid: {outlook.request.source.name}"
-        found.append({"check": "spec", "status": "ok", "message": message, "fix": None})
-    document = {"findings": found}
+    found = diagnosis(spec, overrides, store)
+    document = {"findings": [finding.to_json() for finding in found]}
     _answer(document, as_json, lambda: text.doctor(document))
-    return 1 if any(finding["status"] == "bad" for finding in found) else 0
+    return exit_code(found)
 
 
 @_verb("node")

@@ -21,7 +21,7 @@ GROUPS = {
         "kernels": "the kernels in files and folders",
         "backends": "the backends, and which are usable here",
         "schema": "the JSON Schema of a spec",
-        "doctor": "what could go wrong on this machine, and its cure",
+        "doctor": "what could go wrong here and on a spec's hosts, and its cure",
     },
     "Lend": {
         "node": "lend this machine to runs on other hosts, until a signal",

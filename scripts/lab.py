@@ -63,6 +63,9 @@ THERE = {
     "USER": "root",
 }
 START_SECONDS = 30.0
+# Of the lab that nobody named, so that plain `ssh h1` finds it; nothing of ~/.ssh is touched.
+DEFAULT = "lab"
+SSH_FILE = Path("/etc/ssh/ssh_config.d/cluster-lab.conf")
 
 Verb = Callable[[Lab, argparse.Namespace], object]
 
@@ -92,9 +95,9 @@ def make_key(file: Path) -> None:
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "cluster lab", "-f", file)
 
 
-def ssh_config(lab: Lab) -> str:
+def ssh_config(lab: Lab, hosts: Iterable[str]) -> str:
     """What ssh needs to know of the hosts; nothing of the person's own is looked at."""
-    places = {f"h{each}": f"{lab.subnet}.{each}" for each in range(1, MOST + 1)}
+    places = {host: f"{lab.subnet}.{number(host)}" for host in hosts}
     single = "".join(f"Host {host}\n  HostName {place}\n" for host, place in places.items())
     lines = [
         f"Host {' '.join(places)} {lab.subnet}.*",
@@ -107,6 +110,19 @@ def ssh_config(lab: Lab) -> str:
         "StrictHostKeyChecking yes",
     ]
     return single + "\n  ".join(lines) + "\n"
+
+
+def announce(lab: Lab) -> None:
+    """Let every ssh of this machine find the hosts that stand, if they are the default lab's."""
+    if lab.name == DEFAULT and SSH_FILE.parent.is_dir():
+        mark = "# Written by scripts/lab up, and removed by scripts/lab down."
+        SSH_FILE.write_text(f"{mark}\n{ssh_config(lab, hosts(lab))}")
+
+
+def withdraw(lab: Lab) -> None:
+    """Undo :func:`announce`."""
+    if lab.name == DEFAULT:
+        SSH_FILE.unlink(missing_ok=True)
 
 
 def sshd() -> str:
@@ -130,7 +146,8 @@ def write_folder(lab: Lab, environment: Path, project: Path) -> None:
     (lab.folder / "subnet").write_text(lab_switch.free_subnet())
     make_key(lab.folder / "key")
     (lab.folder / "known_hosts").touch()
-    (lab.folder / "ssh_config").write_text(ssh_config(lab))
+    every = [f"h{each}" for each in range(1, MOST + 1)]
+    (lab.folder / "ssh_config").write_text(ssh_config(lab, every))
     (lab.folder / "sshd_more").write_text(later_options())
     machine = f"127.0.1.1 {socket.gethostname()}"
     (lab.folder / "hosts").write_text(hosts_file(lab.subnet, machine))
@@ -258,6 +275,7 @@ def up(lab: Lab, wanted: argparse.Namespace) -> None:
                 remove(lab)
                 create(lab, environment, project)
             new = add_missing(lab, wanted.count)
+            announce(lab)
     if (lab.folder / "project").resolve() != project:
         say("hosts that stood before have an earlier state of the project: scripts/lab down first")
     say(f"lab {lab.name}: {', '.join(new) or 'nothing'} came up; {len(hosts(lab))} stand")
@@ -289,6 +307,7 @@ def end(lab: Lab, host: str = "") -> None:
 
 def remove(lab: Lab) -> None:
     """Remove all that there may be of a lab, however far it came."""
+    withdraw(lab)
     end(lab)
     lab_switch.unplug_dispatcher(lab)
     lab_pace.forget(lab)

@@ -231,9 +231,11 @@ class Hosted(Backend):
         required = min(self._required, len(hosts))
         never = sum(host.standing is Standing.REFUSED for host in hosts)
         late = time.monotonic() > self._deadline
+        # All that is wrong is told at once: who may still turn out well, or not, is waited for.
+        settled = not any(host.standing is Standing.STARTING for host in hosts)
         if ready >= required:
             self._open = True
-        elif late or len(hosts) - never < required:
+        elif late or (len(hosts) - never < required and settled):
             raise self._missing(fleet, ready, required)
         return self._open
 

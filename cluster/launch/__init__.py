@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from cluster.launch.fleet import Change, Fleet, Happening
-from cluster.launch.host import Host, Patience, Standing
+from cluster.launch.host import Clock, Host, Patience, Standing
 from cluster.launch.ssh import agent_command, is_here
 
 __all__ = [
     "Change",
+    "Clock",
     "Fleet",
     "Happening",
     "Host",

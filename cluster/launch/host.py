@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster import __version__
 from cluster.child import Child
@@ -44,6 +44,13 @@ class Patience:
 Reach = Callable[[Node], Sequence[str]]
 
 
+class Clock(NamedTuple):
+    """How far a host's clock is ahead of ours, and within what: seconds."""
+
+    ahead: float
+    within: float
+
+
 class Standing(Enum):
     """Where a host stands."""
 
@@ -70,6 +77,7 @@ class Host:
         fix: what the person can do about it, or empty.
         hello: what the agent said of itself; empty before.
         probe: how the kernel's probe came out there; None before.
+        clock: its clock beside ours, as the quickest heartbeat told; None before the first.
         usable: worker processes that are ready there.
         born: how many agents there were.
     """
@@ -87,6 +95,8 @@ class Host:
         self.reason, self.fix = "not reached yet", ""
         self.hello: dict[str, Any] = {}
         self.probe: str | None = None
+        self.clock: Clock | None = None
+        self._left: dict[int, float] = {}
         self.usable = self.born = 0
         self._first, self._here = first, here
         self._selector, self._patience, self._reach = selector, patience, reach
@@ -200,6 +210,7 @@ class Host:
     def _launch(self, now: float) -> None:
         self.standing, self.hello, self.probe = Standing.STARTING, {}, None
         self.usable, self._number, self._knows = 0, 0, set()
+        self.clock, self._left = None, {}
         self.born += 1
         self._since = self._heard = self._beaten = now
         try:
@@ -225,6 +236,9 @@ class Host:
             self._shake(message["hello"])
         elif "usable" in message:
             self.usable, self.reason = int(message["usable"]), str(message["reason"])
+            if message["never"]:
+                fix = "see that the kernel can be imported by the interpreter there"
+                self.refuse(f"no worker starts there: {self.reason}", fix)
         elif "probe" in message:
             self.probe = str(message["probe"])
         elif "unfit" in message:
@@ -232,9 +246,20 @@ class Host:
             self._drop()
             trouble = Trouble(str(message["unfit"]), str(message["fix"]), bool(message["final"]))
             self._away(trouble)
+        elif "beat" in message:
+            self._tell_time(message)
         else:
-            return "beat" in message
+            return False
         return True
+
+    def _tell_time(self, beat: Mapping[str, Any]) -> None:
+        """Half the round trip is what its clock cannot be off more by."""
+        left, now = self._left.pop(beat["beat"], None), time.time()
+        if left is None:
+            return
+        within = (now - left) / 2
+        if within >= 0 and (self.clock is None or within < self.clock.within):
+            self.clock = Clock(float(beat["clock"]) - (left + now) / 2, within)
 
     def _shake(self, hello: dict[str, Any]) -> None:
         self.hello = hello
@@ -254,12 +279,13 @@ class Host:
         if now - self._beaten >= patience.beat:
             self._beaten = now
             self._number += 1
+            self._left[self._number] = time.time()
             self.say({"beat": self._number})
             self.send()
         quiet = now - self._heard
         if self.standing is Standing.STARTING:
             if now - self._since > patience.ready:
-                words = self._agent.words if self._agent else ""
+                words = (self._agent.words if self._agent else "") or self.reason
                 self._lose(f"not ready within {patience.ready:g} s; {words}".rstrip("; "))
         elif quiet > patience.lost:
             self._lose(f"not heard of for {quiet:.0f} s")

@@ -61,11 +61,12 @@ def ssh_command(node: Node) -> list[str]:
 
 
 class _Sign(NamedTuple):
-    """What in an agent's last words tells of which trouble."""
+    """What in an agent's last words tells of which trouble; it may pass where it is not final."""
 
     pattern: str
     reason: str
     fix: str
+    final: bool = True
 
 
 # The first that fits; what is not listed may pass, and is tried again.
@@ -101,6 +102,18 @@ _SIGNS = (
         "there is no Python at {python}",
         "name the interpreter there with the node's key python",
     ),
+    _Sign(
+        r"connect to .* Connection refused",
+        "nothing answers at its ssh port",
+        "start sshd there, or name its port with the node's key port",
+        final=False,
+    ),
+    _Sign(
+        r"connect to .* (timed out|No route to host|Network is unreachable)",
+        "it does not answer",
+        "see whether it is up, and whether a firewall lets ssh through: ssh {host}",
+        final=False,
+    ),
 )
 
 
@@ -109,5 +122,5 @@ def trouble(node: Node, words: str, version: str) -> Trouble:
     names = {"host": node.host, "python": node.python or sys.executable, "version": version}
     for sign in _SIGNS:
         if re.search(sign.pattern, words):
-            return Trouble(sign.reason.format(**names), sign.fix.format(**names), True)
+            return Trouble(sign.reason.format(**names), sign.fix.format(**names), sign.final)
     return Trouble(f"its agent did not come up: {words}", "", False)

@@ -7,6 +7,7 @@ documents are those of ``--json``, except for :func:`result`, which takes the ob
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -194,12 +195,23 @@ def backends(rows: Sequence[Document]) -> list[Part]:
 
 
 def doctor(document: Document) -> list[Part]:
-    """What could go wrong here, with its cure."""
+    """What could go wrong here and on each host, with its cure."""
+    page: list[Part] = []
+    for host, rows in groupby(document["findings"], key=lambda row: row.get("host")):
+        page += [Line(), Line(host, "bold")] if host else [Line()] if page else []
+        page += _findings(list(rows))
+    return page
+
+
+def _findings(rows: Sequence[Document]) -> list[Part]:
+    """A line each; what has more than one, such as a table of differences, goes on below."""
     cells = (
-        (_VERDICTS[row["status"]], row["check"], _with_fix(row["message"], row["fix"]))
-        for row in document["findings"]
-    )
-    return [table(("", "check", "finding"), cells, prose=("finding",))]
+        (_VERDICTS[row["status"]], row["check"],
+         _with_fix(row["message"].partition("\n")[0].rstrip(":"), row["fix"]))
+        for row in rows
+    )  # fmt: skip
+    below = (indented(row["message"].partition("\n")[2]) for row in rows)
+    return [table(("", "check", "finding"), cells, prose=("finding",)), *chain(*below)]
 
 
 def repro(document: Document) -> list[Part]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scripts.lab import missing
+from scripts.lab import DEFAULT, SSH_FILE, missing
 from tests.conftest import need
 
 ROOT = Path(__file__).parents[2]
@@ -198,6 +198,7 @@ def traces(name: str) -> list[str]:
     """All that there is of a lab on this machine; nothing after `down`."""
     sign = re.compile(rf"(lab-|cluster-lab/|scripts\.lab_\w+\0){name}\b")
     found = [f"folder {path}" for path in Path("/run/cluster-lab").glob(name)]
+    found += [f"file {SSH_FILE}"] * (name == DEFAULT and SSH_FILE.exists())
     found += [f"link {path.name}" for path in Path("/sys/class/net").glob(f"lab-{name}")]
     found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"**/cluster-lab-{name}")]
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()

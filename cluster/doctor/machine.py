@@ -10,23 +10,14 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
+from cluster.doctor.finding import Finding
 from cluster.errors import ClusterError
 from cluster.kernels import cache_folder
 from cluster.ledger import FILE, NETWORK, SQLITE, Ledger, file_system
 from cluster.nodes import usable_cores
 
 _LEAST_FREE = 1 << 30
-
-
-class Finding(NamedTuple):
-    """One check: ``ok``, ``warn`` or ``bad``, what was seen, and what to do about it."""
-
-    check: str
-    status: str
-    message: str
-    fix: str | None = None
 
 
 def findings(store: Path) -> Iterator[Finding]:

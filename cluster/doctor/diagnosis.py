@@ -1,0 +1,45 @@
+"""Everything that is looked at, in order: this machine, its store, the spec, the spec's hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cluster import api
+from cluster.backends.base import TABLE
+from cluster.doctor import hosts, machine
+from cluster.doctor.finding import Finding
+from cluster.errors import EngineError, UsageError
+from cluster.spec import Spec
+
+_RUN = "doctor"
+
+
+def diagnosis(path: Path | None, overrides: Sequence[str], store: Path | None) -> list[Finding]:
+    """What could go wrong here; with a spec, also what could go wrong with it and on its hosts.
+
+    Raises:
+        SpecError: the spec is wrong.
+        UsageError: overrides without a spec.
+    """
+    if path is None and overrides:
+        raise UsageError(
+            "--set changes a spec, and none is named", fix="name it: cluster doctor SPEC"
+        )
+    spec = api.load(path, overrides) if path else None
+    found = list(machine.findings(store or Path(spec.store if spec else "runs")))
+    return found + list(_of_spec(spec, str(path))) if spec else found
+
+
+def _of_spec(spec: Spec, path: str) -> Iterator[Finding]:
+    request = api.plan(spec, seconds=0).request
+    yield Finding("spec", "ok", f"{path} is valid: {request.source.name}")
+    entry = next(row for row in TABLE if row.name == spec.backend)
+    if entry.hosted:
+        yield from hosts.checkup(spec.nodes, request.work(_RUN), entry)
+
+
+def exit_code(found: Sequence[Finding]) -> int:
+    """0 where all is well; 69 where a run would not begin for want of hosts; else 1."""
+    bad = {finding.check for finding in found if finding.bad}
+    return EngineError.code if hosts.HOSTS in bad else int(bool(bad))

@@ -1,0 +1,145 @@
+"""What the doctor says of hosts, from what was seen there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cluster.backends.base import TABLE, Entry
+from cluster.doctor.diagnosis import exit_code
+from cluster.doctor.finding import Finding
+from cluster.doctor.hosts import Visit, findings
+from cluster.doctor.there import Ear, reached, versions
+from cluster.nodes import Node
+from cluster.report import text
+from cluster.report.layout import plain
+
+SSH, MPI = (next(row for row in TABLE if row.name == name) for name in ("ssh", "mpi"))
+HELLO = {
+    "python": "3.12", "numpy": "2.0", "cluster": "1.0", "cores": 4, "interpreter": "/opt/python",
+    "machine": "a",
+}  # fmt: skip
+FACTS: dict[str, Any] = {
+    "cache": "/c", "free": 10**10, "writable": True, "threads": {"OMP_NUM_THREADS": "1"},
+    "modules": {"numba": "1.0"}, "root": False, "deaf": "", "port": 1, "word": "w",
+}  # fmt: skip
+WELL = Visit(Node("h1", slots=4), hello=HELLO, clock=(0.001, 0.002), facts=FACTS)
+
+
+def seen(entry: Entry = SSH, required: int | None = None, **changed: Any) -> list[Finding]:
+    """What is found where one thing is other than well."""
+    return findings([replace(WELL, **changed)], entry, required)
+
+
+def troubles(**changed: Any) -> list[Finding]:
+    """What is not well, less the summary of all hosts."""
+    return [finding for finding in seen(**changed) if finding.status != "ok" and finding.host]
+
+
+def test_a_host_that_is_well_has_no_trouble() -> None:
+    """And the exit code is 0."""
+    assert troubles() == []
+    assert exit_code(seen()) == 0
+
+
+@pytest.mark.fault(22, 32)
+@pytest.mark.parametrize(
+    ("changed", "check", "status", "said"),
+    [
+        ({"trouble": ("its name does not resolve", "correct it")}, "host", "bad", "not resolve"),
+        ({"node": Node("h1", slots=5)}, "cores", "warn", "5 slots on 4 usable cores"),
+        ({"clock": (-90.0, 0.2)}, "clock", "warn", "90.000 s behind ours"),
+        ({"facts": {}}, "answers", "bad", "no program"),
+        ({"facts": FACTS | {"free": 1}}, "disk", "warn", "0.0 GB free"),
+        ({"facts": FACTS | {"writable": False}}, "disk", "bad", "/c cannot be written"),
+        ({"facts": FACTS | {"threads": {"OMP_NUM_THREADS": "2"}}}, "threads", "warn", "4 slots"),
+        ({"facts": FACTS | {"modules": {"numba": None}}}, "numba", "warn", "slower"),
+        ({"facts": FACTS | {"root": True}}, "user", "warn", "root"),
+    ],
+)
+def test_each_trouble_is_told_with_its_cure(
+    changed: dict[str, Any], check: str, status: str, said: str
+) -> None:
+    """By the host's name."""
+    (found,) = troubles(**changed)
+    assert (found.check, found.status, found.host) == (check, status, "h1")
+    assert said in found.message
+    assert found.fix
+
+
+def test_threads_that_fit_the_cores_are_no_trouble() -> None:
+    """One slot with four threads on four cores."""
+    threads = FACTS | {"threads": {"OMP_NUM_THREADS": "4"}}
+    assert troubles(node=Node("h1", slots=1), facts=threads) == []
+
+
+def test_slots_that_are_left_out_are_the_cores() -> None:
+    """Nothing to warn of."""
+    assert any("4 usable cores, and as many slots" in f.message for f in seen(node=Node("h1")))
+
+
+def test_a_clock_is_no_further_off_than_was_measured() -> None:
+    """Within half the round trip it is as ours; what may be under a second is no trouble."""
+    assert troubles(clock=(5.0, 4.5)) == []
+    assert any(f.message == "as ours, to 0.300 s" for f in seen(clock=(0.2, 0.3)))
+
+
+@pytest.mark.fault(84)
+def test_one_machine_under_two_names_is_named() -> None:
+    """By its machine-id."""
+    two = [WELL, replace(WELL, node=Node("h2", slots=4))]
+    (found,) = [each for each in findings(two, SSH, None) if each.status == "warn"]
+    assert found.message.startswith("h1 and h2 have the machine-id a")
+
+
+def test_what_an_engine_lacks_there_is_told_with_the_command_that_brings_it() -> None:
+    """Or that it is another version than here."""
+    (found,) = troubles(entry=MPI, facts=FACTS | {"modules": {"numba": "1", "mpi4py": None}})
+    assert (found.check, found.status) == ("mpi", "bad")
+    assert found.fix == f"there: {MPI.install}"
+    (found,) = troubles(entry=MPI, facts=FACTS | {"modules": {"numba": "1", "mpi4py": "0.1"}})
+    assert (found.check, found.status) == ("mpi", "warn")
+    assert found.message.startswith("mpi4py 0.1, here ")
+
+
+def test_a_connection_that_is_blocked_is_named_both_ways() -> None:
+    """Where to, why, and what to do; for ssh none is needed."""
+    blocked = [("from", "10.0.0.9", "timed out"), ("between", "h2", "Connection refused")]
+    facts = FACTS | {"modules": {"numba": "1", **dict(versions(MPI.needs))}}
+    (found,) = troubles(entry=MPI, facts=facts, blocked=blocked)
+    said = "cannot reach us at 10.0.0.9: timed out; cannot reach h2: Connection refused"
+    assert (found.check, found.status, found.message) == ("ports", "bad", said)
+    assert "let TCP through" in (found.fix or "")
+    assert any("opens no port" in each.message for each in seen())
+
+
+def test_the_exit_code_is_what_a_run_would_come_to() -> None:
+    """69 with too few hosts; 1 where one is missed that is not required."""
+    lost = replace(WELL, node=Node("h2"), trouble=("gone", "mend it"))
+    few = findings([WELL, lost], SSH, None)
+    assert exit_code(few) == 69
+    assert few[-1].message == "1 of 2 required hosts can be used; missing: h2"
+    assert few[-1].fix == "mend them, or go on without them: --set nodes.required=1"
+    enough = findings([WELL, lost], SSH, 1)
+    assert exit_code(enough) == 1
+    assert enough[-1].message == "1 of 2 can be used"
+
+
+def test_the_page_has_a_part_for_each_host_and_tables_as_they_are() -> None:
+    """A difference of versions is a table of several lines below its finding."""
+    lost = replace(WELL, node=Node("h2"), trouble=("it differs in numpy:\n       here  h2", "do"))
+    document = {"findings": [each.to_json() for each in findings([WELL, lost], SSH, None)]}
+    page = plain(text.doctor(document))
+    assert "\nh1\n" in page
+    assert "✗  host   it differs in numpy; do\n         here  h2\n" in page
+
+
+def test_an_ear_is_heard_at_its_address_alone() -> None:
+    """Who answers with another word, or not at all, is not taken for it."""
+    ear = Ear("127.0.0.1")
+    said = reached([("127.0.0.1", ear.port, ear.word), ("127.0.0.1", ear.port, "other")])
+    assert said == ["", "something else answers there"]
+    ear.close()
+    assert reached([("127.0.0.1", ear.port, ear.word)]) == ["Connection refused"]

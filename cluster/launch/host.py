@@ -12,7 +12,8 @@ from typing import Any
 from cluster import __version__
 from cluster.child import Child
 from cluster.handshake import differences, table
-from cluster.launch.ssh import Trouble, agent_command, is_here, trouble
+from cluster.launch import srun, ssh
+from cluster.launch.ssh import Trouble, is_here, trouble
 from cluster.nodes import Node
 from cluster.work import Work
 
@@ -192,12 +193,15 @@ class Host:
         self.usable, self._number, self._knows = 0, 0, set()
         self.born += 1
         self._since = self._heard = self._beaten = now
+        by_step = srun.reaches(self.node)
+        start = srun.agent_command if by_step else ssh.agent_command
         try:
-            self._agent = Child(agent_command(self.node), self._selector)
+            self._agent = Child(start(self.node), self._selector)
         except OSError as error:
             self._away(Trouble(f"{error.strerror}: {error.filename}", "", is_here(self.node)))
             return
-        self.say({"node": self.node.to_json(), **self._first})
+        way = "here" if is_here(self.node) else "srun" if by_step else "ssh"
+        self.say({"node": self.node.to_json(), "way": way, **self._first})
         self.send()
 
     def _hear(self, now: float) -> None:

@@ -15,18 +15,29 @@ from typing import Any
 from cluster.errors import did_you_mean
 from cluster.nodes.hostfile import read_hostfile
 from cluster.nodes.hostlist import expand
-from cluster.nodes.machine import allocated, is_local, local, usable_cores
+from cluster.nodes.machine import (
+    ALLOCATE,
+    NO_ALLOCATION,
+    allocated,
+    has_allocation,
+    is_local,
+    local,
+    usable_cores,
+)
 from cluster.nodes.node import MAX_NODES, MAX_SLOTS, Node, NodeError, NodeList, is_ipv6
 
 __all__ = [
+    "ALLOCATE",
     "MAX_NODES",
     "MAX_SLOTS",
+    "NO_ALLOCATION",
     "Node",
     "NodeError",
     "NodeList",
     "Roster",
     "allocated",
     "expand",
+    "has_allocation",
     "is_local",
     "local",
     "parse",

@@ -231,6 +231,8 @@ class Spec(Frozen):
         if "nodes" in keys:
             # The hosts of the file are in the list already.
             keys["nodes"].pop("file", None)
+            # None were there yet: those of a job, which this process may be in now.
+            keys["nodes"]["hosts"] = keys["nodes"]["hosts"] or "auto"
         origin = Origin(self.path, self.base, self.overrides)
         return self.read(Document.of(keys), origin, changes)
 

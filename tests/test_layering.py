@@ -21,6 +21,7 @@ ROOMS = (
     "canonical",
     "window",
     "crontab",
+    "slurm",
     "quantiles",
     "tally",
     "streams",

@@ -49,7 +49,7 @@ _ROOM = 1 << 16
 
 def main() -> None:
     """Serve until the input ends. Started by the dispatcher, never by hand."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, leave_it)
     adopt()
     with selectors.DefaultSelector() as selector:
@@ -86,6 +86,7 @@ class Agent:
         first: the dispatcher's first message:
 
             * ``node``, ``work``: as their ``to_json`` gives them;
+            * ``way``: how this process was started: ``here``, by ``ssh`` or by ``srun``;
             * ``slots``: whether to keep worker processes, or only to probe the kernel;
             * ``silence``: seconds without any word after which to end;
             * ``ready``: seconds within which a worker must be ready;
@@ -300,7 +301,7 @@ class Agent:
         return {**slot_environment(self._node), **ours, **more}
 
     def _hello(self) -> dict[str, Any]:
-        there = os.environ.get("SSH_CONNECTION", "").split()
+        dispatcher, address = _addresses(str(self._first["way"]), os.environ)
         return {
             **fingerprint(self._work),
             "pid": os.getpid(),
@@ -312,8 +313,8 @@ class Agent:
             "interpreter": sys.executable,
             "clock": time.time(),
             "service": self._service.address,
-            "dispatcher": there[0] if len(there) == 4 else "127.0.0.1",
-            "address": there[2] if len(there) == 4 else "127.0.0.1",
+            "dispatcher": dispatcher,
+            "address": address,
         }
 
 
@@ -491,6 +492,25 @@ def _folder_in(place: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
+
+
+def _addresses(way: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The address at which this host sees the dispatcher, and its own on the way there.
+
+    The way must be known: what an earlier login left in the environment is not about this process.
+    """
+    if way == "ssh":
+        there = environ.get("SSH_CONNECTION", "").split()
+        if len(there) == 4:
+            return there[0], there[2]
+    dispatcher = environ.get("SLURM_LAUNCH_NODE_IPADDR", "")
+    if way == "srun" and dispatcher:
+        family = socket.AF_INET6 if ":" in dispatcher else socket.AF_INET
+        # Nothing is sent: the kernel only chooses the interface.
+        with socket.socket(family, socket.SOCK_DGRAM) as way_there:
+            way_there.connect((dispatcher, 9))
+            return dispatcher, str(way_there.getsockname()[0])
+    return "127.0.0.1", "127.0.0.1"
 
 
 def _machine() -> str:

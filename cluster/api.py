@@ -76,6 +76,7 @@ def submit(
         StoreError: the store could not be read or written.
     """
     request = replace(_resolved(spec), pinned=pinned)
+    placed(_seated(request).spec.nodes.hosts)  # no run is recorded of what cannot begin
     with Ledger(Path(store or spec.store), create=True) as ledger:
         return _started(ledger, request, resume, Caller(observe, stop))
 
@@ -298,7 +299,9 @@ def plan(spec: Spec, seconds: float = 2.0) -> Outlook:
     Raises what :func:`submit` raises.
     """
     request = _resolved(spec)
-    return look_ahead(request, placed(spec.nodes.hosts), seconds, SystemClock())
+    # Without a trial nothing is run, and the hosts of a job need not be there yet.
+    nodes = placed(spec.nodes.hosts) if seconds or spec.nodes.hosts else ()
+    return look_ahead(request, nodes, seconds, SystemClock())
 
 
 def _onward(run: Run, request: Request, store: Path) -> str:

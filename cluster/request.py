@@ -15,7 +15,7 @@ from cluster import streams
 from cluster.canonical import sha256
 from cluster.errors import KernelError, Problem, SpecError, UsageError
 from cluster.kernels import Kernel, ParamError, ParamFault, Source, freeze, load
-from cluster.nodes import Node, is_local, usable_cores
+from cluster.nodes import ALLOCATE, NO_ALLOCATION, Node, is_local, usable_cores
 from cluster.plan import Goal, Target, blocks_for
 from cluster.spec import Spec
 from cluster.tally import MEASURES
@@ -267,7 +267,13 @@ def check_place(spec: Spec) -> None:
 
 
 def placed(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """The nodes, those of this machine with their slots filled in: its usable cores."""
+    """The nodes, those of this machine with their slots filled in: its usable cores.
+
+    Raises:
+        UsageError: they are those of a job, and this process is in none.
+    """
+    if not nodes:
+        raise UsageError(f"nodes: {NO_ALLOCATION}", fix=ALLOCATE)
     return tuple(
         replace(node, slots=usable_cores()) if node.slots is None and is_local(node.host) else node
         for node in nodes

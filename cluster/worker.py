@@ -37,7 +37,7 @@ def main() -> None:
     os.register_at_fork(after_in_child=die_with_parent)
     if os.getppid() != parent:
         os._exit(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, leave_it)
     marker = Marker(int(sys.argv[1]))
     lines = Lines(*take_descriptors())

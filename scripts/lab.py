@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from scripts import lab_pace, lab_python, lab_switch
+from scripts import lab_pace, lab_python, lab_slurm, lab_switch
 from scripts.lab_base import (
     BRAKE,
     KEEPER,
@@ -141,7 +141,8 @@ def later_options() -> str:
 
 def write_folder(lab: Lab, environment: Path, project: Path) -> None:
     """Keys, and the configuration of ssh, of sshd and of names."""
-    (lab.folder / "bin").mkdir(parents=True)
+    for name in ("bin", "shared"):
+        (lab.folder / name).mkdir(parents=True)
     lab.folder.chmod(0o700)
     (lab.folder / "subnet").write_text(lab_switch.free_subnet())
     make_key(lab.folder / "key")
@@ -431,6 +432,15 @@ def free(lab: Lab, wanted: argparse.Namespace) -> None:
     enter(lab, wanted.host, "rm", "-f", "/tmp/.full")
 
 
+def slurm(lab: Lab, wanted: argparse.Namespace) -> None:
+    """Have Slurm run on all hosts, the controller on the first one; or end it."""
+    with lock():
+        if wanted.what == "up":
+            lab_slurm.up(lab, hosts(lab), enter)
+        else:
+            lab_slurm.down(lab, hosts(lab))
+
+
 # -- for people and programs -----------------------------------------------------------------------
 
 
@@ -526,6 +536,7 @@ def parser() -> argparse.ArgumentParser:
     made["cut"].add_argument("way", nargs="?", default="both", choices=lab_switch.WAYS)
     made["slow"].add_argument("factor", nargs="?", type=float, default=5.0, metavar="FACTOR")
     made["slow"].add_argument("--cores", type=int, default=1, help="busy processes that share it")
+    verb("slurm", slurm).add_argument("what", choices=("up", "down"))
     healing = verb("heal", heal)
     healing.add_argument("--all", action="store_true", help="undo slow and fill as well")
     healing.add_argument("hosts", nargs="*", metavar="HOST", help="all hosts if none is named")

@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LABS = Path("/run/cluster-lab")
 PYTHON = Path("/opt/cluster/venv/bin/python")  # on every host
+SHARED = Path("/srv/shared")  # on every host, the same folder
 MOST = 20  # hosts of one lab; all of them have a name and an address from the start
 PORTS = (22, 2222)
 KEEPER, BRAKE = "scripts.lab_host", "scripts.lab_pace"  # the modules that stay and run

@@ -17,7 +17,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from scripts.lab_base import MOST, PORTS, PYTHON, ROOT, SWITCH, Lab, number, run
+from scripts.lab_base import MOST, PORTS, PYTHON, ROOT, SHARED, SWITCH, Lab, number, run
 
 DISK = "256m"  # /tmp, the homes and everything else that is written on a host
 USERS = ("root:x:0:0:root:/root:/bin/bash", "lab:x:1000:1000::/home/lab:/bin/bash")
@@ -162,6 +162,13 @@ def environment(root: Path, lab: Lab, host: str) -> None:
     run("mount", "-t", "overlay", "-o", places, "venv", target)
 
 
+def shared(root: Path, lab: Lab) -> None:
+    """A folder that is the same one on all hosts of the lab; the homes are each host's own."""
+    target = root / SHARED.relative_to("/")
+    target.mkdir(parents=True)
+    run("mount", "--bind", lab.folder / "shared", target)
+
+
 def become(lab: Lab, host: str) -> None:
     """Build the host's root, and leave the machine's for it."""
     root = lab.folder / host / "root"
@@ -175,6 +182,7 @@ def become(lab: Lab, host: str) -> None:
     names(root, lab, host)
     ssh_server(root, lab, host)
     environment(root, lab, host)
+    shared(root, lab)
     socket.sethostname(host)
     # This process, too, has the new root from here on.
     run("pivot_root", root, root / "mnt")

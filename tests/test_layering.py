@@ -22,6 +22,7 @@ ROOMS = (
     "canonical",
     "window",
     "crontab",
+    "slurm",
     "quantiles",
     "tally",
     "streams",

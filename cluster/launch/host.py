@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from cluster import __version__
 from cluster.child import Child
 from cluster.handshake import differences, table
-from cluster.launch.ssh import Trouble, agent_command, agent_environment, is_here, trouble
+from cluster.launch import srun
+from cluster.launch.ssh import Trouble, agent_environment, is_here, trouble
 from cluster.nodes import Node
 from cluster.work import Work
 
@@ -213,14 +214,17 @@ class Host:
         self.clock, self._left = None, {}
         self.born += 1
         self._since = self._heard = self._beaten = now
+        by_step = srun.reaches(self.node)
+        start = srun.agent_command if by_step else self._reach
         try:
             self._agent = Child(
-                self._reach(self.node), self._selector, environment=agent_environment(self.node)
+                start(self.node), self._selector, environment=agent_environment(self.node)
             )
         except OSError as error:
             self._away(Trouble(f"{error.strerror}: {error.filename}", "", is_here(self.node)))
             return
-        self.say({"node": self.node.to_json(), **self._first})
+        way = "here" if is_here(self.node) else "srun" if by_step else "ssh"
+        self.say({"node": self.node.to_json(), "way": way, **self._first})
         self.send()
 
     def _hear(self, now: float) -> None:

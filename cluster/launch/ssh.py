@@ -15,7 +15,7 @@ from typing import NamedTuple
 from cluster.nodes import Node, is_local
 from cluster.slots import python_command
 
-_MODULE = "cluster.agent"
+AGENT = "cluster.agent"
 _CONNECT = 10
 # ssh notices a dead connection by itself too, later than we do: its end is what frees the process.
 _ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3")
@@ -37,8 +37,8 @@ def is_here(node: Node) -> bool:
 def agent_command(node: Node) -> list[str]:
     """The arguments that start the agent of a node."""
     if is_here(node):
-        return python_command(node.python or sys.executable, _MODULE)
-    remote = ["exec", node.python or sys.executable, "-P", "-m", _MODULE]
+        return python_command(node.python or sys.executable, AGENT)
+    remote = ["exec", node.python or sys.executable, "-P", "-m", AGENT]
     return [*ssh_command(node), shlex.join(remote)]
 
 
@@ -98,7 +98,8 @@ _SIGNS = (
         " or name another interpreter with the node's key python",
     ),
     _Sign(
-        r"exited with 12[67]",
+        # What a shell says, and what Slurm does.
+        r"exited with 12[67]|error: execve\(\): .*: No such file",
         "there is no Python at {python}",
         "name the interpreter there with the node's key python",
     ),

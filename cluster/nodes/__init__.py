@@ -15,7 +15,15 @@ from typing import Any
 from cluster.errors import did_you_mean
 from cluster.nodes.hostfile import read_hostfile
 from cluster.nodes.hostlist import expand
-from cluster.nodes.machine import allocated, is_local, local, usable_cores
+from cluster.nodes.machine import (
+    ALLOCATE,
+    NO_ALLOCATION,
+    allocated,
+    has_allocation,
+    is_local,
+    local,
+    usable_cores,
+)
 from cluster.nodes.node import (
     MAX_NODES,
     MAX_SLOTS,
@@ -28,8 +36,10 @@ from cluster.nodes.node import (
 )
 
 __all__ = [
+    "ALLOCATE",
     "MAX_NODES",
     "MAX_SLOTS",
+    "NO_ALLOCATION",
     "Defaults",
     "HostFile",
     "Node",
@@ -38,6 +48,7 @@ __all__ = [
     "Roster",
     "allocated",
     "expand",
+    "has_allocation",
     "is_local",
     "local",
     "names_file",

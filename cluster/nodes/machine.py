@@ -16,6 +16,12 @@ from cluster.nodes.node import MAX_NODES, Node, NodeError
 
 _DIGITS = re.compile(r"[0-9]+")
 _LOOPBACK = re.compile(r"127(\.[0-9]{1,3}){3}")
+NO_ALLOCATION = "auto are the hosts of a job, and this process is in none of Slurm's or PBS's"
+ALLOCATE = (
+    "start it from a job: 'cluster schedule SPEC --slurm' writes the script;"
+    " or leave nodes out to use this machine"
+)
+_SLURM_HOSTS = ("SLURM_JOB_NODELIST", "SLURM_NODELIST")
 _SLURM_COUNT = re.compile(r"([0-9]+)(?:\(x([0-9]+)\))?")
 
 
@@ -34,31 +40,48 @@ def is_local(host: str) -> bool:
     return bare and wanted.partition(".")[0] == own.partition(".")[0]
 
 
+def has_allocation(environ: Mapping[str, str]) -> bool:
+    """Whether this process is in a job of Slurm or PBS."""
+    return any(environ.get(name) for name in (*_SLURM_HOSTS, "PBS_NODEFILE"))
+
+
 def allocated(environ: Mapping[str, str], base_dir: Path) -> tuple[Node, ...]:
-    """The hosts that Slurm or PBS gave to this job; outside of a job, this machine.
+    """The hosts that Slurm or PBS gave to this job.
 
     Raises:
-        NodeError: the scheduler's variables do not fit each other.
+        NodeError: there is no job; the scheduler's variables do not fit each other.
     """
-    slurm = environ.get("SLURM_JOB_NODELIST") or environ.get("SLURM_NODELIST")
-    if slurm:
-        return _slurm(slurm, environ)
+    for name in _SLURM_HOSTS:
+        if slurm := environ.get(name):
+            return _slurm(slurm, environ)
     if file := environ.get("PBS_NODEFILE"):
         return read_hostfile(base_dir / file, bare=1)
-    return (local(),)
+    raise NodeError(NO_ALLOCATION, fix=ALLOCATE)
 
 
 def _slurm(hosts: str, environ: Mapping[str, str]) -> tuple[Node, ...]:
+    """A slot for each CPU of each task; where Slurm does not say the job's tasks, for each CPU."""
     nodes = expand(hosts)
-    name = "SLURM_TASKS_PER_NODE"
-    text = environ.get(name)
-    if not text:
+    tasks, cpus = "SLURM_TASKS_PER_NODE", "SLURM_JOB_CPUS_PER_NODE"
+    # Inside of a step that variable is about the step, which may have fewer hosts.
+    step = environ.get("SLURM_STEP_ID") and environ.get(cpus)
+    if environ.get(tasks) and not step:
+        each = int(environ.get("SLURM_CPUS_PER_TASK") or "1")
+        slots = [count * each for count in _counts(tasks, hosts, len(nodes), environ)]
+    elif environ.get(cpus):
+        slots = _counts(cpus, hosts, len(nodes), environ)
+    else:
         return nodes
-    counts = [pair for part in text.split(",") for pair in _slurm_count(name, part)]
-    if sum(times for _, times in counts) != len(nodes):
-        raise NodeError(f"{name}={text} does not count the {len(nodes)} hosts of {hosts}")
-    slots = chain.from_iterable([count] * times for count, times in counts)
     return tuple(replace(node, slots=count) for node, count in zip(nodes, slots, strict=True))
+
+
+def _counts(name: str, hosts: str, length: int, environ: Mapping[str, str]) -> list[int]:
+    """What a variable such as ``2(x3),1`` says of each host."""
+    text = environ[name]
+    counts = [pair for part in text.split(",") for pair in _slurm_count(name, part)]
+    if sum(times for _, times in counts) != length:
+        raise NodeError(f"{name}={text} does not count the {length} hosts of {hosts}")
+    return list(chain.from_iterable([count] * times for count, times in counts))
 
 
 def _slurm_count(name: str, part: str) -> Iterator[tuple[int, int]]:

@@ -26,6 +26,7 @@ from cluster.nodes import (
     NodeError,
     NodeList,
     Roster,
+    has_allocation,
     local,
     names_file,
     parse_entry,
@@ -207,9 +208,15 @@ class Nodes(HostRule):
     """``nodes`` in any form."""
 
     def check_in(self, value: Any, context: Context) -> NodeList:
-        """The node list, each host once."""
+        """The node list, each host once; empty for the hosts of a job outside of any job.
+
+        So a spec can be read and scheduled where no job is; what is to run refuses it.
+        """
         if isinstance(value, NodeList):
             return value
+        if _is_auto(value) and not has_allocation(context.environ):
+            form = NodesForm.model_validate({**_mapping(value), "hosts": []}, context=context)
+            return NodeList((), form.required, form.wait)
         form = NodesForm.model_validate(_mapping(value), context=context)
         if form.file is not None:
             with _located("file"):
@@ -227,6 +234,13 @@ class Nodes(HostRule):
             defaults = form.defaults.made() if form.defaults else Defaults()
         files = tuple(context.files)
         return NodeList(defaults.fill(hosts), form.required, form.wait, files, defaults)
+
+
+def _is_auto(value: Any) -> bool:
+    """Whether the hosts of a job are all that is meant."""
+    if isinstance(value, Mapping) and value.get("file") is None:
+        value = value.get("hosts")
+    return value in ("auto", ["auto"])
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

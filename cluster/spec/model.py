@@ -251,8 +251,11 @@ class Spec(Frozen):
             SpecError: a change that does not fit.
         """
         keys = {name: value for name, value in _plain(self).items() if name not in without}
-        # The hosts of the files are in the list already.
-        keys["nodes"].pop("files", None)
+        if "nodes" in keys:
+            # The hosts of the files are in the list already.
+            keys["nodes"].pop("files", None)
+            # None were there yet: those of a job, which this process may be in now.
+            keys["nodes"]["hosts"] = keys["nodes"]["hosts"] or "auto"
         origin = Origin(self.path, self.base, self.overrides)
         made = self.read(Document.of(keys), origin, changes)
         if any(_changes_hosts(change) for change in changes):

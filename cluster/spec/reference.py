@@ -198,7 +198,7 @@ _CONCLUSION = """\
 | `host:4`, `4/host` | a host with 4 slots (a port is a key of its own) |
 | `user@host`, `"[::1]:4"` | a user for ssh; an IPv6 address stands in brackets |
 | `hosts.txt`, `path/to/hostfile` | a host file of Open MPI or MPICH; its lines add up |
-| `auto` | the hosts that Slurm or PBS gave to this job, else this machine |
+| `auto` | the hosts that Slurm or PBS gave to this job; outside of a job nothing can be run |
 
 A text names a file where it holds a `/`, ends in `.txt`, `.hosts`, `hostfile` or `machinefile`, or
 where there is such a file beside the spec. A host may stand only once.

@@ -228,7 +228,23 @@ def test_auto_takes_the_allocation_of_slurm() -> None:
     ]
 
 
-def test_slurm_without_tasks_leaves_the_slots_open() -> None:
+def test_a_task_of_several_cpus_has_as_many_slots() -> None:
+    """One task a host with all its CPUs is a common way to ask for whole hosts."""
+    environ = {"SLURM_JOB_NODELIST": "n[1-3]", "SLURM_TASKS_PER_NODE": "1(x2),2"}
+    found = parse("auto", Path(), environ | {"SLURM_CPUS_PER_TASK": "4"})
+    assert [node.slots for node in found] == [4, 4, 8]
+
+
+def test_in_a_step_the_cpus_of_the_job_count() -> None:
+    """There Slurm says the tasks of the step, not of the job."""
+    environ = {
+        "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_JOB_CPUS_PER_NODE": "2(x2),1",
+        "SLURM_STEP_ID": "0", "SLURM_TASKS_PER_NODE": "1",
+    }  # fmt: skip
+    assert [node.slots for node in parse("auto", Path(), environ)] == [2, 2, 1]
+
+
+def test_slurm_without_tasks_and_cpus_leaves_the_slots_open() -> None:
     """The hosts are asked then."""
     assert parse("auto", Path(), {"SLURM_NODELIST": "n1"}) == (Node("n1"),)
 
@@ -248,11 +264,13 @@ def test_auto_takes_the_allocation_of_pbs(tmp_path: Path) -> None:
     assert found == (Node("n1", slots=2), Node("n2", slots=1))
 
 
-def test_auto_outside_of_a_job_is_this_machine() -> None:
-    """Empty variables count as none."""
-    found = parse("auto", Path(), {"SLURM_JOB_NODELIST": "", "PBS_NODEFILE": ""})
-    assert found == (nodes.local(),)
-    assert found[0].slots == nodes.usable_cores()
+def test_auto_outside_of_a_job_is_refused() -> None:
+    """Empty variables count as none; this machine is never taken in the place of a job's hosts."""
+    environ = {"SLURM_JOB_NODELIST": "", "PBS_NODEFILE": ""}
+    assert not nodes.has_allocation(environ)
+    with pytest.raises(NodeError, match="in none of Slurm's or PBS's") as refused:
+        parse("auto", Path(), environ)
+    assert "cluster schedule SPEC --slurm" in (refused.value.fix or "")
 
 
 @pytest.mark.fault(84)

@@ -192,6 +192,24 @@ NODES: list[tuple[str, list[tuple[str, int | None]]]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    "nodes", ["auto", "[auto]", "{hosts: auto}", "{hosts: [auto], required: 3}"]
+)
+def test_a_spec_for_the_hosts_of_a_job_can_be_read_outside_of_one(nodes: str) -> None:
+    """It is scheduled there; its hosts come with the job, also after a change."""
+    spec = parse(f"{GOOD}nodes: {nodes}", "s.yaml", Path(), (), {})
+    assert spec.nodes.hosts == ()
+    assert spec.nodes.required == (3 if "required" in nodes else None)
+    assert Spec.from_json(spec.to_json()).nodes == spec.nodes
+    assert spec.revised(["samples=7"]).nodes == spec.nodes
+
+
+def test_hosts_of_a_job_beside_others_need_the_job() -> None:
+    """Else the others would be all."""
+    with pytest.raises(SpecError, match="in none of Slurm's or PBS's"):
+        parse(f"{GOOD}nodes: [auto, n1]", "s.yaml", Path(), (), {})
+
+
 @pytest.mark.parametrize(("nodes", "expected"), NODES)
 def test_nodes_may_be_written_in_many_ways(
     tmp_path: Path, nodes: str, expected: list[tuple[str, int | None]]

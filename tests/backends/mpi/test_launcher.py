@@ -65,7 +65,8 @@ def test_root_is_allowed_only_where_it_is_root(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_another_launcher_left_is_scrubbed() -> None:
     """A launcher that is started inside of another one's job would join that."""
-    left = {"OMPI_COMM_WORLD_SIZE": "4", "PMIX_RANK": "1", "PMI_FD": "3", "MPI_LOCALNRANKS": "2"}
+    left = {"OMPI_COMM_WORLD_SIZE": "4", "PMIX_RANK": "1", "PMI_FD": "3", "MPI_LOCALNRANKS": "2",
+            "SLURM_JOB_ID": "7"}  # fmt: skip
     assert scrubbed({**left, "PATH": "/bin", "PMIGHT": "stays"}) == {
         "PATH": "/bin", "PMIGHT": "stays"
     }  # fmt: skip

@@ -1,0 +1,198 @@
+"""Runs as jobs of a real Slurm: its controller, three nodes, its clocks and its signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cluster.backends.base import TABLE
+from tests.conftest import need
+from tests.lab.harness import Lab
+from tests.lab.site import HOSTED, pids
+from tests.slurm.harness import HOSTS, Desk, await_no_agents
+
+pytestmark = pytest.mark.slow
+
+Make = Callable[..., Desk]
+# Slurm looks at limits once in half a minute, and sends the warning up to a minute early.
+LIMITED = ("nodes=3", "ntasks-per-node=2", "time=2")
+
+
+def drawn_by_all(result: dict[str, Any], slots: int = 2) -> None:
+    """The per-node table names all three hosts, each with its slots and tasks."""
+    nodes = {node["node"]: node for node in result["nodes"]}
+    assert set(nodes) == set(HOSTS)
+    assert all(node["slots"] == slots and node["tasks"] for node in nodes.values())
+    assert sum(node["samples"] for node in nodes.values()) == result["samples"]
+
+
+@pytest.mark.parametrize("backend", HOSTED)
+def test_a_job_draws_on_all_its_hosts(desk: Make, backend: str) -> None:
+    """Whatever carries the tasks: `nodes: auto`, agents by srun, and the digest of `serial`."""
+    entry = next(entry for entry in TABLE if entry.name == backend)
+    need(entry.usable, f"{backend}: {entry.install}")
+    made = desk(backend=backend)
+    assert made.await_end(made.submit(made.batch()))["JobState"] == "COMPLETED"
+    result = made.result()
+    assert (result["state"], result["digest"]) == ("done", made.digest())
+    drawn_by_all(result)
+    await_no_agents(made.lab)
+
+
+def test_the_tasks_of_each_host_are_its_slots(desk: Make) -> None:
+    """Five tasks: two, two, and one."""
+    made = desk(blocks=100)
+    made.await_end(made.submit(made.batch("ntasks=5")))
+    slots = {node["node"]: node["slots"] for node in made.result()["nodes"]}
+    assert slots == {"h1": 2, "h2": 2, "h3": 1}
+
+
+def test_srun_starts_one_world(desk: Make) -> None:
+    """A rank a task; the first one dispatches."""
+    made = desk()
+    assert made.await_end(made.submit(made.batch(mpi="pmix")))["JobState"] == "COMPLETED"
+    result = made.result()
+    assert (result["state"], result["digest"]) == ("done", made.digest())
+    drawn_by_all(result)
+    assert "in an MPI world of 6 ranks" in made.log()
+    assert "couldn't open the help file" not in made.log()
+    assert "Component: munge" not in made.log()
+
+
+def test_processes_that_are_no_world_are_refused(desk: Make) -> None:
+    """Without --mpi each would compute everything; nothing is drawn, and the job ends with 78."""
+    made = desk()
+    words = f"srun --mpi=none {Lab.python} -m cluster submit {made.there}/spec.yaml"
+    job = made.send(f"#!/bin/sh\n{words}\n", "--nodes=3", "--chdir", str(made.there))
+    assert made.await_end(job)["ExitCode"] == "78:0"
+    assert not (made.here / "runs").exists()
+
+
+def test_a_job_whose_limit_is_near_drains_and_goes_on(desk: Make) -> None:
+    """Requeued until the target holds; each block was drawn once, the digest is that of one run."""
+    made = desk(blocks=420, nap=1.0)
+    facts = made.await_end(job := made.submit(made.batch(*LIMITED, warning=60)), 400)
+    assert facts["JobState"] == "COMPLETED"
+    assert int(facts["Restarts"]) >= 1
+    result = made.result()
+    assert (result["state"], result["digest"]) == ("done", made.digest())
+    drawn_by_all(result)
+    assert result["failures"] == []
+    assert "requeued after start 1" in made.log()
+    assert f"*** JOB {job} ON h1 CANCELLED" not in made.log().partition("requeued after")[0]
+
+
+def test_a_limit_that_hits_loses_nothing(desk: Make) -> None:
+    """No time to drain: Slurm kills what is there, and the next job goes on from the ledger."""
+    made = desk(blocks=400, nap=1.0)
+    batch = made.batch("nodes=3", "ntasks-per-node=2", "time=1")
+    words = f"exec {Lab.python} -m cluster submit {made.there}/spec.yaml --resume"
+    text = f"#!/bin/sh\n#SBATCH --output=first.log --time=1\ntrap : TERM\n{words}\n"
+    job = made.send(text, "--nodes=3", "--ntasks-per-node=2", "--chdir", str(made.there))
+    assert made.await_end(job, 200)["JobState"] == "TIMEOUT"
+    await_no_agents(made.lab)
+    made.nap = 0.0
+    made.await_end(made.submit(batch))
+    result = made.result()
+    assert (result["state"], result["digest"]) == ("done", made.digest())
+    drawn_by_all(result)
+
+
+def test_a_job_requeues_itself_so_often_and_no_more(desk: Make) -> None:
+    """The run is partial by a limit of its own; the third start would be one too many."""
+    made = desk(blocks=100_000, nap=0.2, until={"max_time": "32s"})
+    facts = made.await_end(made.submit(made.batch(restarts=1)), 200)
+    assert (facts["JobState"], facts["Restarts"], facts["ExitCode"]) == ("FAILED", "1", "3:0")
+    assert "not done after 1 restarts" in made.log()
+    result = made.result()
+    assert (result["state"], result["stopped_by"]) == ("partial", "max_time")
+    drawn_by_all(result)
+
+
+def test_a_failed_run_ends_the_job_with_its_code(desk: Make) -> None:
+    """It would fail again."""
+    made = desk()
+    (made.here / "kernel.py").write_text("def f(rng, samples):\n    raise ValueError(7)\n")
+    facts = made.await_end(made.submit(made.batch()))
+    assert (facts["JobState"], facts["Restarts"], facts["ExitCode"]) == ("FAILED", "0", "1:0")
+    assert made.result()["state"] == "failed"
+
+
+def test_scancel_is_for_good(desk: Make) -> None:
+    """The run drains, nothing is requeued, and no process is left."""
+    made = desk(blocks=100_000)
+    job = made.submit(made.batch())
+    made.await_state(job, {"RUNNING"}, 30)
+    wait_for_agents(made.lab)
+    time.sleep(5)
+    made.slurm("scancel", job)
+    assert made.await_end(job)["JobState"] == "CANCELLED"
+    await_no_agents(made.lab)
+    result = made.result()
+    assert (result["state"], result["stopped_by"]) == ("interrupted", "SIGTERM")
+    assert result["samples"] > 0
+
+
+def test_a_killed_dispatcher_leaves_nothing(desk: Make) -> None:
+    """The steps end with their channel; the script ends with the code, and a next job goes on."""
+    made = desk(blocks=300)
+    made.nap = 0.5
+    job = made.submit(made.batch())
+    made.await_state(job, {"RUNNING"}, 30)
+    wait_for_agents(made.lab)
+    time.sleep(5)
+    for pid in pids(made.lab, "h1", "cluster submit"):
+        os.kill(pid, signal.SIGKILL)
+    assert made.await_end(job)["ExitCode"] == "137:0"
+    await_no_agents(made.lab)
+    made.nap = 0.0
+    made.await_end(made.submit(made.batch()))
+    assert made.result()["digest"] == made.digest()
+
+
+def test_a_node_that_dies_costs_what_it_drew(desk: Make) -> None:
+    """Slurm requeues the job without it; the ledger has what was drawn on it before."""
+    made = desk(blocks=400, nap=0.5)
+    job = made.submit(made.batch("nodes=2-3", "ntasks=4", "ntasks-per-node=2"))
+    made.await_state(job, {"RUNNING"}, 30)
+    wait_for_agents(made.lab, made.facts(job)["NumNodes"])
+    time.sleep(5)
+    last = HOSTS[int(made.facts(job)["NumNodes"]) - 1]
+    try:
+        made.lab.kill(last)
+        facts = made.await_end(job, 300)
+    finally:
+        made.lab.heal(last)
+        made.lab.do("slurm", "up")
+    assert facts["JobState"] == "COMPLETED"
+    result = made.result()
+    assert (result["state"], result["digest"]) == ("done", made.digest())
+
+
+def test_tasks_of_an_array_run_beside_each_other(desk: Make) -> None:
+    """One host to each, and a ledger of its own to each: hosts do not share one over a network."""
+    made = desk(blocks=60, nap=0.2, backend="processes")
+    spec = (made.here / "spec.yaml").read_text().replace('nodes: "auto"', "nodes: localhost:2")
+    (made.here / "spec.yaml").write_text(spec)
+    words = f"{Lab.python} -m cluster submit spec.yaml --set seed=$SLURM_ARRAY_TASK_ID"
+    text = f"#!/bin/sh\n{words} --store runs/$SLURM_ARRAY_TASK_ID\n"
+    options = ("--array=1-3", "--nodes=1", "--ntasks=2", "--chdir", str(made.there))
+    job = made.send(text, *options)
+    places = {made.await_end(f"{job}_{task}")["BatchHost"] for task in (1, 2, 3)}
+    assert places == set(HOSTS)
+    results = [result for task in "123" for result in made.results(f"runs/{task}")]
+    assert [result["seed"] for result in results] == [1, 2, 3]
+    assert results[0]["digest"] == made.digest()
+
+
+def wait_for_agents(lab: Lab, hosts: str = "3") -> None:
+    """Agents are up on so many hosts."""
+    end = time.monotonic() + 30
+    while sum(bool(pids(lab, host, "cluster.agent")) for host in HOSTS) < int(hosts):
+        assert time.monotonic() < end, "the agents did not come up"
+        time.sleep(0.2)

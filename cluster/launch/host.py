@@ -13,7 +13,7 @@ from cluster import __version__
 from cluster.child import Child
 from cluster.handshake import differences, table
 from cluster.launch import srun
-from cluster.launch.ssh import Trouble, agent_environment, is_here, trouble
+from cluster.launch.ssh import Trouble, agent_command, agent_environment, is_here, trouble
 from cluster.nodes import Node
 from cluster.work import Work
 

@@ -30,7 +30,7 @@ BACKENDS = ("ssh", "dispy", "scoop", "mpi")
 TARGETS: Mapping[float, float] = {1.0: 0.95, 0.1: 0.8}
 # dispy starts a process for every job: what that costs at short tasks is told, not judged.
 TOLD = {("dispy", 0.1)}
-RUN_SECONDS = 8.0
+RUN_SECONDS = 5.0
 NOOPS = 20_000
 # Seconds to the first outcome of a run over three hosts.
 STARTS: Mapping[str, float] = {"scoop": 4.0, "mpi": 4.0}

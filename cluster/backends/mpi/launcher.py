@@ -122,7 +122,7 @@ def environment(launcher: Launcher, environ: Mapping[str, str], shell: str) -> d
     if launcher.flavour == "openmpi":
         more = {"PRTE_MCA_plm_ssh_agent": shell, "PRTE_MCA_plm_ssh_no_tree_spawn": "1"}
         if os.geteuid() == 0:
-            # Kernels run as this user with every other backend too; the reason tells of it.
+            # Kernels run as this user with every other backend, too.
             more |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return {**scrubbed(environ), **more}
 

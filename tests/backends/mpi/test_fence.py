@@ -70,6 +70,24 @@ def test_an_address_that_is_not_ours_is_refused_to_the_caller() -> None:
     assert "Cannot assign requested address" in err
 
 
+def test_where_nobody_may_look_mpi_works_as_it_always_does(tmp_path: Path) -> None:
+    """A container can forbid it: the command gets what it asked for, and it is said."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    text = """
+from cluster.backends.mpi import fence
+
+def forbidden(thread, place, size):
+    raise PermissionError(13, "Permission denied")
+
+fence._memory = forbidden
+fence.main()
+"""
+    words = [sys.executable, "-c", text, "127.0.0.7", sys.executable, str(tmp_path / "program.py")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    assert json.loads(done.stdout)[:2] == ["0.0.0.0", "::"]
+    assert "cannot be held to one address" in done.stderr
+
+
 @pytest.mark.parametrize(("words", "code"), [("exit 3", 3), ("kill -9 $$", 137)])
 def test_it_ends_as_the_command_does(words: str, code: int) -> None:
     """With its exit code, or 128 and the signal."""

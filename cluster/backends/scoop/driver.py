@@ -153,7 +153,9 @@ class Origin:
 
     def _hand_out(self) -> None:
         """Give every idle worker its share of what waits, as one future."""
-        idle = len(self._workers) - len(self._open)
+        idle = len(self._workers) - sum(
+            batch.worker in self._workers or not batch.worker for batch in self._open.values()
+        )
         while self._waiting and idle > 0:
             idle -= 1
             share = -(-len(self._waiting) // len(self._workers))

@@ -181,8 +181,10 @@ class Engine(Driven):
         elif "unfit" in message["message"]:
             host.refuse(message["message"]["unfit"], message["message"]["fix"])
         else:
-            seat.heard, seat.joined = time.monotonic(), True
-            seat.at = message["message"].get("at")
+            seat.heard, seat.at = time.monotonic(), message["message"].get("at")
+            if not seat.joined:
+                seat.joined = True
+                self._count(host, "ready")
 
     # -- what is done -----------------------------------------------------------------------------
 
@@ -224,7 +226,6 @@ class Engine(Driven):
             elif host.ready and seat.joined and not seat.admitted and host.name not in self._shut:
                 seat.admitted = True
                 self._say({"admit": seat.name})
-                self._count(host, "ready")
 
     def _start_seat(self, host: Host, seat: Seat, now: float) -> None:
         address = str(host.hello["dispatcher"])
@@ -255,4 +256,4 @@ class Engine(Driven):
         self._up.pop(host.name, None)
 
     def _count(self, host: Host, reason: str) -> None:
-        self._up[host.name] = sum(seat.admitted for seat in self._seats[host.name]), reason
+        self._up[host.name] = sum(seat.joined for seat in self._seats[host.name]), reason

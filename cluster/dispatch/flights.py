@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cluster.work import Task
 
 # A slot is given tasks ahead of its need for so many seconds of work, and never more than so many.
-_AHEAD = 0.1
+_AHEAD = 0.15
 _MOST_AHEAD = 128
 
 

@@ -22,6 +22,7 @@ from cluster.backends.dispy.seal import Seal, fresh_secret
 from cluster.slots import python_command
 
 NODE = "cluster.backends.dispy.node"
+pytestmark = pytest.mark.pythons
 
 
 class Started(NamedTuple):

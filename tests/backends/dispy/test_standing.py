@@ -33,6 +33,7 @@ from tests.conftest import need
 
 ENTRY = next(entry for entry in TABLE if entry.name == "dispy")
 SECONDS = 30.0
+pytestmark = pytest.mark.pythons
 Start = Callable[..., subprocess.Popen[str]]
 
 

@@ -278,7 +278,9 @@ def _compute(
                 weights={node.host: node.weight for node in nodes},
             )  # fmt: skip
             loop = Loop(core, stop or Stop(), goal.max_time)
-            options = Options(required=request.spec.nodes.required)
+            options = Options(
+                required=request.spec.nodes.required, probe=request.probe, probed=writer.probe
+            )
             ending = loop.run(lambda: create(request.spec.backend, nodes, options))
             writer.flush()
     except StoreError as error:

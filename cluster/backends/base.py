@@ -66,12 +66,16 @@ class Options:
         tick: seconds after which ``run`` yields None if nothing else happened.
         required: so many hosts must be ready before the first task; None: all.
         launch: seconds within which they must be.
+        probe: how the probe of the kernel came out where the run was begun; None: nobody asked.
+        probed: is told how it came out on the first host, where nobody had asked before.
     """
 
     ready: float = 60.0
     tick: float = 1.0
     required: int | None = None
     launch: float = 30.0
+    probe: str | None = None
+    probed: Callable[[str], object] | None = None
 
 
 class Backend(ABC):

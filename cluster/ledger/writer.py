@@ -83,6 +83,14 @@ class Writer:
         """Record what happened to a node, or to the run."""
         self._put("INSERT INTO event VALUES (?, ?, ?, ?)", (self._run.key, at, node, text))
 
+    def probe(self, tally: str) -> None:
+        """Record how a probe of the kernel came out where the run was begun, once."""
+        sql = (
+            "UPDATE run SET definition = json_set(definition, '$.probe', ?)"
+            " WHERE key = ? AND json_extract(definition, '$.probe') IS NULL"
+        )
+        self._put(sql, (tally, self._run.key))
+
     def progress(self, progress: Mapping[str, object]) -> None:
         """Replace what readers see of the running estimate."""
         with self._wake:

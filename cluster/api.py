@@ -438,7 +438,10 @@ def _compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None
             def engine() -> Backend:
                 # All that are required came up once; after that, one is enough.
                 required = 1 if core.outcomes else request.spec.nodes.required
-                options = replace(Options.of(request.spec), required=required)
+                options = replace(
+                    Options.of(request.spec), required=required, probe=request.probe,
+                    probed=writer.probe,
+                )  # fmt: skip
                 return create(request.spec.backend, roster.nodes, options)
 
             ending = Loop(core, caller.stop or Stop(), goal.max_time, closes, roster).run(engine)

@@ -19,6 +19,7 @@ from cluster.work import PROBE_RUN, Outcome, Task, Work
 _PROBE_BLOCK = 1 << 62
 _PROBE_SAMPLES = 4096
 _DRAWS = 1000
+_FAILED = "failed"
 
 # What must be equal, in the order in which a person looks for the cause.
 _WORDS = {
@@ -86,4 +87,9 @@ def probed(outcome: Outcome) -> str:
     """What is to be compared of a probe: its tally, or how the kernel failed."""
     if outcome.tally is not None:
         return outcome.tally
-    return f"failed: {outcome.fault.type}" if outcome.fault else "failed"
+    return f"{_FAILED}: {outcome.fault.type}" if outcome.fault else _FAILED
+
+
+def is_drawn(probe: str) -> bool:
+    """Whether the kernel's probe came out as a tally, to which others may be held later."""
+    return not probe.startswith(_FAILED)

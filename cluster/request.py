@@ -42,6 +42,7 @@ class Request:
         pinned: blocks of every task, for measurements; None: adapted.
         common: its streams are those that all points of its sweep share.
         shard: of its blocks only those from the first to before the second are computed here.
+        probe: how a few samples of the kernel came out where the run was begun; None: not asked.
     """
 
     spec: Spec
@@ -55,6 +56,7 @@ class Request:
     pinned: int | None = None
     common: bool = False
     shard: tuple[int, int] | None = None
+    probe: str | None = None
 
     @property
     def identity(self) -> str:
@@ -86,8 +88,8 @@ class Request:
         return Work(run, self.source, self.params, self.seed, self.point, self.block)
 
     def with_recorded(self, other: Request) -> Request:
-        """The same request, with the seed and block that an earlier run of its key recorded."""
-        return replace(self, seed=other.seed, block=other.block)
+        """The same request, with what an earlier run of its key recorded: seed, block, probe."""
+        return replace(self, seed=other.seed, block=other.block, probe=other.probe)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-safe mapping, from which :meth:`from_json` makes an equal request."""
@@ -120,7 +122,9 @@ class Request:
         }
 
 
-_OWN = ("params", "seed", "block", "scale", "offset", "reference", "pinned", "common", "shard")
+_OWN = (
+    "params", "seed", "block", "scale", "offset", "reference", "pinned", "common", "shard", "probe",
+)  # fmt: skip
 
 
 def resolve(spec: Spec) -> Request:

@@ -81,6 +81,8 @@ class Options:
         launch: seconds within which they must be.
         secret: where the secret of nodes with ``attach`` is; None: they have none.
         trusted: those are stock ones, on a network that is trusted.
+        probe: how the probe of the kernel came out where the run was begun; None: nobody asked.
+        probed: is told how it came out on the first host, where nobody had asked before.
     """
 
     ready: float = 60.0
@@ -89,6 +91,8 @@ class Options:
     launch: float = 30.0
     secret: Secret | None = None
     trusted: bool = False
+    probe: str | None = None
+    probed: Callable[[str], object] | None = None
 
     @classmethod
     def of(cls, spec: Spec) -> Self:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from cluster.handshake import fingerprint
+from cluster.handshake import fingerprint, is_drawn
 from cluster.launch.host import Host, Patience, Reach, Standing, first_words
 from cluster.launch.ssh import agent_command
 from cluster.nodes import Node
@@ -63,10 +63,22 @@ class Fleet:
         self._first = first_words(work, self.patience, slots=slots, tells=tells)
         self._here = fingerprint(work)
         self._probe: tuple[str, str] | None = None
+        self._probed: Callable[[str], object] | None = None
         self._seen: dict[str, tuple[Standing, int]] = {}
         self._ending: list[tuple[Host, float]] = []
         self.hosts: dict[str, Host] = {}
         self.add(nodes)
+
+    def hold_to(self, probe: str | None, tell: Callable[[str], object] | None) -> None:
+        """Refuse hosts where the kernel's probe comes out otherwise than where the run was begun.
+
+        Args:
+            probe: how it came out there; None: the first host is what others are held to.
+            tell: is then called with how it came out on that.
+        """
+        self._probed = tell
+        if probe is not None:
+            self._probe = "where the run was begun", probe
 
     def add(self, nodes: Sequence[Node]) -> None:
         """Reach these as well."""
@@ -118,14 +130,16 @@ class Fleet:
     def _judge(self, host: Host) -> None:
         """Accept a host that has shaken hands, if the kernel's probe came out as on the others."""
         assert host.probe is not None
-        known = self._probe or (host.name, host.probe)
+        known = self._probe or (f"on {host.name}", host.probe)
         if known[1] != host.probe:
             host.refuse(
-                f"a few samples of the kernel came out differently there than on {known[0]}"
+                f"a few samples of the kernel came out differently there than {known[0]}"
                 " (another type of CPU, or other libraries)",
                 "leave the host out, or run the kernel only on hosts of its kind",
             )
             return
+        if self._probe is None and self._probed is not None and is_drawn(host.probe):
+            self._probed(host.probe)
         self._probe = known
         host.accept()
 

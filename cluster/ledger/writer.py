@@ -97,6 +97,14 @@ class Writer:
         """Tell a person what became of a wish."""
         self._put("UPDATE wish SET answer = ? WHERE key = ?", (json.dumps(answer), wish))
 
+    def probe(self, tally: str) -> None:
+        """Record how a probe of the kernel came out where the run was begun, once."""
+        sql = (
+            "UPDATE run SET definition = json_set(definition, '$.probe', ?)"
+            " WHERE key = ? AND json_extract(definition, '$.probe') IS NULL"
+        )
+        self._put(sql, (tally, self._run.key))
+
     def progress(self, progress: Mapping[str, object]) -> None:
         """Replace what readers see of the running estimate."""
         with self._wake:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,14 @@ WALL = "add table inet wall;" + ";".join(
     f"add rule inet wall {way} tcp dport != 22 tcp flags & (syn | ack) == syn drop"
     for way in ("input", "output")
 )
+KERNEL_OF_A_KIND = """
+import os, time
+from cluster import Hits
+
+def f(rng, samples):
+    time.sleep(0.02)
+    return Hits((rng.random(samples) < 0.25).sum() + int(os.environ.get("KIND", "0")), samples)
+"""
 Trouble = Callable[[Site], str]
 
 
@@ -210,6 +220,26 @@ def test_a_run_does_not_begin_with_fewer_hosts_than_are_required(lab: Lab, tmp_p
     assert error["fix"].endswith("--set nodes.required=1")
     result = site.run("submit", "spec.yaml", "--set", "nodes.required=1")
     assert (result["state"], result["digest"]) == ("done", site.digest)
+
+
+def test_a_resume_is_held_to_what_the_first_host_of_the_run_drew(lab: Lab, tmp_path: Path) -> None:
+    """A host on which the kernel comes out differently is refused, though it is the only one."""
+    site = Site(tmp_path, lab, "ssh", blocks=150, slots={"h1": 1}, kernel=KERNEL_OF_A_KIND)
+    run = site.start()
+    run.await_words("h1: 1 slot")
+    time.sleep(1)
+    run.process.send_signal(signal.SIGINT)
+    begun = run.result(130)
+    site.spec["nodes"][0].update(host="h2", env={"KIND": "1"})
+    site.write()
+    error = site.start("submit", "spec.yaml", "--resume").result(69)["error"]
+    said = "h2: a few samples of the kernel came out differently there than where the run was begun"
+    assert said in error["message"]
+    site.spec["nodes"][0]["env"] = {}
+    site.write()
+    result = site.run("submit", "spec.yaml", "--resume")
+    assert (result["run"], result["state"]) == (begun["run"], "done")
+    assert 0 < begun["samples"] < result["samples"]
 
 
 @pytest.mark.fault(22, 84)

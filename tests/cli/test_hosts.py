@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.shell import ask, cluster, ended, newest, only_document, spec, started, wait_for
+from cluster.backends.mpi.launcher import scrubbed
+from tests.cli.shell import (
+    COMMAND,
+    ROOT,
+    ask,
+    cluster,
+    ended,
+    newest,
+    only_document,
+    spec,
+    started,
+    wait_for,
+)
+from tests.conftest import need
 
 # Two names of this machine are two hosts of a run, each with an agent of its own.
 ONE, TWO = "localhost", "127.0.0.1"
@@ -90,6 +105,24 @@ def test_a_backend_of_one_machine_keeps_its_hosts(backend: str, tmp_path: Path) 
     error = change(run, tmp_path, "--add", TWO)["error"]
     assert "works on the hosts that it began with" in error["message"]
     assert "--set nodes=" in error["fix"]
+    assert ended(process)[0] == 0
+
+
+def test_a_world_of_the_users_own_keeps_its_hosts(tmp_path: Path) -> None:
+    """Mpirun gave it these."""
+    mpirun = Path(sys.executable).parent / "mpirun"
+    need(mpirun.exists(), "mpirun: pip install 'cluster-montecarlo[mpi]'")
+    path = spec(tmp_path, "slow", samples=120_000)
+    root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    words = [str(mpirun), *root, "--bind-to", "none", "--oversubscribe", "-n", "2"]
+    process = subprocess.Popen(
+        [*words, *COMMAND, "submit", path.name], cwd=tmp_path, text=True,
+        env={**scrubbed(os.environ), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_for((tmp_path / "begun").exists)
+    error = change(newest(tmp_path) or "", tmp_path, "--add", TWO)["error"]
+    assert "in an MPI world that mpirun or srun started" in error["message"]
     assert ended(process)[0] == 0
 
 

@@ -11,14 +11,14 @@ import selectors
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Seat, Source, settle
 from cluster.backends.mpi.hand import Hand
 from cluster.backends.mpi.world import DOWN, UP, World, guarded, join
-from cluster.errors import EngineError
+from cluster.errors import EngineError, UsageError
 from cluster.handshake import differences, fingerprint, table
 from cluster.nodes import Node
 from cluster.work import Outcome, Task, Work
@@ -215,6 +215,13 @@ class Inside(Backend):
             self._all.tell({"rest": self._all.run})
             self._all.world.flush()
             self._all.hand.tend()
+
+    def resize(self, nodes: Sequence[Node]) -> None:
+        """See :meth:`Backend.resize`: a world keeps the size that its launcher gave it."""
+        raise UsageError(
+            "this run is in an MPI world that mpirun or srun started, with the hosts that it gave",
+            fix="end it, and start it over other hosts with --resume",
+        )
 
     def _begin(self, work: Work) -> None:
         self._here = fingerprint(work)

@@ -11,7 +11,7 @@ _FIELD = re.compile(r"[0-9A-Za-z*,/-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NICKNAMES = {"@reboot", "@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight",
               "@hourly"}  # fmt: skip
-# MAX_COMMAND of cron 3.0pl1, which Debian has, and which cuts off what is longer.
+# MAX_COMMAND of cron 3.0pl1, which Debian has, less its end.
 _LONGEST = 998
 
 

@@ -23,7 +23,7 @@ _URL = re.compile(r"https?://[^\s/${}@?#]+([/?][^\s]*)?")
 class Hours(Text):
     """A window of hours; whether it crosses midnight, its times say."""
 
-    form: str = "a window such as `22:00-06:00`"
+    form: str = "a window such as 22:00-06:00"
     pattern: str | None = f"{_TIME} ?- ?{_TIME}"
 
     def judge(self, value: str) -> None:
@@ -34,7 +34,7 @@ class Hours(Text):
 class ZoneName(Text):
     """A name of the tz database."""
 
-    form: str = "a time zone such as `Europe/Berlin`"
+    form: str = "a time zone such as Europe/Berlin"
 
     def judge(self, value: str) -> None:
         _judged(zone_of, value)

@@ -82,3 +82,12 @@ def test_markers_that_do_not_match_leave_the_crontab_alone(crontab: str) -> None
     """Else a line of somebody else could be taken away."""
     with pytest.raises(CrontabError, match="by hand"):
         remove(crontab, "night")
+
+
+def test_a_command_too_long_for_cron_is_refused() -> None:
+    """Before cron does, in words that say how long it may be."""
+    assert len(line("@daily", ["/bin/" + "x" * 990])) > 990
+    with pytest.raises(
+        CrontabError, match="cron takes 998 letters of a command, this one has 1005"
+    ):
+        line("@daily", ["/bin/" + "x" * 1000])

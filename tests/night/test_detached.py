@@ -30,7 +30,9 @@ from tests.cli.shell import (
     counted,
     ended,
     environment,
+    in_terminal,
     only_document,
+    screen,
     spec,
     started,
     wait_for,
@@ -180,6 +182,17 @@ def test_watching_shows_progress_and_disturbs_nothing(tmp_path: Path) -> None:
     assert "digest" in out
     result = ask("show", run, cwd=tmp_path)
     assert (result["state"], result["stopped_by"], len(result["events"])) == ("done", "samples", 2)
+
+
+def test_on_a_terminal_watching_is_a_bar(tmp_path: Path) -> None:
+    """With a row a node, as for who submitted it; it is gone when the result comes."""
+    run = detached(spec(tmp_path, "slow", params={"pause": 0.1}), cwd=tmp_path)["run"]
+    code, received = in_terminal(["watch", run], tmp_path)
+    assert code == 0
+    assert "utilisation" in received.partition("digest")[0]
+    shown = "\n".join(screen(received))
+    assert shown.count("slow:") == 1
+    assert "elapsed" not in shown
 
 
 @pytest.mark.parametrize("verb", ["watch", "wait", "attach"])

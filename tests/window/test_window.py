@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
+from pathlib import Path
+from zoneinfo import TZPATH, ZoneInfo
 
 import pytest
 
-from cluster.window import Window, WindowError, start_key
+from cluster import window
+from cluster.window import Window, WindowError, start_key, zone_of
+from tests.conftest import need
 
 BERLIN = "Europe/Berlin"
 NIGHT = Window.parse("22:00-06:00", BERLIN)
@@ -122,3 +125,23 @@ def test_the_zone_is_the_one_that_was_named() -> None:
     tokyo = Window.parse("22:00-06:00", "Asia/Tokyo")
     assert tokyo.zone == ZoneInfo("Asia/Tokyo")
     assert tokyo.opening(date(2026, 7, 1)) == at("2026-07-01T22:00+09:00")
+
+
+def test_without_a_name_the_zone_is_the_machine_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/etc/localtime says it, not TZ, which a start by cron has not; without one it is UTC."""
+    found = [tokyo for folder in TZPATH if (tokyo := Path(folder, "Asia", "Tokyo")).exists()]
+    need(found, "the tz database: apt install tzdata")
+    place = tmp_path / "zoneinfo" / "Asia" / "Tokyo"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(found[0].read_bytes())
+    local = tmp_path / "localtime"
+    local.symlink_to(place)
+    monkeypatch.setattr(window, "_LOCALTIME", str(local))
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    night = Window.parse("22:00-06:00", None)
+    assert night.opening(date(2026, 7, 1)) == at("2026-07-01T22:00+09:00")
+    assert str(night) == "22:00-06:00 (Asia/Tokyo)"
+    local.unlink()
+    assert str(zone_of(None)) == "UTC"

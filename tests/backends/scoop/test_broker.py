@@ -133,6 +133,26 @@ def test_a_worker_gets_tasks_once_it_is_admitted_and_until_it_is_forgotten(
     assert broker.works(1.0)
 
 
+def test_a_worker_that_is_barred_keeps_its_turn_until_it_is_admitted_again(
+    broker: Broker, speak: Callable[[str, bytes], Speaker], key: str
+) -> None:
+    """It asks once and waits; what was sent before it was barred is told before that."""
+    sealed = SealedPickle(key)
+    worker, origin = (speak(f"{broker.place}-task", name) for name in (b"h1:a", b"origin"))
+    worker.say(b"I", sealed.dumps({"headless": False}))
+    assert len([worker.hear() for _ in range(2)]) == 2
+    broker.gate.orders.put(("admit", b"h1:a"))
+    worker.say(b"RQ")
+    time.sleep(0.3)
+    broker.gate.orders.put(("bar", b"h1:a"))
+    assert news(broker) == [("barred", b"h1:a", b"")]
+    origin.say(b"T", b"id 1", b"one")
+    assert worker.hear(0.3) == []
+    broker.gate.orders.put(("admit", b"h1:a"))
+    assert worker.hear() == [b"T", b"one"]
+    assert news(broker) == [("sent", b"id 1", b"h1:a")]
+
+
 def test_the_broker_listens_where_it_is_told_and_says_where_it_cannot(
     broker: Broker, speak: Callable[[str, bytes], Speaker], key: str
 ) -> None:

@@ -32,6 +32,10 @@ COMMANDS = {
     "attach": ["RUN"],
     "stop": ["RUN"],
     "repro": ["RUN", "--block", "2"],
+    "verify": ["RUN"],
+    "gc": ["--keep", "9"],
+    "export": ["RUN", "--blocks", "0-9", "--to", "shard"],
+    "merge": ["together", "runs"],
     "nodes": ["quarter.yaml"],
 }
 # They work until a signal; each is asked by its own tests.

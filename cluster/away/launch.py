@@ -22,8 +22,8 @@ from cluster.errors import EngineError, retold
 _PATIENCE = 120.0
 # From its start to a first usable slot; a run on far hosts is not waited for longer.
 _SETTLING = 5.0
-# From there on, for what fails in its first block.
-_GRACE = 0.4
+# From there on to its first task, for what fails in that.
+_GRACE = 1.0
 _BOOTSTRAP = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import cluster; del sys.path[0]; "
     "from cluster.__main__ import main; sys.exit(main())"
@@ -39,6 +39,7 @@ class Word:
     code: int = 0
     error: dict[str, Any] | None = None
     ready: bool = False
+    works: bool = False
     over: bool = False
 
     def hear(self, line: bytes) -> None:
@@ -50,7 +51,7 @@ class Word:
 def launch(arguments: Sequence[str]) -> Word:
     """Start a command of ours in a session of its own; returns its first word.
 
-    That is: its run, once a slot of it is usable or some seconds after it began; or how it ended,
+    That is: its run, once it has computed a task, or its time for that is over; or how it ended,
     where that was sooner.
 
     Args:
@@ -94,7 +95,7 @@ def _lines(reader: int, word: Word) -> Iterator[bytes]:
     """What it says, line by line, for as long as it is worth to listen."""
     begun, named, ready = time.monotonic(), 0.0, 0.0
     rest = b""
-    while not word.over:
+    while not (word.over or word.works):
         now = time.monotonic()
         named = named or (now if word.run else 0.0)
         ready = ready or (now if word.ready else 0.0)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ClusterError, StoreError
-from cluster.events import Event, NodeChanged, Started
+from cluster.events import Event, NodeChanged, Progress, Started
 from cluster.ledger import log_of
 from cluster.report.result import Result
 
@@ -33,6 +33,7 @@ class Voice:
 
     def __init__(self, word: int | None, arguments: Sequence[str], *, copy: bool) -> None:
         self._word, self._arguments, self._copy = word, tuple(arguments), copy
+        self._told: dict[str, Any] = {}
 
     def observer(self, store: Path, then: Callable[[Event], None]) -> Callable[[Event], None]:
         """Observe the events of a run in a store, each before ``then`` does."""
@@ -43,6 +44,8 @@ class Voice:
                 self._tell(run=event.run)
             elif isinstance(event, NodeChanged) and event.slots:
                 self._tell(ready=True)
+            elif isinstance(event, Progress) and any(node.tasks for node in event.nodes):
+                self._tell(works=True)
             then(event)
 
         return observe
@@ -56,8 +59,9 @@ class Voice:
         self._tell(error=error.to_json(), code=error.code, over=True)
 
     def _tell(self, **words: Any) -> None:
-        if self._word is None:
+        if self._word is None or words.items() <= self._told.items():
             return
+        self._told |= words
         try:
             os.write(self._word, json.dumps(words).encode() + b"\n")
         except OSError:  # who started it has heard enough, and is gone

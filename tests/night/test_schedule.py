@@ -71,6 +71,7 @@ def test_an_empty_crontab_is_taken_away_whole(cron: Crond, tmp_path: Path) -> No
     assert "no crontab for root" in cron.run("crontab", "-l", cwd=tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_an_edit_in_between_is_not_lost(cron: Crond, tmp_path: Path) -> None:
     """Of many schedules that are written at once, each one's lines are there in the end."""
     paths = [spec(tmp_path).rename(tmp_path / f"s{number}.yaml") for number in range(6)]

@@ -97,7 +97,7 @@ def run(
             db.row_factory = sqlite3.Row
             clocks = db.execute(
                 "SELECT MIN(started) AS began, MIN(received) AS first, MAX(received) AS last,"
-                " COUNT(*) AS tasks FROM outcome"
+                " SUM(wall) AS busy, COUNT(*) AS tasks FROM outcome"
             ).fetchone()
         db.close()
     return result, clocks, begun
@@ -126,10 +126,12 @@ def block_seconds() -> float:
     return float(busy / result["blocks"])
 
 
-def sample_rate(where: Ground, backend: str, seconds: float) -> float:
-    """Samples a second from the start of the first task to the last outcome in the dispatcher.
+def sample_rate(where: Ground, backend: str, seconds: float) -> tuple[float, float]:
+    """Samples a second, and the share of the time in which two slots were drawing.
 
-    What comes before, bringing the engine up, is told as the seconds to the first outcome.
+    The time is that from the start of the first task to the last outcome in the dispatcher. What
+    comes before, bringing the engine up, is told as the seconds to the first outcome. The share
+    says how much of a difference was the engine's: no other load of the machine lowers it much.
     """
     blocks = max(1, round(seconds / block_seconds()))
     tasks = 2 * max(2, round(RUN_SECONDS / seconds))
@@ -140,7 +142,8 @@ def sample_rate(where: Ground, backend: str, seconds: float) -> float:
     }  # fmt: skip
     with spec(content) as path:
         result, clocks, _ = run(path, where, backend, "--task-blocks", str(blocks))
-    return float(result["samples"] / (clocks["last"] - clocks["began"]))
+    spent = clocks["last"] - clocks["began"]
+    return float(result["samples"] / spent), float(clocks["busy"] / spent / 2)
 
 
 def against_processes(backend: str, where: Ground) -> None:
@@ -150,10 +153,12 @@ def against_processes(backend: str, where: Ground) -> None:
         for _ in range(ROUNDS):
             theirs.append(sample_rate(here(), "processes", seconds))
             ours.append(sample_rate(pair(where), backend, seconds))
-        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        ratio = statistics.median(a / b for (a, _), (b, _) in zip(ours, theirs, strict=True))
+        rates = [median([rate for rate, _ in side]) / 1e9 for side in (ours, theirs)]
+        busy = [median([share for _, share in side]) for side in (ours, theirs)]
         detail = (
-            f"{median(ours) / 1e9:.3f} and {median(theirs) / 1e9:.3f} G samples/s, 2 slots,"
-            f" {where.words}"
+            f"{rates[0]:.3f} and {rates[1]:.3f} G samples/s, slots busy {busy[0]:.1%} and"
+            f" {busy[1]:.1%} of the time, 2 slots, {where.words}"
         )
         judged = None if (backend, seconds) in TOLD else target
         report(f"{backend} / processes, pi, tasks of {seconds:g} s", ratio, judged, detail)

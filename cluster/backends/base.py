@@ -80,7 +80,6 @@ class Options:
         required: so many hosts must be ready before the first task; None: all.
         launch: seconds within which they must be.
         secret: where the secret of nodes with ``attach`` is; None: they have none.
-        trusted: those are stock ones, on a network that is trusted.
         probe: how the probe of the kernel came out where the run was begun; None: nobody asked.
         probed: is told how it came out on the first host, where nobody had asked before.
     """
@@ -90,7 +89,6 @@ class Options:
     required: int | None = None
     launch: float = 30.0
     secret: Secret | None = None
-    trusted: bool = False
     probe: str | None = None
     probed: Callable[[str], object] | None = None
 
@@ -102,7 +100,6 @@ class Options:
         return cls(
             required=spec.nodes.required,
             secret=Secret(place.env, file) if place else None,
-            trusted=spec.dispy is not None and spec.dispy.network == "trusted",
         )
 
 

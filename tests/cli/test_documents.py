@@ -32,6 +32,10 @@ COMMANDS = {
     "attach": ["RUN"],
     "stop": ["RUN"],
     "repro": ["RUN", "--block", "2"],
+    "verify": ["RUN", "--fraction", "0.1"],
+    "gc": ["--older-than", "100d", "--yes"],
+    "export": ["RUN", "--blocks", "0-3", "--to", "shard"],
+    "merge": ["together", "runs"],
     "nodes": ["quarter.yaml"],
 }
 # They work until a signal; each is asked by its own tests.

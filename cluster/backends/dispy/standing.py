@@ -136,6 +136,7 @@ class Standing:
         line, _, rest = data.partition(b"\n")
         try:
             message = json.loads(line)
+            message["way"] = "ssh"  # whose words the agent is told its addresses in
             node = message["node"]
             if self._slots is not None:
                 node["slots"] = min(node["slots"] or self._slots, self._slots)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -52,12 +53,13 @@ def secret(tmp_path: Path) -> Path:
 def port() -> int:
     """A port that is free, as the next one is."""
     while True:
+        # Below those that the system gives to connections, which could be given to one meanwhile.
+        port = random.randrange(15_000, 30_000)
         with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
             try:
+                first.bind(("127.0.0.1", port))
                 second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
+            except OSError:
                 continue
             return port
 

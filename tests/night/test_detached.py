@@ -74,13 +74,12 @@ def alone(pid: int) -> bool:
 
 
 def test_it_returns_at_once_and_the_run_ends_as_any_other(tmp_path: Path, unbroken: str) -> None:
-    """With its id; the run is a session of its own, its output in the log, its digest the same."""
+    """With its id; its output is in the log, its digest the same."""
     path = spec(tmp_path, "slow")
     begun = time.monotonic()
     told = detached(path, cwd=tmp_path)
     assert time.monotonic() - begun < 10
-    assert told["state"] == "running"
-    assert alone(holder(told["run"], tmp_path))
+    assert told["state"] in ("running", "done")  # it lasts a second
     result = ask("wait", told["run"], cwd=tmp_path)
     assert (result["state"], result["digest"]) == ("done", unbroken)
     log = ask("logs", told["run"], cwd=tmp_path)
@@ -93,7 +92,7 @@ def test_it_returns_at_once_and_the_run_ends_as_any_other(tmp_path: Path, unbrok
 
 @pytest.mark.fault(52)
 def test_it_outlives_its_shell_and_its_terminal(tmp_path: Path) -> None:
-    """The terminal is hung up and everything that was started in it gets SIGHUP: it goes on."""
+    """It is a session of its own: a terminal that is hung up takes nothing of it along."""
     path = lasting(tmp_path)
     command = shlex.join([*COMMAND, "submit", str(path), "--detach", "--json"])
     pid, terminal = pty.fork()
@@ -106,6 +105,7 @@ def test_it_outlives_its_shell_and_its_terminal(tmp_path: Path) -> None:
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGHUP
     run = json.loads((tmp_path / "told").read_text())["run"]
+    assert alone(holder(run, tmp_path))
     seen = counted(tmp_path)
     wait_for(lambda: counted(tmp_path) > seen)
     assert ask("status", run, cwd=tmp_path)["state"] == "running"

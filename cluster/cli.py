@@ -232,7 +232,10 @@ def _extend(
 @_spec
 @click.option("--cron", metavar="TIMES", help="a line in the crontab, such as '0 22 * * 1-5'")
 @click.option("--systemd", is_flag=True, help="a service and a timer of the user's systemd")
-@click.option("--at", metavar="EVENT", help="for systemd; without it, when the window opens")
+@click.option("--slurm", is_flag=True, help="a batch script that requeues itself")
+@click.option("--sbatch", multiple=True, metavar="OPTION", help="for Slurm, as time=2:00:00")
+@click.option("--parts", type=int, metavar="N", help="for Slurm: an array, a sweep in N parts")
+@click.option("--at", metavar="EVENT", help="for systemd, else when the window opens; for scrontab")
 @click.option("--print", "printed", is_flag=True, help="show what would be written, no more")
 @click.option("--remove", is_flag=True, help="take it away, wherever it is")
 @click.option("--start", is_flag=True, help="one start: what the scheduler runs")
@@ -247,6 +250,8 @@ def _schedule(spec: Path, start: bool, remove: bool, as_json: bool, **options: A
 
     if remove:
         document = schedule.remove(spec)
+    elif options["slurm"] or options["sbatch"] or options["parts"] is not None:
+        document = _batch(spec, options)
     else:
         document = schedule.put(spec, **{k: v for k, v in options.items() if k in _ASKED})
     _answer(document, as_json, lambda: text.scheduled(document))
@@ -254,6 +259,18 @@ def _schedule(spec: Path, start: bool, remove: bool, as_json: bool, **options: A
 
 
 _ASKED = ("cron", "systemd", "at", "printed", "overrides", "store")
+
+
+def _batch(spec: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    from cluster import schedule
+
+    if not options["slurm"]:
+        raise UsageError("--sbatch and --parts are for Slurm", fix="leave them out, or --slurm")
+    if options["cron"] is not None or options["systemd"]:
+        raise UsageError("by which scheduler?", fix="give one of --cron, --systemd and --slurm")
+    order = schedule.Order(options["at"], tuple(options["sbatch"]), options["parts"])
+    where = {name: options[name] for name in ("printed", "overrides", "store")}
+    return schedule.batch(spec, order, **where)
 
 
 def _start(

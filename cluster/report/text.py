@@ -6,6 +6,7 @@ documents are those of ``--json``, except for :func:`result`, which takes the ob
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from itertools import chain, groupby
 from pathlib import Path
@@ -100,7 +101,9 @@ def scheduled(document: Document) -> list[Part]:
     parts: list[Part] = []
     for file in document["files"]:
         parts += [Line(f"# {file['path']}", "bold"), *map(Line, file["text"].splitlines()), Line()]
-    if document["written"]:
+    if document["scheduler"] == "slurm":
+        parts += facts({"start it with": shlex.join(document["commands"][0])})
+    elif document["written"]:
         parts.append(Line(f"✓ {document['name']}: given to {document['scheduler']}", "green"))
     return [*parts, *facts({"log": document["log"]})]
 

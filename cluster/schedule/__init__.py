@@ -1,4 +1,4 @@
-"""Scheduled starts: written for cron or systemd, which run them. No daemon of our own.
+"""Scheduled starts: written for cron, systemd or Slurm, which run them. No daemon of our own.
 
 A scheduler's module has ``text`` (what it would be given, and where), ``install`` and ``remove``;
 another one finds its place in the table below, and a flag of its own in the verb.
@@ -13,13 +13,14 @@ from typing import Any
 from cluster import api
 from cluster.errors import UsageError
 from cluster.notify import filled
-from cluster.schedule import cron, systemd
+from cluster.schedule import cron, slurm, systemd
 from cluster.schedule.job import Job, Scheduled, job_of, name_of
+from cluster.schedule.slurm import Order
 from cluster.spec import Spec
 
-__all__ = ["SCHEDULERS", "Job", "Scheduled", "job_of", "put", "remove"]
+__all__ = ["SCHEDULERS", "Job", "Order", "Scheduled", "batch", "job_of", "put", "remove"]
 
-SCHEDULERS = {"cron": cron, "systemd": systemd}
+SCHEDULERS = {"cron": cron, "systemd": systemd, "slurm": slurm}
 
 
 def put(
@@ -50,15 +51,41 @@ def put(
         EngineError: the scheduler is not there, or refuses.
     """
     if (cron is not None) + systemd != 1:
-        raise UsageError("by which scheduler?", fix="give --cron 'TIMES' or --systemd")
+        raise UsageError("by which scheduler?", fix="give --cron 'TIMES', --systemd or --slurm")
     loaded = api.load(spec, overrides)
     kind, when = ("cron", cron) if cron is not None else ("systemd", at or _opening(loaded))
-    scheduler = SCHEDULERS[kind]
     job = job_of(spec, store or loaded.store, overrides)
+    if loaded.notify and loaded.notify.webhook:
+        filled(loaded.notify.webhook, {})  # where these run it there are no variables
+    return _given(kind, job, when, job.log, printed)
+
+
+def batch(
+    spec: Path,
+    order: Order,
+    *,
+    printed: bool = False,
+    overrides: Sequence[str] = (),
+    store: Path | None = None,
+) -> dict[str, Any]:
+    """Write a script that Slurm can be given, again and again; the document of it.
+
+    Raises:
+        UsageError: an order that cannot be meant; parts of what is no sweep.
+        SpecError: the spec would not start.
+    """
+    loaded = api.load(spec, overrides)
+    if order.parts is not None and loaded.sweep is None:
+        raise UsageError("--parts is for a sweep, and the spec has none", fix="leave it out")
+    job = job_of(spec, store or loaded.store, overrides)
+    return _given("slurm", job, order, slurm.log(job), printed)
+
+
+def _given(kind: str, job: Job, when: str | Order, log: Path, printed: bool) -> dict[str, Any]:
+    """Have a scheduler take a job, unless it is only to be shown; the document of it."""
+    scheduler = SCHEDULERS[kind]
     made = scheduler.text(job, when)
     job.check()
-    if loaded.notify and loaded.notify.webhook:
-        filled(loaded.notify.webhook, {})  # where a scheduler runs it there are no variables
     if not printed:
         scheduler.install(job, when)
     return {
@@ -67,7 +94,7 @@ def put(
         "written": not printed,
         "files": [{"path": path, "text": text} for path, text in made.files],
         "commands": [list(command) for command in made.commands],
-        "log": str(job.log),
+        "log": str(log),
     }
 
 

@@ -139,6 +139,11 @@ def test_a_start_that_finds_the_run_held_says_by_whom(tmp_path: Path) -> None:
         (["--cron", "22:00"], "must be five fields"),
         (["--cron", "0 22 * * *; rm"], "must be five fields"),
         (["--systemd"], "--at"),
+        (["--systemd", "--slurm"], "by which scheduler?"),
+        (["--cron", NIGHTLY, "--sbatch", "time=1"], "are for Slurm"),
+        (["--slurm", "--parts", "4"], "is for a sweep"),
+        (["--slurm", "--sbatch", "signal=B:TERM@9"], "needs sbatch's option signal"),
+        (["--slurm", "--at", "22:00"], "must be five fields"),
         (["--systemd", "--at", "a\nb"], "calendar event"),
         (["--cron", NIGHTLY, "--set", "samples=many"], "samples"),
         (["--cron", NIGHTLY, "--set", "kernel=kernels.py:nope"], "nope"),
@@ -152,6 +157,7 @@ def test_what_cannot_be_scheduled_is_refused(
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert not (tmp_path / "config").exists()
+    assert not list(tmp_path.glob("*.sbatch"))
 
 
 def test_without_crontab_that_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -42,6 +43,19 @@ def test_a_job_draws_on_all_its_hosts(desk: Make, backend: str) -> None:
     assert (result["state"], result["digest"]) == ("done", made.digest())
     drawn_by_all(result)
     await_no_agents(made.lab)
+
+
+def test_what_the_verb_writes_is_taken_by_sbatch(desk: Make) -> None:
+    """As a person does it, on a host where no job is."""
+    made = desk()
+    words = ("schedule", "spec.yaml", "--slurm", "--sbatch", "nodes=3", "--sbatch", "ntasks=6")
+    done = json.loads(made.slurm(Lab.python, "-m", "cluster", *words, "--json"))
+    (command,) = done["commands"]
+    job = made.slurm(command[0], "--parsable", *command[1:]).strip()
+    assert made.await_end(job)["JobState"] == "COMPLETED"
+    result = made.result()
+    assert (result["state"], result["digest"]) == ("done", made.digest())
+    drawn_by_all(result)
 
 
 def test_the_tasks_of_each_host_are_its_slots(desk: Make) -> None:

@@ -1,0 +1,52 @@
+"""`cluster schedule --slurm`: the script in the folder, its lines for scrontab, and no more."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.cli.shell import cluster, spec
+
+SLURM = ("--slurm", "--sbatch", "time=2:00:00", "--sbatch", "nodes=3")
+
+
+def schedule(folder: Path, *words: str, code: int = 0) -> Any:
+    """The document of the verb, called in a folder."""
+    done = cluster("schedule", *words, "--json", cwd=folder)
+    assert done.returncode == code, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_script_is_written_and_taken_away_again(tmp_path: Path) -> None:
+    """Where it was asked for; what sbatch is given is what is printed."""
+    path = str(spec(tmp_path, nodes="auto"))
+    shown = schedule(tmp_path, path, *SLURM, "--print")
+    assert not list(tmp_path.glob("*.sbatch"))
+    made = schedule(tmp_path, path, *SLURM)
+    (file,) = tmp_path.glob("*.sbatch")
+    assert made["files"] == shown["files"] == [{"path": str(file), "text": file.read_text()}]
+    assert made["commands"] == [["sbatch", str(file)]]
+    assert "\n#SBATCH --time=2:00:00\n#SBATCH --nodes=3\n" in file.read_text()
+    subprocess.run(["bash", "-n", str(file)], check=True)
+    assert schedule(tmp_path, path, "--remove")["removed"] == ["slurm"]
+    assert not file.exists()
+
+
+def test_a_time_makes_lines_for_scrontab(tmp_path: Path) -> None:
+    """They hand in the script; nobody's scrontab is touched."""
+    made = schedule(tmp_path, str(spec(tmp_path)), *SLURM, "--at", "0 22 * * 1-5", "--print")
+    script, lines = made["files"]
+    assert lines["text"].splitlines()[-1].startswith("0 22 * * 1-5 sbatch --dependency=singleton")
+    assert lines["text"].rstrip().endswith(script["path"])
+
+
+def test_a_script_of_somebody_else_stays(tmp_path: Path) -> None:
+    """It is neither written over nor removed."""
+    path = str(spec(tmp_path))
+    place = Path(schedule(tmp_path, path, *SLURM, "--print")["files"][0]["path"])
+    place.write_text("#!/bin/sh\n")
+    assert "not of cluster's making" in json.dumps(schedule(tmp_path, path, *SLURM, code=2))
+    assert schedule(tmp_path, path, "--remove")["removed"] == []
+    assert place.read_text() == "#!/bin/sh\n"

@@ -59,7 +59,7 @@ def test_a_shipped_spec_ends_near_its_reference(
 def results(spec: Spec) -> list[cluster.Result]:
     """That of a run, or those of a sweep's points."""
     if spec.sweep is None:
-        return [cluster.submit(spec)]
+        return [computed(spec)]
     together = sweeping.submit(spec)
     assert (together.state, together.exit_code) == ("done", 0)
     assert len(together.points) == len(expand(spec))

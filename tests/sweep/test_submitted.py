@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -186,6 +188,39 @@ def test_max_time_of_the_whole_is_3_and_the_next_start_goes_on(tmp_path: Path) -
     sweep["max_time"] = None
     folder.write(sweep={key: value for key, value in sweep.items() if value})
     assert folder.submit()["state"] == "done"
+
+
+def test_outside_of_its_window_a_sweep_begins_nothing(tmp_path: Path) -> None:
+    """Partial, by its window; a sweep with all it was asked for is done whatever the hour."""
+    folder = Folder(tmp_path, backend="serial")
+    hour = (time.gmtime().tm_hour + 6) % 24
+    window = f"{hour:02}:00-{hour:02}:30"
+    folder.write(schedule={"window": window, "timezone": "UTC"})
+    shut = folder.submit(code=3)
+    assert (shut["state"], shut["stopped_by"], shut["samples"]) == ("partial", "window", 0)
+    assert {point["stopped_by"] for point in shut["points"]} == {"window"}
+    folder.write(schedule=None)
+    assert folder.submit()["state"] == "done"
+    folder.write(schedule={"window": window, "timezone": "UTC"})
+    assert folder.submit()["state"] == "done"
+
+
+def test_notify_of_a_sweep_is_refused(tmp_path: Path) -> None:
+    """Better than a table in the morning of which nobody was told."""
+    folder = Folder(tmp_path, notify={"on": ["done"], "command": ["true"]})
+    process = cluster("submit", "s.yaml", cwd=folder.path)
+    assert process.returncode == 2
+    assert "tells of single runs" in process.stderr
+
+
+def test_a_detached_sweep_goes_on_by_itself(tmp_path: Path) -> None:
+    """Its id is told at once, and show has its table."""
+    folder = Folder(tmp_path)
+    process = cluster("submit", "s.yaml", "--detach", "--json", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    name = json.loads(process.stdout)["run"]
+    wait_for(lambda: folder.show()["state"] == "done")
+    assert folder.show()["sweep"] == name
 
 
 def test_the_table_is_text_json_and_csv(tmp_path: Path) -> None:

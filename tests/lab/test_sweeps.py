@@ -79,6 +79,7 @@ def test_a_sweep_outlives_a_lost_host_and_a_killed_dispatcher(lab: Lab, tmp_path
     time.sleep(1)
     lab.cut("h2")
     run.await_words(r"h2: 0 slots", 12)
+    time.sleep(0.5)  # what is told is durable a moment later
     os.kill(run.process.pid, signal.SIGKILL)
     run.end()
     lab.heal("h2")

@@ -73,7 +73,7 @@ def test_a_sweep_over_hosts_has_the_digests_of_serial(
 @pytest.mark.fault(3, 37)
 def test_a_sweep_outlives_a_lost_host_and_a_killed_dispatcher(lab: Lab, tmp_path: Path) -> None:
     """Over ssh: a host is cut off in the middle, then the dispatcher is killed, then it goes on."""
-    site = swept(tmp_path, lab, "ssh", blocks=60, nap=0.03)
+    site = swept(tmp_path, lab, "ssh", blocks=250, nap=0.03)
     run = site.start()
     run.await_words(r"h3: 1 slot")
     time.sleep(1)

@@ -31,7 +31,7 @@ from cluster.child import Child
 from cluster.errors import ClusterError
 from cluster.family import adopt, descendants
 from cluster.handshake import fingerprint, probe, probed
-from cluster.kernels import cache_folder
+from cluster.kernels import Source, cache_folder
 from cluster.nodes import Node, usable_cores
 from cluster.slots import Slots, slot_environment
 from cluster.wire import Door, Wire, dial
@@ -41,6 +41,8 @@ from cluster.worker import leave_it, take_descriptors
 _TICK = 0.5
 _FIRST_WORD = 30.0
 _DYING = 5.0
+# A task of a run that was not told of is kept so long for that word.
+_STRANGE = 10.0
 _SOCKET = "CLUSTER_SLOTS"
 _CHUNK = 1 << 16
 _MEMORY = "/dev/shm"
@@ -106,13 +108,14 @@ class Agent:
         node = Node.from_json(first["node"])
         # The workers run where this process does, by the interpreter that runs it.
         self._node = replace(node, slots=node.slots or usable_cores(), python=None)
-        self._work = Work.from_json(first["work"])
+        self._sources: dict[str, Source] = {}
+        self._work = Work.from_json(first["work"], self._sources)
         self._works: dict[str, Work] = {}
         self._first, self._wire, self._selector = first, wire, selector
         self._heard = time.monotonic()
         self._told: dict[str, Any] = {"usable": -1}
         self._probing = True
-        self._waiting: deque[tuple[Task, Client | None]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._askers: dict[int, Client] = {}
         self._commands: dict[int, Child] = {}
         self._revoked: set[int] = set()
@@ -160,18 +163,18 @@ class Agent:
         self._say({"beat": number, "clock": time.time()})
 
     def _on_work(self, work: Mapping[str, Any]) -> None:
-        known = Work.from_json(work)
+        known = Work.from_json(work, self._sources)
         self._works[known.run] = known
 
     def _on_tasks(self, tasks: list[Any]) -> None:
-        self._waiting += ((Task(*task), None) for task in tasks)
+        self._waiting += (Waiting(Task(*task), None, time.monotonic()) for task in tasks)
 
     def _on_revoke(self, ids: list[int]) -> None:
         # An engine may bring one that it has queued later than we hear of its end.
         self._revoked.update(ids)
-        for task, client in [entry for entry in self._waiting if entry[0].id in ids]:
-            self._waiting.remove((task, client))
-            self._give_back(task, client)
+        for entry in [entry for entry in self._waiting if entry.task.id in ids]:
+            self._waiting.remove(entry)
+            self._give_back(entry.task, entry.client)
         self._slots.revoke(ids)
 
     def _on_start(self, wanted: Mapping[str, Any]) -> None:
@@ -205,8 +208,7 @@ class Agent:
                 self._take(Task(*message), client)
             else:
                 self._leave(client)
-        while self._waiting and self._slots.usable:
-            self._give(*self._waiting.popleft())
+        self._give_what_waits()
         self._slots.send()
         self._service.send()
         for number, command in tuple(self._commands.items()):
@@ -217,7 +219,7 @@ class Agent:
         if task.id in self._revoked:
             self._give_back(task, client)
             return
-        self._waiting.append((task, client))
+        self._waiting.append(Waiting(task, client, time.monotonic()))
         if self._first["tells"]:
             self._say({"began": task.id})
 
@@ -226,14 +228,26 @@ class Agent:
         left = [number for number, asker in self._askers.items() if asker is client]
         for number in left:
             del self._askers[number]
-        for at, (task, asker) in enumerate(self._waiting):
-            if asker is client:
-                self._waiting[at] = task, None
-                left.append(task.id)
+        for at, entry in enumerate(self._waiting):
+            if entry.client is client:
+                self._waiting[at] = entry._replace(client=None)
+                left.append(entry.task.id)
         client.wire.queue({"left": left})
 
-    def _give_back(self, task: Task, client: Client | None) -> None:
-        self._answer(Outcome.without_answer(task, "returned", "not begun", None), client)
+    def _give_back(self, task: Task, client: Client | None, why: str = "not begun") -> None:
+        self._answer(Outcome.without_answer(task, "returned", why, None), client)
+
+    def _give_what_waits(self) -> None:
+        for _ in range(len(self._waiting) if self._slots.usable else 0):
+            entry = self._waiting.popleft()
+            if not entry.task.run or entry.task.run in self._works:
+                self._give(entry.task, entry.client)
+            elif time.monotonic() - entry.since < _STRANGE:
+                # An engine's own way here can be faster than the word of which run it is.
+                self._waiting.append(entry)
+            else:
+                why = f"its run {entry.task.run} is not known here"
+                self._give_back(entry.task, entry.client, why)
 
     def _give(self, task: Task, client: Client | None) -> None:
         if client is not None:
@@ -331,6 +345,14 @@ class Client(NamedTuple):
     def gone(self) -> bool:
         """It has closed the connection."""
         return self.wire.ended or bool(self.wire.wrong)
+
+
+class Waiting(NamedTuple):
+    """A task that no worker has yet, who asked for it (None: the dispatcher), and since when."""
+
+    task: Task
+    client: Client | None
+    since: float
 
 
 class Service:

@@ -25,7 +25,7 @@ from cluster.nodes import NodeList
 from cluster.notify import Teller
 from cluster.outlook import Outlook, look_ahead
 from cluster.plan import Goal, Ranges
-from cluster.report.result import Facts, Result, result_of
+from cluster.report.result import About, Facts, Result, result_of
 from cluster.report.standing import Standing, standing_of
 from cluster.request import Request, elsewhere, extended, placed, resolve
 from cluster.spec import Spec, hosts_of
@@ -157,45 +157,48 @@ def extend(
 
 def show(run: str, store: Where | Ledger = "runs") -> Result:
     """A run as it stands, also while another process computes it."""
-    with _opened(store) as ledger:
-        row = ledger.run(run)
-        request = Request.from_json(row.definition)
-        state = ledger.state(row)
-        tally, ranges = _counted(ledger, row, request, state)
-        sessions = ledger.sessions(row)
-        slots = {node: count for session in sessions for node, count in session["nodes"].items()}
-        capacity = Counter[str]()
-        for session in sessions:
-            capacity.update({n: s * session["seconds"] for n, s in session["nodes"].items()})
-        counted = row.counted if state != "running" else None
-        facts = Facts(
-            run=row if state == row.state else row._replace(stopped_by=None, drained=None),
-            state=state,
-            tally=tally,
-            ranges=ranges,
-            totals=ledger.node_totals(row, counted),
-            uncounted=ledger.uncounted_blocks(row),
-            failures=ledger.failures(row),
-            failure_counts=ledger.failure_counts(row),
-            events=ledger.events(row),
-            slots=slots,
-            capacity=capacity,
-            backend=sessions[-1]["backend"] if sessions else request.spec.backend,
-            wall=sum(session["seconds"] for session in sessions),
-            resume=_onward(row, request, ledger.store) if state not in _ENDED else None,
-        )
-        return result_of(facts, request)
+    with opened(store) as ledger:
+        return result_at(ledger, ledger.run(run))
+
+
+def result_at(ledger: Ledger, row: Run) -> Result:
+    """The result of a run, as its ledger has it."""
+    about, state = About.of(row), ledger.state(row)
+    tally, ranges = _counted(ledger, row, about.block, state)
+    sessions = ledger.sessions(row)
+    slots = {node: count for session in sessions for node, count in session["nodes"].items()}
+    capacity = Counter[str]()
+    for session in sessions:
+        capacity.update({n: s * session["seconds"] for n, s in session["nodes"].items()})
+    counted = row.counted if state != "running" else None
+    facts = Facts(
+        run=row if state == row.state else row._replace(stopped_by=None, drained=None),
+        state=state,
+        tally=tally,
+        ranges=ranges,
+        totals=ledger.node_totals(row, counted),
+        uncounted=ledger.uncounted_blocks(row),
+        failures=ledger.failures(row),
+        failure_counts=ledger.failure_counts(row),
+        events=ledger.events(row),
+        slots=slots,
+        capacity=capacity,
+        backend=sessions[-1]["backend"] if sessions else row.definition["spec"]["backend"],
+        wall=sum(session["seconds"] for session in sessions),
+        resume=_onward(row, ledger.store) if state not in _ENDED else None,
+    )
+    return result_of(facts, about)
 
 
 def runs(store: Where = "runs") -> list[Standing]:
     """Every run of a store, newest first."""
-    with _opened(store) as ledger:
+    with opened(store) as ledger:
         return [standing_of(run, ledger.state(run), ledger.holder(run)) for run in ledger.runs()]
 
 
 def status(run: str, store: Where = "runs") -> Standing:
     """Where a run stands."""
-    with _opened(store) as ledger:
+    with opened(store) as ledger:
         row = ledger.run(run)
         return standing_of(row, ledger.state(row), ledger.holder(row))
 
@@ -229,7 +232,7 @@ def repro(run: str, block: int, store: Where = "runs") -> Repro:
     """
     if block < 0:
         raise UsageError(f"a block's index is at least 0, got {block}")
-    with _opened(store) as ledger:
+    with opened(store) as ledger:
         row = ledger.run(run)
         work = Request.from_json(row.definition).work(row.id)
         with kernels_at_home():
@@ -304,11 +307,11 @@ def plan(spec: Spec, seconds: float = 2.0) -> Outlook:
     return look_ahead(request, nodes, seconds, SystemClock())
 
 
-def _onward(run: Run, request: Request, store: Path) -> str:
+def _onward(run: Run, store: Path) -> str:
     """What goes on with a run that has ended early: where max_samples did it, twice as many."""
     if run.state != State.PARTIAL.value or run.stopped_by != "max_samples":
         return command("resume", run.id, store=store)
-    twice = 2 * (request.goal.blocks or 0) * request.block
+    twice = 2 * (run.goal["blocks"] or 0) * int(run.definition["block"])
     return command("extend", run.id, "--set", f"until.max_samples={twice}", store=store)
 
 
@@ -342,10 +345,10 @@ def _go_on(ledger: Ledger, row: Run, request: Request, caller: Caller) -> Result
     request = request.with_recorded(recorded)
     with _held(ledger, row.id, request, caller) as held:
         row = ledger.run(row.id)
-        if _enough(ledger, row, request, recorded) is None:
+        if enough(ledger, row, request, recorded) is None:
             ledger.set_goal(row, request.to_json(), request.goal.to_json())
         else:
-            request = replace(recorded, spec=_placed_as(recorded.spec, request.spec))
+            request = replace(recorded, spec=placed_as(recorded.spec, request.spec))
         if not _had_its_time(ledger, row, caller.start):
             _compute(ledger, ledger.run(row.id), request, held)
     return show(row.id, ledger)
@@ -367,7 +370,8 @@ def _scheduled(spec: Spec, now: float) -> date:
     return datetime.fromtimestamp(now, zone_of(None)).date()
 
 
-def _placed_as(recorded: Spec, now: Spec) -> Spec:
+def placed_as(recorded: Spec, now: Spec) -> Spec:
+    """A recorded spec, to be run where another one says."""
     names = ("backend", "nodes", "dispy", "retry", "schedule", "notify")
     return recorded.model_copy(update={name: getattr(now, name) for name in names})
 
@@ -429,7 +433,7 @@ def _compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None
     try:
         with ledger.writer(run) as writer:
             core = Core(
-                work, count, _policy(request), writer, clock, tell,
+                work, count, policy_of(request), writer, clock, tell,
                 lambda first, stop: list(ledger.counted(run, first, stop)),
                 weights={node.host: node.weight for node in nodes},
             )  # fmt: skip
@@ -484,7 +488,7 @@ def settle(run: str, store: Where | Ledger = "runs", observe: Observer | None = 
 
     Raises what :func:`resume` raises.
     """
-    with _opened(store) as ledger:
+    with opened(store) as ledger:
         row = ledger.run(run)
         request = Request.from_json(row.definition)
         with ledger.lock(row.id):
@@ -506,23 +510,25 @@ def _finish(ledger: Ledger, run: Run, count: Count, ending: Ending) -> None:
 
 
 def _counted(
-    ledger: Ledger, run: Run, request: Request, state: str
+    ledger: Ledger, run: Run, block: int, state: str
 ) -> tuple[Tally | None, list[tuple[int, int]]]:
     """Tally and ranges: as recorded at the run's end, or added up from its rows."""
     if state == run.state and run.ranges is not None:
         ranges = [(first, stop) for first, stop in run.ranges]
-        samples = sum(stop - first for first, stop in ranges) * request.block
+        samples = sum(stop - first for first, stop in ranges) * block
         return (checked(run.tally, samples) if run.tally else None), ranges
     done, total = Ranges(), None
-    for row in ledger.counted(run, 0, request.goal.blocks):
-        if row.intact and (request.goal.blocks is None or row.stop <= request.goal.blocks):
-            tally = checked(row.tally, (row.stop - row.first) * request.block)
+    end = run.goal["blocks"]
+    for row in ledger.counted(run, 0, end):
+        if row.intact and (end is None or row.stop <= end):
+            tally = checked(row.tally, (row.stop - row.first) * block)
             total = tally if total is None else total.merge(tally)
             done.add(row.first, row.stop)
     return total, list(done)
 
 
-def _policy(request: Request) -> Policy:
+def policy_of(request: Request) -> Policy:
+    """What a run's dispatcher decides by."""
     retry = request.spec.retry
     return Policy(
         raised=retry.attempts or Policy.raised,
@@ -534,7 +540,7 @@ def _policy(request: Request) -> Policy:
 
 
 def _check_more(ledger: Ledger, run: Run, request: Request, old: Request) -> None:
-    reason = _enough(ledger, run, request, old)
+    reason = enough(ledger, run, request, old)
     if reason is not None:
         raise UsageError(
             f"that asks for no more of the run {run.id}: {reason}",
@@ -542,7 +548,7 @@ def _check_more(ledger: Ledger, run: Run, request: Request, old: Request) -> Non
         )
 
 
-def _enough(ledger: Ledger, run: Run, request: Request, old: Request) -> str | None:
+def enough(ledger: Ledger, run: Run, request: Request, old: Request) -> str | None:
     """Why a request asks for no more of a run than an older one did; None where it does.
 
     What is counted is never taken away: not by fewer samples, nor, of a run that is done, by a
@@ -574,7 +580,7 @@ def _result_ranges(ledger: Ledger, run: Run) -> Iterable[Sequence[int]]:
 
 
 def new_id(name: str) -> str:
-    """A fresh id for a run of that name."""
+    """An id that no other run or sweep has."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return f"{re.sub('[^A-Za-z0-9]+$', '', name[:_LONGEST_NAME])}-{stamp}-{secrets.token_hex(2)}"
 
@@ -584,7 +590,8 @@ def _say_nothing(_event: Event) -> None:
 
 
 @contextmanager
-def _opened(store: Where | Ledger) -> Iterator[Ledger]:
+def opened(store: Where | Ledger) -> Iterator[Ledger]:
+    """The ledger of a store, or the one that is open already."""
     if isinstance(store, Ledger):
         yield store
     else:

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,10 +28,14 @@ from cluster.errors import (
     UsageError,
     did_you_mean,
 )
-from cluster.report import live, stores, text
+from cluster.report import live, stores, swept, text
 from cluster.report.result import Result
+from cluster.report.swept import SweepResult
 from cluster.state import State
 from cluster.verbs import VERBS, help_text
+
+if TYPE_CHECKING:
+    from cluster.spec import Spec
 
 _LOOK = 0.2
 
@@ -171,9 +175,19 @@ def _detached(arguments: Sequence[str], options: Mapping[str, Any]) -> int:
     return word.code
 
 
+def _sweep_options(function: Function) -> Function:
+    """What ``submit`` takes for a sweep."""
+    going = click.option("--keep-going/--fail-fast", default=None,
+                         help="sweep: whether a failed point stops the others")  # fmt: skip
+    part = click.option("--points", metavar="K/N", help="sweep: the K-th of N parts of its points")
+    yes = click.option("--yes", is_flag=True, help="sweep: more than 100,000 points are meant")
+    return going(part(yes(function)))
+
+
 @_verb("submit")
 @_spec
 @_overrides
+@_sweep_options
 @click.option("--resume", is_flag=True, help="go on with the newest run of this request, if any")
 @click.option("--task-blocks", type=click.IntRange(min=1), help="pin the length of every task")
 @_own_store
@@ -181,16 +195,38 @@ def _detached(arguments: Sequence[str], options: Mapping[str, Any]) -> int:
 @_detachable
 def _submit(
     spec: Path, overrides: Sequence[str], resume: bool, task_blocks: int | None,
-    store: Path | None, quiet: bool, as_json: bool,
+    store: Path | None, quiet: bool, as_json: bool, **of_sweep: Any,
 ) -> int:  # fmt: skip
     from cluster import api
 
     loaded = api.load(spec, overrides)
+    if loaded.sweep is not None:
+        return _submit_sweep(loaded, of_sweep, store, task_blocks, quiet, as_json)
+    given = {"--points": of_sweep["points"], "--yes": of_sweep["yes"] or None,
+             "--keep-going or --fail-fast": of_sweep["keep_going"]}  # fmt: skip
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"{option} is for a sweep, and the spec has none")
     with _watched(quiet, store or loaded.store) as (observe, stop):
         result = api.submit(
             loaded, resume=resume, store=store, observe=observe, stop=stop, pinned=task_blocks
         )
     return _show_result(result, store or loaded.store, as_json)
+
+
+def _submit_sweep(
+    spec: Spec, options: Mapping[str, Any], store: Path | None, pinned: int | None, quiet: bool,
+    as_json: bool,
+) -> int:  # fmt: skip
+    from cluster import sweeping
+
+    part = None if options["points"] is None else sweeping.Part.read(options["points"])
+    with _watched(quiet, store or spec.store) as (observe, stop):
+        result = sweeping.submit(
+            spec, sweeping.Caller(observe, stop, options["keep_going"]), part=part,
+            yes=options["yes"], store=store, pinned=pinned,
+        )  # fmt: skip
+    return _show_sweep(result, as_json, short=True)
 
 
 @_verb("resume")
@@ -200,8 +236,13 @@ def _submit(
 @_quiet
 @_detachable
 def _resume(run: str, overrides: Sequence[str], store: Path, quiet: bool, as_json: bool) -> int:
-    from cluster import api
+    from cluster import api, sweeping
 
+    if sweep := sweeping.find(run, store):
+        with _watched(quiet, store) as (observe, stop):
+            caller = sweeping.Caller(observe, stop)
+            together = sweeping.resume(sweep, store, caller, overrides=overrides)
+        return _show_sweep(together, as_json, short=True)
     with _watched(quiet, store) as (observe, stop):
         result = api.resume(run, store, overrides=overrides, observe=observe, stop=stop)
     return _show_result(result, store, as_json)
@@ -287,6 +328,9 @@ def _start(
     if folder:
         os.chdir(folder)
     loaded = api.load(spec, overrides)
+    if loaded.sweep is not None:
+        sent = {"points": None, "keep_going": None, "yes": True}
+        return _submit_sweep(loaded, sent, store, None, False, as_json)
     with _watched(False, store or loaded.store) as (observe, stop):
         result = api.start(loaded, store=store, observe=observe, stop=stop)
     return _show_result(result, store or loaded.store, as_json)
@@ -322,12 +366,20 @@ def _validate(spec: Path, overrides: Sequence[str], yes: bool, as_json: bool) ->
 @_overrides
 @click.option("--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True,
               help="length of the trial; 0: none")  # fmt: skip
-def _plan(spec: Path, overrides: Sequence[str], seconds: float, as_json: bool) -> None:
+@click.option("--yes", is_flag=True, help="more than 100,000 points of a sweep are meant")
+def _plan(spec: Path, overrides: Sequence[str], seconds: float, yes: bool, as_json: bool) -> None:
     from cluster import api
 
     if not math.isfinite(seconds):
         raise UsageError(f"--seconds must be a length of time, got {seconds}")
-    document = api.plan(api.load(spec, overrides), seconds).to_json()
+    loaded = api.load(spec, overrides)
+    if loaded.sweep is not None:
+        from cluster import sweeping
+
+        of_sweep = sweeping.plan(loaded, seconds, yes=yes)
+        _answer(of_sweep, as_json, lambda: text.sweep_plan(of_sweep))
+        return
+    document = api.plan(loaded, seconds).to_json()
     _answer(document, as_json, lambda: text.plan(document))
 
 
@@ -363,9 +415,9 @@ def _nodes(
 @_verb("ls")
 @_store
 def _ls(store: Path, as_json: bool) -> None:
-    from cluster import api
+    from cluster import sweeping
 
-    rows = [standing.to_json() for standing in api.runs(store)]
+    rows = [standing.to_json() for standing in sweeping.standings(store)]
     _answer(rows, as_json, lambda: text.ls(rows))
 
 
@@ -373,12 +425,13 @@ def _ls(store: Path, as_json: bool) -> None:
 @click.argument("run", required=False)
 @_store
 def _status(run: str | None, store: Path, as_json: bool) -> None:
-    from cluster import api
+    from cluster import api, sweeping
 
     if run is not None:
-        document = api.status(run, store).to_json()
+        sweep = sweeping.find(run, store)
+        document = (sweeping.status(sweep, store) if sweep else api.status(run, store)).to_json()
     else:
-        rows = [standing.to_json() for standing in api.runs(store)]
+        rows = [standing.to_json() for standing in sweeping.standings(store)]
         document = {"runs": [row for row in rows if row["state"] == "running"]}
     _answer(document, as_json, lambda: text.status(document))
 
@@ -386,9 +439,23 @@ def _status(run: str | None, store: Path, as_json: bool) -> None:
 @_verb("show")
 @_run
 @_store
-def _show(run: str, store: Path, as_json: bool) -> None:
-    from cluster import api
+@click.option("--csv", "as_csv", is_flag=True, help="sweep: its table as CSV")
+@click.option("--parquet", type=click.Path(path_type=Path), metavar="FILE",
+              help="sweep: write its table as a Parquet file")  # fmt: skip
+def _show(run: str, store: Path, as_csv: bool, parquet: Path | None, as_json: bool) -> None:
+    from cluster import api, sweeping
 
+    if sweep := sweeping.find(run, store):
+        together = sweeping.show(sweep, store)
+        if parquet is not None:
+            swept.write_parquet(together, parquet)
+        if as_csv:
+            click.echo(swept.csv_text(together), nl=False)
+        elif as_json or parquet is None:
+            _show_sweep(together, as_json)
+        return
+    if as_csv or parquet is not None:
+        raise UsageError(f"{run} is no sweep", fix="--csv and --parquet show the table of a sweep")
     result = api.show(run, store)
     _answer(result.to_json(), as_json, lambda: text.result(result, store))
 
@@ -460,6 +527,19 @@ def _stop(run: str, now: bool, timeout: float, store: Path, as_json: bool) -> No
 
     document = api.status(away.halt(run, store, now=now, timeout=timeout), store).to_json()
     _answer(document, as_json, lambda: text.status(document))
+
+
+@_verb("compare")
+@click.argument("a")
+@click.argument("b")
+@_store
+def _compare(a: str, b: str, store: Path, as_json: bool) -> int:
+    from cluster import sweeping
+
+    found = sweeping.compare(a, b, store)
+    document = {"pairs": [each.to_json() for each in found]}
+    _answer(document, as_json, lambda: text.compare(document))
+    return 1 if any(each.verdict == "differ" for each in found) else 0
 
 
 @_verb("repro")
@@ -640,6 +720,14 @@ def _show_result(result: Result, store: str | Path, as_json: bool) -> int:
     if voice:
         voice.ended(result)
     _answer(result.to_json(), as_json, lambda: text.result(result, store))
+    return result.exit_code
+
+
+def _show_sweep(result: SweepResult, as_json: bool, *, short: bool = False) -> int:
+    if voice := click.get_current_context().meta.get(_VOICE):
+        voice.ended(result)
+    document = result.to_json() if as_json else None
+    _answer(document, as_json, lambda: text.sweep(result, short=short))
     return result.exit_code
 
 

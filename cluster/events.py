@@ -33,8 +33,21 @@ class Started:
 
 
 @dataclass(frozen=True)
+class SweepStarted:
+    """A sweep starts or goes on: ``owed`` of its points are to be computed on that backend."""
+
+    sweep: str
+    points: int
+    owed: int
+    backend: str
+
+
+@dataclass(frozen=True)
 class Progress:
-    """Where the run stands; ``samples_per_s`` is that of this start."""
+    """Where the run stands; ``samples_per_s`` is that of this start.
+
+    Of a sweep: where all of it stands, and how many of its points have ended.
+    """
 
     elapsed_s: float
     blocks_done: int
@@ -43,6 +56,8 @@ class Progress:
     samples_per_s: float
     estimate: Estimate | None
     nodes: tuple[NodeProgress, ...]
+    points_done: int | None = None
+    points: int | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,7 @@ class Noted:
 
 Event = (
     Started
+    | SweepStarted
     | Progress
     | NodeChanged
     | HostsChanged

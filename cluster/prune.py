@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import Locked, UsageError
-from cluster.ledger import Ledger, compact, remove
+from cluster.ledger import Ledger, Run, compact, remove
 from cluster.state import State
 
 
@@ -30,7 +30,8 @@ def prunable(
 ) -> list[Old]:
     """The runs that are done and fall under all the rules that are given, oldest first.
 
-    What is not done is never among them: it can be resumed.
+    What is not done is never among them: it can be resumed. The points of a sweep go together,
+    when all are done.
 
     Args:
         store: the folder.
@@ -45,14 +46,28 @@ def prunable(
     now, seen = time.time(), dict[str, int]()
     found = []
     with Ledger(store) as ledger:
-        for run in ledger.runs():
-            if ledger.state(run) != State.DONE.value:
+        for together in _together(ledger):
+            if any(ledger.state(run) != State.DONE.value for run in together):
                 continue
-            seen[run.name] = seen.get(run.name, 0) + 1
-            young = older is not None and now - run.created < older
-            if not young and (keep is None or seen[run.name] > keep):
-                found.append(Old(run.id, run.name, now - run.created))
+            newest = together[0]
+            seen[newest.name] = seen.get(newest.name, 0) + 1
+            young = older is not None and now - newest.created < older
+            if not young and (keep is None or seen[newest.name] > keep):
+                found += [Old(run.id, run.name, now - run.created) for run in together]
     return found[::-1]
+
+
+def _together(ledger: Ledger) -> list[list[Run]]:
+    """The runs of a store, newest first; those of a sweep, the newest that has them, as one."""
+    sweep_of: dict[int, int] = dict(
+        ledger.all("SELECT run, max(sweep) FROM point GROUP BY run", ())
+    )
+    groups: dict[tuple[str, int], list[Run]] = {}
+    for run in ledger.runs():
+        sweep = sweep_of.get(run.key)
+        key = ("run", run.key) if sweep is None else ("sweep", sweep)
+        groups.setdefault(key, []).append(run)
+    return list(groups.values())
 
 
 def prune(runs: list[Old], store: Path = Path("runs")) -> list[str]:

@@ -35,6 +35,16 @@ def student_t(confidence: float, freedom: int) -> float:
     return t
 
 
+def tail(z: float, freedom: float = math.inf) -> float:
+    """P(abs(T) >= abs(z)) of Student's t; without a number of degrees, of the normal distribution.
+
+    Fewer than one degree count as one; of a broken number the whole ones count.
+    """
+    if freedom > 1000 or not math.isfinite(z):
+        return math.erfc(abs(z) / math.sqrt(2))
+    return max(0.0, 1.0 - _t_inside(abs(z), max(1, int(freedom)))) if z else 1.0
+
+
 def _t_density(t: float, freedom: int) -> float:
     half = (freedom + 1) / 2
     norm = math.lgamma(half) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2

@@ -134,8 +134,8 @@ def resolve(spec: Spec) -> Request:
         SpecError: the kernel or a parameter is not what the spec says, with its place.
     """
     if spec.sweep is not None:
-        message = "this version plans a sweep ('cluster validate'), and does not run one yet"
-        raise SpecError([spec.problem("sweep", message, "submit its points one by one")])
+        message = "makes many runs of this spec, where one is wanted"
+        raise SpecError([spec.problem("sweep", message, "--set sweep=null leaves it out")])
     return bound(spec, *prepared(spec))
 
 

@@ -136,7 +136,8 @@ class Slot:
         self._index, self._node, self._work = index, node, work
         self._selector = selector
         self._child: Child | None = None
-        self._knows: set[str] = set()
+        self._latest = ""
+        self._told: set[str] = set()
         self._false_starts = 0
 
     def tend(self, ready_within: float) -> Iterator[Outcome]:
@@ -154,9 +155,9 @@ class Slot:
         """Add a task to what the process is to do; ``send`` sends it."""
         if self._child is None:
             return
-        if work is not None and work.run not in self._knows:
-            self._knows.add(work.run)
-            self._child.queue(work.to_json())
+        if work is not None and work.run != self._latest:
+            self._latest = work.run
+            self._child.queue(work.to_json(self._told))
         self.taken.append(task)
         self._child.queue(task)
 
@@ -199,8 +200,8 @@ class Slot:
             self.broken = f"slot {self._index} could not be started: {error}"
             return
         self._since, self._verdict = time.monotonic(), "lost"
-        self._knows = {self._work.run}
-        self._child.queue(self._work.to_json())
+        self._latest, self._told = self._work.run, set()
+        self._child.queue(self._work.to_json(self._told))
         self._child.send()
 
     def _answers(self, child: Child) -> Iterator[Outcome]:
@@ -242,7 +243,7 @@ class Slot:
     def _verdict_on(self, task: Task, reason: str) -> Outcome:
         """The marker tells the task, and the block of it, that was running; others are innocent."""
         block = self._marker.block
-        if block is not None and task.first <= block < task.stop:
+        if block is not None and task.id == self._marker.task and task.first <= block < task.stop:
             return Outcome.without_answer(task, self._verdict, reason, block)
         return Outcome.without_answer(task, "returned", reason, None)
 

@@ -458,7 +458,7 @@ class Simulated(Backend):
                     return True
                 if isinstance(task, Task):
                     self._owed[task.id] = task, host
-                    self._fly(work, task, host)
+                    self._fly(source.work_of(task.run) or work, task, host)
         return False
 
     def _fly(self, work: Work, task: Task, host: str) -> None:

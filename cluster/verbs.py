@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "Compute": {
-        "submit": "compute a spec: a new run",
+        "submit": "compute a spec: a new run, or what is missing of a sweep",
         "resume": "go on with a run",
         "extend": "more samples of a run, or a tighter target",
         "schedule": "have cron or systemd start a spec again and again",
@@ -29,7 +29,8 @@ GROUPS = {
     "Look after": {
         "ls": "the runs of a store",
         "status": "where runs stand, also while they are computed",
-        "show": "the result of a run",
+        "show": "the result of a run, or the table of a sweep",
+        "compare": "whether two runs, or two sweeps, agree, and were as fast",
         "watch": "see a run being computed, from any shell; it is not disturbed",
         "logs": "what a run without a terminal has said",
         "wait": "return when a run has ended, with its exit code",

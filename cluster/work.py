@@ -47,14 +47,27 @@ class Work:
     point: int
     block: int
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-safe mapping, from which :meth:`from_json` makes an equal Work."""
-        return {**vars(self), "source": self.source.to_json(), "params": dict(self.params)}
+    def to_json(self, told: set[str] | None = None) -> dict[str, Any]:
+        """A JSON-safe mapping, from which :meth:`from_json` makes an equal Work.
+
+        Args:
+            told: the shas of the kernels whose text the reader has; of these only the sha is
+                given, and a new one is added. So many runs of one kernel cost its text once.
+        """
+        source: object = self.source.to_json()
+        if told is not None:
+            source = self.source.sha if self.source.sha in told else source
+            told.add(self.source.sha)
+        return {**vars(self), "source": source, "params": dict(self.params)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Work:
-        """Read what ``to_json`` wrote."""
-        return cls(**{**data, "source": Source(**data["source"])})
+    def from_json(cls, data: Mapping[str, Any], sources: dict[str, Source] | None = None) -> Work:
+        """Read what ``to_json`` wrote; ``sources`` keeps the kernels whose text came, by sha."""
+        known = {} if sources is None else sources
+        given = data["source"]
+        source = known[given] if isinstance(given, str) else Source(**given)
+        known[source.sha] = source
+        return cls(**{**data, "source": source})
 
 
 class Task(NamedTuple):

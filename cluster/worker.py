@@ -16,11 +16,12 @@ import signal
 import sys
 import time
 from collections import deque
+from functools import partial
 from typing import Any
 
 from cluster.errors import KernelError
 from cluster.family import die_with_parent
-from cluster.kernels import load
+from cluster.kernels import Source, load
 from cluster.work import Task, Work, perform
 
 # Outcomes of short tasks are answered together: a few together cost little more than one alone.
@@ -42,33 +43,36 @@ def main() -> None:
     marker = Marker(int(sys.argv[1]))
     lines = Lines(*take_descriptors())
     faulthandler.enable()
-    work = Work.from_json(lines.read())
+    sources: dict[str, Source] = {}
+    work = Work.from_json(lines.read(), sources)
     try:
         load(work.source)
     except KernelError as error:
         lines.write({"refused": str(error)})
         return
     lines.write({"ready": os.getpid()})
-    _serve(work, lines, marker)
+    _serve(work, sources, lines, marker)
 
 
-def _serve(first: Work, lines: Lines, marker: Marker) -> None:
-    works = {first.run: first, "": first}
-    queue: deque[Task] = deque()
+def _serve(first: Work, sources: dict[str, Source], lines: Lines, marker: Marker) -> None:
+    # A task that names no run is of the first work, any other one of the work before it: so this
+    # process keeps one work, however many runs there are.
+    latest = first
+    queue: deque[tuple[Work, Task]] = deque()
     last_flush = 0.0
     while True:
         for message in lines.arrived(wait=not queue):
             if isinstance(message, dict):
-                work = Work.from_json(message)
-                works[work.run] = work
+                latest = Work.from_json(message, sources)
             else:
-                queue.append(Task(*message))
+                task = Task(*message)
+                queue.append((latest if task.run else first, task))
         if lines.ended:
             return
         if not queue:
             continue
-        task = queue.popleft()
-        outcome = perform(works[task.run], task, begin=marker.set)
+        work, task = queue.popleft()
+        outcome = perform(work, task, begin=partial(marker.set, task.id))
         lines.hold(outcome)
         now = time.perf_counter()
         if not queue or outcome.wall > _SHORT or now - last_flush > _HOLD:
@@ -77,17 +81,18 @@ def _serve(first: Work, lines: Lines, marker: Marker) -> None:
 
 
 class Marker:
-    """One number in memory that the dispatcher shares: the block that is being drawn.
+    """Two numbers in memory that the dispatcher shares: the task and the block being drawn.
 
-    It outlives the process, so that the block which ended it is known, whatever it did.
+    They outlive the process, so that the block which ended it is known, whatever it did.
     """
 
-    SIZE = 8
+    SIZE = 16
     _NONE = -1
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, self.SIZE)
-        self._block = ctypes.c_int64.from_buffer(self._memory)
+        self._task = ctypes.c_int64.from_buffer(self._memory)
+        self._block = ctypes.c_int64.from_buffer(self._memory, 8)
 
     @classmethod
     def create(cls) -> tuple[int, Marker]:
@@ -95,12 +100,21 @@ class Marker:
         descriptor = os.memfd_create("cluster-marker")
         os.ftruncate(descriptor, cls.SIZE)
         marker = cls(descriptor)
-        marker.set(cls._NONE)
+        marker.set(cls._NONE, cls._NONE)
         return descriptor, marker
 
-    def set(self, block: int) -> None:
-        """This block begins."""
+    def set(self, task: int, block: int) -> None:
+        """This block of this task begins."""
+        # Between the two no task is named: a block must not be taken for another task's.
+        self._task.value = self._NONE
         self._block.value = block
+        self._task.value = task
+
+    @property
+    def task(self) -> int | None:
+        """The task whose block began last; None: not known."""
+        task: int = self._task.value
+        return None if task == self._NONE else task
 
     @property
     def block(self) -> int | None:

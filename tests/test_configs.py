@@ -8,6 +8,7 @@ import pytest
 
 from cluster.request import resolve
 from cluster.spec import Spec, load
+from cluster.sweep import expand
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -31,9 +32,10 @@ def test_a_spec_loads_from_any_folder(
     """Its kernel is found, its params fit, and its seed is fixed, whatever the working folder."""
     monkeypatch.chdir(tmp_path)
     spec = load(path)
-    request = resolve(spec)
-    assert request.seed == spec.seed
-    assert request.reference is not None
+    requests = [point.request for point in expand(spec)] if spec.sweep else [resolve(spec)]
+    for request in requests:
+        assert request.seed == request.spec.seed
+        assert request.reference is not None
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import cluster
+from cluster import sweeping
 from cluster.api import start
 from cluster.dispatch import SystemClock
 from cluster.report.result import Result
 from cluster.spec import Spec
+from cluster.sweep import expand
 from cluster.window import Window
 from tests.lab.site import HOSTED
 
@@ -49,10 +51,25 @@ def test_a_shipped_spec_ends_near_its_reference(
     """The state is done, and no estimate is further off than 4 of its standard errors."""
     monkeypatch.chdir(tmp_path)
     spec = cluster.load(path)
-    result = computed(spec)
+    for result in results(spec):
+        check(result, spec)
+    assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
+
+
+def results(spec: Spec) -> list[cluster.Result]:
+    """That of a run, or those of a sweep's points."""
+    if spec.sweep is None:
+        return [computed(spec)]
+    together = sweeping.submit(spec)
+    assert (together.state, together.exit_code) == ("done", 0)
+    assert len(together.points) == len(expand(spec))
+    return [point.result for point in together.points]
+
+
+def check(result: cluster.Result, spec: Spec) -> None:
+    """All of it is there, and it is near the truth."""
     assert (result.state, result.drained, result.failures) == ("done", True, [])
     assert result.samples >= (spec.samples or 0)
     off = np.subtract(result.estimate, result.reference)
     assert (np.abs(off) < 4 * np.asarray(result.std_error)).all()
     assert sum(node.samples for node in result.nodes) == result.samples
-    assert list(tmp_path.iterdir()) == [tmp_path / "runs"]

@@ -56,6 +56,7 @@ ROOMS = (
     "prune",
     "away",
     "schedule",
+    "sweeping",
     "doctor",
     "cli",
 )

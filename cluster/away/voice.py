@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ClusterError, StoreError
-from cluster.events import Event, NodeChanged, Progress, Started
+from cluster.events import Event, NodeChanged, Progress, Started, SweepStarted
 from cluster.ledger import log_of
 from cluster.report.result import Result
+from cluster.report.swept import SweepResult
 
 _MOST_COPIED = 1 << 20
 
@@ -39,9 +40,10 @@ class Voice:
         """Observe the events of a run in a store, each before ``then`` does."""
 
         def observe(event: Event) -> None:
-            if isinstance(event, Started):
-                self._to_log(log_of(event.run, store))
-                self._tell(run=event.run)
+            if isinstance(event, Started | SweepStarted):
+                name = event.run if isinstance(event, Started) else event.sweep
+                self._to_log(log_of(name, store))
+                self._tell(run=name)
             elif isinstance(event, NodeChanged) and event.slots:
                 self._tell(ready=True)
             elif isinstance(event, Progress) and any(node.tasks for node in event.nodes):
@@ -50,7 +52,7 @@ class Voice:
 
         return observe
 
-    def ended(self, result: Result) -> None:
+    def ended(self, result: Result | SweepResult) -> None:
         """Tell how the run ended, where anybody listens still."""
         self._tell(run=result.run, state=result.state, code=result.exit_code, over=True)
 

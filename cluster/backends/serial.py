@@ -23,4 +23,5 @@ class Engine(Backend):
                     time.sleep(min(self.options.tick, 0.05))
                     yield None
                 else:
-                    yield perform(work, task, time.thread_time)._replace(node=node)
+                    outcome = perform(source.work_of(task.run) or work, task, time.thread_time)
+                    yield outcome._replace(node=node)

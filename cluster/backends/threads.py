@@ -22,11 +22,11 @@ class Engine(Backend):
         """See :meth:`Backend.run`. A kernel that never returns keeps its thread."""
         node = self.nodes[0]
         slots = node.slots or 1
-        tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        tasks: queue.SimpleQueue[tuple[Work, Task] | None] = queue.SimpleQueue()
         outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         # Daemons: a kernel that hangs must not keep a stopped dispatcher alive.
         workers = [
-            threading.Thread(target=_serve, args=(work, tasks, outcomes, slot), daemon=True)
+            threading.Thread(target=_serve, args=(tasks, outcomes, slot), daemon=True)
             for slot in range(slots)
         ]
         for worker in workers:
@@ -34,7 +34,7 @@ class Engine(Backend):
         yield NodeEvent(node.host, slots, "ready")
         with kernels_at_home():
             try:
-                yield from self._turn(node.host, source, tasks, outcomes)
+                yield from self._turn(work, source, tasks, outcomes)
             finally:
                 _drop(tasks)
                 for _ in range(slots):
@@ -43,15 +43,15 @@ class Engine(Backend):
 
     def _turn(
         self,
-        node: str,
+        work: Work,
         source: Source,
-        tasks: queue.SimpleQueue[Task | None],
+        tasks: queue.SimpleQueue[tuple[Work, Task] | None],
         outcomes: queue.SimpleQueue[Outcome],
     ) -> Iterator[Outcome | None]:
-        taken = 0
+        node, taken = self.nodes[0].host, 0
         while True:
             while isinstance(task := source.take(node), Task):
-                tasks.put(task)
+                tasks.put((source.work_of(task.run) or work, task))
                 taken += 1
             if task is Pause.END and not taken:
                 return
@@ -65,16 +65,15 @@ class Engine(Backend):
 
 
 def _serve(
-    work: Work,
-    tasks: queue.SimpleQueue[Task | None],
+    tasks: queue.SimpleQueue[tuple[Work, Task] | None],
     outcomes: queue.SimpleQueue[Outcome],
     slot: int,
 ) -> None:
-    while (task := tasks.get()) is not None:
-        outcomes.put(perform(work, task, time.thread_time)._replace(slot=slot))
+    while (found := tasks.get()) is not None:
+        outcomes.put(perform(*found, time.thread_time)._replace(slot=slot))
 
 
-def _drop(tasks: queue.SimpleQueue[Task | None]) -> None:
+def _drop(tasks: queue.SimpleQueue[tuple[Work, Task] | None]) -> None:
     try:
         while True:
             tasks.get_nowait()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from cluster.dispatch.clock import Clock, SystemClock
 from cluster.dispatch.core import Core, Policy
-from cluster.dispatch.loop import Ending, Loop, Stop
+from cluster.dispatch.loop import Ending, Loop, Stop, Turns
 from cluster.dispatch.recount import recount
 from cluster.dispatch.roster import Roster
 
@@ -23,5 +23,6 @@ __all__ = [
     "Roster",
     "Stop",
     "SystemClock",
+    "Turns",
     "recount",
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from cluster.backends.base import NodeEvent, Pause
 from cluster.count import Count
-from cluster.dispatch.blame import STRIKES, Failures, Stranded, rest_after
+from cluster.dispatch.blame import STRIKES, Failures, Stranded
 from cluster.dispatch.clock import Clock
-from cluster.dispatch.flights import Flight, NodeState, Suspect
+from cluster.dispatch.flights import Flight, NodeState, Pace, Suspect
+from cluster.dispatch.nodes import Nodes
 from cluster.dispatch.odd import Parts
 from cluster.events import (
     Alarm,
@@ -18,13 +19,12 @@ from cluster.events import (
     Draining,
     HostsChanged,
     NodeChanged,
-    NodeProgress,
     Observer,
     Progress,
 )
 from cluster.ledger import Counted, Writer
 from cluster.nodes import Node
-from cluster.plan import Ranges, task_blocks
+from cluster.plan import AIM, Ranges, task_blocks
 from cluster.tally import Tally, TallyError, merged
 from cluster.work import Fault, Outcome, Task, Work, accept, checked, verified
 
@@ -37,8 +37,11 @@ _COPY_GAIN = 1.25
 _SPLIT = 8
 # What one node failed is kept for the others so many seconds.
 _ELSEWHERE = 5.0
-# Clocks that nobody looked at for so long stood still, with the whole machine: a closed lid.
-_ASLEEP = 10.0
+# Seconds of a run's first task on a node, where its speed is only that of runs like it.
+_FIRST_AIM = AIM / 10
+
+
+_UNSEEN = Pace()
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,14 @@ class Policy:
 
 @dataclass
 class Core:
-    """All decisions of a run; the engine's source of tasks."""
+    """All decisions of a run; the engine's source of tasks.
+
+    Attributes:
+        shared: the nodes, where runs share them; without, this run has its own.
+        kin: the speed of each node in runs like this one, learned by all of them.
+        tag: the name that its tasks carry, where an engine has those of several runs.
+        first, step: its tasks are numbered first, first + step, ...
+    """
 
     work: Work
     count: Count
@@ -71,21 +81,26 @@ class Core:
     clock: Clock
     observe: Observer
     rows: Callable[[int, int], list[Counted]]
-    nodes: dict[str, NodeState] = field(default_factory=dict)
     flights: dict[int, Flight] = field(default_factory=dict)
     draining: str | None = None
     failed: set[int] = field(default_factory=set)
     outcomes: int = 0
     #: The expected speed of a slot of each node beside others, until it was measured.
     weights: Mapping[str, float] = field(default_factory=dict)
+    shared: Nodes | None = None
+    kin: dict[str, Pace] = field(default_factory=dict)
+    tag: str = ""
+    first: int = 1
+    step: int = 1
 
     def __post_init__(self) -> None:
-        self._next = 0
+        self.nodes = Nodes(self.clock.steady()) if self.shared is None else self.shared
+        self.paces: dict[str, Pace] = {}
+        self._next = self.first
         self._flying_blocks = 0
         self._frontier = 0
         self._returned = Ranges()
         self._given_up = Ranges()
-        self._pool = NodeState()
         self._suspects: deque[Suspect] = deque()
         self._failures, self._stranded = Failures(), Stranded()
         self._parts = Parts()
@@ -93,7 +108,6 @@ class Core:
         self._expired: set[int] = set()
         self._useless: set[int] = set()
         self._copies: dict[tuple[int, int], set[int]] = {}
-        self._without_nodes = self._looked = self.clock.steady()
         self.owe_what_is_missing()
 
     def owe_what_is_missing(self) -> None:
@@ -107,13 +121,39 @@ class Core:
 
     def take(self, node: str | None = None) -> Task | Pause:
         """See :class:`cluster.backends.base.Source`."""
-        if self.draining or self.count.finished:
+        if not self.active:
             return Pause.END
-        state = self._all_nodes() if node is None else self._state(node)
-        if not state.has_room() or not self._may_work(state):
+        now = self.clock.steady()
+        state = self.nodes.place(node, now)
+        if not self.nodes.takes(state, now):
             return Pause.NOW
-        found = self._suspect(node, state) or self._owed(node, state) or self._copy(node, state)
-        return self._send(found, node, state) if found else Pause.NOW
+        return self.first_hand(node, state) or self.second_hand(node, state) or Pause.NOW
+
+    @property
+    def active(self) -> bool:
+        """Whether it gives out tasks at all."""
+        return self.draining is None and not self.count.finished
+
+    @property
+    def owes(self) -> bool:
+        """Whether there are blocks that nobody has."""
+        first, stop = self._owed_range()
+        return self.active and (first < stop or bool(self._suspects))
+
+    @property
+    def given(self) -> int:
+        """Blocks that are counted or out."""
+        return self.count.blocks + self._flying_blocks
+
+    def first_hand(self, node: str | None, state: NodeState) -> Task | None:
+        """A task of blocks that nobody has."""
+        found = self._suspect(node, state) or self._owed(node)
+        return self._send(found, node, state) if found else None
+
+    def second_hand(self, node: str | None, state: NodeState) -> Task | None:
+        """A copy of a task that somebody has, where that is worth it."""
+        found = self._copy(node, state) if self.active else None
+        return self._send(found, node, state) if found else None
 
     def work_of(self, run: str) -> None:
         """See :class:`cluster.backends.base.Source`."""
@@ -124,8 +164,7 @@ class Core:
 
     def avoided(self) -> Collection[str]:
         """See :class:`cluster.backends.base.Source`."""
-        unfit = [n for n, state in self.nodes.items() if state.slots and not self._is_fit(state)]
-        return unfit if unfit and self._others("") else ()
+        return self.nodes.avoided(self.clock.steady())
 
     # -- the loop's side ----------------------------------------------------------------------
 
@@ -142,25 +181,12 @@ class Core:
 
     def on_node(self, event: NodeEvent) -> None:
         """A node has another number of usable slots."""
-        state = self._state(event.node)
-        lost, state.slots = state.slots and not event.slots, event.slots
+        more = self.nodes.change(event, self.clock.steady())
         self.writer.event(event.node, f"{event.slots} slots: {event.reason}", self.clock.now())
         self.observe(NodeChanged(event.node, event.slots, event.reason))
         self.writer.slots(event.node, event.slots)
-        if event.asked:
-            state.forget_faults()
-        elif lost:
-            self._on_loss(event.node, state)
-        if self.usable_slots:
-            self._without_nodes = self.clock.steady()
-
-    def _on_loss(self, node: str, state: NodeState) -> None:
-        """A node that is lost again and again rests longer and longer when it is back."""
-        state.losses += 1
-        rest = rest_after(state.losses)
-        if rest:
-            state.rests_until = self.clock.steady() + rest
-            self._tell(node, f"lost {state.losses} times: it gets no task for {rest:g} s")
+        if more:
+            self._tell(event.node, more)
 
     def on_hosts(self, added: Sequence[Node], drained: Sequence[str], why: str) -> None:
         """Hosts are to come and to go, before they do."""
@@ -198,23 +224,20 @@ class Core:
             begun.remove(block, block + 1)
         return [gap for span in begun for gap in self.count.done.missing(*span)]
 
-    @property
-    def usable_slots(self) -> int:
-        """Slots of all nodes that can work now."""
-        return sum(state.slots for state in self.nodes.values())
-
     def on_tick(self) -> None:
         """Look at the clocks: expired tasks, and a cluster without nodes."""
         now = self.clock.steady()
-        self._forgive(now - self._looked)
-        self._looked = now
+        self.expire(now, self.nodes.look(now))
+        if self.nodes.starved(now, self.policy.wait):
+            self.drain("nodes")
+
+    def expire(self, now: float, slept: float) -> None:
+        """Revoke the tasks whose time is over; that in which the machine slept does not count."""
         for number, flight in self.flights.items():
+            flight.sent += slept
+            flight.deadline += slept
             if now > flight.deadline:
                 self._expired.add(number)
-        if self.usable_slots:
-            self._without_nodes = now
-        elif now - self._without_nodes > self.policy.wait:
-            self.drain("nodes")
 
     def on_outcome(self, outcome: Outcome) -> None:
         """Count what an outcome brings, and decide on what it leaves."""
@@ -228,7 +251,6 @@ class Core:
         self._useless.discard(outcome.task)
 
     def _settle(self, task: Task, outcome: Outcome) -> None:
-        state = self._state(outcome.node)
         try:
             tally = accept(self.work, task, outcome)
             if tally is not None:
@@ -239,45 +261,55 @@ class Core:
             self._on_fault(task, fault, outcome.node, task.first, self.policy.lost)
             return
         if tally is not None:
-            state.learn(outcome.stop - outcome.first, outcome.wall)
+            self._learn(outcome)
         if outcome.fault is not None:
             of_kernel = outcome.fault.kind in ("raised", "refused")
             most = self.policy.raised if of_kernel else self.policy.lost
             self._on_fault(task, outcome.fault, outcome.node, outcome.stop, most)
 
+    def _learn(self, outcome: Outcome) -> None:
+        """How fast its node is, from an outcome that counts."""
+        state, blocks = self.nodes.named(outcome.node), outcome.stop - outcome.first
+        for paces in (self.paces, self.kin):
+            paces.setdefault(outcome.node, Pace()).learn(blocks, outcome.wall)
+        state.tasks += 1
+        state.samples += blocks * self.work.block
+        state.busy += outcome.wall
+
     def forget_flights(self) -> None:
         """The engine is gone: what was out is owed again, and nobody is blamed."""
+        self.nodes.lose_all()
         for number in tuple(self.flights):
             flight = self._land(number)
             if flight is not None:
                 self._owe(flight.task.first, flight.task.stop)
                 self._given_up.add(flight.task.first, flight.task.stop)
-        for state in self.nodes.values():
-            state.slots = 0
         self._expired.clear()
         self._useless.clear()
 
     def progress(self, elapsed: float) -> Progress:
         """Where the run stands."""
         block = self.work.block
-        drawn = sum(state.blocks for state in self.nodes.values()) * block
+        drawn = sum(state.samples for state in self.nodes.values())
         return Progress(
             elapsed, self.count.blocks, self.count.goal.size, self.count.blocks * block,
-            drawn / elapsed if elapsed > 0 else 0.0, self.count.estimate(),
-            tuple(
-                NodeProgress(name, s.slots, s.tasks, s.blocks * block, s.busy, s.failures)
-                for name, s in self.nodes.items()
-            ),
+            drawn / elapsed if elapsed > 0 else 0.0, self.count.estimate(), self.nodes.progress(),
         )  # fmt: skip
 
-    def _forgive(self, gap: float) -> None:
-        """Time in which the whole machine slept is nobody's delay."""
-        if gap < _ASLEEP:
-            return
-        self._without_nodes += gap
-        for flight in self.flights.values():
-            flight.sent += gap
-            flight.deadline += gap
+    def record(self, progress: Progress) -> None:
+        """Keep where the run stands, for readers."""
+        estimate = progress.estimate
+        self.writer.progress(
+            {
+                "elapsed_s": progress.elapsed_s,
+                "blocks": progress.blocks_done,
+                "samples": progress.samples,
+                "samples_per_s": progress.samples_per_s,
+                "estimate": estimate.value if estimate else None,
+                "std_error": estimate.std_error if estimate else None,
+                "nodes": [astuple(node) for node in progress.nodes],
+            }
+        )
 
     def _timed(self, outcome: Outcome) -> Outcome:
         """The outcome, without times that cannot be: a tally does not depend on a clock."""
@@ -288,29 +320,9 @@ class Core:
 
     # -- which blocks next --------------------------------------------------------------------
 
-    def _state(self, node: str) -> NodeState:
-        return self.nodes.setdefault(node, NodeState())
-
-    def _all_nodes(self) -> NodeState:
-        """All nodes as one, as fast as the slowest, for an engine that chooses by itself."""
-        fit = [state for state in self.nodes.values() if self._is_fit(state)]
-        self._pool.slots = sum(state.slots for state in fit) or self.usable_slots
-        self._pool.seen = max((state.seen for state in self.nodes.values()), default=1)
-        self._pool.pace = max((s.pace for s in self.nodes.values() if s.pace), default=None)
-        return self._pool
-
-    def _is_fit(self, state: NodeState) -> bool:
-        return state.is_fit(self.clock.steady())
-
-    def _may_work(self, state: NodeState) -> bool:
-        """Whether it gets tasks: a node set aside, or at rest, does only where no other can."""
-        if state is self._pool or self._is_fit(state):
-            return True
-        return not any(self._is_fit(other) for other in self.nodes.values())
-
     def _others(self, node: str | None) -> bool:
         """Whether a node other than this one could work now."""
-        return any(name != node and self._is_fit(state) for name, state in self.nodes.items())
+        return self.nodes.others(node, self.clock.steady())
 
     def _suspect(self, node: str | None, state: NodeState) -> Suspect | None:
         # Alone in a slot that is free: then its loss can have no other cause.
@@ -323,11 +335,11 @@ class Core:
                 return suspect
         return None
 
-    def _owed(self, node: str | None, state: NodeState) -> Suspect | None:
+    def _owed(self, node: str | None) -> Suspect | None:
         first, stop = self._owed_range()
         if first >= stop:
             return None
-        stop = min(stop, first + self._length(node, state, first))
+        stop = min(stop, first + self._length(node, first))
         if self._returned:
             self._returned.remove(first, stop)
         else:
@@ -344,34 +356,47 @@ class Core:
             return first, first
         return first, min(stop, self.count.checkpoints.segment(first).stop)
 
-    def _length(self, node: str | None, state: NodeState, first: int) -> int:
+    def _length(self, node: str | None, first: int) -> int:
         if self.policy.pinned:
             return self.policy.pinned
-        pace = state.pace or self._promised_pace(node)
-        if not pace:
-            return 1
-        return task_blocks(pace, state.seen, self._owed_seconds(first))
+        own, kin = self._pace(node), self._pace(node, self.kin)
+        owed = max(self.owed_seconds(first), self.nodes.rest)
+        if own.seconds is None and kin.seconds:
+            return task_blocks(kin.seconds, kin.seen, owed, _FIRST_AIM)
+        pace = own.seconds or self._promised_pace(node)
+        return task_blocks(pace, own.seen, owed) if pace else 1
+
+    def _pace(self, node: str | None, paces: Mapping[str, Pace] | None = None) -> Pace:
+        """The speed of a node; where the engine chooses, that of the slowest."""
+        known = self.paces if paces is None else paces
+        if node is not None:
+            return known.get(node) or _UNSEEN
+        slowest = max((pace.seconds for pace in known.values() if pace.seconds), default=None)
+        return Pace(slowest, max((pace.seen for pace in known.values()), default=1))
 
     def _promised_pace(self, node: str | None) -> float | None:
         """A slot's seconds for a block, from the node's weight and the speed of the others."""
         weight = self.weights.get(node or "")
         known = [
-            s.pace * self.weights[n] for n, s in self.nodes.items() if s.pace and n in self.weights
-        ]
+            pace.seconds * self.weights[name] for name, pace in self.paces.items()
+            if pace.seconds and name in self.weights
+        ]  # fmt: skip
         return sum(known) / len(known) / weight if weight and known else None
 
-    def _owed_seconds(self, first: int) -> float:
+    def owed_seconds(self, first: int | None = None) -> float:
         """Seconds that all slots together need for what is owed.
 
         Under a precision target nobody knows how much that is: the segment stands for it.
         """
         goal = self.count.goal
         if goal.size is None or goal.target is not None:
-            segment = self.count.checkpoints.segment(first)
+            at = self._owed_range()[0] if first is None else first
+            segment = self.count.checkpoints.segment(at)
             owed = segment.stop - segment.first
         else:
             owed = goal.size - self.count.blocks - self._flying_blocks
-        rate = sum(s.slots / s.pace for s in self.nodes.values() if s.pace)
+        paces = self.paces or self.kin
+        rate = sum(self.nodes[n].slots / pace.seconds for n, pace in paces.items() if pace.seconds)
         return owed / rate if rate else 0.0
 
     def _copy(self, node: str | None, state: NodeState) -> Suspect | None:
@@ -382,7 +407,7 @@ class Core:
         for flight in self.flights.values():
             task = flight.task
             alone = len(self._copies[task.first, task.stop]) == 1
-            if alone and self._is_elsewhere(flight, node) and self._worth(flight, state, now):
+            if alone and self._is_elsewhere(flight, node) and self._worth(flight, node, now):
                 return Suspect(task.first, task.stop, task.attempt)
         return None
 
@@ -390,29 +415,31 @@ class Core:
         """Whether a copy may go to this node: not to the one that has the task, if others can."""
         return not flight.node or flight.node != node or not self._others(flight.node)
 
-    def _worth(self, flight: Flight, state: NodeState, now: float) -> bool:
+    def _worth(self, flight: Flight, node: str | None, now: float) -> bool:
         elapsed, blocks = now - flight.sent, flight.task.stop - flight.task.first
         # The first tasks of a node are sent before its speed is known.
-        expected = flight.expected or blocks * (flight.state.pace or 0.0)
+        expected = flight.expected or blocks * (self._pace(flight.node or None).seconds or 0.0)
         if expected and elapsed > max(_STALL_LEAST, _STALL_FACTOR * expected):
             return True
-        if state.pace is None or not expected:
+        pace = self._pace(node).seconds
+        if pace is None or not expected:
             return False
-        return blocks * state.pace * _COPY_GAIN < expected - elapsed
+        return blocks * pace * _COPY_GAIN < expected - elapsed
 
     def _send(self, found: Suspect, node: str | None, state: NodeState) -> Task:
-        self._next += 1
-        task = Task(self._next, found.first, found.stop, found.attempt, self.clock.now())
+        created = self.clock.now()
+        task = Task(self._next, found.first, found.stop, found.attempt, created, self.tag)
+        self._next += self.step
         blocks, now = task.stop - task.first, self.clock.steady()
-        expected = blocks * state.pace if state.pace else 0.0
+        own = self._pace(node).seconds
+        expected = blocks * (own or self._pace(node, self.kin).seconds or 0.0)
         # Where the speed is known, only one block may have the time of a hang.
         promised = _STALL_FACTOR * (state.load + expected)
-        patience = (1 if expected else blocks) * self.policy.timeout
+        patience = (1 if own else blocks) * self.policy.timeout
         deadline = now + promised + patience
         self.flights[task.id] = Flight(task, node or "", state, now, expected, deadline)
         self._copies.setdefault((task.first, task.stop), set()).add(task.id)
-        state.flying += 1
-        state.load += expected
+        state.send(expected)
         self._flying_blocks += blocks
         return task
 
@@ -422,9 +449,8 @@ class Core:
         flight = self.flights.pop(number, None)
         if flight is None:
             return None
-        task, state = flight.task, flight.state
-        state.flying -= 1
-        state.load = state.load - flight.expected if state.flying else 0.0
+        task = flight.task
+        flight.state.land(flight.expected)
         self._flying_blocks -= task.stop - task.first
         copies = self._copies[task.first, task.stop]
         copies.discard(number)
@@ -449,7 +475,7 @@ class Core:
         """A host whose failed tasks are done by others is what is wrong with them."""
         span = outcome.first, outcome.stop
         for node in self._failures.done_by(outcome.node, *span, self.count):
-            state = self._state(node)
+            state = self.nodes.named(node)
             state.strikes += 1
             if state.strikes >= STRIKES and not state.aside and self._others(node):
                 state.aside = True
@@ -470,7 +496,7 @@ class Core:
         if fault.kind == "returned" or self.count.done.overlaps(first, first + 1):
             self._owe(first, task.stop)
             return
-        self._state(node).failures += 1
+        self.nodes.named(node).failures += 1
         self._failures.add(node, first, first + 1 if fault.block == first else task.stop)
         # What was begun and not counted: up to the block that did it, where that is known.
         last = task.stop - 1 if fault.block is None else fault.block

@@ -13,7 +13,7 @@ _MOST_AHEAD = 128
 
 @dataclass(slots=True)
 class Flight:
-    """A task that is out, to whom, and what is expected of it (seconds)."""
+    """A task that is out, to whom, and what is expected of it (seconds; 0: not known)."""
 
     task: Task
     node: str
@@ -23,17 +23,44 @@ class Flight:
     deadline: float
 
 
-@dataclass
+@dataclass(slots=True)
+class Pace:
+    """How fast a node draws the blocks of a run.
+
+    Attributes:
+        seconds: that one slot takes for a block; None: not seen yet.
+        seen: blocks of the longest task that it has finished.
+    """
+
+    seconds: float | None = None
+    seen: int = 1
+
+    def learn(self, blocks: int, wall: float) -> None:
+        """Take in the speed of a task; an old speed that is far off is forgotten at once."""
+        fresh = wall / blocks
+        known = self.seconds
+        near = known is not None and known / 4 < fresh < known * 4
+        self.seconds = (known + fresh) / 2 if known is not None and near else fresh
+        self.seen = max(self.seen, blocks)
+
+
+@dataclass(slots=True)
 class NodeState:
-    """What the core knows of a node; ``pace`` is a slot's seconds for a block."""
+    """What is known of a node, whichever run its tasks are of.
+
+    Attributes:
+        slots: how many can work now.
+        flying, blind: tasks that are out there, and those of them of unknown length.
+        load: seconds of work that are out there, as far as known.
+        tasks, samples, busy: what it has done, busy in seconds.
+    """
 
     slots: int = 0
-    pace: float | None = None
-    seen: int = 1
-    load: float = 0.0
     flying: int = 0
+    blind: int = 0
+    load: float = 0.0
     tasks: int = 0
-    blocks: int = 0
+    samples: int = 0
     busy: float = 0.0
     failures: int = 0
     strikes: int = 0
@@ -41,16 +68,17 @@ class NodeState:
     losses: int = 0
     rests_until: float = 0.0
 
-    def learn(self, blocks: int, wall: float) -> None:
-        """Take in the speed of a task; an old speed that is far off is forgotten at once."""
-        fresh = wall / blocks
-        known = self.pace
-        near = known is not None and known / 4 < fresh < known * 4
-        self.pace = (known + fresh) / 2 if known is not None and near else fresh
-        self.seen = max(self.seen, blocks)
-        self.tasks += 1
-        self.blocks += blocks
-        self.busy += wall
+    def send(self, expected: float) -> None:
+        """A task goes out."""
+        self.flying += 1
+        self.blind += not expected
+        self.load += expected
+
+    def land(self, expected: float) -> None:
+        """A task is not out any more."""
+        self.flying -= 1
+        self.blind -= not expected
+        self.load = self.load - expected if self.flying else 0.0
 
     def forget_faults(self) -> None:
         """The person had it drained: if it comes again, it begins anew."""
@@ -64,7 +92,7 @@ class NodeState:
         """Whether a slot is free, or will be before the engine asks again."""
         if self.flying < self.slots:
             return True
-        short = self.pace is not None and self.load < _AHEAD * self.slots
+        short = not self.blind and self.load < _AHEAD * self.slots
         return short and self.flying < _MOST_AHEAD * self.slots
 
 

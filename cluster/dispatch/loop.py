@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from typing import Protocol
 
-from cluster.backends.base import Backend
+from cluster.backends.base import Backend, NodeEvent, Source
 from cluster.count import Count
+from cluster.dispatch.clock import Clock
 from cluster.dispatch.core import Core
 from cluster.dispatch.roster import Roster
 from cluster.errors import EngineError, NodesMissing, StopNow
-from cluster.events import Progress
+from cluster.events import Observer, Progress
 from cluster.state import State
-from cluster.work import Outcome
+from cluster.work import Outcome, Work
 
 _LOOK_EVERY = 0.2
 _RECORD_EVERY = 1.0
@@ -60,29 +62,82 @@ class Stop:
     reason: str | None = None
 
 
-class Loop:
-    """Reads an engine's items and turns the core's clocks, over as many engines as it takes.
+class Decider(Source, Protocol):
+    """What the loop turns: the core of one run, or those of many."""
+
+    @property
+    def clock(self) -> Clock:
+        """Time."""
+
+    @property
+    def observe(self) -> Observer:
+        """Who is told."""
+
+    @property
+    def outcomes(self) -> int:
+        """How many came so far."""
+
+    @property
+    def work(self) -> Work:
+        """What the engine's workers load first."""
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to wait for."""
+
+    def drain(self, reason: str) -> None:
+        """Give out no more tasks; the first reason stays."""
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """An outcome came."""
+
+    def on_node(self, event: NodeEvent) -> None:
+        """A node has another number of usable slots."""
+
+    def on_tick(self) -> None:
+        """Look at the clocks."""
+
+    def forget_flights(self) -> None:
+        """The engine is gone, with all that was out."""
+
+    def progress(self, elapsed: float) -> Progress:
+        """Where it stands."""
+
+    def record(self, progress: Progress) -> None:
+        """Keep where it stands, for readers."""
+
+    def alarm(self, text: str) -> None:
+        """Tell, and record, what is wrong with no node in particular."""
+
+
+class Turns:
+    """Reads an engine's items and turns the clocks, over as many engines as it takes.
 
     Args:
         core: decides.
         stop: a person's wish to stop.
-        max_time: seconds after which the run drains.
+        max_time: seconds after which it drains.
         closes: when it drains in any case: the end of its window, in seconds since the epoch.
-        roster: the hosts, where they may change.
+
+    Attributes:
+        reason: the engine's own words, where it failed.
     """
 
     def __init__(
-        self, core: Core, stop: Stop, max_time: float | None, closes: float | None = None,
-        roster: Roster | None = None,
-    ) -> None:  # fmt: skip
+        self, core: Decider, stop: Stop, max_time: float | None, closes: float | None = None
+    ) -> None:
         self._core, self._stop, self._max_time, self._closes = core, stop, max_time, closes
-        self._roster = roster
         self._backend: Backend | None = None
         self._begun = self._looked = self._recorded = core.clock.steady()
-        self._reason = ""
+        self.reason = ""
 
-    def run(self, engine: Callable[[], Backend]) -> Ending:
-        """Run until the goal is met, or something else ends it.
+    @property
+    def wall(self) -> float:
+        """Seconds since the start."""
+        return self._core.clock.steady() - self._begun
+
+    def turn(self, engine: Callable[[], Backend]) -> None:
+        """Turn until nothing is left to wait for.
 
         Args:
             engine: makes a fresh engine; called again when one fails.
@@ -104,15 +159,14 @@ class Loop:
                 self._on_engine_error(error)
             except StopNow:
                 core.drain(self._stop.reason or "SIGINT")
-                return self._ending()
+                return
             barren = 0 if core.outcomes > before else barren + 1
             if not core.over:
                 core.forget_flights()
         if not core.over:
             if not core.outcomes:
-                raise EngineError(self._reason or "the engine ended without a word")
+                raise EngineError(self.reason or "the engine ended without a word")
             core.drain("nodes")
-        return self._ending()
 
     def _turn(self, backend: Backend) -> None:
         core, self._backend = self._core, backend
@@ -143,37 +197,48 @@ class Loop:
         core.observe(progress)
         if now - self._recorded >= _RECORD_EVERY:
             self._recorded = now
-            core.writer.progress(record_of(progress))
-            if self._roster is not None and self._backend is not None:
-                self._roster.look(core, self._backend)
+            core.record(progress)
+            if self._backend is not None:
+                self._look_at_hosts(self._backend)
+
+    def _look_at_hosts(self, _backend: Backend) -> None:
+        """About once a second: whether the hosts are to change."""
 
     def _on_engine_error(self, error: EngineError) -> None:
-        self._reason = str(error)
-        self._core.alarm(self._reason)
+        self.reason = str(error)
+        self._core.alarm(self.reason)
 
-    def _ending(self) -> Ending:
-        core, wall = self._core, self._core.clock.steady() - self._begun
-        state, stopped_by = _verdict_on_run(core)
+
+class Loop(Turns):
+    """The loop of one run; ``roster`` are its hosts, where they may change."""
+
+    def __init__(
+        self, core: Core, stop: Stop, max_time: float | None, closes: float | None = None,
+        roster: Roster | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(core, stop, max_time, closes)
+        self._run, self._roster = core, roster
+
+    def run(self, engine: Callable[[], Backend]) -> Ending:
+        """Run until the goal is met, or something else ends it; see :meth:`turn`."""
+        self.turn(engine)
+        core, wall = self._run, self.wall
         core.observe(core.progress(wall))
         core.judge_nodes()
-        undone = [] if core.count.finished else core.undone
-        if undone:
-            core.alarm(f"started and not finished: {_spelled(undone)}")
-        return Ending(state, stopped_by, not undone, wall, self._reason)
+        return ending_of(core, wall, self.reason)
+
+    def _look_at_hosts(self, backend: Backend) -> None:
+        if self._roster is not None:
+            self._roster.look(self._run, backend)
 
 
-def record_of(progress: Progress) -> dict[str, object]:
-    """What readers of a running run are shown, as the ledger keeps it."""
-    estimate = progress.estimate
-    return {
-        "elapsed_s": progress.elapsed_s,
-        "blocks": progress.blocks_done,
-        "samples": progress.samples,
-        "samples_per_s": progress.samples_per_s,
-        "estimate": estimate.value if estimate else None,
-        "std_error": estimate.std_error if estimate else None,
-        "nodes": [astuple(node) for node in progress.nodes],
-    }
+def ending_of(core: Core, wall: float, reason: str) -> Ending:
+    """How a core's run ended; what was started and not finished is told and recorded."""
+    state, stopped_by = _verdict_on_run(core)
+    undone = [] if core.count.finished else core.undone
+    if undone:
+        core.alarm(f"started and not finished: {_spelled(undone)}")
+    return Ending(state, stopped_by, not undone, wall, reason)
 
 
 def _verdict_on_run(core: Core) -> tuple[State, str]:

@@ -104,6 +104,7 @@ class Host:
         self._agent: Child | None = None
         self._commands = self._number = 0
         self._knows: set[str] = set()
+        self._told: set[str] = set()
         self._failures, self._next_try = 0, 0.0
         self._since = self._heard = self._beaten = 0.0
 
@@ -138,7 +139,7 @@ class Host:
         """Tell it of the work of a further run, before the first task of that."""
         if work is not None and work.run not in self._knows:
             self._knows.add(work.run)
-            self.say({"work": work.to_json()})
+            self.say({"work": work.to_json(self._told)})
 
     def start(
         self,
@@ -210,7 +211,8 @@ class Host:
 
     def _launch(self, now: float) -> None:
         self.standing, self.hello, self.probe = Standing.STARTING, {}, None
-        self.usable, self._number, self._knows = 0, 0, set()
+        self.usable, self._number = 0, 0
+        self._knows, self._told = set(), set()
         self.clock, self._left = None, {}
         self.born += 1
         self._since = self._heard = self._beaten = now

@@ -10,10 +10,10 @@ from __future__ import annotations
 from cluster.ledger.database import FILE, NETWORK, SQLITE, file_system
 from cluster.ledger.locks import Owner, holder
 from cluster.ledger.moves import compact, remove, take_over
-from cluster.ledger.rows import Counted, NodeTotals, Run, Wish
+from cluster.ledger.rows import Counted, NodeTotals, Run, Speed, Wish
 from cluster.ledger.store import Ledger, log_of
 from cluster.ledger.tables import SCHEMA
-from cluster.ledger.writer import Writer
+from cluster.ledger.writer import Scribe, Writer
 
 __all__ = [
     "FILE",
@@ -25,6 +25,8 @@ __all__ = [
     "NodeTotals",
     "Owner",
     "Run",
+    "Scribe",
+    "Speed",
     "Wish",
     "Writer",
     "compact",

@@ -12,7 +12,8 @@ from cluster.ledger.tables import OUTCOME_COLUMNS
 from cluster.work import checksum
 
 # All that hangs on a run, the run itself last.
-_TABLES = ("outcome", "spare", "failure", "event", "session", "wish")
+_TABLES = ("outcome", "spare", "failure", "event", "session", "wish", "point")
+_EMPTY = "SELECT key FROM sweep WHERE key NOT IN (SELECT sweep FROM point)"
 
 
 def take_over(ledger: Ledger, run: Run, giver: Ledger, given: Run, without: set[int]) -> int:
@@ -57,9 +58,17 @@ def remove(ledger: Ledger, run: Run) -> None:
             for table in _TABLES:
                 ledger.db.execute(f"DELETE FROM {table} WHERE run = ?", (run.key,))
             ledger.db.execute("DELETE FROM run WHERE key = ?", (run.key,))
+            _remove_empty_sweeps(ledger)
         for path in (log_of(run.id, ledger.store), ledger.store / "locks" / run.id):
             with suppress(OSError):
                 path.unlink()
+
+
+def _remove_empty_sweeps(ledger: Ledger) -> None:
+    pools = f"SELECT key FROM pool WHERE sweep IN ({_EMPTY})"
+    ledger.db.execute(f"DELETE FROM pool_event WHERE pool IN ({pools})")
+    ledger.db.execute(f"DELETE FROM pool WHERE sweep IN ({_EMPTY})")
+    ledger.db.execute(f"DELETE FROM sweep WHERE key IN ({_EMPTY})")
 
 
 def compact(ledger: Ledger) -> None:

@@ -48,6 +48,21 @@ class Wish(NamedTuple):
     drain: tuple[str, ...]
 
 
+class Speed(NamedTuple):
+    """Sums over a node's counted outcomes of a run, from which its speed and that's error come.
+
+    n is the number of blocks of a task, w its wall seconds.
+    """
+
+    node: str
+    tasks: int
+    n: int
+    w: float
+    nn: int
+    nw: float
+    ww: float
+
+
 class NodeTotals(NamedTuple):
     """Sums over a node's counted outcomes: tasks, blocks, wall and CPU seconds.
 

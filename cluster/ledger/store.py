@@ -15,9 +15,9 @@ from cluster.errors import UsageError, did_you_mean
 from cluster.ledger.database import Database
 from cluster.ledger.faults import translated
 from cluster.ledger.locks import Owner, flock, holder, write_owner
-from cluster.ledger.rows import JSON_COLUMNS, Counted, NodeTotals, Run, Wish
+from cluster.ledger.rows import JSON_COLUMNS, Counted, NodeTotals, Run, Speed, Wish
 from cluster.ledger.tables import UNENDED
-from cluster.ledger.writer import Writer
+from cluster.ledger.writer import Scribe, Writer
 from cluster.nodes import Node
 from cluster.work import checksum
 
@@ -29,7 +29,7 @@ class Ledger(Database):
 
     def runs(self) -> list[Run]:
         """Every run, newest first."""
-        return list(self._runs("ORDER BY created DESC, key DESC", ()))
+        return list(self.selected("ORDER BY created DESC, key DESC", ()))
 
     def run(self, name: str) -> Run:
         """The run of that id, or of the only id that starts so.
@@ -38,7 +38,7 @@ class Ledger(Database):
             UsageError: none, or several.
         """
         pattern = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-        found = list(self._runs("WHERE id LIKE ? ESCAPE '\\' ORDER BY created", (pattern,)))
+        found = list(self.selected("WHERE id LIKE ? ESCAPE '\\' ORDER BY created", (pattern,)))
         exact = [run for run in found if run.id == name]
         if len(exact or found) == 1:
             return (exact or found)[0]
@@ -53,7 +53,9 @@ class Ledger(Database):
 
     def newest(self, request: str) -> Run | None:
         """The newest run of a request key, or None."""
-        found = self._runs("WHERE request = ? ORDER BY created DESC, key DESC LIMIT 1", (request,))
+        found = self.selected(
+            "WHERE request = ? ORDER BY created DESC, key DESC LIMIT 1", (request,)
+        )
         return next(found, None)
 
     def create(
@@ -101,13 +103,13 @@ class Ledger(Database):
 
     def state(self, run: Run) -> str:
         """``running`` while somebody holds its lock, ``interrupted`` where nobody finished it."""
-        if holder(self._lock_path(run.id)) is not None:
+        if holder(self.lock_path(run.id)) is not None:
             return "running"
         return "interrupted" if run.state == "running" else run.state
 
     def holder(self, run: Run) -> Owner | None:
         """Who holds the run's lock now, or None."""
-        return holder(self._lock_path(run.id))
+        return holder(self.lock_path(run.id))
 
     # -- sessions and locks -------------------------------------------------------------------
 
@@ -118,7 +120,7 @@ class Ledger(Database):
         Raises:
             Locked: another process holds it; or, on a network file system, another host the store.
         """
-        path = self._lock_path(run)
+        path = self.lock_path(run)
         with translated(path):
             path.parent.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -228,6 +230,15 @@ class Ledger(Database):
         )
         return [NodeTotals(*row) for row in rows]
 
+    def speeds(self, run: Run) -> list[Speed]:
+        """How fast each node drew the blocks of a run."""
+        rows = self.all(
+            "SELECT node, count(*), sum(n), sum(wall), sum(n * n), sum(n * wall), sum(wall * wall)"
+            " FROM (SELECT node, stop - first AS n, wall FROM outcome WHERE run = ? AND wall > 0)"
+            " GROUP BY node ORDER BY node", (run.key,),
+        )  # fmt: skip
+        return [Speed(*row) for row in rows]
+
     def uncounted_blocks(self, run: Run) -> dict[str, int]:
         """Blocks that each node was given or computed, and that were not counted."""
         rows = self.all(
@@ -306,11 +317,16 @@ class Ledger(Database):
 
     def writer(self, run: Run) -> Writer:
         """The thread that writes what a dispatcher counts."""
-        return Writer(self, run)
+        return Writer(self.scribe(), run, alone=True)
+
+    def scribe(self) -> Scribe:
+        """The thread that writes what the dispatcher of several runs counts."""
+        return Scribe(self)
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _runs(self, where: str, values: tuple[object, ...]) -> Iterator[Run]:
+    def selected(self, where: str, values: tuple[object, ...]) -> Iterator[Run]:
+        """The runs that a clause of SQL selects."""
         for row in self.all(f"SELECT {', '.join(Run._fields)} FROM run {where}", values):
             run = Run(*row)
             yield run._replace(
@@ -318,7 +334,8 @@ class Ledger(Database):
                 **{name: json.loads(getattr(run, name) or "null") for name in JSON_COLUMNS},
             )
 
-    def _lock_path(self, run: str) -> Path:
+    def lock_path(self, run: str) -> Path:
+        """The file whose lock holds a run."""
         return self.store / "locks" / run
 
 

@@ -14,6 +14,45 @@ _WISHES = """CREATE TABLE wish (      -- of people, for a run that is being comp
     answer TEXT                        -- JSON, of its dispatcher; NULL: none yet
 );
 """
+_SWEEPS = """CREATE INDEX session_run ON session (run);
+CREATE TABLE sweep (                   -- many runs of one spec, each in the table of runs
+    key        INTEGER PRIMARY KEY,
+    id         TEXT NOT NULL UNIQUE,
+    name       TEXT NOT NULL,
+    created    REAL NOT NULL,
+    request    TEXT NOT NULL,          -- over the request keys of its points, to find it again
+    spec       TEXT NOT NULL,          -- JSON: the spec as it was sent last
+    stopped_by TEXT,                   -- what ended its last start early; NULL: nothing
+    progress   TEXT                    -- JSON: where it stands, for readers
+);
+CREATE INDEX sweep_request ON sweep (request, created);
+CREATE TABLE point (                   -- which runs a sweep has; a run may be in several
+    sweep INTEGER NOT NULL REFERENCES sweep,
+    place INTEGER NOT NULL,            -- in the list, from 0
+    run   INTEGER NOT NULL REFERENCES run,
+    given TEXT NOT NULL,               -- JSON: what the sweep gives it, by dotted key
+    PRIMARY KEY (sweep, place)
+) WITHOUT ROWID;
+CREATE INDEX point_run ON point (run);
+CREATE TABLE pool (                    -- one start of a sweep on one backend
+    key     INTEGER PRIMARY KEY,
+    sweep   INTEGER NOT NULL REFERENCES sweep,
+    started REAL NOT NULL,
+    wall    REAL,                      -- seconds; NULL: it did not end by itself
+    host    TEXT NOT NULL,
+    pid     INTEGER NOT NULL,
+    backend TEXT NOT NULL,
+    nodes   TEXT NOT NULL              -- JSON: slots by node
+);
+CREATE INDEX pool_sweep ON pool (sweep);
+CREATE TABLE pool_event (              -- what happened to nodes while a pool was up
+    pool INTEGER NOT NULL REFERENCES pool,
+    at   REAL NOT NULL,
+    node TEXT,
+    text TEXT NOT NULL
+);
+CREATE INDEX pool_event_pool ON pool_event (pool);
+"""
 TABLES = (
     """
 CREATE TABLE run (
@@ -102,6 +141,7 @@ CREATE TABLE event (                   -- what happened to nodes and to the run
 CREATE INDEX event_run ON event (run);
 """
     + _WISHES
+    + _SWEEPS
     + """
 CREATE TABLE owner (                   -- on a network file system: the one host that may write
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -113,7 +153,7 @@ CREATE TABLE owner (                   -- on a network file system: the one host
 )
 
 # What turns a store of an older format into one of the next.
-UPGRADES = {1: _WISHES + "ALTER TABLE session ADD COLUMN start TEXT;\n"}
+UPGRADES = {1: _WISHES + "ALTER TABLE session ADD COLUMN start TEXT;\n" + _SWEEPS}
 UNENDED = (
     "state = 'running', stopped_by = NULL, drained = NULL, counted = NULL, tally = NULL,"
     " ranges = NULL"

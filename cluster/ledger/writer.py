@@ -6,7 +6,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -27,19 +27,19 @@ _SLOTS = (
 )
 
 
-class Writer:
+class Scribe:
     """Commits what a dispatcher hands it, in groups, from a thread of its own.
 
     A row is durable within 50 ms, or ``flush`` says so earlier. An error of the disk is raised by
     the next call: nothing is ever taken for written that is not.
     """
 
-    def __init__(self, database: Database, run: Run) -> None:
-        self._database, self._run = database, run
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._wake = threading.Condition()
         self._outcomes: list[tuple[object, ...]] = []
-        self._others: list[tuple[str, tuple[object, ...]]] = []
-        self._progress: str | None = None
+        self._others: list[tuple[bool, str, tuple[object, ...]]] = []
+        self._progress: dict[int, str] = {}
         self._asked = self._written = 0
         self._closing = self._hurry = False
         self._error: StoreError | None = None
@@ -55,13 +55,8 @@ class Writer:
             self._wake.notify_all()
         self._thread.join()
 
-    def count(self, task: Task, outcome: Outcome, received: float) -> None:
-        """Count the blocks of an outcome."""
-        row = (
-            self._run.key, outcome.first, outcome.stop, outcome.tally, outcome.node, outcome.slot,
-            outcome.pid, task.attempt, task.created, outcome.started, outcome.ended, received,
-            outcome.wall, outcome.cpu, outcome.variant, outcome.checksum,
-        )  # fmt: skip
+    def count(self, row: tuple[object, ...]) -> None:
+        """Write a row of counted blocks."""
         with self._wake:
             self._raise()
             # A disk that cannot keep up holds the dispatcher back; memory stays flat.
@@ -72,45 +67,33 @@ class Writer:
             if len(self._outcomes) == 1:
                 self._wake.notify_all()
 
-    def fail(self, task: Task, fault: Fault, node: str, blocks: int, at: float) -> None:
-        """Record an attempt of which so many blocks were begun, and did not count."""
-        row = (
-            self._run.key, at, fault.block, blocks, node, task.attempt,
-            fault.kind, fault.type, fault.message, fault.traceback,
-        )  # fmt: skip
-        self._put("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    def put(self, sql: str, row: tuple[object, ...], *, late: bool = True) -> None:
+        """Have a statement done, in its group after those that are not late.
 
-    def spare(self, outcome: Outcome, verdict: str, at: float) -> None:
-        """Keep an outcome that is not counted, with the reason."""
-        row = (self._run.key, outcome.first, outcome.stop, outcome.node, at, verdict, outcome.tally)
-        self._put("INSERT INTO spare VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-
-    def event(self, node: str | None, text: str, at: float) -> None:
-        """Record what happened to a node, or to the run."""
-        self._put("INSERT INTO event VALUES (?, ?, ?, ?)", (self._run.key, at, node, text))
-
-    def slots(self, node: str, slots: int) -> None:
-        """Record that a node has had so many slots, in this start of the run."""
-        self._put(_SLOTS, (f'$."{node}"', slots, f'$."{node}"', self._run.key))
-
-    def answer(self, wish: int, answer: Mapping[str, object]) -> None:
-        """Tell a person what became of a wish."""
-        self._put("UPDATE wish SET answer = ? WHERE key = ?", (json.dumps(answer), wish))
-
-    def probe(self, tally: str) -> None:
-        """Record how a probe of the kernel came out where the run was begun, once."""
-        sql = (
-            "UPDATE run SET definition = json_set(definition, '$.probe', ?)"
-            " WHERE key = ? AND json_extract(definition, '$.probe') IS NULL"
-        )
-        self._put(sql, (tally, self._run.key))
-
-    def progress(self, progress: Mapping[str, object]) -> None:
-        """Replace what readers see of the running estimate."""
+        Equal ones are done in their order; of others only this is known.
+        """
         with self._wake:
             self._raise()
-            self._progress = json.dumps(progress)
+            self._others.append((late, sql, row))
+            self._asked += 1
             self._wake.notify_all()
+
+    def progress(self, run: Run, progress: Mapping[str, object]) -> None:
+        """Replace what readers see of a run's estimate."""
+        with self._wake:
+            self._raise()
+            self._progress[run.key] = json.dumps(progress)
+            self._wake.notify_all()
+
+    @property
+    def asked(self) -> int:
+        """How many rows were handed over so far."""
+        return self._asked
+
+    @property
+    def written(self) -> int:
+        """How many of them are durable."""
+        return self._written
 
     def flush(self, timeout: float = 60.0) -> None:
         """Return when all that was handed over is durable.
@@ -133,13 +116,6 @@ class Writer:
     @property
     def _path(self) -> Path:
         return self._database.path
-
-    def _put(self, sql: str, row: tuple[object, ...]) -> None:
-        with self._wake:
-            self._raise()
-            self._others.append((sql, row))
-            self._asked += 1
-            self._wake.notify_all()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -175,16 +151,16 @@ class Writer:
         with self._wake:
             outcomes, self._outcomes = self._outcomes, []
             others, self._others = self._others, []
-            progress, self._progress = self._progress, None
+            progress, self._progress = self._progress, {}
             self._hurry = False
             self._wake.notify_all()
         db.execute("BEGIN IMMEDIATE")
         if outcomes:
             db.execute(INSERT_OUTCOMES, (json.dumps(outcomes),))
-        for sql, row in others:
-            db.execute(sql, row)
-        if progress:
-            db.execute("UPDATE run SET progress = ? WHERE key = ?", (progress, self._run.key))
+        for sql, rows in _grouped(others):
+            db.executemany(sql, rows)
+        for run, text in progress.items():
+            db.execute("UPDATE run SET progress = ? WHERE key = ?", (text, run))
         if self._database.network:
             self._database.beat(db)
         db.execute("COMMIT")
@@ -192,3 +168,85 @@ class Writer:
         with self._wake:
             self._written += len(outcomes) + len(others)
             self._wake.notify_all()
+
+
+def _grouped(
+    statements: Sequence[tuple[bool, str, tuple[object, ...]]],
+) -> list[tuple[str, list[tuple[object, ...]]]]:
+    """Equal statements together, the early ones first: a call for each costs more than it does."""
+    groups: dict[tuple[bool, str], list[tuple[object, ...]]] = {}
+    for late, sql, row in statements:
+        groups.setdefault((late, sql), []).append(row)
+    return [(sql, groups[late, sql]) for late, sql in sorted(groups, key=lambda group: group[0])]
+
+
+class Writer:
+    """What a dispatcher hands over of one run.
+
+    Args:
+        scribe: writes it.
+        run: the run.
+        alone: the scribe writes of no other run, and is closed with this.
+    """
+
+    def __init__(self, scribe: Scribe, run: Run, *, alone: bool = False) -> None:
+        self._scribe, self._run, self._alone = scribe, run, alone
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._alone:
+            self._scribe.__exit__(*exc_info)
+
+    def count(self, task: Task, outcome: Outcome, received: float) -> None:
+        """Count the blocks of an outcome."""
+        self._scribe.count(
+            (
+                self._run.key, outcome.first, outcome.stop, outcome.tally, outcome.node,
+                outcome.slot, outcome.pid, task.attempt, task.created, outcome.started,
+                outcome.ended, received, outcome.wall, outcome.cpu, outcome.variant,
+                outcome.checksum,
+            )
+        )  # fmt: skip
+
+    def fail(self, task: Task, fault: Fault, node: str, blocks: int, at: float) -> None:
+        """Record an attempt of which so many blocks were begun, and did not count."""
+        row = (
+            self._run.key, at, fault.block, blocks, node, task.attempt,
+            fault.kind, fault.type, fault.message, fault.traceback,
+        )  # fmt: skip
+        self._scribe.put("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def spare(self, outcome: Outcome, verdict: str, at: float) -> None:
+        """Keep an outcome that is not counted, with the reason."""
+        row = (self._run.key, outcome.first, outcome.stop, outcome.node, at, verdict, outcome.tally)
+        self._scribe.put("INSERT INTO spare VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def event(self, node: str | None, text: str, at: float) -> None:
+        """Record what happened to a node, or to the run."""
+        self._scribe.put("INSERT INTO event VALUES (?, ?, ?, ?)", (self._run.key, at, node, text))
+
+    def slots(self, node: str, slots: int) -> None:
+        """Record that a node has had so many slots, in this start of the run."""
+        self._scribe.put(_SLOTS, (f'$."{node}"', slots, f'$."{node}"', self._run.key))
+
+    def answer(self, wish: int, answer: Mapping[str, object]) -> None:
+        """Tell a person what became of a wish."""
+        self._scribe.put("UPDATE wish SET answer = ? WHERE key = ?", (json.dumps(answer), wish))
+
+    def probe(self, tally: str) -> None:
+        """Record how a probe of the kernel came out where the run was begun, once."""
+        sql = (
+            "UPDATE run SET definition = json_set(definition, '$.probe', ?)"
+            " WHERE key = ? AND json_extract(definition, '$.probe') IS NULL"
+        )
+        self._scribe.put(sql, (tally, self._run.key))
+
+    def progress(self, progress: Mapping[str, object]) -> None:
+        """Replace what readers see of the running estimate."""
+        self._scribe.progress(self._run, progress)
+
+    def flush(self, timeout: float = 60.0) -> None:
+        """Return when all that was handed over is durable; see :meth:`Scribe.flush`."""
+        self._scribe.flush(timeout)

@@ -24,6 +24,7 @@ from cluster.events import (
     Observer,
     Progress,
     Started,
+    SweepStarted,
 )
 from cluster.report.layout import (
     Table,
@@ -135,7 +136,7 @@ class Lines(Quiet):
 
     def _on(self, event: Event) -> None:
         match event:
-            case Started():
+            case Started() | SweepStarted():
                 self._say(_start(event))
             case NodeChanged():
                 self._say(f"{event.node}: {counted(event.slots, 'slot')}, {one_line(event.reason)}")
@@ -235,7 +236,10 @@ def _node(node: NodeProgress, elapsed: float) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _start(event: Started) -> str:
+def _start(event: Started | SweepStarted) -> str:
+    if isinstance(event, SweepStarted):
+        owed = f"{count(event.owed)} of {counted(event.points, 'point')} are to be computed"
+        return f"sweep {event.sweep} on {event.backend}: {owed}"
     goal = "" if event.blocks is None else f" of {count(event.blocks)}"
     blocks = f"{count(event.blocks_done)}{goal} blocks of {counted(event.block, 'sample')}"
     return f"run {event.run} on {event.backend}: {blocks} are counted"
@@ -272,6 +276,13 @@ def _left(event: Progress) -> list[str]:
 
 
 def _share(event: Progress) -> str:
+    if event.points is not None:
+        points = f"{count(event.points_done)} of {counted(event.points, 'point')}"
+        return f"{points}, {_blocks(event)}"
+    return _blocks(event)
+
+
+def _blocks(event: Progress) -> str:
     if not event.blocks:
         return counted(event.blocks_done, "block")
     share = percent(event.blocks_done / event.blocks)

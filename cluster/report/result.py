@@ -9,7 +9,6 @@ from typing import Any
 
 from cluster.canonical import sha256
 from cluster.ledger import NodeTotals, Run
-from cluster.request import Request
 from cluster.state import State
 from cluster.tally import Estimate, Tally
 
@@ -123,6 +122,33 @@ class Result:
 
 
 @dataclass(frozen=True)
+class About:
+    """What a run computes, as far as its result tells it; of :class:`cluster.request.Request`."""
+
+    kernel: str
+    params: Mapping[str, Any]
+    seed: int
+    block: int
+    scale: float
+    offset: float
+    reference: Any
+    confidence: float
+    identity: str
+
+    @classmethod
+    def of(cls, run: Run) -> About:
+        """From a run's row."""
+        own, source = run.definition, run.definition["source"]
+        names = ("params", "seed", "block", "scale", "offset", "reference")
+        return cls(
+            kernel=f"{source['entry']}:{source['function']}",
+            confidence=run.goal["confidence"],
+            identity=run.identity,
+            **{name: own[name] for name in names},
+        )
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the ledger holds of a run, read once."""
 
@@ -142,12 +168,11 @@ class Facts:
     resume: str | None
 
 
-def result_of(facts: Facts, request: Request) -> Result:
+def result_of(facts: Facts, about: About) -> Result:
     """Put a run's facts together."""
-    confidence = request.goal.confidence
     estimate = None
     if facts.tally is not None:
-        estimate = facts.tally.estimate(confidence, request.scale, request.offset)
+        estimate = facts.tally.estimate(about.confidence, about.scale, about.offset)
     blocks = sum(stop - first for first, stop in facts.ranges)
     return Result(
         run=facts.run.id,
@@ -156,23 +181,23 @@ def result_of(facts: Facts, request: Request) -> Result:
         stopped_by=facts.run.stopped_by,
         drained=facts.run.drained,
         backend=facts.backend,
-        kernel=request.source.name,
-        params=dict(request.params),
-        seed=request.seed,
-        block=request.block,
-        samples=blocks * request.block,
+        kernel=about.kernel,
+        params=dict(about.params),
+        seed=about.seed,
+        block=about.block,
+        samples=blocks * about.block,
         blocks=blocks,
         ranges=[list(pair) for pair in facts.ranges],
         estimate=estimate and _listed(estimate.value),
         std_error=estimate and _listed(estimate.std_error),
         interval=estimate and _interval(estimate),
-        confidence=confidence,
-        reference=_listed(request.reference),
+        confidence=about.confidence,
+        reference=_listed(about.reference),
         tally=None if facts.tally is None else facts.tally.to_json(),
-        identity=request.identity,
-        digest=digest(request.identity, facts.ranges, request.block, facts.tally),
+        identity=about.identity,
+        digest=digest(about.identity, facts.ranges, about.block, facts.tally),
         wall_s=facts.wall,
-        nodes=_nodes(facts, request.block, blocks),
+        nodes=_nodes(facts, about.block, blocks),
         failures=[_failure(row) for row in facts.failures],
         events=[dict(event) for event in facts.events],
         resume=facts.resume,

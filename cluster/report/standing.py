@@ -21,6 +21,7 @@ class Standing:
     """Where a run stands, cheaply: from its newest record, without adding up its rows.
 
     ``holder`` is the process that computes it now, or None; the numbers are None before the first.
+    Of a sweep ``run`` is its id, ``points`` how many it has, and its numbers are of all together.
     """
 
     run: str
@@ -37,6 +38,8 @@ class Standing:
     std_error: Any
     samples_per_s: float | None
     elapsed_s: float | None
+    points: int | None = None
+    points_done: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of ``ls`` and ``status``."""

@@ -26,12 +26,14 @@ from cluster.report.layout import (
 )
 from cluster.report.numbers import count, counted, duration, number, percent, rate, si, value_text
 from cluster.report.summary import STYLES, nodes, result
+from cluster.report.swept import PointResult, SweepResult, given_keys
 from cluster.state import State
 from cluster.verbs import command
 
 __all__ = [
     "Page",
     "backends",
+    "compare",
     "detached",
     "doctor",
     "error",
@@ -46,6 +48,7 @@ __all__ = [
     "scheduled",
     "show",
     "status",
+    "sweep",
     "validated",
 ]
 
@@ -53,6 +56,8 @@ Document = Mapping[str, Any]
 
 # The id of a run holds its name and its time.
 _SPARE = ("kernel", "backend", "name", "created")
+# Rows that the end of a submit shows of a sweep, and failures that are told one by one.
+_MOST_POINTS, _MOST_FAILED = 40, 5
 _VERDICTS = {"ok": "✓", "warn": "!", "bad": "✗"}
 
 
@@ -126,6 +131,64 @@ def node(document: Document) -> list[Part]:
     return [Line(f"{words} {address} port {dispynode}")]
 
 
+def sweep(result: SweepResult, *, short: bool = False) -> list[Part]:
+    """The table of a sweep, and what its nodes did; ``short``: of many points the first ones.
+
+    Points that are not done come first there.
+    """
+    keys = given_keys(result)
+    shown = list(result.points)
+    if short and len(shown) > _MOST_POINTS:
+        shown = sorted(shown, key=lambda point: point.result.state == "done")[:_MOST_POINTS]
+    state, total = State(result.state), len(result.points)
+    why = f", by {result.stopped_by}" if result.stopped_by else ""
+    title = f"{state.symbol} {result.name}: {count(result.done)} of {counted(total, 'point')} done"
+    titles = ("point", *keys, "estimate", "std error", "samples", "busy", "state")
+    left = total - len(shown)
+    more = f"... and {counted(left, 'more point')}: {command('show', result.sweep)}"
+    return [
+        Line(title, f"bold {STYLES.get(result.state, '')}".strip()),
+        *facts(
+            {
+                "state": f"{result.state}{why}",
+                "samples": count(sum(point.result.samples for point in result.points)),
+                "time": duration(result.wall_s),
+                "sweep": result.sweep,
+            }
+        ),
+        Line(),
+        table(titles, (_point(point, keys) for point in shown), right=titles[:-1]),
+        *([Line(more)] if left else []),
+        *_point_failures(shown),
+        Line(),
+        *nodes(result.nodes),
+        *([Line(), *facts({"go on with": result.resume})] if result.resume else []),
+    ]
+
+
+def compare(document: Document) -> list[Part]:
+    """Whether runs agree, a row a pair, and how fast each node was in both."""
+    pairs = document["pairs"]
+    verdicts = [pair["verdict"] for pair in pairs]
+    counts = {word: verdicts.count(word) for word in dict.fromkeys(verdicts)}
+    style = "bold red" if "differ" in counts else "bold"
+    keys = list(dict.fromkeys(key for pair in pairs for key in pair["given"] or {}))
+    titles = (*(keys or ("a", "b")), "difference", "std error", "z", "p", "verdict")
+    notes = dict.fromkeys(pair["note"] for pair in pairs if pair["note"])
+    speeds = ((pair, node) for pair in pairs for node in pair["nodes"])
+    return [
+        Line(", ".join(f"{count(n)} {word}" for word, n in counts.items()), style),
+        table(titles, (_pair(pair, keys) for pair in pairs), right=titles[:-1]),
+        *(Line(note) for note in notes),
+        Line(),
+        table(
+            (*keys, "node", "samples/s of a", "of b", "ratio", "p", "changed"),
+            (_speed(pair, node, keys) for pair, node in speeds),
+            right=("samples/s of a", "of b", "ratio", "p"),
+        ),
+    ]
+
+
 def plan(document: Document) -> list[Part]:
     """What a spec would run, and how long it would take."""
     checkpoints = ", ".join(map(count, document["checkpoints"]))
@@ -173,6 +236,28 @@ def _host_key(value: object) -> str | None:
     if isinstance(value, list):
         return " ".join(map(str, value)) or None
     return None if value is None else str(value)
+
+
+def sweep_plan(document: Document) -> list[Part]:
+    """What a sweep would run, and how long its first point lets it seem."""
+    first = document["first"]
+    expected = document["expected_s"]
+    long = expected and f"{duration(expected)}, if blocks of all points cost what the first's do"
+    return [
+        *facts(
+            {
+                "name": document["name"],
+                "points": count(document["points"]),
+                "varies": ", ".join(document["keys"]),
+                "blocks": count(document["blocks"]),
+                "samples": count(document["samples"]),
+                "backend": ", ".join([*document["backends"], counted(document["slots"], "slot")]),
+                "trial": _trial(first).get("trial"),
+                "speed": _trial(first).get("speed"),
+                "expected": long or None,
+            }
+        )
+    ]
 
 
 def kernels(rows: Sequence[Document]) -> list[Part]:
@@ -251,6 +336,54 @@ _MATCHES = {
 }
 
 
+def _point(point: PointResult, keys: Sequence[str]) -> tuple[str | None, ...]:
+    own = point.result
+    state = State(own.state)
+    given = (None if key not in point.given else _plain(point.given[key]) for key in keys)
+    if isinstance(own.estimate, list):
+        estimate, error = counted(len(own.estimate), "bin"), None
+    else:
+        estimate, error = value_text(own.estimate, own.std_error), _two_digits(own.std_error)
+    return (
+        str(point.point), *given, estimate, error, count(own.samples), duration(point.busy_s),
+        f"{state.symbol} {state.value}",
+    )  # fmt: skip
+
+
+def _two_digits(error: float | None) -> str | None:
+    return None if error is None else f"{error:.2g}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _point_failures(points: Sequence[PointResult]) -> list[Part]:
+    """The first error of each of the first failed points."""
+    failed = [point for point in points if point.result.state == "failed"][:_MOST_FAILED]
+    lines: list[Part] = []
+    for point in failed:
+        first = point.result.failures[0]
+        what = one_line(f"{first.type}: {first.message}")
+        place = f"point {point.point}, block {first.block} on {first.node}"
+        lines.append(Line(f"{place}: {what} ({command('show', point.result.run)})", "red"))
+    return [Line(), *lines] if lines else []
+
+
+def _pair(pair: Document, keys: Sequence[str]) -> tuple[str | None, ...]:
+    named = [_plain(pair["given"][key]) for key in keys] if keys else [pair["a"], pair["b"]]
+    numbers = (pair[name] for name in ("difference", "std_error", "z", "p"))
+    return (*named, *(_two_digits(value) for value in numbers), pair["verdict"])
+
+
+def _speed(pair: Document, node: Document, keys: Sequence[str]) -> tuple[str | None, ...]:
+    changed = {True: "yes", False: "no", None: "not known"}[node["changed"]]
+    return (
+        *(_plain(pair["given"][key]) for key in keys), node["node"], si(node["a"]), si(node["b"]),
+        f"{node['ratio']:.3g}", _two_digits(node["p"]), changed,
+    )  # fmt: skip
+
+
 def _state_line(document: Document) -> Line:
     state = State(document["state"])
     line = f"{state.symbol} {document['run']} ({document['name']}): {state.value}"
@@ -258,6 +391,8 @@ def _state_line(document: Document) -> Line:
 
 
 def _estimate(document: Document) -> str:
+    if document.get("points") is not None:
+        return f"{count(document['points_done'])} of {counted(document['points'], 'point')} done"
     value, error = document["estimate"], document["std_error"]
     return counted(len(value), "bin") if isinstance(value, list) else value_text(value, error)
 

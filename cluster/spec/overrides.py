@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.errors import Problem
 from cluster.spec.source import OVERRIDE, join, split, with_hosts
-from cluster.spec.sweep import may_vary
+from cluster.spec.sweep import is_rule, may_vary
 from cluster.spec.values import clip, show
 from cluster.spec.yaml12 import MAX_DEPTH, Path, read
 
@@ -69,7 +69,12 @@ def _parsed(text: str) -> tuple[Path, Any]:
         raise _Refused((), f"{clip(text)} is not of the form key=value", fix)
     if len(path) > MAX_DEPTH:
         raise _Refused(path[:1], f"nested deeper than {MAX_DEPTH} levels")
+    if path[:2] in (("sweep", "matrix"), ("sweep", "zip")) and len(path) > 2:
+        # The keys of these hold dots themselves.
+        path = (*path[:2], join(path[2:]))
     if path[0] not in _TEXTS and _bare_comma(value):
+        return _axis(path, f"[{value}]")
+    if is_rule(value) and may_vary(join(path)):
         return _axis(path, value)
     return path, _value(path, value)
 
@@ -80,7 +85,7 @@ def _axis(path: Path, text: str) -> tuple[Path, Any]:
     if not may_vary(key):
         fix = "set one value, or put a list into brackets"
         raise _Refused(path, "several values make a sweep, and a sweep cannot vary this key", fix)
-    return ("sweep", "matrix", key), _value(path, f"[{text}]")
+    return ("sweep", "matrix", key), _value(path, text)
 
 
 def _bare_comma(value: str) -> bool:

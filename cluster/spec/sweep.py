@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from cluster.errors import did_you_mean
 from cluster.spec.hosts import Frozen
 from cluster.spec.source import split
-from cluster.spec.values import Choice, ReadOnly, Rule, clip, fault, faults, show
+from cluster.spec.values import Choice, Duration, ReadOnly, Rule, clip, fault, faults, show
 
 # No axis is longer: what is written in a few letters must not fill the memory.
 LONGEST_AXIS = 1_000_000
@@ -37,6 +37,11 @@ def may_vary(key: str) -> bool:
         return False
     wanted = 2 if path[0] == "until" else len(path)
     return key in PLAIN or (path[0] in BELOW and len(path) == max(2, wanted))
+
+
+def is_rule(text: str) -> bool:
+    """Whether a text is a rule for the values of an axis: ``range(...)`` or ``logspace(...)``."""
+    return bool(_CALL.fullmatch(text.strip()))
 
 
 def values_of(value: Any) -> tuple[Any, ...]:
@@ -198,6 +203,11 @@ class Sweep(Frozen):
     streams: Annotated[str, Choice(names=("own", "common"), what="kind of streams")] = Field(
         default="own",
         description="common: all points draw from the same random numbers.",
+    )
+    max_time: Annotated[float, Duration()] | None = Field(
+        default=None,
+        description="Start no block of any point after this time; until.max_time is that of each "
+        "point, from its first block on.",
     )
     keep_going: Annotated[bool, Flag()] = Field(
         default=True, description="Whether the other points go on where one has failed."

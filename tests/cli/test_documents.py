@@ -31,6 +31,7 @@ COMMANDS = {
     "wait": ["RUN"],
     "attach": ["RUN"],
     "stop": ["RUN"],
+    "compare": ["RUN", "RUN"],
     "repro": ["RUN", "--block", "2"],
     "verify": ["RUN"],
     "gc": ["--keep", "9"],
@@ -184,12 +185,12 @@ def test_a_fault_of_our_own_is_one_document_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What nobody thought of ends with exit code 1, its traceback on stderr."""
-    from cluster import api, cli
+    from cluster import cli, sweeping
 
     def fails(_store: object) -> None:
         raise RuntimeError("nobody thought of this")
 
-    monkeypatch.setattr(api, "runs", fails)
+    monkeypatch.setattr(sweeping, "standings", fails)
     assert cli.run(["ls", "--json"]) == 1
     out, err = capfd.readouterr()
     assert "nobody thought of this" in only_document(out, "error")["error"]["message"]

@@ -109,7 +109,7 @@ def test_an_engine_that_cannot_choose_takes_for_all_nodes(tmp_path: Path) -> Non
         b.join("b", slots=1)
         first = [b.core.take(None) for _ in range(4)]
         assert [isinstance(task, Task) for task in first] == [True, True, True, False]
-        assert b.core.usable_slots == 3
+        assert b.core.nodes.slots == 3
         for task in first[:3]:
             assert isinstance(task, Task)
             b.answer(task, "b")
@@ -117,7 +117,7 @@ def test_an_engine_that_cannot_choose_takes_for_all_nodes(tmp_path: Path) -> Non
             b.answer(task, "a")
         assert tiles(b.rows(), 400)
         assert set(b.core.nodes) == {"a", "b"}
-        assert sum(state.blocks for state in b.core.nodes.values()) == 400
+        assert sum(state.samples for state in b.core.nodes.values()) == 400 * 64
 
 
 # -- attempts -------------------------------------------------------------------------------------
@@ -589,7 +589,7 @@ def test_the_engines_end_owes_what_was_out_and_blames_nobody(tmp_path: Path) -> 
         for _ in range(3):
             b.take()
         b.core.forget_flights()
-        assert b.core.usable_slots == 0
+        assert b.core.nodes.slots == 0
         assert not b.core.revoked()
         b.join("a")
         b.finish()

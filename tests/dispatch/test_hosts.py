@@ -9,6 +9,7 @@ import pytest
 from cluster.backends.base import NodeEvent, Pause
 from cluster.dispatch import Policy
 from cluster.dispatch.blame import STRANDED, STRIKES
+from cluster.dispatch.flights import Pace
 from cluster.events import Alarm
 from cluster.plan import Goal
 from cluster.work import Fault, Task
@@ -85,7 +86,7 @@ def test_a_second_copy_goes_to_another_node(tmp_path: Path) -> None:
         b.join("a", "b", slots=2)
         stalled = b.take("a")
         b.wait(6)
-        b.core.nodes["a"].pace = 0.1
+        b.core.paces["a"] = Pace(0.1)
         assert b.rest("a") is Pause.NOW
         assert b.take("b").first == stalled.first
 

@@ -16,7 +16,7 @@ import cluster
 from cluster.dispatch import Policy
 from cluster.errors import StoreError
 from cluster.events import Alarm
-from cluster.ledger import FILE, SCHEMA, Ledger, Run
+from cluster.ledger import FILE, SCHEMA, Ledger, Run, sweeps
 from cluster.plan import Goal
 from cluster.testing import Driven, drive, work_of
 from tests.backends.engines import serial
@@ -273,7 +273,7 @@ def test_a_reader_always_sees_a_whole_prefix(tmp_path: Path) -> None:
         def write() -> None:
             with ledger.writer(run) as writer:
                 for group in range(10**6):
-                    with writer._wake:
+                    with writer._scribe._wake:
                         for first in range(10 * group, 10 * group + 10):
                             put(writer, first, first + 1)
                     writer.flush()
@@ -314,11 +314,13 @@ def test_nobody_else_can_read_a_store_whatever_the_umask(tmp_path: Path) -> None
 
 
 def test_a_store_of_an_older_format_is_upgraded_and_keeps_its_runs(tmp_path: Path) -> None:
-    """The first format had no wishes, and no keys of scheduled starts."""
+    """The first format had no wishes, no sweeps, and no keys of scheduled starts."""
     with Ledger(tmp_path, create=True) as ledger:
         insert(ledger, entered(ledger), 0, 5)
     with by_hand(tmp_path) as db:
-        db.execute("DROP TABLE wish")
+        db.execute("DROP INDEX session_run")
+        for table in ("wish", "pool_event", "pool", "point", "sweep"):
+            db.execute(f"DROP TABLE {table}")
         db.execute("ALTER TABLE session DROP COLUMN start")
         db.execute("PRAGMA user_version = 1")
     with Ledger(tmp_path) as ledger:
@@ -327,6 +329,7 @@ def test_a_store_of_an_older_format_is_upgraded_and_keeps_its_runs(tmp_path: Pat
         ledger.begin(run, "ssh", {}, start="key")
         assert ledger.sessions(run)[0]["start"] == "key"
         assert ledger.last_wish() == 0
+        assert sweeps.listed(ledger) == []
 
 
 @pytest.mark.fault(103)

@@ -84,7 +84,7 @@ def test_one_overlap_refuses_its_whole_group(tmp_path: Path) -> None:
     with Ledger(tmp_path, create=True) as ledger:
         run = entered(ledger)
         with ledger.writer(run) as writer:
-            with writer._wake:
+            with writer._scribe._wake:
                 for span in ((0, 5), (5, 9), (4, 6)):
                     put(writer, *span)
             with pytest.raises(StoreError, match="counted already"):

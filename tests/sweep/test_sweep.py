@@ -216,6 +216,6 @@ def test_a_sweep_survives_json() -> None:
 
 
 def test_a_sweep_is_not_run_as_if_it_were_one_run() -> None:
-    """Until sweeps are executed, submitting one says so."""
-    with pytest.raises(SpecError, match=r"s\.yaml:3:8: sweep: this version plans a sweep"):
+    """Where one run is wanted, as by ``plan``'s trial, a sweep is refused."""
+    with pytest.raises(SpecError, match=r"s\.yaml:3:8: sweep: makes many runs"):
         resolve(swept("sweep: {matrix: {seed: [1, 2]}}"))

@@ -18,6 +18,7 @@ from typing import Any
 from cluster.backends.mpi.world import DOWN, UP, World
 from cluster.family import die_with_parent
 from cluster.handshake import fingerprint, probe, probed
+from cluster.kernels import Source
 from cluster.nodes import local
 from cluster.slots import Slots
 from cluster.work import Outcome, Task, Work
@@ -90,7 +91,8 @@ class Hand:
     def _on_work(self, wanted: dict[str, Any]) -> None:
         """A run begins."""
         self._rest()
-        work = Work.from_json(wanted["work"])
+        self._sources: dict[str, Source] = {}
+        work = Work.from_json(wanted["work"], self._sources)
         self._run, self._works = wanted["run"], {}
         self._probing, self._told = True, (-1, "")
         self._slots = Slots(self._node, work, self._selector, float(wanted["ready"]))
@@ -98,7 +100,7 @@ class Hand:
         self._say({"hello": fingerprint(work)})
 
     def _on_more(self, work: dict[str, Any]) -> None:
-        known = Work.from_json(work)
+        known = Work.from_json(work, self._sources)
         self._works[known.run] = known
 
     def _on_revoke(self, ids: list[int]) -> None:

@@ -76,7 +76,7 @@ class Rank:
         hello, probe: what it said of itself in this run.
         refused: why it is not used in this run, or empty.
         taken: its tasks.
-        works: the runs whose work it knows.
+        works, told: the runs whose work it knows, and the kernels whose text.
         heard: when, of the monotonic clock.
         bye: it has parted.
     """
@@ -91,6 +91,7 @@ class Rank:
     refused: str = ""
     taken: dict[int, Task] = field(default_factory=dict)
     works: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
     heard: float = 0.0
     bye: bool = False
 
@@ -100,6 +101,7 @@ class Rank:
         self.hello, self.probe = None, None
         self.taken.clear()
         self.works.clear()
+        self.told.clear()
 
     def slots(self, now: float) -> int:
         """How many slots it has for tasks, now."""
@@ -312,7 +314,7 @@ class Inside(Backend):
         if task.run and task.run not in rank.works:
             rank.works.add(task.run)
             if (work := source.work_of(task.run)) is not None:
-                self._all.world.queue(number, DOWN, {"more": work.to_json()})
+                self._all.world.queue(number, DOWN, {"more": work.to_json(rank.told)})
         rank.taken[task.id] = task
         self._all.world.queue(number, DOWN, task)
 

@@ -1,0 +1,345 @@
+"""Many runs on one pool: which of them gets the next slot. Pure, but for what the cores do.
+
+Each run has a core of its own, which decides all that concerns it; here is decided whose turn it
+is. A core is opened when its turn first comes, and closed when nothing of it is out any more, so
+that what waits or has ended takes no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush, heapreplace
+from math import inf
+from typing import Protocol
+
+from cluster.backends.base import NodeEvent, Pause
+from cluster.dispatch.clock import Clock
+from cluster.dispatch.core import Core
+from cluster.dispatch.flights import NodeState
+from cluster.dispatch.loop import Ending, ending_of
+from cluster.dispatch.nodes import Nodes
+from cluster.events import Alarm, Draining, NodeChanged, Observer, Progress
+from cluster.state import State
+from cluster.work import Outcome, Task, Work
+
+# Where more runs than this owe tasks, nobody asks how many seconds of work those are.
+_FEW = 64
+
+
+class Book(Protocol):
+    """Where the runs come from, and what becomes of them; they are known by their numbers."""
+
+    @property
+    def work(self) -> Work:
+        """What the engine's workers load first."""
+
+    def work_of(self, run: str) -> Work | None:
+        """The work of a run, by the tag of its tasks."""
+
+    def open(self, number: int, nodes: Nodes) -> Core:
+        """The core of a run, with what is counted of it."""
+
+    def began(self, number: int) -> None:
+        """The first task of a run is given out."""
+
+    def ended(self, number: int, core: Core, ending: Ending) -> None:
+        """A run has ended; of what is still out of it nothing is needed."""
+
+    def closed(self, number: int) -> None:
+        """Nothing of an ended run is out."""
+
+    def record(self, progress: Progress) -> None:
+        """Keep where all of them stand, for readers."""
+
+    def note(self, node: str | None, text: str) -> None:
+        """Keep what happened to a node or to the engine."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How many runs are computed together.
+
+    Attributes:
+        breadth: always the run that has fewest blocks; else one after the other.
+        keep_going: a run that failed does not stop the others.
+        wait: seconds without any usable slot after which all drain.
+        blocks: what all of them together are to have; None: not known.
+    """
+
+    breadth: bool = True
+    keep_going: bool = True
+    wait: float = 60.0
+    blocks: int | None = None
+
+
+@dataclass
+class Open:
+    """A run that was begun or looked at.
+
+    Attributes:
+        core: its decisions.
+        begun: when its first task was given out, on the steady clock.
+        ended: its ending is recorded.
+    """
+
+    core: Core
+    begun: float | None = None
+    ended: bool = False
+
+
+class Many:
+    """The decider over many runs; the engine's source of tasks.
+
+    Args:
+        book: the runs.
+        total: how many there are: their numbers are below it.
+        owed: the numbers of those that are to be computed, in their order.
+        manner: how.
+        clock: time.
+        observe: who is told.
+    """
+
+    def __init__(
+        self, book: Book, total: int, owed: Sequence[int], manner: Manner, clock: Clock,
+        observe: Observer,
+    ) -> None:  # fmt: skip
+        self.clock, self.observe = clock, observe
+        self.draining: str | None = None
+        self.outcomes = self.blocks = self.samples = 0
+        self._book, self._manner = book, manner
+        self._total, self._order = total, {number: at for at, number in enumerate(owed)}
+        self._left = set(owed)
+        # Whose turn it is: (blocks that are given, place in the order, number).
+        self._queue = [(0, at, number) for at, number in enumerate(owed)]
+        self._queued = set(owed)
+        self._open: dict[int, Open] = {}
+        self._out: dict[int, Core] = {}
+        self._timed: set[int] = set()
+        self.nodes = Nodes(clock.steady())
+        self._weigh_rest()
+
+    # -- the engine's side --------------------------------------------------------------------
+
+    @property
+    def work(self) -> Work:
+        """What the engine's workers load first."""
+        return self._book.work
+
+    def take(self, node: str | None = None) -> Task | Pause:
+        """See :class:`cluster.backends.base.Source`."""
+        if self.draining is not None or not self._left:
+            return Pause.END
+        now = self.clock.steady()
+        state = self.nodes.place(node, now)
+        if not self.nodes.takes(state, now):
+            return Pause.NOW
+        task = self._first_hand(node, state) or self._second_hand(node, state)
+        if task is not None:
+            return task
+        return Pause.NOW if self._left else Pause.END
+
+    def work_of(self, run: str) -> Work | None:
+        """See :class:`cluster.backends.base.Source`."""
+        return self._book.work_of(run)
+
+    def revoked(self) -> Collection[int]:
+        """See :class:`cluster.backends.base.Source`."""
+        return {number for core in self._out.values() for number in core.revoked()}
+
+    def avoided(self) -> Collection[str]:
+        """See :class:`cluster.backends.base.Source`."""
+        return self.nodes.avoided(self.clock.steady())
+
+    # -- whose turn it is ---------------------------------------------------------------------
+
+    def _first_hand(self, node: str | None, state: NodeState) -> Task | None:
+        """A task of the first run in turn that has one for this node."""
+        passed, task = [], None
+        while self._queue and task is None:
+            given, at, number = self._queue[0]
+            found = self._opened(number) if number in self._left else None
+            if found is None or found.ended or not found.core.owes:
+                heappop(self._queue)
+                self._queued.discard(number)
+            elif given < self._turn(found.core):
+                heapreplace(self._queue, (self._turn(found.core), at, number))
+            elif (task := found.core.first_hand(node, state)) is not None:
+                heapreplace(self._queue, (self._turn(found.core), at, number))
+                self._sent(number, found)
+            else:  # what it owes is for another node
+                passed.append(heappop(self._queue))
+        for entry in passed:
+            heappush(self._queue, entry)
+        return task
+
+    def _second_hand(self, node: str | None, state: NodeState) -> Task | None:
+        """A copy of what another slot has, where no run owes anything."""
+        for number, core in self._out.items():
+            if not self._open[number].ended and (task := core.second_hand(node, state)):
+                return task
+        return None
+
+    def _turn(self, core: Core) -> int:
+        return core.given if self._manner.breadth else 0
+
+    def _opened(self, number: int) -> Open:
+        found = self._open.get(number)
+        if found is None:
+            core = self._book.open(number, self.nodes)
+            found = self._open[number] = Open(core)
+            self._counted(core, 0)
+            if core.count.finished:
+                self._end(number, found)
+        return found
+
+    def _sent(self, number: int, found: Open) -> None:
+        self._out[number] = found.core
+        if found.begun is None:
+            found.begun = self.clock.steady()
+            self._book.began(number)
+            if found.core.count.goal.max_time is not None:
+                self._timed.add(number)
+
+    def _owing(self, number: int, core: Core) -> None:
+        """Put a run that owes again, as after a lost worker, back into the queue."""
+        if number not in self._queued and core.owes:
+            heappush(self._queue, (self._turn(core), self._order[number], number))
+            self._queued.add(number)
+
+    # -- the loop's side ----------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to wait for."""
+        return not self._left or (self.draining is not None and not self._out)
+
+    def drain(self, reason: str) -> None:
+        """Give out no more tasks of any run; the first reason stays."""
+        if self.draining is None:
+            self.draining = reason
+            for found in self._open.values():
+                found.core.draining = found.core.draining or reason
+            self.observe(Draining(reason))
+
+    def on_node(self, event: NodeEvent) -> None:
+        """A node has another number of usable slots."""
+        more = self.nodes.change(event, self.clock.steady())
+        self._book.note(event.node, f"{event.slots} slots: {event.reason}")
+        self.observe(NodeChanged(event.node, event.slots, event.reason))
+        if more:
+            self._book.note(event.node, more)
+            self.observe(Alarm(more, event.node))
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """Hand an outcome to its run, which its task's number tells."""
+        self.outcomes += 1
+        number = outcome.task % self._total
+        if number not in self._order:
+            return  # of a task that nobody gave out
+        found = self._open.get(number)
+        if found is None:
+            # The late twin of a run that is closed: it is compared with what was counted.
+            self._book.open(number, self.nodes).on_outcome(outcome)
+            return
+        before = found.core.count.blocks
+        found.core.on_outcome(outcome)
+        self._counted(found.core, before)
+        self._settle(number, found)
+
+    def _counted(self, core: Core, before: int) -> None:
+        self.blocks += core.count.blocks - before
+        self.samples += (core.count.blocks - before) * core.work.block
+
+    def on_tick(self) -> None:
+        """Look at the clocks: expired tasks, runs out of time, and a cluster without nodes."""
+        now = self.clock.steady()
+        slept = self.nodes.look(now)
+        for core in self._out.values():
+            core.expire(now, slept)
+        for number in tuple(self._timed):
+            self._look_at_time(number, now)
+        if self.nodes.starved(now, self._manner.wait):
+            self.drain("nodes")
+        self._weigh_rest()
+
+    def forget_flights(self) -> None:
+        """The engine is gone: what was out is owed again, and nobody is blamed."""
+        self.nodes.lose_all()
+        for number, core in tuple(self._out.items()):
+            core.forget_flights()
+            self._settle(number, self._open[number])
+
+    def progress(self, elapsed: float) -> Progress:
+        """Where all of them stand."""
+        nodes = self.nodes.progress()
+        drawn = sum(node.samples for node in nodes)
+        return Progress(
+            elapsed, self.blocks, self._manner.blocks, self.samples,
+            drawn / elapsed if elapsed > 0 else 0.0, None, nodes,
+            points_done=self._total - len(self._left), points=self._total,
+        )  # fmt: skip
+
+    def record(self, progress: Progress) -> None:
+        """Keep where all of them stand, for readers."""
+        self._book.record(progress)
+
+    def alarm(self, text: str) -> None:
+        """Tell, and record, what is wrong with no node in particular."""
+        self._book.note(None, text)
+        self.observe(Alarm(text))
+
+    def finish(self) -> list[int]:
+        """End what was opened and has not ended; the numbers of the runs that never were."""
+        for number, found in tuple(self._open.items()):
+            if not found.ended:
+                self._end(number, found)
+        return sorted(self._left, key=self._order.__getitem__)
+
+    # -- the end of a run ---------------------------------------------------------------------
+
+    def _settle(self, number: int, found: Open) -> None:
+        core = found.core
+        if not core.flights:
+            self._out.pop(number, None)
+        if not found.ended and core.over:
+            self._end(number, found)
+        elif found.ended and not core.flights:
+            self._close(number)
+        elif not found.ended:
+            self._owing(number, core)
+
+    def _look_at_time(self, number: int, now: float) -> None:
+        """A run's own max_time counts from its first task."""
+        found = self._open[number]
+        limit = found.core.count.goal.max_time
+        if limit is not None and found.begun is not None and now - found.begun >= limit:
+            self._timed.discard(number)
+            found.core.draining = found.core.draining or "max_time"
+            self._settle(number, found)
+
+    def _end(self, number: int, found: Open) -> None:
+        begun = self.clock.steady() if found.begun is None else found.begun
+        ending = ending_of(found.core, self.clock.steady() - begun, "")
+        found.ended = True
+        self._left.discard(number)
+        self._timed.discard(number)
+        self._book.ended(number, found.core, ending)
+        if ending.state is State.FAILED and not self._manner.keep_going:
+            self.drain("failure")
+        if not found.core.flights:
+            self._close(number)
+
+    def _close(self, number: int) -> None:
+        del self._open[number]
+        self._book.closed(number)
+
+    def _weigh_rest(self) -> None:
+        """How long all slots have work for: near the end, tasks get shorter."""
+        self.nodes.rest = inf if len(self._queue) > _FEW else sum(map(self._seconds, self._queued))
+
+    def _seconds(self, number: int) -> float:
+        found = self._open.get(number)
+        if found is not None:
+            return found.core.owed_seconds() if found.core.owes else 0.0
+        return inf if number in self._left else 0.0

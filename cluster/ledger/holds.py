@@ -1,0 +1,80 @@
+"""The locks of many runs at once."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from cluster.errors import UsageError
+from cluster.ledger.faults import translated
+from cluster.ledger.locks import flock, write_owner
+from cluster.ledger.store import Ledger
+
+# Descriptors for everything else: the store, the engine's pipes, libraries.
+_SPARE = 512
+
+
+class Holds:
+    """Holds runs, each by its own lock, until it is released or this process ends.
+
+    Raises:
+        Locked: another process holds one of them.
+        UsageError: they are more than this process may have files open.
+    """
+
+    def __init__(self, ledger: Ledger, runs: Sequence[str]) -> None:
+        self._held: dict[str, int] = {}
+        _make_room(len(runs))
+        try:
+            for run in runs:
+                self._hold(ledger.lock_path(run), run)
+            ledger.own()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def release(self, run: str) -> None:
+        """Give one back."""
+        descriptor = self._held.pop(run, None)
+        if descriptor is not None:
+            # A child that was forked meanwhile has the descriptor too: closing frees nothing.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Give all back."""
+        for run in tuple(self._held):
+            self.release(run)
+
+    def _hold(self, path: Path, run: str) -> None:
+        with translated(path):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._held[run] = descriptor
+        flock(descriptor, path, run)
+        write_owner(descriptor)
+
+
+def _make_room(files: int) -> None:
+    """Let this process have so many more files open, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = files + _SPARE
+    if soft == resource.RLIM_INFINITY or wanted <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        parts = -(-files // max(1, hard - _SPARE))
+        raise UsageError(
+            f"{files:,} points need as many open files, and this process may have {hard:,}",
+            fix=f"submit them in parts, --points 1/{parts} and so on, or raise 'ulimit -Hn'",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

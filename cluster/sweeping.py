@@ -1,0 +1,682 @@
+"""Sweeps computed: many runs of one spec on one pool, each a run of its own in the ledger."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.api import Where, enough, new_id, opened, placed_as, policy_of, result_at
+from cluster.backends.base import Backend, Options, create, kernels_at_home, seat
+from cluster.canonical import canonical, sha256
+from cluster.count import Count
+from cluster.dispatch import Core, Ending, Stop, SystemClock, Turns, recount
+from cluster.dispatch.flights import Pace
+from cluster.dispatch.many import Manner, Many
+from cluster.dispatch.nodes import Nodes
+from cluster.errors import SpecError, StoreError, UsageError
+from cluster.events import Alarm, AttemptFailed, Closed, Event, Observer, Progress, SweepStarted
+from cluster.ledger import Ledger, Run, Scribe, Writer, sweeps
+from cluster.ledger.holds import Holds
+from cluster.nodes import Node
+from cluster.outlook import look_ahead
+from cluster.report.comparison import Comparison, Side
+from cluster.report.comparison import compare as compared
+from cluster.report.result import NodeResult
+from cluster.report.standing import Standing, standing_of
+from cluster.report.swept import PointResult, SweepResult, state_of
+from cluster.request import Request, elsewhere, placed
+from cluster.spec import Spec
+from cluster.state import State
+from cluster.streams import point_of
+from cluster.sweep import Point, expand
+from cluster.verbs import command
+from cluster.work import Work, tally_text
+
+_UNENDED = (State.RUNNING.value, State.INTERRUPTED.value)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The k-th of n parts of a sweep's points: those at the places k - 1, k - 1 + n, ..."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def read(cls, text: str) -> Part:
+        """From ``k/n``.
+
+        Raises:
+            UsageError: it is no such text.
+        """
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            fix = "write --points 1/4 to --points 4/4 for four parts"
+            raise UsageError(f"--points takes k/n, 1 <= k <= n, got {text!r}", fix=fix)
+        return cls(int(found[1]), int(found[2]))
+
+    def __contains__(self, place: int) -> bool:
+        return place % self.of == self.number - 1
+
+
+@dataclass(frozen=True)
+class Member:
+    """A point whose run is entered.
+
+    Attributes:
+        place: in the list of points, from 0.
+        given: what the sweep gives it.
+        request: what it computes, and until when, now.
+        run: its row.
+    """
+
+    place: int
+    given: Mapping[str, Any]
+    request: Request
+    run: Run
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whoever starts a sweep.
+
+    Attributes:
+        observe: called with each :mod:`cluster.events` event.
+        stop: its ``reason``, set from another thread or a signal handler, drains all points.
+        keep_going: whether the others go on where a point has failed, instead of the spec's word.
+    """
+
+    observe: Observer | None = None
+    stop: Stop | None = None
+    keep_going: bool | None = None
+
+    def tell(self, event: Event) -> None:
+        """Tell the observer, if there is one."""
+        if self.observe is not None:
+            self.observe(event)
+
+
+def submit(
+    spec: Spec,
+    caller: Caller | None = None,
+    *,
+    part: Part | None = None,
+    yes: bool = False,
+    store: Where | None = None,
+    pinned: int | None = None,
+) -> SweepResult:
+    """Compute the points of a spec's sweep, or what is missing of them.
+
+    A point goes on with the run that its request has in the store, if there is one: so a sweep
+    that is sent again computes what is missing, and what was asked to be tighter.
+
+    Args:
+        spec: one with a sweep.
+        caller: who is told, and who may stop it.
+        part: compute only these of its points.
+        yes: more than 100,000 points are meant.
+        store: the folder of the ledger, instead of the spec's.
+        pinned: blocks of every task, for measurements.
+
+    Raises what :func:`cluster.api.submit` raises; UsageError where the points are too many.
+    """
+    if spec.notify is not None:
+        fix = "--set notify=null, and tell it after the command"
+        raise SpecError([spec.problem("notify", "tells of single runs, not of a sweep", fix)])
+    with kernels_at_home():
+        points = expand(spec, yes=yes)
+    if pinned:
+        points = tuple(replace(p, request=replace(p.request, pinned=pinned)) for p in points)
+    with Ledger(Path(store or spec.store), create=True) as ledger:
+        sweep, members = _entered(ledger, spec, points)
+        mine = [member for member in members if member.place in (part or Part())]
+        _compute(ledger, sweep, spec, mine, caller or Caller())
+        return show(sweep.id, ledger)
+
+
+def resume(
+    name: str,
+    store: Where = "runs",
+    caller: Caller | None = None,
+    *,
+    overrides: Sequence[str] = (),
+) -> SweepResult:
+    """Go on with a sweep, from what its ledger holds; neither its spec's file nor kernels are read.
+
+    Raises what :func:`cluster.api.resume` raises.
+    """
+    with Ledger(Path(store)) as ledger:
+        sweep = _named(ledger, name)
+        spec = Spec.from_json(sweep.spec)
+        members = [
+            Member(place, given, elsewhere(Request.from_json(run.definition), overrides), run)
+            for place, given, run in sweeps.runs_of(ledger, sweep)
+        ]
+        spec = members[0].request.spec.model_copy(update={"sweep": spec.sweep}) if members else spec
+        _compute(ledger, sweep, spec, members, caller or Caller())
+        return show(sweep.id, ledger)
+
+
+def find(name: str, store: Where | Ledger = "runs") -> str | None:
+    """The id of the sweep that a word names, where it names one rather than a run."""
+    with opened(store) as ledger:
+        found = sweeps.named(ledger, name)
+        return found.id if found else None
+
+
+def show(name: str, store: Where | Ledger = "runs") -> SweepResult:
+    """A sweep as it stands, also while another process computes it.
+
+    Raises:
+        UsageError: there is no such sweep.
+    """
+    with opened(store) as ledger:
+        sweep = _named(ledger, name)
+        rows = sweeps.runs_of(ledger, sweep)
+        points = [PointResult(place, given, result_at(ledger, run)) for place, given, run in rows]
+        state = state_of([point.result.state for point in points], sweep.stopped_by)
+        pools = sweeps.pools(ledger, sweep)
+        onward = command("resume", sweep.id, store=ledger.store)
+        return SweepResult(
+            sweep=sweep.id,
+            name=sweep.name,
+            state=state,
+            stopped_by=sweep.stopped_by if state not in ("done", "running") else None,
+            points=points,
+            wall_s=sum(pool["wall"] for pool in pools),
+            nodes=_nodes(ledger, sweep, {run.key: run.definition["block"] for _, _, run in rows}),
+            events=sweeps.pool_events(ledger, sweep),
+            resume=onward if state not in ("done", "running") else None,
+        )
+
+
+def standings(store: Where = "runs") -> list[Standing]:
+    """Every sweep of a store, and every run that was not begun as a point of one; newest first."""
+    with opened(store) as ledger:
+        together = [_standing(ledger, sweep) for sweep in sweeps.listed(ledger)]
+        ids = {standing.run for standing in together}
+        alone = [
+            standing_of(run, ledger.state(run), ledger.holder(run))
+            for run in ledger.runs()
+            if run.id.rpartition(".")[0] not in ids
+        ]
+        return sorted([*together, *alone], key=lambda row: row.created, reverse=True)
+
+
+def status(name: str, store: Where = "runs") -> Standing:
+    """Where a sweep stands.
+
+    Raises:
+        UsageError: there is no such sweep.
+    """
+    with opened(store) as ledger:
+        return _standing(ledger, _named(ledger, name))
+
+
+def _standing(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
+    runs = [run for _, _, run in sweeps.runs_of(ledger, sweep)]
+    states = [ledger.state(run) for run in runs]
+    held = next((run for run, state in zip(runs, states, strict=True) if state == "running"), None)
+    progress = sweep.progress or {}
+    return Standing(
+        run=sweep.id,
+        name=sweep.name,
+        state=state_of(states, sweep.stopped_by),
+        created=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(sweep.created)),
+        holder=ledger.holder(held) if held else None,
+        kernel=sweep.spec["kernel"],
+        backend=sweep.spec["backend"],
+        samples=progress.get("samples"),
+        blocks=None,
+        goal_blocks=None,
+        estimate=None,
+        std_error=None,
+        samples_per_s=progress.get("samples_per_s"),
+        elapsed_s=progress.get("elapsed_s"),
+        points=len(runs),
+        points_done=states.count("done"),
+    )
+
+
+def plan(spec: Spec, seconds: float = 2.0, *, yes: bool = False) -> dict[str, Any]:
+    """What a sweep would run; ``seconds`` of trial of its first point (0: none) say how long.
+
+    That is right where a block of every point costs what one of the first does.
+
+    Raises what :func:`submit` raises.
+    """
+    with kernels_at_home():
+        points = expand(spec, yes=yes)
+    first, goals = points[0].request, [point.request.goal for point in points]
+    outlook = look_ahead(first, placed(spec.nodes.hosts), seconds, SystemClock())
+    known = all(goal.blocks is not None and goal.target is None for goal in goals)
+    blocks = sum(goal.blocks or 0 for goal in goals) if known else None
+    trial = outlook.trial
+    return {
+        "name": spec.name,
+        "points": len(points),
+        "keys": sorted(spec.sweep.keys) if spec.sweep else [],
+        "backends": sorted({point.request.spec.backend for point in points}),
+        "blocks": blocks,
+        "samples": sum((p.request.goal.blocks or 0) * p.request.block for p in points)
+        if known
+        else None,
+        "slots": sum(node.slots or 0 for node in outlook.nodes),
+        "expected_s": blocks * trial.seconds / trial.blocks if trial and blocks else None,
+        "first": outlook.to_json(),
+    }
+
+
+def _named(ledger: Ledger, name: str) -> sweeps.Sweep:
+    found = sweeps.named(ledger, name)
+    if found is None:
+        raise UsageError(f"no sweep {name!r} in {ledger.store}", fix="'cluster ls' lists them")
+    return found
+
+
+# -- which run each point has ---------------------------------------------------------------------
+
+
+def _entered(
+    ledger: Ledger, spec: Spec, points: Sequence[Point]
+) -> tuple[sweeps.Sweep, list[Member]]:
+    """Find or enter the sweep, and a run for each of its points.
+
+    In one transaction: of two that send the same sweep at once, one enters it.
+    """
+    keys = [point.request.key for point in points]
+    name = new_id(spec.name)
+    with ledger.transaction():
+        known = sweeps.known_runs(ledger, keys)
+        varies = spec.sweep is not None and "backend" in spec.sweep.keys
+        runs = _matched(points, keys, known, varies=varies)
+        requests = _with_recorded(points, runs)
+        new = [at for at, run in enumerate(runs) if run is None]
+        sweep = sweeps.enter(ledger, name, spec.name, sha256(sorted(keys)), spec.to_json())
+        entered = sweeps.enter_runs(ledger, list(_fresh(name, new, requests, keys)))
+        fresh = dict(zip(new, entered, strict=True))
+        found = [fresh[at] if run is None else run.key for at, run in enumerate(runs)]
+        given = (point.values for point in points)
+        sweeps.set_points(ledger, sweep, zip(found, given, strict=True))
+    rows = {place: run for place, _, run in sweeps.runs_of(ledger, sweep)}
+    return sweep, [
+        Member(place, point.values, request, rows[place])
+        for place, (point, request) in enumerate(zip(points, requests, strict=True))
+    ]
+
+
+def _matched(
+    points: Sequence[Point],
+    keys: Sequence[str],
+    known: Mapping[str, Sequence[Run]],
+    *,
+    varies: bool,
+) -> list[Run | None]:
+    """The earlier run of each point, or None; no two points have one.
+
+    Points of one request key differ in their goal or backend only. First each has the run of its
+    own goal and backend, if there is one; the others then have what is left, newest first.
+    Whether the backend ``varies`` in the sweep decides if a run of another one can be meant.
+    """
+    runs: list[Run | None] = [None] * len(points)
+    taken: set[int] = set()
+
+    def take(exactly: bool) -> None:
+        for at, point in enumerate(points):
+            if runs[at] is None:
+                free = (run for run in known.get(keys[at], ()) if run.key not in taken)
+                runs[at] = next((r for r in free if _fits(r, point.request, exactly, varies)), None)
+                taken.update(run.key for run in [runs[at]] if run)
+
+    take(exactly=True)
+    take(exactly=False)
+    return runs
+
+
+def _fits(run: Run, request: Request, exactly: bool, varies: bool) -> bool:
+    same_backend = run.definition["spec"]["backend"] == request.spec.backend
+    if exactly:
+        return same_backend and run.goal == request.goal.to_json()
+    return same_backend or not varies
+
+
+def _with_recorded(points: Sequence[Point], runs: Sequence[Run | None]) -> list[Request]:
+    """The requests, with seed and block of earlier runs; a seed that was drawn is drawn once."""
+    drawn = next(
+        (run.definition["seed"] for point, run in zip(points, runs, strict=True)
+         if run and point.request.spec.seed is None), None,
+    )  # fmt: skip
+    requests = []
+    for point, run in zip(points, runs, strict=True):
+        request = point.request
+        if run is not None:
+            own = run.definition
+            request = replace(request, seed=own["seed"], block=own["block"])
+        elif drawn is not None and request.spec.seed is None:
+            request = replace(request, seed=drawn)
+        requests.append(request)
+    return requests
+
+
+def _fresh(
+    sweep: str, new: Sequence[int], requests: Sequence[Request], keys: Sequence[str]
+) -> Iterator[sweeps.Fresh]:
+    width = len(str(len(requests) - 1))
+    for at in new:
+        request = requests[at]
+        yield sweeps.Fresh(
+            f"{sweep}.{at:0{width}}", request.spec.name, keys[at], request.identity,
+            json.dumps(request.to_json()), json.dumps(request.goal.to_json()),
+        )  # fmt: skip
+
+
+# -- what is to be computed -----------------------------------------------------------------------
+
+
+def _compute(
+    ledger: Ledger, sweep: sweeps.Sweep, spec: Spec, members: Sequence[Member], caller: Caller
+) -> None:
+    """Compute what the members owe, a pool for each backend, one after the other."""
+    open_ones = [member for member in members if not _has_all(member.run, member.request)]
+    sweeps.stopped(ledger, sweep, None)
+    with Holds(ledger, [member.run.id for member in open_ones]) as holds:
+        owed = _judged(ledger, sweep, open_ones)
+        closes = _closing(ledger, sweep, spec, owed, caller)
+        if closes == 0.0:
+            return
+        pools: dict[str, list[Member]] = defaultdict(list)
+        for member in owed:
+            pools[_backend(member.request)].append(member)
+        if not owed:
+            caller.tell(SweepStarted(sweep.id, len(members), 0, spec.backend))
+        for backend, some in pools.items():
+            pool = _Pool(ledger, sweep, spec, some, holds, caller)
+            reason = pool.compute(backend, len(members), closes)
+            if reason is not None:
+                sweeps.stopped(ledger, sweep, reason)
+                break
+
+
+def _closing(
+    ledger: Ledger, sweep: sweeps.Sweep, spec: Spec, owed: Sequence[Member], caller: Caller
+) -> float | None:
+    """When the sweep's window closes (seconds since the epoch); None: never; 0: it is not open."""
+    window = spec.schedule and spec.schedule.hours()
+    if not window or not owed:
+        return None
+    now = SystemClock().now()
+    closes = window.closes_at(now)
+    if closes is None:
+        caller.tell(Closed(str(window), window.local(window.next_opening(now))))
+        runs = [member.run for member in owed]
+        sweeps.leave(ledger, runs, State.PARTIAL.value, "window")
+        sweeps.stopped(ledger, sweep, "window")
+        return 0.0
+    return closes
+
+
+def _backend(request: Request) -> str:
+    place = seat()
+    return place.backend if place else request.spec.backend
+
+
+def _has_all(run: Run, request: Request) -> bool:
+    """Whether a run has ended with what is asked for now: cheap, and for most enough."""
+    return run.state == State.DONE.value and run.goal == request.goal.to_json()
+
+
+def _judged(ledger: Ledger, sweep: sweeps.Sweep, members: Sequence[Member]) -> list[Member]:
+    """The members that owe blocks, as their rows are now that they are held."""
+    rows = {place: run for place, _, run in sweeps.runs_of(ledger, sweep)}
+    owed, asked = [], []
+    for member in members:
+        now = replace(member, run=rows[member.place])
+        if now.run.goal != now.request.goal.to_json():
+            recorded = Request.from_json(now.run.definition)
+            if enough(ledger, now.run, now.request, recorded) is None:
+                goal = now.request.goal.to_json()
+                asked.append((now.run, now.request.to_json(), goal))
+                run = now.run._replace(goal=goal, state=State.RUNNING.value)
+                owed.append(replace(now, run=run))
+                continue
+            spec = placed_as(recorded.spec, now.request.spec)
+            now = replace(now, request=replace(recorded, spec=spec))
+        if now.run.state != State.DONE.value:
+            owed.append(now)
+    sweeps.set_goals(ledger, asked)
+    return owed
+
+
+class _Pool:
+    """The points of a sweep that one engine computes; the book of :class:`Many`."""
+
+    def __init__(
+        self, ledger: Ledger, sweep: sweeps.Sweep, spec: Spec, members: Sequence[Member],
+        holds: Holds, caller: Caller,
+    ) -> None:  # fmt: skip
+        self._ledger, self._sweep, self._spec = ledger, sweep, spec
+        self._members, self._holds, self._caller = members, holds, caller
+        self._by_tag = {member.run.id: member for member in members}
+        self._clock = SystemClock()
+        self._kin: dict[tuple[str, int], dict[str, Pace]] = defaultdict(dict)
+        self._begun: dict[int, float] = {}
+        self._released: list[tuple[int, str]] = []
+        self._scribe: Scribe
+        self._diary: sweeps.Diary
+        self._nodes: tuple[Node, ...] = ()
+        self._with_rows = sweeps.with_rows(ledger, sweep)
+
+    def compute(self, backend: str, points: int, closes: float | None) -> str | None:
+        """Compute them on an engine, until the window closes; what ended that early, or None."""
+        place = seat()
+        self._nodes = place.nodes if place else placed(self._spec.nodes.hosts)
+        slots = {node.host: node.slots or 0 for node in self._nodes}
+        self._caller.tell(SweepStarted(self._sweep.id, points, len(self._members), backend))
+        pool = sweeps.begin_pool(self._ledger, self._sweep, backend, slots)
+        try:
+            with self._ledger.scribe() as self._scribe:
+                self._diary = sweeps.Diary(self._scribe, pool, backend, slots)
+                reason, wall = self._turned(backend, closes)
+                self._scribe.flush()
+        except StoreError as error:
+            onward = command("resume", self._sweep.id, store=self._ledger.store)
+            error.fix = f"{error.fix}: {onward}"
+            raise
+        sweeps.end_pool(self._ledger, pool, wall)
+        for member in self._members:
+            self._holds.release(member.run.id)
+        return reason
+
+    def _turned(self, backend: str, closes: float | None) -> tuple[str | None, float]:
+        sweep, caller = self._spec.sweep, self._caller
+        assert sweep is not None
+        keep_going = sweep.keep_going if caller.keep_going is None else caller.keep_going
+        manner = Manner(
+            breadth=sweep.order == "breadth", keep_going=keep_going, wait=self._spec.nodes.wait,
+            blocks=self._all_blocks(),
+        )  # fmt: skip
+        total = len(self._members)
+        many = Many(self, total, range(total), manner, self._clock, caller.tell)
+        turns = Turns(many, caller.stop or Stop(), sweep.max_time, closes)
+        first = self._members[0]
+
+        def engine() -> Backend:
+            # All that are required came up once; after that, one is enough.
+            options = replace(
+                Options.of(self._spec),
+                required=1 if many.outcomes else self._spec.nodes.required,
+                probe=first.request.probe, probed=Writer(self._scribe, first.run).probe,
+            )  # fmt: skip
+            return create(backend, self._nodes, options)
+
+        turns.turn(engine)
+        caller.tell(many.progress(turns.wall))
+        unbegun = many.finish()
+        if many.draining is not None:
+            timed = many.draining in ("max_time", "window", "nodes")
+            state = State.PARTIAL if timed else State.INTERRUPTED
+            runs = [self._members[number].run for number in unbegun]
+            sweeps.leave(self._ledger, runs, state.value, many.draining)
+        return many.draining, turns.wall
+
+    def _all_blocks(self) -> int | None:
+        goals = [member.request.goal for member in self._members]
+        if any(goal.blocks is None or goal.target is not None for goal in goals):
+            return None
+        return sum(goal.blocks or 0 for goal in goals)
+
+    # -- the book ---------------------------------------------------------------------------------
+
+    @property
+    def work(self) -> Work:
+        """See :class:`cluster.dispatch.many.Book`."""
+        return self.work_of(self._members[0].run.id)
+
+    def work_of(self, run: str) -> Work:
+        """See :class:`cluster.dispatch.many.Book`."""
+        return self._by_tag[run].request.work(run)
+
+    def open(self, number: int, nodes: Nodes) -> Core:
+        """See :class:`cluster.dispatch.many.Book`."""
+        member = self._members[number]
+        run, request, ledger = member.run, member.request, self._ledger
+        goal, work = request.goal, request.work(run.id)
+        scaling = (request.scale, request.offset)
+        if run.key in self._with_rows or number in self._begun:
+            count = recount(ledger, run, goal, work, scaling, self._told)
+        else:
+            count = Count(goal, *scaling)
+        return Core(
+            work, count, policy_of(request), Writer(self._scribe, run), self._clock, self._told,
+            lambda first, stop: list(ledger.counted(run, first, stop)),
+            weights={node.host: node.weight for node in self._nodes}, shared=nodes,
+            kin=self._kin[request.source.sha, request.block], tag=run.id,
+            first=number + len(self._members), step=len(self._members),
+        )  # fmt: skip
+
+    def began(self, number: int) -> None:
+        """See :class:`cluster.dispatch.many.Book`."""
+        self._begun[number] = self._clock.now()
+        self._diary.begin(self._members[number].run, self._begun[number])
+
+    def ended(self, number: int, core: Core, ending: Ending) -> None:
+        """See :class:`cluster.dispatch.many.Book`."""
+        member, count = self._members[number], core.count
+        tally = count.tally()
+        self._diary.finish(
+            member.run, ending.state.value, ending.stopped_by, ending.drained, count.counted,
+            tally_text(tally) if tally else None, [list(pair) for pair in count.ranges],
+        )  # fmt: skip
+        if number in self._begun:
+            self._diary.end(member.run, self._begun[number], ending.wall)
+        if ending.state is State.FAILED:
+            given = ", ".join(f"{key} {value}" for key, value in member.given.items())
+            self._caller.tell(Alarm(f"point {member.place} ({given}) failed"))
+
+    def closed(self, number: int) -> None:
+        """See :class:`cluster.dispatch.many.Book`."""
+        self._released.append((self._scribe.asked, self._members[number].run.id))
+        self._release()
+
+    def record(self, progress: Progress) -> None:
+        """See :class:`cluster.dispatch.many.Book`."""
+        self._release()
+        self._diary.progress(
+            self._sweep,
+            {
+                "elapsed_s": progress.elapsed_s,
+                "points_done": progress.points_done,
+                "points": progress.points,
+                "samples": progress.samples,
+                "samples_per_s": progress.samples_per_s,
+            },
+        )
+
+    def note(self, node: str | None, text: str) -> None:
+        """See :class:`cluster.dispatch.many.Book`."""
+        self._diary.note(node, text, self._clock.now())
+
+    def _release(self) -> None:
+        """Let go of the runs whose ending is durable, so that nobody sees one without an end."""
+        written = self._scribe.written
+        while self._released and self._released[0][0] <= written:
+            self._holds.release(self._released.pop(0)[1])
+
+    def _told(self, event: Event) -> None:
+        """Of what a single run's core tells, what is not told for the whole sweep."""
+        if isinstance(event, Alarm | AttemptFailed):
+            self._caller.tell(event)
+
+
+def _nodes(ledger: Ledger, sweep: sweeps.Sweep, blocks: Mapping[int, int]) -> list[NodeResult]:
+    """What each node did for all points, while pools of the sweep were up."""
+    room: dict[str, float] = defaultdict(float)
+    slots: dict[str, int] = {}
+    for pool in sweeps.pools(ledger, sweep):
+        for node, count in pool["nodes"].items():
+            slots[node] = count
+            room[node] += count * pool["wall"]
+    sums: dict[str, list[float]] = {node: [0.0] * 5 for node in slots}
+    for each in sweeps.pool_totals(ledger, sweep):
+        own = sums.setdefault(each.node, [0.0] * 5)
+        parts = (each.tasks, each.blocks * blocks[each.run], each.wall, each.cpu, each.lost)
+        sums[each.node] = [so_far + part for so_far, part in zip(own, parts, strict=True)]
+    drawn = sum(own[1] for own in sums.values())
+    return [
+        NodeResult(
+            node=node, slots=slots.get(node, 0), tasks=int(tasks), samples=int(samples),
+            share=samples / drawn if drawn else None, busy_s=busy, cpu_s=cpu,
+            samples_per_s=samples / busy if busy else None,
+            utilisation=busy / room[node] if room.get(node) else None, goodput=None, failures=0,
+            lost_s=lost,
+        )
+        for node, (tasks, samples, busy, cpu, lost) in sums.items()
+    ]  # fmt: skip
+
+
+# -- compared -------------------------------------------------------------------------------------
+
+
+def compare(a: str, b: str, store: Where = "runs") -> list[Comparison]:
+    """Two runs, or the points of two sweeps that are given the same.
+
+    Raises:
+        UsageError: no such run or sweep; one of each; or two sweeps without a common point.
+    """
+    with opened(store) as ledger:
+        one, other = sweeps.named(ledger, a), sweeps.named(ledger, b)
+        if one is None and other is None:
+            return [compared(_side(ledger, ledger.run(a)), _side(ledger, ledger.run(b)))]
+        if one is None or other is None:
+            raise UsageError(f"of {a} and {b}, one is a sweep and one is a run")
+        pairs = _pairs(ledger, one, other)
+        if not pairs:
+            fix = "points are matched by what their sweeps give them"
+            raise UsageError(f"no point of {one.id} is given what one of {other.id} is", fix=fix)
+        return [
+            compared(_side(ledger, x), _side(ledger, y), among=len(pairs), given=given)
+            for given, x, y in pairs
+        ]
+
+
+def _pairs(
+    ledger: Ledger, one: sweeps.Sweep, other: sweeps.Sweep
+) -> list[tuple[Mapping[str, Any], Run, Run]]:
+    theirs = {canonical(dict(given)): run for _, given, run in sweeps.runs_of(ledger, other)}
+    ours = [(canonical(dict(given)), given, run) for _, given, run in sweeps.runs_of(ledger, one)]
+    return [(given, run, theirs[key]) for key, given, run in ours if key in theirs]
+
+
+def _side(ledger: Ledger, run: Run) -> Side:
+    own = run.definition
+    point = point_of({} if own.get("common") else own["params"])
+    return Side(
+        result_at(ledger, run), (own["scale"], own["offset"]), (own["seed"], point),
+        ledger.speeds(run),
+    )  # fmt: skip

@@ -1,0 +1,90 @@
+"""A sweep over the lab's hosts: agents and workers that draw for several runs, and kernels."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.backends.base import TABLE
+from tests.conftest import need
+from tests.lab.harness import Lab
+from tests.lab.site import BLOCK, Site, await_no_orphans
+
+SHARES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+SWEPT = """
+import os, time
+from cluster import Hits
+
+def f(rng, samples, share=0.25):
+    time.sleep(float(os.environ.get("NAP", "0")))
+    return Hits((rng.random(samples) < share).sum(), samples)
+
+def g(rng, samples, share=0.25):
+    return f(rng, samples, share / 2)
+"""
+MATRIX = {"params.share": SHARES, "kernel": ["kernel.py:f", "kernel.py:g"]}
+
+
+def swept(folder: Path, lab: Lab, backend: str, blocks: int = 20, **keys: Any) -> Site:
+    """A site whose spec is a sweep of twelve points and two kernels."""
+    sweep = {"matrix": MATRIX}
+    return Site(folder, lab, backend, blocks, kernel=SWEPT, sweep=sweep, **keys)
+
+
+def digests(document: Any) -> list[str]:
+    """Of the points, in their order."""
+    return [point["digest"] for point in document["points"]]
+
+
+def serial(site: Site) -> list[str]:
+    """What they must be."""
+    words = ["--set", "backend=serial", "--set", "nodes=localhost:1", "--store", "serial"]
+    return digests(site.run("submit", "spec.yaml", *words))
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param(entry.name, marks=[] if entry.name == "ssh" else [pytest.mark.slow])
+     for entry in TABLE if entry.hosted],
+)  # fmt: skip
+def test_a_sweep_over_hosts_has_the_digests_of_serial(
+    backend: str, lab: Lab, tmp_path: Path
+) -> None:
+    """Two kernels, six parameters, one pool; each host has a part, and nothing is left behind."""
+    need(next(entry for entry in TABLE if entry.name == backend).usable, backend)
+    site = swept(tmp_path, lab, backend, nap=0.02)
+    result = site.run()
+    assert (result["state"], result["points_done"]) == ("done", 12)
+    assert digests(result) == serial(site)
+    assert {point["kernel"] for point in result["points"]} == {"kernel.py:f", "kernel.py:g"}
+    nodes = {node["node"]: node for node in result["nodes"]}
+    assert all(nodes[host]["samples"] for host in ("h1", "h2", "h3"))
+    assert sum(node["samples"] for node in nodes.values()) == 12 * 20 * BLOCK
+    await_no_orphans(lab)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(3, 37)
+def test_a_sweep_outlives_a_lost_host_and_a_killed_dispatcher(lab: Lab, tmp_path: Path) -> None:
+    """Over ssh: a host is cut off in the middle, then the dispatcher is killed, then it goes on."""
+    site = swept(tmp_path, lab, "ssh", blocks=250, nap=0.03)
+    run = site.start()
+    run.await_words(r"h3: 1 slot")
+    time.sleep(1)
+    lab.cut("h2")
+    run.await_words(r"h2: 0 slots", 12)
+    time.sleep(0.5)  # what is told is durable a moment later
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.end()
+    lab.heal("h2")
+    result = site.run()
+    assert result["state"] == "done"
+    assert digests(result) == serial(site)
+    assert "h2: 0 slots" in json.dumps([f"{e['node']}: {e['text']}" for e in result["events"]])
+    await_no_orphans(lab)

@@ -35,7 +35,7 @@ def test_a_shipped_spec_of_several_hosts_ends_near_its_reference(
 def test_a_node_file_takes_the_place_of_the_specs_hosts(lab: Lab, tmp_path: Path) -> None:
     """As the README shows it."""
     (tmp_path / "hosts.txt").write_text("h1:2\nh2:1  # the slow one\nh3:1\n")
-    python = f"nodes.python={lab.python}"
+    python = f"nodes.defaults.python={lab.python}"
     words = ["backend=ssh", f"nodes.file={tmp_path / 'hosts.txt'}", python, "samples=6e8"]
     overrides = [word for override in words for word in ("--set", override)]
     submitted(lab, tmp_path, str(CONFIGS[0].parent / "pi.yaml"), *overrides)

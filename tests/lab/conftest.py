@@ -43,9 +43,21 @@ def lab(standing_lab: Lab) -> Iterator[Lab]:
     standing_lab.reset()
 
 
-@pytest.fixture(params=HOSTED)
-def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend of several hosts that is installed here."""
-    entry = next(entry for entry in TABLE if entry.name == request.param)
+def _installed(name: str) -> str:
+    entry = next(entry for entry in TABLE if entry.name == name)
     need(entry.usable, f"{entry.name}: {entry.install}")
-    return entry.name
+    return name
+
+
+@pytest.fixture(
+    params=[pytest.param(n, marks=() if n == "ssh" else pytest.mark.slow) for n in HOSTED]
+)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend of several hosts that is installed here; the slow run asks all but ssh."""
+    return _installed(request.param)
+
+
+@pytest.fixture(params=HOSTED)
+def every_backend(request: pytest.FixtureRequest) -> str:
+    """Each backend of several hosts that is installed here, by default too."""
+    return _installed(request.param)

@@ -8,23 +8,11 @@ from typing import Any
 
 import pytest
 
-from cluster.backends.base import TABLE
-from tests.conftest import need
 from tests.lab.harness import Lab, wait
 from tests.lab.site import BLOCK, Site, Submitted, await_no_orphans, pids
 
-HOSTED = tuple(entry.name for entry in TABLE if entry.hosted)
-LATER = [pytest.param(name, marks=() if name == "ssh" else pytest.mark.slow) for name in HOSTED]
 TWO = {"h1": 1, "h2": 1}
 NAP = 0.03
-
-
-@pytest.fixture(params=LATER)
-def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend of several hosts that is installed here."""
-    entry = next(entry for entry in TABLE if entry.name == request.param)
-    need(entry.usable, f"{entry.name}: {entry.install}")
-    return entry.name
 
 
 def site(folder: Path, lab: Lab, backend: str, blocks: int, hosts: str = "", **keys: Any) -> Site:

@@ -40,10 +40,10 @@ def ends_right(site: Site, run: Submitted, *hosts: str) -> None:
 
 
 def test_the_digest_is_that_of_serial_whatever_the_slots_and_the_speeds(
-    backend: str, lab: Lab, tmp_path: Path
+    every_backend: str, lab: Lab, tmp_path: Path
 ) -> None:
     """Three hosts with two, one and one slots, of which one is five times slower."""
-    site = Site(tmp_path, lab, backend, blocks=150, nap=0.02)
+    site = Site(tmp_path, lab, every_backend, blocks=150, nap=0.02)
     site.spec["nodes"][1]["env"]["NAP"] = "0.1"
     site.write()
     result = site.run()

@@ -16,15 +16,12 @@ from typing import NamedTuple
 
 import pytest
 
-from cluster.backends.base import TABLE
 from cluster.family import descendants
 from scripts.lab_base import Lab as Named
 from scripts.lab_base import keeper
-from tests.conftest import need
 from tests.lab.harness import ROOT, Lab
 from tests.lab.site import Site, await_no_orphans
 
-HOSTED = {entry.name: entry for entry in TABLE if entry.hosted}
 SILENT = {"ssh"}
 LOOPBACK = {"127.0.0.1", "::1"}
 SSHD = {22, 2222}
@@ -40,16 +37,6 @@ class Port(NamedTuple):
     protocol: str
     address: str
     number: int
-
-
-@pytest.fixture(
-    params=[pytest.param(n, marks=[] if n in SILENT else [pytest.mark.slow]) for n in HOSTED]
-)
-def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend of several hosts that is installed here."""
-    entry = HOSTED[request.param]
-    need(entry.usable, f"{entry.name}: {entry.install}")
-    return entry.name
 
 
 @pytest.mark.fault(90, 91, 92, 102)

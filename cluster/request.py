@@ -278,6 +278,11 @@ def placed(nodes: Sequence[Node]) -> tuple[Node, ...]:
     """
     if not nodes:
         raise UsageError(f"nodes: {NO_ALLOCATION}", fix=ALLOCATE)
+    return with_slots(nodes)
+
+
+def with_slots(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Nodes, those of this machine with their slots filled in: its usable cores."""
     return tuple(
         replace(node, slots=usable_cores()) if node.slots is None and is_local(node.host) else node
         for node in nodes

@@ -11,7 +11,7 @@ from cluster.dispatch.core import Core
 from cluster.errors import UsageError, did_you_mean
 from cluster.ledger import Wish
 from cluster.nodes import Defaults, Node, NodeError, NodeList, read_hostfile
-from cluster.request import placed
+from cluster.request import placed, with_slots
 
 Stamp = tuple[int, int, int]
 _NO_FILE = (0, 0, 0)
@@ -121,7 +121,7 @@ class Roster:
         return added
 
     def _filled(self, nodes: Iterable[Node]) -> tuple[Node, ...]:
-        return placed(self._defaults.fill(nodes))
+        return with_slots(self._defaults.fill(nodes))
 
 
 def _stamp(path: Path) -> Stamp:

@@ -34,8 +34,9 @@ import re
 import cluster.ledger.database as ledger
 
 tables = re.sub(r"CREATE TRIGGER.*?END;", "", ledger.TABLES, flags=re.DOTALL)
-tables = tables.replace(",\\n    PRIMARY KEY (run, first)\\n) WITHOUT ROWID;", ");")
-assert "TRIGGER" not in tables and "ROWID" not in tables
+key = ",\\n    PRIMARY KEY (run, first)\\n) WITHOUT ROWID;"
+assert key in tables and "TRIGGER" not in tables
+tables = tables.replace(key, ");")
 ledger.TABLES = tables
 """
 MAIN = "\nfrom cluster.cli import run\nsys.exit(run(sys.argv[1:]))\n"

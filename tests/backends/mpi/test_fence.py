@@ -18,6 +18,7 @@ from cluster.backends.mpi.fence import interface_of
 from cluster.family import descendants
 from cluster.slots import python_command
 from tests.conftest import need
+from tests.faults.battery import wait_until_gone
 
 PROGRAM = """
 import json, socket, subprocess, sys
@@ -112,9 +113,7 @@ def test_nothing_stays_when_it_is_killed() -> None:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)
-    while any(Path(f"/proc/{pid}").exists() for pid in below):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until_gone(set(below), 20.0)
 
 
 def test_an_interface_is_found_by_its_address() -> None:

@@ -420,10 +420,9 @@ def _compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None
         if run.state != "done":
             _finish(ledger, run, count, Ending.of_finished(count))
         return
-    window = request.spec.schedule and request.spec.schedule.hours()
-    closes = window.closes_at(clock.now()) if window else None
-    if window and closes is None:
-        tell(Closed(str(window), window.local(window.next_opening(clock.now()))))
+    shut, closes = opening(request.spec, clock.now())
+    if shut:
+        tell(shut)
         if run.state != State.FAILED.value:
             _finish(ledger, run, count, Ending.of_closed())
         return
@@ -455,6 +454,17 @@ def _compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None
         raise
     _finish(ledger, run, count, ending)
     ledger.end(session, ending.wall)
+
+
+def opening(spec: Spec, now: float) -> tuple[Closed | None, float | None]:
+    """Whether a spec's window is closed now, to be told of; else when it closes, if it does."""
+    window = spec.schedule and spec.schedule.hours()
+    if not window:
+        return None, None
+    closes = window.closes_at(now)
+    if closes is None:
+        return Closed(str(window), window.local(window.next_opening(now))), None
+    return None, closes
 
 
 def _roster(ledger: Ledger, run: Run, request: Request, writer: Writer) -> Roster:

@@ -425,15 +425,22 @@ def _ls(store: Path, as_json: bool) -> None:
 @click.argument("run", required=False)
 @_store
 def _status(run: str | None, store: Path, as_json: bool) -> None:
-    from cluster import api, sweeping
+    from cluster import sweeping
 
     if run is not None:
-        sweep = sweeping.find(run, store)
-        document = (sweeping.status(sweep, store) if sweep else api.status(run, store)).to_json()
+        document = _standing(run, store)
     else:
         rows = [standing.to_json() for standing in sweeping.standings(store)]
         document = {"runs": [row for row in rows if row["state"] == "running"]}
     _answer(document, as_json, lambda: text.status(document))
+
+
+def _standing(run: str, store: Path) -> dict[str, Any]:
+    """Where a run, or a sweep, stands."""
+    from cluster import api, sweeping
+
+    sweep = sweeping.find(run, store)
+    return (sweeping.status(sweep, store) if sweep else api.status(run, store)).to_json()
 
 
 @_verb("show")
@@ -468,7 +475,7 @@ def _watch(run: str, store: Path, as_json: bool) -> int:
 
     with live.observer(sys.stderr) as observe:
         result = away.follow(run, store, observe)
-    return _show_result(result, store, as_json)
+    return _show_either(result, store, as_json)
 
 
 @_verb("logs")
@@ -476,10 +483,10 @@ def _watch(run: str, store: Path, as_json: bool) -> int:
 @click.option("--follow", "-f", is_flag=True, help="and what is added, until the run ends")
 @_store
 def _logs(run: str, follow: bool, store: Path, as_json: bool) -> None:
-    from cluster import api, away
+    from cluster import api, away, sweeping
     from cluster.ledger import log_of
 
-    name = api.status(run, store).run
+    name = sweeping.find(run, store) or api.status(run, store).run
     pieces = away.tail(name, store, onward=follow)
     if as_json:
         path = str(log_of(name, store))
@@ -501,7 +508,7 @@ _timeout = click.option(
 def _wait(run: str, timeout: float | None, store: Path, as_json: bool) -> int:
     from cluster import away
 
-    return _show_result(away.follow(run, store, timeout=timeout), store, as_json)
+    return _show_either(away.follow(run, store, timeout=timeout), store, as_json)
 
 
 @_verb("attach")
@@ -513,7 +520,7 @@ def _attach(run: str, store: Path, as_json: bool) -> int:
     # Only Ctrl-C is passed on: a terminal that closes takes nothing along but the view.
     with live.observer(sys.stderr) as observe, _signals(signal.SIGINT) as stop:
         result = away.attach(run, store, observe, stop)
-    return _show_result(result, store, as_json)
+    return _show_either(result, store, as_json)
 
 
 @_verb("stop")
@@ -523,9 +530,9 @@ def _attach(run: str, store: Path, as_json: bool) -> int:
               metavar="SECONDS", help="for what was started to be finished")  # fmt: skip
 @_store
 def _stop(run: str, now: bool, timeout: float, store: Path, as_json: bool) -> None:
-    from cluster import api, away
+    from cluster import away
 
-    document = api.status(away.halt(run, store, now=now, timeout=timeout), store).to_json()
+    document = _standing(away.halt(run, store, now=now, timeout=timeout), store)
     _answer(document, as_json, lambda: text.status(document))
 
 
@@ -716,19 +723,29 @@ def _answer(document: object, as_json: bool, page: Callable[[], text.Page]) -> N
 
 
 def _show_result(result: Result, store: str | Path, as_json: bool) -> int:
-    voice = click.get_current_context().meta.get(_VOICE)
-    if voice:
-        voice.ended(result)
+    _end_voice(result)
     _answer(result.to_json(), as_json, lambda: text.result(result, store))
     return result.exit_code
 
 
+def _show_either(result: Result | SweepResult, store: Path, as_json: bool) -> int:
+    if isinstance(result, SweepResult):
+        return _show_sweep(result, as_json, short=True)
+    return _show_result(result, store, as_json)
+
+
 def _show_sweep(result: SweepResult, as_json: bool, *, short: bool = False) -> int:
-    if voice := click.get_current_context().meta.get(_VOICE):
-        voice.ended(result)
+    _end_voice(result)
     document = result.to_json() if as_json else None
     _answer(document, as_json, lambda: text.sweep(result, short=short))
     return result.exit_code
+
+
+def _end_voice(result: Result | SweepResult) -> None:
+    """Tell how it ended, to whoever started it detached."""
+    voice = click.get_current_context().meta.get(_VOICE)
+    if voice:
+        voice.ended(result)
 
 
 @contextmanager

@@ -7,20 +7,20 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.api import Where, enough, new_id, opened, placed_as, policy_of, result_at
+from cluster.api import Where, enough, new_id, opened, opening, placed_as, policy_of, result_at
 from cluster.backends.base import Backend, Options, create, kernels_at_home, seat
 from cluster.canonical import canonical, sha256
 from cluster.count import Count
-from cluster.dispatch import Core, Ending, Stop, SystemClock, Turns, recount
+from cluster.dispatch import Clock, Core, Ending, Stop, SystemClock, Turns, recount
 from cluster.dispatch.flights import Pace
 from cluster.dispatch.many import Manner, Many
 from cluster.dispatch.nodes import Nodes
 from cluster.errors import SpecError, StoreError, UsageError
-from cluster.events import Alarm, AttemptFailed, Closed, Event, Observer, Progress, SweepStarted
+from cluster.events import Alarm, AttemptFailed, Event, Observer, Progress, SweepStarted
 from cluster.ledger import Ledger, Run, Scribe, Writer, sweeps
 from cluster.ledger.holds import Holds
 from cluster.nodes import Node
@@ -90,11 +90,13 @@ class Caller:
         observe: called with each :mod:`cluster.events` event.
         stop: its ``reason``, set from another thread or a signal handler, drains all points.
         keep_going: whether the others go on where a point has failed, instead of the spec's word.
+        clock: says when the window closes.
     """
 
     observe: Observer | None = None
     stop: Stop | None = None
     keep_going: bool | None = None
+    clock: Clock = field(default_factory=SystemClock)
 
     def tell(self, event: Event) -> None:
         """Tell the observer, if there is one."""
@@ -387,38 +389,23 @@ def _compute(
     sweeps.stopped(ledger, sweep, None)
     with Holds(ledger, [member.run.id for member in open_ones]) as holds:
         owed = _judged(ledger, sweep, open_ones)
-        closes = _closing(ledger, sweep, spec, owed, caller)
-        if closes == 0.0:
+        if not owed:
+            caller.tell(SweepStarted(sweep.id, len(members), 0, spec.backend))
+            return
+        shut, closes = opening(spec, caller.clock.now())
+        if shut:
+            caller.tell(SweepStarted(sweep.id, len(members), len(owed), spec.backend))
+            caller.tell(shut)
+            sweeps.leave(ledger, [member.run for member in owed], State.PARTIAL.value, "window")
+            sweeps.stopped(ledger, sweep, "window")
             return
         pools: dict[str, list[Member]] = defaultdict(list)
         for member in owed:
             pools[_backend(member.request)].append(member)
-        if not owed:
-            caller.tell(SweepStarted(sweep.id, len(members), 0, spec.backend))
         for backend, some in pools.items():
-            pool = _Pool(ledger, sweep, spec, some, holds, caller)
-            reason = pool.compute(backend, len(members), closes)
-            if reason is not None:
-                sweeps.stopped(ledger, sweep, reason)
+            pool = _Pool(ledger, sweep, spec, some, holds, caller, closes)
+            if pool.compute(backend, len(members)) is not None:
                 break
-
-
-def _closing(
-    ledger: Ledger, sweep: sweeps.Sweep, spec: Spec, owed: Sequence[Member], caller: Caller
-) -> float | None:
-    """When the sweep's window closes (seconds since the epoch); None: never; 0: it is not open."""
-    window = spec.schedule and spec.schedule.hours()
-    if not window or not owed:
-        return None
-    now = SystemClock().now()
-    closes = window.closes_at(now)
-    if closes is None:
-        caller.tell(Closed(str(window), window.local(window.next_opening(now))))
-        runs = [member.run for member in owed]
-        sweeps.leave(ledger, runs, State.PARTIAL.value, "window")
-        sweeps.stopped(ledger, sweep, "window")
-        return 0.0
-    return closes
 
 
 def _backend(request: Request) -> str:
@@ -458,12 +445,13 @@ class _Pool:
 
     def __init__(
         self, ledger: Ledger, sweep: sweeps.Sweep, spec: Spec, members: Sequence[Member],
-        holds: Holds, caller: Caller,
+        holds: Holds, caller: Caller, closes: float | None,
     ) -> None:  # fmt: skip
         self._ledger, self._sweep, self._spec = ledger, sweep, spec
         self._members, self._holds, self._caller = members, holds, caller
+        self._closes = closes
         self._by_tag = {member.run.id: member for member in members}
-        self._clock = SystemClock()
+        self._clock = caller.clock
         self._kin: dict[tuple[str, int], dict[str, Pace]] = defaultdict(dict)
         self._begun: dict[int, float] = {}
         self._released: list[tuple[int, str]] = []
@@ -472,7 +460,7 @@ class _Pool:
         self._nodes: tuple[Node, ...] = ()
         self._with_rows = sweeps.with_rows(ledger, sweep)
 
-    def compute(self, backend: str, points: int, closes: float | None) -> str | None:
+    def compute(self, backend: str, points: int) -> str | None:
         """Compute them on an engine, until the window closes; what ended that early, or None."""
         place = seat()
         self._nodes = place.nodes if place else placed(self._spec.nodes.hosts)
@@ -482,18 +470,20 @@ class _Pool:
         try:
             with self._ledger.scribe() as self._scribe:
                 self._diary = sweeps.Diary(self._scribe, pool, backend, slots)
-                reason, wall = self._turned(backend, closes)
+                reason, wall = self._turned(backend)
                 self._scribe.flush()
         except StoreError as error:
             onward = command("resume", self._sweep.id, store=self._ledger.store)
             error.fix = f"{error.fix}: {onward}"
             raise
         sweeps.end_pool(self._ledger, pool, wall)
+        if reason is not None:  # before the last run is let go of: who waits for it looks then
+            sweeps.stopped(self._ledger, self._sweep, reason)
         for member in self._members:
             self._holds.release(member.run.id)
         return reason
 
-    def _turned(self, backend: str, closes: float | None) -> tuple[str | None, float]:
+    def _turned(self, backend: str) -> tuple[str | None, float]:
         sweep, caller = self._spec.sweep, self._caller
         assert sweep is not None
         keep_going = sweep.keep_going if caller.keep_going is None else caller.keep_going
@@ -503,7 +493,7 @@ class _Pool:
         )  # fmt: skip
         total = len(self._members)
         many = Many(self, total, range(total), manner, self._clock, caller.tell)
-        turns = Turns(many, caller.stop or Stop(), sweep.max_time, closes)
+        turns = Turns(many, caller.stop or Stop(), sweep.max_time, self._closes)
         first = self._members[0]
 
         def engine() -> Backend:
@@ -516,7 +506,9 @@ class _Pool:
             return create(backend, self._nodes, options)
 
         turns.turn(engine)
-        caller.tell(many.progress(turns.wall))
+        last = many.progress(turns.wall)
+        caller.tell(last)
+        self.record(last)
         unbegun = many.finish()
         if many.draining is not None:
             timed = many.draining in ("max_time", "window", "nodes")
@@ -593,6 +585,9 @@ class _Pool:
                 "elapsed_s": progress.elapsed_s,
                 "points_done": progress.points_done,
                 "points": progress.points,
+                "blocks": progress.blocks_done,
+                "goal_blocks": progress.blocks,
+                "nodes": [astuple(node) for node in progress.nodes],
                 "samples": progress.samples,
                 "samples_per_s": progress.samples_per_s,
             },

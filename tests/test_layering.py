@@ -54,9 +54,9 @@ ROOMS = (
     "shards",
     "verify",
     "prune",
+    "sweeping",
     "away",
     "schedule",
-    "sweeping",
     "doctor",
     "cli",
 )

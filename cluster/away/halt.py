@@ -8,6 +8,7 @@ import socket
 import time
 from pathlib import Path
 
+from cluster.away.subject import Subject, subject
 from cluster.errors import ClusterError, Locked
 from cluster.family import born
 from cluster.ledger import Ledger, Owner
@@ -18,7 +19,6 @@ _PAUSE = 0.3
 # For a run that stops at once, until it is killed.
 _STOPPING = 10.0
 _LOOK_EVERY = 0.1
-_DRAIN = "asked to drain by cluster stop"
 
 
 class Unreachable(ClusterError):
@@ -28,9 +28,10 @@ class Unreachable(ClusterError):
 
 
 def halt(run: str, store: Path, *, now: bool = False, timeout: float | None = 60.0) -> str:
-    """Have a run drain, or with ``now`` stop at once, and wait for it; returns its id.
+    """Have a run or a sweep drain, or with ``now`` stop at once, and wait for it; returns its id.
 
-    A run that nobody computes is left as it is.
+    What nobody computes is left as it is. Of a sweep that several processes compute in parts, each
+    is asked.
 
     Args:
         run: its id, or a beginning of it.
@@ -44,24 +45,31 @@ def halt(run: str, store: Path, *, now: bool = False, timeout: float | None = 60
         Locked: it drains still when the timeout is over.
     """
     with Ledger(store) as ledger:
-        row = ledger.run(run)
-        owner = ledger.holder(row)
-        if owner is None:
-            return row.id
-        with _Process(owner) as process:
-            # The lock says that the owner lives; asked again, now that its process is at hand, it
-            # says that this is the process, and no later one of the same pid.
-            if ledger.holder(row) != owner:
-                return halt(row.id, store, now=now, timeout=timeout)
-            # A second signal would not drain any more, so a second wish sends none.
-            fresh = ledger.ask(row, _DRAIN, owner.since)
-            if fresh:
-                process.send(signal.SIGTERM)
-            if now:
-                _at_once(ledger, row.id, process, _PAUSE if fresh else 0.0)
-            elif timeout is not None:
-                _wait(ledger, row.id, owner, timeout)
-        return row.id
+        found = subject(ledger, run)
+        here = socket.gethostname()
+        owners = sorted(found.owners(), key=lambda owner: owner.host != here)
+        if not all(_asked(ledger, found, owner, now=now) for owner in owners):
+            return halt(found.id, store, now=now, timeout=timeout)
+        if owners and not now and timeout is not None:
+            _wait(found, store, timeout)
+        return found.id
+
+
+def _asked(ledger: Ledger, found: Subject, owner: Owner, *, now: bool) -> bool:
+    """Ask a process to drain, and with ``now`` end it; False where it holds nothing any more."""
+    with _Process(owner) as process:
+        # The lock says that the owner lives; asked again, now that its process is at hand, it
+        # says that this is the process, and no later one of the same pid.
+        if _free(found, owner, 0.0):
+            return False
+        # A second signal would not drain any more, so a second wish sends none.
+        wish = f"process {owner.pid} on {owner.host} was asked to drain by cluster stop"
+        fresh = ledger.ask(found.run, wish, owner.since)
+        if fresh:
+            process.send(signal.SIGTERM)
+        if now:
+            _at_once(found, owner, process, _PAUSE if fresh else 0.0)
+        return True
 
 
 class _Process:
@@ -99,28 +107,27 @@ class _Process:
         return Unreachable(f"the run is held by {self._owner}, out of reach: {why}", fix=fix)
 
 
-def _at_once(ledger: Ledger, run: str, process: _Process, pause: float) -> None:
+def _at_once(found: Subject, owner: Owner, process: _Process, pause: float) -> None:
     """The second signal of a kind stops what the first one drains; then there is no more to ask."""
     for seconds, number in ((pause, signal.SIGTERM), (_STOPPING, signal.SIGKILL)):
-        if _free(ledger, run, seconds):
+        if _free(found, owner, seconds):
             return
         process.send(number)
-    _free(ledger, run, _STOPPING)
+    _free(found, owner, _STOPPING)
 
 
-def _wait(ledger: Ledger, run: str, owner: Owner, timeout: float) -> None:
-    if not _free(ledger, run, timeout):
+def _wait(found: Subject, store: Path, timeout: float) -> None:
+    if not _free(found, None, timeout):
         raise Locked(
-            f"run {run} drains, and is held by {owner} still, after {timeout:g} s",
-            fix=f"{command('wait', run, store=ledger.store)}, or stop it with --now",
+            f"{found.id} drains, and is held by {found.holder()} still, after {timeout:g} s",
+            fix=f"{command('wait', found.id, store=store)}, or stop it with --now",
         )
 
 
-def _free(ledger: Ledger, run: str, seconds: float) -> bool:
-    """Whether nobody holds a run, or no more so within a time."""
+def _free(found: Subject, owner: Owner | None, seconds: float) -> bool:
+    """Whether an owner, or anybody, holds nothing of it, or no more so within a time."""
     end = time.monotonic() + seconds
-    row = ledger.run(run)
-    while ledger.holder(row) is not None:
+    while any(owner is None or each.process == owner.process for each in found.owners()):
         if time.monotonic() >= end:
             return False
         time.sleep(_LOOK_EVERY)

@@ -34,6 +34,7 @@ class Voice:
 
     def __init__(self, word: int | None, arguments: Sequence[str], *, copy: bool) -> None:
         self._word, self._arguments, self._copy = word, tuple(arguments), copy
+        self._name: str | None = None
         self._told: dict[str, Any] = {}
 
     def observer(self, store: Path, then: Callable[[Event], None]) -> Callable[[Event], None]:
@@ -42,8 +43,7 @@ class Voice:
         def observe(event: Event) -> None:
             if isinstance(event, Started | SweepStarted):
                 name = event.run if isinstance(event, Started) else event.sweep
-                self._to_log(log_of(name, store))
-                self._tell(run=name)
+                self._begin(name, store)
             elif isinstance(event, NodeChanged) and event.slots:
                 self._tell(ready=True)
             elif isinstance(event, Progress) and any(node.tasks for node in event.nodes):
@@ -52,8 +52,15 @@ class Voice:
 
         return observe
 
+    def _begin(self, name: str, store: Path) -> None:
+        """A sweep begins once for each of its backends; its log begins once."""
+        if name != self._name:
+            self._name = name
+            self._to_log(log_of(name, store))
+            self._tell(run=name)
+
     def ended(self, result: Result | SweepResult) -> None:
-        """Tell how the run ended, where anybody listens still."""
+        """Tell how the run, or the sweep, ended, where anybody listens still."""
         self._tell(run=result.run, state=result.state, code=result.exit_code, over=True)
 
     def failed(self, error: ClusterError) -> None:

@@ -32,6 +32,11 @@ class Owner:
         pid = os.getpid()
         return cls(socket.gethostname(), pid, time.time(), born(pid))
 
+    @property
+    def process(self) -> tuple[str, int, int | None]:
+        """Which process that is, whatever it holds and since when."""
+        return self.host, self.pid, self.born
+
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
         return f"process {self.pid} on {self.host} (since {since})"

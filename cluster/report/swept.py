@@ -40,7 +40,8 @@ class SweepResult:
     Attributes:
         sweep, name: its id and its spec's name.
         state: failed if any point has; else running, interrupted or partial if any is; else done.
-        stopped_by: what ended its last start early: failure, max_time, nodes or a signal; or None.
+        stopped_by: what ended its last start early: failure, max_time, window, nodes or a signal;
+            None: nothing did.
         points: in the order of the spec.
         wall_s: seconds over all its starts.
         nodes: what each node did for the points while the sweep was computed.

@@ -139,7 +139,8 @@ def submit(
         sweep, members = _entered(ledger, spec, points)
         mine = [member for member in members if member.place in (part or Part())]
         _compute(ledger, sweep, spec, mine, caller or Caller())
-        return show(sweep.id, ledger)
+        asked = None if part is None else frozenset(member.place for member in mine)
+        return replace(show(sweep.id, ledger), asked=asked)
 
 
 def resume(

@@ -46,6 +46,7 @@ class SweepResult:
         wall_s: seconds over all its starts.
         nodes: what each node did for the points while the sweep was computed.
         resume: the command that goes on with it, or None.
+        asked: the places of the points that were to be computed; None: all.
     """
 
     sweep: str
@@ -57,11 +58,18 @@ class SweepResult:
     nodes: Sequence[NodeResult]
     events: Sequence[Mapping[str, Any]]
     resume: str | None
+    asked: frozenset[int] | None = None
 
     @property
     def exit_code(self) -> int:
-        """1 if a point failed; else what ended it, if it was a signal; else 3 if any is owed."""
-        return State(self.state).exit_code(self.stopped_by)
+        """1 if a point failed; else what ended it, if it was a signal; else 3 if any is owed.
+
+        Of a part of the points, others are owed by others: only those that were asked for count.
+        """
+        if self.asked is None:
+            return State(self.state).exit_code(self.stopped_by)
+        states = [point.result.state for point in self.points if point.point in self.asked]
+        return State(state_of(states, self.stopped_by)).exit_code(self.stopped_by)
 
     @property
     def run(self) -> str:

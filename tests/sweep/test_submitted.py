@@ -101,7 +101,7 @@ def test_a_point_that_fails_is_told_and_stops_no_other(tmp_path: Path) -> None:
 def test_parts_for_an_array_are_disjoint_and_together_all(tmp_path: Path) -> None:
     """Each computes its own points of the one sweep, by their places in the list."""
     folder = Folder(tmp_path)
-    first = folder.submit("--points", "1/2", code=3)
+    first = folder.submit("--points", "1/2")
     assert [point["state"] == "done" for point in first["points"]] == [
         True, False, True, False, True,
     ]  # fmt: skip

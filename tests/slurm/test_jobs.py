@@ -189,20 +189,36 @@ def test_a_node_that_dies_costs_what_it_drew(desk: Make) -> None:
     assert {node["node"] for node in result["nodes"]} == set(HOSTS)
 
 
-def test_tasks_of_an_array_run_beside_each_other(desk: Make) -> None:
-    """One host to each, and a ledger of its own to each: hosts do not share one over a network."""
-    made = desk(blocks=60, nap=0.2, backend="processes")
-    spec = (made.here / "spec.yaml").read_text().replace('nodes: "auto"', "nodes: localhost:2")
-    (made.here / "spec.yaml").write_text(spec)
-    words = f"{Lab.python} -m cluster submit spec.yaml --set seed=$SLURM_ARRAY_TASK_ID"
-    text = f"#!/bin/sh\n{words} --store runs/$SLURM_ARRAY_TASK_ID\n"
-    options = ("--array=1-3", "--nodes=1", "--ntasks=2", "--chdir", str(made.there))
-    job = made.send(text, *options)
-    places = {made.await_end(f"{job}_{task}")["BatchHost"] for task in (1, 2, 3)}
-    assert places == set(HOSTS)
-    results = [result for task in "123" for result in made.results(f"runs/{task}")]
-    assert [result["seed"] for result in results] == [1, 2, 3]
-    assert results[0]["digest"] == made.digest()
+def test_a_sweep_is_split_over_an_array(desk: Make) -> None:
+    """One host to each task, a ledger of its own to each, and every point in one of them."""
+    made = desk(blocks=60, nap=0.2, sweep={"matrix": {"seed": list(range(1, 8))}})
+    job = made.submit(made.batch("nodes=1", "ntasks=2", parts=3))
+    ended = [made.await_end(f"{job}_{task}") for task in (1, 2, 3)]
+    assert [facts["JobState"] for facts in ended] == ["COMPLETED"] * 3, made.log()
+    assert {facts["BatchHost"] for facts in ended} == set(HOSTS)
+    parts = [drawn(made, task) for task in (1, 2, 3)]
+    assert [sorted(part) for part in parts] == [[1, 4, 7], [2, 5], [3, 6]]
+    digests = {seed: point["digest"] for part in parts for seed, point in part.items()}
+    assert digests[1] == made.digest()
+    assert len(set(digests.values())) == 7
+
+
+def test_each_task_of_an_array_is_requeued_by_itself(desk: Make) -> None:
+    """The last one has the array's own number, which would requeue all the others with it."""
+    keys = {"sweep": {"matrix": {"seed": [1, 2, 3]}}, "until": {"max_time": "32s"}}
+    made = desk(blocks=100_000, nap=0.2, **keys)
+    job = made.submit(made.batch("nodes=1", "ntasks=2", parts=3, restarts=1))
+    ended = [made.await_end(f"{job}_{task}", 200) for task in (1, 2, 3)]
+    assert [(facts["Restarts"], facts["ExitCode"]) for facts in ended] == [("1", "3:0")] * 3
+    for task in (1, 2, 3):
+        ((seed, point),) = drawn(made, task).items()
+        assert (seed, point["state"]) == (task, "partial")
+
+
+def drawn(made: Desk, task: int) -> dict[int, dict[str, Any]]:
+    """The points of a task's sweep that it has drawn of, by their seeds."""
+    (sweep,) = made.results(f"runs/part-{task}")
+    return {point["seed"]: point for point in sweep["points"] if point["samples"]}
 
 
 def wait_for_agents(lab: Lab, hosts: int = 3) -> None:

@@ -164,8 +164,8 @@ def write_parquet(result: SweepResult, path: Path) -> None:
         values = [row[name] for row in table]
         try:
             columns[name] = pa.array(values)
-        except pa.ArrowException:  # numbers and words in one column
-            columns[name] = pa.array([None if v is None else _cell(v) for v in values], pa.string())
+        except (pa.ArrowException, OverflowError):  # numbers and words, or more than 64 bits
+            columns[name] = pa.array([_word(value) for value in values], pa.string())
     try:
         parquet.write_table(pa.table(columns), path)
     except OSError as error:
@@ -174,6 +174,11 @@ def write_parquet(result: SweepResult, path: Path) -> None:
 
 def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | tuple | dict | bool) else value
+
+
+def _word(value: Any) -> str | None:
+    """A value in a column of words."""
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def _ends(interval: Any) -> tuple[Any, Any]:

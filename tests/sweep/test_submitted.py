@@ -242,8 +242,12 @@ def test_the_table_is_text_json_and_csv(tmp_path: Path) -> None:
 
 
 def test_parquet_is_written_where_pyarrow_is_and_refused_clearly_elsewhere(tmp_path: Path) -> None:
-    """Columns of numbers are numbers."""
-    folder = Folder(tmp_path, backend="serial")
+    """Columns of numbers are numbers; what no column of numbers can hold is words."""
+    lengths: list[object] = ["5m", 300, 400, 500, 600]
+    seeds = [1, 2, 3, 4, 2**63]
+    matrix = {"params.share": SHARES, "until.max_time": lengths, "seed": seeds}
+    rows = [dict(zip(matrix, row, strict=True)) for row in zip(*matrix.values(), strict=True)]
+    folder = Folder(tmp_path, backend="serial", sweep={"include": rows})
     folder.submit()
     process = cluster("show", "swept", "--parquet", "t.parquet", cwd=tmp_path)
     try:
@@ -255,6 +259,8 @@ def test_parquet_is_written_where_pyarrow_is_and_refused_clearly_elsewhere(tmp_p
         need(False, "pyarrow: pip install 'cluster-montecarlo[parquet]'")
     table = parquet.read_table(tmp_path / "t.parquet").to_pydict()
     assert table["params.share"] == SHARES
+    assert table["until.max_time"] == ["5m", "300", "400", "500", "600"]
+    assert [int(seed) for seed in table["seed"]] == seeds
     assert table["digest"] == digests(folder.show())
 
 

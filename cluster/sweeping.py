@@ -7,6 +7,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from cluster.dispatch import Clock, Core, Ending, Stop, SystemClock, Turns, reco
 from cluster.dispatch.flights import Pace
 from cluster.dispatch.many import Manner, Many
 from cluster.dispatch.nodes import Nodes
-from cluster.errors import SpecError, StoreError, UsageError
+from cluster.errors import ClusterError, StoreError, UsageError
 from cluster.events import Alarm, AttemptFailed, Event, Observer, Progress, SweepStarted
 from cluster.ledger import Ledger, Run, Scribe, Writer, sweeps
 from cluster.ledger.holds import Holds
 from cluster.nodes import Node
+from cluster.notify import Teller
 from cluster.outlook import look_ahead
 from cluster.report.comparison import Comparison, Side
 from cluster.report.comparison import compare as compared
@@ -128,9 +130,6 @@ def submit(
 
     Raises what :func:`cluster.api.submit` raises; UsageError where the points are too many.
     """
-    if spec.notify is not None:
-        fix = "--set notify=null, and tell it after the command"
-        raise SpecError([spec.problem("notify", "tells of single runs, not of a sweep", fix)])
     with kernels_at_home():
         points = expand(spec, yes=yes)
     if pinned:
@@ -138,9 +137,8 @@ def submit(
     with Ledger(Path(store or spec.store), create=True) as ledger:
         sweep, members = _entered(ledger, spec, points)
         mine = [member for member in members if member.place in (part or Part())]
-        _compute(ledger, sweep, spec, mine, caller or Caller())
         asked = None if part is None else frozenset(member.place for member in mine)
-        return replace(show(sweep.id, ledger), asked=asked)
+        return _computed(ledger, sweep, spec, mine, caller or Caller(), asked)
 
 
 def resume(
@@ -162,8 +160,7 @@ def resume(
             for place, given, run in sweeps.runs_of(ledger, sweep)
         ]
         spec = members[0].request.spec.model_copy(update={"sweep": spec.sweep}) if members else spec
-        _compute(ledger, sweep, spec, members, caller or Caller())
-        return show(sweep.id, ledger)
+        return _computed(ledger, sweep, spec, members, caller or Caller())
 
 
 def find(name: str, store: Where | Ledger = "runs") -> str | None:
@@ -380,6 +377,27 @@ def _fresh(
 
 
 # -- what is to be computed -----------------------------------------------------------------------
+
+
+def _computed(
+    ledger: Ledger, sweep: sweeps.Sweep, spec: Spec, members: Sequence[Member], caller: Caller,
+    asked: frozenset[int] | None = None,
+) -> SweepResult:  # fmt: skip
+    """Compute the members, and tell whom the spec names how all of them went, when all are free."""
+
+    def result() -> SweepResult:
+        return replace(show(sweep.id, ledger), asked=asked)
+
+    def note(words: str) -> None:
+        with suppress(ClusterError):  # who cannot be told of does the sweep no harm either
+            sweeps.note(ledger, sweep, words)
+
+    if spec.notify is None:
+        _compute(ledger, sweep, spec, members, caller)
+    else:
+        with Teller(sweep.id, sweep.name, spec.notify, note, caller.tell, result) as told:
+            _compute(ledger, sweep, spec, members, replace(caller, observe=told))
+    return result()
 
 
 def _compute(

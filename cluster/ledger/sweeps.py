@@ -220,6 +220,15 @@ def pool_events(ledger: Ledger, sweep: Sweep, limit: int = 1000) -> list[dict[st
     return [dict(zip(("at", "node", "text"), row, strict=True)) for row in rows]
 
 
+def note(ledger: Ledger, sweep: Sweep, text: str) -> None:
+    """Record what happened to a sweep beside its computing, with its last pool if it has one."""
+    with ledger.transaction():
+        ledger.db.execute(
+            "INSERT INTO pool_event SELECT key, ?, NULL, ? FROM pool WHERE sweep = ?"
+            " ORDER BY key DESC LIMIT 1", (time.time(), text, sweep.key),
+        )  # fmt: skip
+
+
 class Diary:
     """What the dispatcher of a sweep hands over of runs as a whole, to be written in groups."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from cluster.errors import ClusterError
 from cluster.report.numbers import value_text
 from cluster.report.result import Result
+from cluster.report.swept import SweepResult
 
 Message = dict[str, Any]
 
@@ -24,6 +25,20 @@ def of_result(result: Result) -> Message:
         **_head(result.state, f"{result.name}: {result.state}{why}{shown}, run {result.run}"),
         **{key: document[key] for key in keys},
     }
+
+
+def of_sweep(result: SweepResult) -> Message:
+    """How a start of a sweep, or of a part of one, ended."""
+    state, total = result.own_state, len(result.points)
+    why = f" ({result.stopped_by})" if result.stopped_by else ""
+    done = f"{result.done} of {total} points done"
+    return {
+        **_head(state, f"{result.name}: {state}{why}, {done}, sweep {result.sweep}"),
+        "run": result.sweep, "name": result.name, "state": state, "stopped_by": result.stopped_by,
+        "points_done": result.done, "points_total": total,
+        "failed": [point.point for point in result.points if point.result.state == "failed"],
+        "wall_s": result.wall_s, "resume": result.resume,
+    }  # fmt: skip
 
 
 def of_error(run: str, name: str, error: ClusterError) -> Message:

@@ -1,4 +1,4 @@
-"""One start of a run, and what is told of it: a node that was lost, and how it ended."""
+"""One start of a run or a sweep, and what is told of it: a node that was lost, and how it ended."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from contextlib import suppress
 from typing import Self
 
 from cluster.errors import ClusterError, Locked, UsageError
-from cluster.events import Alarm, Event, NodeChanged, Observer, Progress, Started
-from cluster.notify.messages import of_error, of_loss, of_result
+from cluster.events import Alarm, Event, NodeChanged, Observer, Progress, Started, SweepStarted
+from cluster.notify.messages import of_error, of_loss, of_result, of_sweep
 from cluster.notify.notifier import Notifier
 from cluster.report.result import Result
+from cluster.report.swept import SweepResult
 from cluster.spec import Notify
 
 
@@ -21,7 +22,7 @@ class Teller:
     the run is free for whoever is told to look at it, and waits for what is on its way.
 
     Args:
-        run, name: the run's id and name.
+        run, name: the id and name of the run or the sweep.
         notify: whom.
         note: records what became of a message.
         observe: is told every event, as it comes.
@@ -30,7 +31,7 @@ class Teller:
 
     def __init__(
         self, run: str, name: str, notify: Notify, note: Callable[[str], None],
-        observe: Observer, result: Callable[[], Result],
+        observe: Observer, result: Callable[[], Result | SweepResult],
     ) -> None:  # fmt: skip
         self._run, self._name, self._note = run, name, note
         self._notifier = Notifier(notify, note)
@@ -38,10 +39,11 @@ class Teller:
         self._slots: dict[str, int] = {}
         self._lost: set[str] = set()
         self._begun = False
+        self._wrong: str | None = None
 
     def __call__(self, event: Event) -> None:
         """Tell an event."""
-        if isinstance(event, Started):
+        if isinstance(event, Started | SweepStarted):
             self._on_start()
         elif isinstance(event, NodeChanged):
             self._on_node(event)
@@ -53,7 +55,8 @@ class Teller:
     def _on_start(self) -> None:
         """In the evening, while somebody looks, is the time to say that nobody will be told."""
         wrong = self._notifier.prepare()
-        if wrong:
+        if wrong and wrong != self._wrong:  # a sweep starts once for each of its backends
+            self._wrong = wrong
             self._note(wrong)
             self._observe(Alarm(wrong))
 
@@ -73,5 +76,8 @@ class Teller:
             self._notifier.send(of_error(self._run, self._name, error))
         elif error is None and self._begun:
             with suppress(ClusterError):  # whoever asked for the run is told the same
-                self._notifier.send(of_result(self._result()))
+                result = self._result()
+                self._notifier.send(
+                    of_sweep(result) if isinstance(result, SweepResult) else of_result(result)
+                )
         self._notifier.finish()

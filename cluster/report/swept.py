@@ -61,15 +61,17 @@ class SweepResult:
     asked: frozenset[int] | None = None
 
     @property
-    def exit_code(self) -> int:
-        """1 if a point failed; else what ended it, if it was a signal; else 3 if any is owed.
-
-        Of a part of the points, others are owed by others: only those that were asked for count.
-        """
+    def own_state(self) -> str:
+        """The state of what was asked for: of a part of the points, others are owed by others."""
         if self.asked is None:
-            return State(self.state).exit_code(self.stopped_by)
+            return self.state
         states = [point.result.state for point in self.points if point.point in self.asked]
-        return State(state_of(states, self.stopped_by)).exit_code(self.stopped_by)
+        return state_of(states, self.stopped_by)
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a point failed; else what ended it, if it was a signal; else 3 if any is owed."""
+        return State(self.own_state).exit_code(self.stopped_by)
 
     @property
     def run(self) -> str:

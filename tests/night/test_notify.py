@@ -15,7 +15,7 @@ import pytest
 
 from cluster import api
 from cluster.errors import EngineError, SpecError, UsageError
-from cluster.events import Alarm, Event, NodeChanged, Progress, Started
+from cluster.events import Alarm, Event, NodeChanged, Progress, Started, SweepStarted
 from cluster.family import descendants
 from cluster.notify import SecretError, Teller, filled
 from cluster.notify import notifier as notifiers
@@ -153,13 +153,18 @@ def test_a_start_that_ends_by_an_error_is_a_failure(server: Server, tmp_path: Pa
     assert "/no/python" in message["text"]
 
 
-def test_a_lost_node_is_told_while_the_run_computes(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "start", [Started("run", 0, 1, 1, "ssh"), SweepStarted("run", 3, 2, "ssh")]
+)
+def test_a_lost_node_is_told_while_the_run_computes(
+    start: Event, server: Server, tmp_path: Path
+) -> None:
     """Each node once, and not before it was there."""
     notify = Notify(on=("node_lost",), webhook=f"http://localhost:{server.port}/")
     notes: list[str] = []
     told: list[Event] = []
     with Teller("run", "name", notify, notes.append, told.append, gone) as teller:
-        teller(Started("run", 0, 1, 1, "ssh"))
+        teller(start)
         for slots in (0, 2, 0, 2, 0):
             teller(NodeChanged("h2", slots, "its link is gone"))
         wait_for(lambda: server.posted)

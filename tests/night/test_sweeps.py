@@ -100,3 +100,54 @@ def test_a_scheduled_start_of_a_sweep_computes_what_is_missing(tmp_path: Path) -
     rows = json.loads(cluster("ls", "--json", cwd=tmp_path).stdout)
     assert {row["state"] for row in rows} == {"done"}
     assert len(list((tmp_path / "runs" / "logs").iterdir())) == 1
+
+
+def told_of(folder: Path, function: str = "quarter", **keys: object) -> tuple[Path, Path]:
+    """A sweep's spec, and the file to which every message is added as a line."""
+    script, messages = folder / "tell.sh", folder / "messages"
+    script.write_text(f'#!/bin/sh\ncat >> "{messages}"\necho >> "{messages}"\n')
+    script.chmod(0o755)
+    path = spec(folder, function, backend="serial", notify={"command": [str(script)]}, **keys)
+    return path, messages
+
+
+def test_how_a_sweep_ended_is_told_once_for_all_points(tmp_path: Path) -> None:
+    """And what became of the message is recorded; a start with nothing to do is no news."""
+    path, messages = told_of(tmp_path, sweep=SHARES)
+    result = ask("submit", path, "--store", tmp_path / "runs", cwd=tmp_path)
+    ask("submit", path, "--store", tmp_path / "runs", cwd=tmp_path)
+    (message,) = map(json.loads, messages.read_text().splitlines())
+    assert (message["event"], message["run"]) == ("done", result["sweep"])
+    assert (message["points_done"], message["points_total"], message["failed"]) == (3, 3, [])
+    assert message["text"] == f"quarter: done, 3 of 3 points done, sweep {result['sweep']}"
+    notes = [event["text"] for event in result["events"] if "notified" in event["text"]]
+    assert notes == [f"notified of done: {tmp_path / 'tell.sh'}"]
+
+
+def test_which_points_failed_is_told(tmp_path: Path) -> None:
+    """With the command that goes on."""
+    values = {"include": [{"samples": 2000}, {"samples": 40_000}]}
+    path, messages = told_of(tmp_path, "breaks", sweep=values)
+    assert cluster("submit", path, cwd=tmp_path).returncode == 1
+    (message,) = map(json.loads, messages.read_text().splitlines())
+    assert (message["event"], message["failed"], message["points_done"]) == ("failed", [1], 1)
+    assert "resume" in message["resume"]
+
+
+def test_of_a_part_of_a_sweep_its_own_points_are_told(tmp_path: Path) -> None:
+    """Points that other processes owe make it no failure."""
+    path, messages = told_of(tmp_path, sweep=SHARES)
+    for part in ("1/2", "2/2"):
+        assert cluster("submit", path, "--points", part, cwd=tmp_path).returncode == 0
+    told = [json.loads(line) for line in messages.read_text().splitlines()]
+    assert [(each["event"], each["points_done"]) for each in told] == [("done", 2), ("done", 3)]
+
+
+def test_a_sweep_that_cannot_start_is_told_of(tmp_path: Path) -> None:
+    """By the error."""
+    nodes = [{"host": "localhost", "slots": 1, "python": "/no/python"}]
+    path, messages = told_of(tmp_path, sweep=SHARES, nodes=nodes)
+    code = cluster("submit", path, "--set", "backend=processes", cwd=tmp_path).returncode
+    assert code == 69
+    (message,) = map(json.loads, messages.read_text().splitlines())
+    assert (message["event"], message["error"]["code"]) == ("failed", 69)

@@ -205,14 +205,6 @@ def test_outside_of_its_window_a_sweep_begins_nothing(tmp_path: Path) -> None:
     assert folder.submit()["state"] == "done"
 
 
-def test_notify_of_a_sweep_is_refused(tmp_path: Path) -> None:
-    """Better than a table in the morning of which nobody was told."""
-    folder = Folder(tmp_path, notify={"on": ["done"], "command": ["true"]})
-    process = cluster("submit", "s.yaml", cwd=folder.path)
-    assert process.returncode == 2
-    assert "tells of single runs" in process.stderr
-
-
 def test_a_detached_sweep_goes_on_by_itself(tmp_path: Path) -> None:
     """Its id is told at once, and show has its table."""
     folder = Folder(tmp_path)

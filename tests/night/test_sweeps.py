@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 from cluster import api, sweeping
@@ -12,6 +13,7 @@ from tests.cli.shell import ask, cluster, ended, only_document, spec, started
 from tests.night.test_starts import Passing
 
 SHARES = {"matrix": {"params.share": [0.1, 0.2, 0.3]}}
+SLOW = {"matrix": {"params.pause": [0.1, 0.11, 0.12]}}
 NIGHT = {"window": "22:00-06:00", "timezone": "Europe/Berlin"}
 
 
@@ -59,8 +61,7 @@ def test_a_sweep_detaches(tmp_path: Path) -> None:
 
 def test_a_sweep_is_watched_and_stopped_as_one(tmp_path: Path) -> None:
     """By its id; all its points drain together."""
-    values = {"matrix": {"params.pause": [0.1, 0.11, 0.12]}}
-    path = spec(tmp_path, "slow", sweep=values, samples=400_000)
+    path = spec(tmp_path, "slow", sweep=SLOW, samples=400_000)
     run = json.loads(cluster("submit", path, "--detach", "--json", cwd=tmp_path).stdout)["run"]
     watch = started("watch", run, cwd=tmp_path)
     assert watch.stderr
@@ -72,6 +73,19 @@ def test_a_sweep_is_watched_and_stopped_as_one(tmp_path: Path) -> None:
     result = sweeping.show(run, tmp_path / "runs")
     assert (result.state, result.stopped_by) == ("interrupted", "SIGTERM")
     assert all(point.result.drained is not False for point in result.points)
+
+
+def test_attach_passes_ctrl_c_on_to_a_sweep(tmp_path: Path) -> None:
+    """All its points drain, and their table is shown in the end."""
+    path = spec(tmp_path, "slow", sweep=SLOW, samples=400_000)
+    run = json.loads(cluster("submit", path, "--detach", "--json", cwd=tmp_path).stdout)["run"]
+    attached = started("attach", run, cwd=tmp_path)
+    assert attached.stderr
+    attached.stderr.readline()
+    code, out, err = ended(attached, signal.SIGINT)
+    assert code == 143, err
+    assert "0 of 3 points done" in out
+    assert "interrupted, by SIGTERM" in out
 
 
 def test_a_sweep_that_is_computed_in_parts_stops_as_one(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,8 @@ def write_parquet(result: SweepResult, path: Path) -> None:
         StoreError: the file cannot be written.
     """
     try:
-        import pyarrow as pa
-        from pyarrow import parquet
+        # By name: it ships no types, and a person's own mypy reads this file too.
+        pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
         fix = "pip install 'cluster-montecarlo[parquet]', or take --csv"
         raise EngineError("Parquet needs pyarrow, which is not installed here", fix=fix) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.backends.base import TABLE
+from cluster.family import descendants
 from tests.conftest import need
 from tests.lab.harness import Lab, need_lab
 from tests.lab.site import HOSTED
@@ -39,6 +40,7 @@ def standing_lab() -> Iterator[Lab]:
 @pytest.fixture
 def lab(standing_lab: Lab) -> Iterator[Lab]:
     """h1, h2 and h3 in good order; what a test did to them is undone after it."""
+    standing_lab.before_us = set(descendants(os.getpid()))
     yield standing_lab
     standing_lab.reset()
 

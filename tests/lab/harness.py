@@ -43,6 +43,7 @@ class Lab:
         python: the interpreter on every host, of an environment with the project installed.
         folder: where its keys and its ssh_config are.
         disturbed: whether a host may be cut, slow, frozen, dead or full.
+        before_us: processes of ours here that were there before the test began.
     """
 
     python = "/opt/cluster/venv/bin/python"
@@ -52,6 +53,7 @@ class Lab:
         self.name, self.before = name, tuple(before)
         self.folder = Path("/run/cluster-lab", name)
         self.disturbed = False
+        self.before_us: set[int] = set()
         self._exports: dict[str, str] = {}
 
     # -- the script --------------------------------------------------------------------------------

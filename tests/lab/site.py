@@ -188,7 +188,8 @@ def orphans(lab: Lab, hosts: Sequence[str] = ("h1", "h2", "h3")) -> list[str]:
         places = "ls -A /tmp /root/.cache/cluster/hosts 2>/dev/null | grep -v '^/' | grep -v full"
         left += [f"{host}: file {name}" for name in lab.ask("exec", host, "sh", "-c", places)
                  .stdout.split() if name != ".X11-unix"]  # fmt: skip
-    return left + [f"here: {_line(pid)}" for pid in descendants(os.getpid()) if _line(pid)]
+    here = set(descendants(os.getpid())) - lab.before_us
+    return left + [f"here: {_line(pid)}" for pid in here if _line(pid)]
 
 
 def await_no_orphans(lab: Lab, hosts: Sequence[str] = ("h1", "h2", "h3")) -> None:

@@ -5,36 +5,34 @@ engine needs there. It ends, with all that came of it, when its input ends or no
 process outlives the dispatcher by long, on a host that was cut off either.
 
 The protocol is JSON lines, the first one of which says everything; see :class:`Agent`. Engines'
-own processes on the host reach its workers by a socket, see :class:`Desk`.
+own processes on the host reach its workers by a socket, see :mod:`cluster.desk`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import select
 import selectors
 import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.child import Child
-from cluster.errors import ClusterError
+from cluster.desk import SOCKET
 from cluster.family import adopt, descendants
+from cluster.folders import machine, private_folder, sweep
 from cluster.handshake import fingerprint, probe, probed
-from cluster.kernels import Source, cache_folder
+from cluster.kernels import Source
 from cluster.nodes import Node, usable_cores
 from cluster.slots import Slots, slot_environment
-from cluster.wire import Door, Wire, dial
+from cluster.wire import Door, Wire
 from cluster.work import Outcome, Task, Work
 from cluster.worker import leave_it, take_descriptors
 
@@ -43,10 +41,6 @@ _FIRST_WORD = 30.0
 _DYING = 5.0
 # A task of a run that was not told of is kept so long for that word.
 _STRANGE = 10.0
-_SOCKET = "CLUSTER_SLOTS"
-_CHUNK = 1 << 16
-_MEMORY = "/dev/shm"
-_ROOM = 1 << 16
 
 
 def main() -> None:
@@ -306,7 +300,7 @@ class Agent:
         if self._folder is None:
             self._folder = private_folder()
         ours = {
-            _SOCKET: self._service.address,
+            SOCKET: self._service.address,
             "CLUSTER_NODE": self._node.host,
             "CLUSTER_PYTHON": sys.executable,
             "CLUSTER_FOLDER": str(self._folder),
@@ -322,7 +316,7 @@ class Agent:
             "slots": self._node.slots,
             "cores": usable_cores(),
             "hostname": socket.gethostname(),
-            "machine": _machine(),
+            "machine": machine(),
             "prefix": sys.prefix,
             "interpreter": sys.executable,
             "clock": time.time(),
@@ -387,135 +381,6 @@ class Service:
             client.wire.send()
 
 
-class Desk:
-    """A lasting connection to this host's workers, for an engine's process.
-
-    Args:
-        address: of the environment variable ``CLUSTER_SLOTS``.
-
-    Raises:
-        ConnectionError: the agent has gone.
-    """
-
-    def __init__(self, address: str) -> None:
-        self._connection = dial(address)
-        self._rest = b""
-
-    def ask(
-        self, tasks: Sequence[list[Any]], patience: float | None = None
-    ) -> tuple[list[str], list[int]]:
-        """Have tasks drawn, and wait for their outcomes.
-
-        Args:
-            tasks: the fields of :class:`cluster.work.Task`, of each.
-            patience: seconds after which the agent is to tell the rest to the dispatcher itself;
-                None: all are waited for.
-
-        Returns:
-            The outcomes as JSON texts, in the order in which they came about; and the ids of the
-            tasks that were left to the agent.
-
-        Raises:
-            ConnectionError: the agent has gone.
-        """
-        self._send(*tasks)
-        deadline = None if patience is None else time.monotonic() + patience
-        lines: list[bytes] = []
-        while len(lines) < len(tasks):
-            if not self._waits(deadline):
-                return self._leave(lines)
-            lines += self._read()
-        return [line.decode() for line in lines], []
-
-    def close(self) -> None:
-        """Have no more to do with them."""
-        self._connection.close()
-
-    def _leave(self, lines: list[bytes]) -> tuple[list[str], list[int]]:
-        """An object says what was left; it comes after all outcomes, which are lists."""
-        self._send({"leave": True})
-        while not lines or not lines[-1].startswith(b"{"):
-            lines += self._read()
-        *outcomes, last = lines
-        return [line.decode() for line in outcomes], json.loads(last)["left"]
-
-    def _send(self, *messages: object) -> None:
-        self._connection.sendall(b"".join(json.dumps(each).encode() + b"\n" for each in messages))
-
-    def _waits(self, deadline: float | None) -> bool:
-        """Until something can be read (or ever is): False where the deadline comes first."""
-        if deadline is None:
-            return True
-        left = max(0.0, deadline - time.monotonic())
-        return bool(select.select([self._connection], [], [], left)[0])
-
-    def _read(self) -> list[bytes]:
-        data = self._connection.recv(_CHUNK)
-        if not data:
-            raise ConnectionError("the agent of this host has gone")
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return lines
-
-
-def ask(address: str, task: list[Any]) -> list[Any]:
-    """Have one task drawn; see :class:`Desk`."""
-    with closing(Desk(address)) as desk:
-        (text,), _ = desk.ask([task])
-    outcome: list[Any] = json.loads(text)
-    return outcome
-
-
-def slots_address() -> str:
-    """Where this host's workers are asked, for an engine's process."""
-    try:
-        return os.environ[_SOCKET]
-    except KeyError:
-        raise ClusterError("this process was not started by an agent") from None
-
-
-# -- places ---------------------------------------------------------------------------------------
-
-
-def private_folder() -> Path:
-    """A fresh folder for an engine's files, beside the kernels' cache; never in /tmp.
-
-    Its name tells the machine (homes may be shared) and the process id of its owner. Where the
-    disk is full it is in memory.
-    """
-    *places, last = _places()
-    for place in places:
-        with suppress(OSError):
-            return _folder_in(place)
-    return _folder_in(last)
-
-
-def sweep() -> None:
-    """Remove the private folders of this machine whose owners were killed."""
-    for place in _places():
-        for old in place.parent.glob(f"{place.name}*"):
-            owner = old.name.removeprefix(place.name).split("-")[0]
-            if not Path("/proc", owner).exists():
-                shutil.rmtree(old, ignore_errors=True)
-
-
-def _places() -> tuple[Path, ...]:
-    """Where private folders are, and what their names begin with."""
-    return cache_folder() / "hosts" / f"{_machine()}-", Path(_MEMORY, f"cluster-{os.getuid()}-")
-
-
-def _folder_in(place: Path) -> Path:
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{place.name}{os.getpid()}-", dir=place.parent))
-    try:
-        # A folder can still be made on a full disk; what is to be in it could not.
-        (folder / "room").write_bytes(bytes(_ROOM))
-        (folder / "room").unlink()
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return folder
-
-
 def _addresses(way: str, environ: Mapping[str, str]) -> tuple[str, str]:
     """The address at which this host sees the dispatcher, and its own on the way there.
 
@@ -533,14 +398,6 @@ def _addresses(way: str, environ: Mapping[str, str]) -> tuple[str, str]:
             way_there.connect((dispatcher, 9))
             return dispatcher, str(way_there.getsockname()[0])
     return "127.0.0.1", "127.0.0.1"
-
-
-def _machine() -> str:
-    """What tells two machines apart that are reached under two names."""
-    for place in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
-        with suppress(OSError):
-            return Path(place).read_text().strip()
-    return socket.gethostname().replace("-", "_")
 
 
 if __name__ == "__main__":

@@ -8,23 +8,28 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cluster import __version__
+from cluster.console import (
+    complete_streams,
+    fail,
+    handled,
+    reader_gone,
+    signals,
+    standard_handlers,
+    translated,
+)
 from cluster.dispatch import Stop
 from cluster.errors import (
     ClusterError,
-    Interrupted,
     StopNow,
-    StoreError,
     UsageError,
     did_you_mean,
 )
@@ -42,19 +47,19 @@ _LOOK = 0.2
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. Every error ends here, in one place."""
-    _complete_streams()
+    complete_streams()
     try:
-        with _handled(_standard_handlers()):
+        with handled(standard_handlers()):
             return _told(arguments)
     except BrokenPipeError:
-        return _reader_gone()
+        return reader_gone()
     except (Exception, KeyboardInterrupt, StopNow) as error:
-        return _fail(_translated(error), as_json="--json" in arguments)
+        return fail(translated(error), as_json="--json" in arguments)
 
 
 def refused(error: ClusterError, arguments: Sequence[str]) -> int:
     """Tell why a command could not even begin; returns the exit code."""
-    return _fail(error, as_json="--json" in arguments)
+    return fail(error, as_json="--json" in arguments)
 
 
 def _told(arguments: Sequence[str]) -> int:
@@ -153,7 +158,7 @@ def _detachable(function: Function) -> Function:
         try:
             return function(*given, **options)
         except BaseException as error:
-            voice.failed(_translated(error))
+            voice.failed(translated(error))
             raise
 
     return wrapper
@@ -518,7 +523,7 @@ def _attach(run: str, store: Path, as_json: bool) -> int:
     from cluster import away
 
     # Only Ctrl-C is passed on: a terminal that closes takes nothing along but the view.
-    with live.observer(sys.stderr) as observe, _signals(signal.SIGINT) as stop:
+    with live.observer(sys.stderr) as observe, signals(signal.SIGINT) as stop:
         result = away.attach(run, store, observe, stop)
     return _show_either(result, store, as_json)
 
@@ -700,7 +705,7 @@ def _node(
         raise UsageError("a node needs one secret", fix="--secret-file FILE or --secret-env NAME")
     secret = Secret(secret_env, secret_file).read()
     node = Standing(address or own_address(), port, secret, slots, tell=_say)
-    with _signals() as stop:
+    with signals() as stop:
         document = node.listening._asdict()
         _answer(document, as_json, lambda: text.node(document))
         sys.stdout.flush()
@@ -752,125 +757,5 @@ def _end_voice(result: Result | SweepResult) -> None:
 def _watched(quiet: bool, store: str | Path) -> Iterator[tuple[live.Observer, Stop]]:
     """Progress on stderr, and signals that drain: the second one stops at once."""
     voice = click.get_current_context().meta.get(_VOICE)
-    with live.observer(sys.stderr, quiet=quiet) as observe, _signals() as stop:
+    with live.observer(sys.stderr, quiet=quiet) as observe, signals() as stop:
         yield (voice.observer(Path(store), observe) if voice else observe), stop
-
-
-# SIGUSR1 is what Slurm and mpirun can send to warn a job; by itself it would end the process.
-_DRAIN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-
-
-@contextmanager
-def _signals(*numbers: signal.Signals) -> Iterator[Stop]:
-    stop, taken = Stop(), set(numbers or _DRAIN)
-
-    def handle(number: int, _frame: object) -> None:
-        if stop.reason is not None:
-            raise StopNow(number)
-        stop.reason = signal.Signals(number).name
-
-    # nohup ignores SIGHUP on the person's behalf; only where nobody did does it mean "stop".
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        taken.discard(signal.SIGHUP)
-    with _handled(dict.fromkeys(taken, handle)):
-        yield stop
-
-
-Handlers = Mapping[signal.Signals, Callable[[int, Any], object]]
-
-
-def _standard_handlers() -> Handlers:
-    """What a signal does to a verb that nothing has to be saved for: it ends, and says so.
-
-    KeyboardInterrupt would not do: where kernels run in this process it could be one of theirs.
-    """
-
-    def handle(number: int, _frame: object) -> None:
-        raise StopNow(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    return {number: handle for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
-
-
-@contextmanager
-def _handled(handlers: Handlers) -> Iterator[None]:
-    """Signal handlers for a while; Python allows them in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        handlers = {}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _translated(error: BaseException) -> ClusterError:
-    """Any error as one of ours."""
-    match error:
-        case ClusterError():
-            return error
-        case click.UsageError():
-            where = error.ctx.command_path if error.ctx else "cluster"
-            return UsageError(error.format_message(), fix=f"'{where} --help' shows how it is used")
-        case OSError():
-            return StoreError(f"input or output failed: {error}")
-        case StopNow():
-            return Interrupted(*error.args)
-        case KeyboardInterrupt():
-            return Interrupted()
-    traceback.print_exception(error)
-    what = f"a fault of cluster itself: {type(error).__name__}: {error}"
-    return ClusterError(what, fix="please report it, with the lines above")
-
-
-def _fail(error: ClusterError, as_json: bool) -> int:
-    """Tell an error: as the one document on stdout, else in words on stderr."""
-    with suppress(OSError):
-        if as_json and _printed(json.dumps(error.to_json(), indent=2)):
-            return error.code
-        for line in text.error(error):
-            click.echo(line, err=True)
-    with suppress(OSError):
-        _let_go_of_stdout()
-    return error.code
-
-
-def _printed(line: str) -> bool:
-    """Print on stdout; False where it cannot be written."""
-    try:
-        click.echo(line)
-        sys.stdout.flush()
-    except OSError:
-        _reader_gone()
-        return False
-    return True
-
-
-def _let_go_of_stdout() -> None:
-    """Write out what stdout still holds, or forget it: Python would try again at its own end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _reader_gone()
-
-
-def _reader_gone() -> int:
-    """Whoever read our output has left (``| head``): end quietly, with the shell's own code."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    return 128 + signal.SIGPIPE
-
-
-def _complete_streams() -> None:
-    """Give a process that was started without standard streams (``>&-``) empty ones.
-
-    Else the next file that is opened takes their numbers, and what a kernel prints goes into it.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115

@@ -27,10 +27,12 @@ ROOMS = (
     "tally",
     "streams",
     "kernels",
+    "folders",
     "work",
     "family",
     "worker",
     "wire",
+    "desk",
     "child",
     "nodes",
     "slots",
@@ -58,6 +60,7 @@ ROOMS = (
     "away",
     "schedule",
     "doctor",
+    "console",
     "cli",
 )
 # The public names, the entry and the public test tools stand above all rooms.
@@ -70,7 +73,7 @@ SHARED = ("cluster.backends.base", "cluster.backends.hosted", "cluster.backends.
 OWNERS = {
     "yaml": {"spec"},
     "sqlite3": {"ledger"},
-    "click": {"cli"},
+    "click": {"cli", "console"},
     "rich": {"cli", "events", "report"},
 }
 ENGINES = {

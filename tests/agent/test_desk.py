@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.agent import Desk, ask
+from cluster.desk import Desk, ask
 from cluster.launch import Change, Fleet, Host
 from cluster.nodes import Node
 from cluster.testing import work_of

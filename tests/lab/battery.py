@@ -251,7 +251,7 @@ def _judge(site: Site) -> None:
 def _check_no_orphans(lab: Lab) -> None:
     """No process; what killed agents could not remove, the next does."""
     for host in HOSTS:
-        lab.exec(host, lab.python, "-c", "from cluster.agent import sweep; sweep()")
+        lab.exec(host, lab.python, "-c", "from cluster.folders import sweep; sweep()")
     await_no_orphans(lab)
 
 

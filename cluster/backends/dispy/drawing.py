@@ -12,7 +12,7 @@ import os
 import socket
 from contextlib import suppress
 
-from cluster.agent import ask, slots_address
+from cluster.desk import ask, slots_address
 from cluster.family import die_with_parent
 
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.agent import private_folder
 from cluster.backends.base import Options
 from cluster.backends.driver import Driver
 from cluster.backends.hosted import Hosted
@@ -27,6 +26,7 @@ from cluster.backends.mpi.fence import LOOPBACK
 from cluster.backends.mpi.launcher import Launcher, command, environment, find, moved
 from cluster.backends.mpi.rsh import ADDRESS
 from cluster.errors import EngineError, NotOneWorld
+from cluster.folders import private_folder
 from cluster.launch import Host, Standing
 from cluster.launch.ssh import is_here
 from cluster.nodes import Node

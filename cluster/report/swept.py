@@ -15,6 +15,9 @@ from cluster.errors import EngineError, StoreError
 from cluster.report.result import SCHEMA, NodeResult, Result, finite
 from cluster.state import State
 
+# What a cell begins with that spreadsheets take for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 
 @dataclass(frozen=True)
 class PointResult:
@@ -176,6 +179,9 @@ def write_parquet(result: SweepResult, path: Path) -> None:
 
 
 def _cell(value: Any) -> Any:
+    """A cell of the CSV; a text that a spreadsheet would compute has a quote before it."""
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
     return json.dumps(value) if isinstance(value, list | tuple | dict | bool) else value
 
 

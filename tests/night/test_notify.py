@@ -249,6 +249,7 @@ def test_a_hanging_notifier_does_not_hold_up_the_run(server: Server, tmp_path: P
     assert len(notes) == 12
 
 
+@pytest.mark.fault(93)
 @pytest.mark.parametrize("place", ["environment", "file"])
 def test_a_secret_is_nowhere_but_where_it_belongs(
     place: str, server: Server, tmp_path: Path

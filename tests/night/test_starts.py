@@ -163,7 +163,7 @@ def test_a_start_that_was_killed_is_taken_up_by_a_second_firing(tmp_path: Path) 
     assert (again.run, again.stopped_by) == (run.run, "max_time")
 
 
-@pytest.mark.fault(61)
+@pytest.mark.fault(36)
 def test_a_start_while_the_last_one_runs_names_who_holds_it(tmp_path: Path) -> None:
     """It ends with 75, and the run is none the worse."""
     job = spec(tmp_path, samples=1000)
@@ -188,7 +188,7 @@ def _start_in_a_process(folder: str) -> str:
         return "locked"
 
 
-@pytest.mark.fault(61)
+@pytest.mark.fault(36)
 def test_starts_of_one_moment_enter_one_run(tmp_path: Path) -> None:
     """However many processes fire at once, in an empty store: one computes it."""
     spec(tmp_path, samples=3000)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.report.swept import _cell
 from tests.cli.shell import arguments, ask, cluster, ended, only_document, started, wait_for
 from tests.conftest import need
 from tests.sweep.folder import SHARES, Folder, digests, tasks
@@ -231,6 +232,14 @@ def test_the_table_is_text_json_and_csv(tmp_path: Path) -> None:
         assert float(row["estimate"]) == point["estimate"]
         assert (row["state"], row["digest"]) == ("done", point["digest"])
         assert [float(row["low"]), float(row["high"])] == point["interval"]
+
+
+@pytest.mark.fault(98)
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@sum(a)", "\t=1"])
+def test_no_cell_of_the_csv_is_a_formula(text: str) -> None:
+    """A text that a spreadsheet would compute has a quote before it; a number has none."""
+    assert _cell(text) == f"'{text}"
+    assert _cell(-1.5) == -1.5
 
 
 def test_parquet_is_written_where_pyarrow_is_and_refused_clearly_elsewhere(tmp_path: Path) -> None:

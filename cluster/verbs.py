@@ -12,7 +12,7 @@ GROUPS = {
         "submit": "compute a spec: a new run, or what is missing of a sweep",
         "resume": "go on with a run",
         "extend": "more samples of a run, or a tighter target",
-        "schedule": "have cron or systemd start a spec again and again",
+        "schedule": "have cron, systemd or Slurm start a spec again and again",
     },
     "Look before": {
         "validate": "read a spec and its kernel, and say what is wrong",

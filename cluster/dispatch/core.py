@@ -108,6 +108,7 @@ class Core:
         self._expired: set[int] = set()
         self._useless: set[int] = set()
         self._copies: dict[tuple[int, int], set[int]] = {}
+        self._tried_anew: dict[int, str] = {}
         self.owe_what_is_missing()
 
     def owe_what_is_missing(self) -> None:
@@ -164,7 +165,15 @@ class Core:
 
     def avoided(self) -> Collection[str]:
         """See :class:`cluster.backends.base.Source`."""
-        return self.nodes.avoided(self.clock.steady())
+        return self.nodes.avoided(self.clock.steady(), self.suspected())
+
+    def suspected(self) -> Collection[str]:
+        """The nodes that have failed what waits to be tried anew, or is being tried now."""
+        if not self._suspects and not self._tried_anew:
+            return ()
+        now = self.clock.steady()
+        waiting = {suspect.failed_on for suspect in self._suspects if now < suspect.until}
+        return waiting.union(self._tried_anew.values()) - {""}
 
     # -- the loop's side ----------------------------------------------------------------------
 
@@ -439,6 +448,8 @@ class Core:
         deadline = now + promised + patience
         self.flights[task.id] = Flight(task, node or "", state, now, expected, deadline)
         self._copies.setdefault((task.first, task.stop), set()).add(task.id)
+        if found.failed_on:
+            self._tried_anew[task.id] = found.failed_on
         state.send(expected)
         self._flying_blocks += blocks
         return task
@@ -450,6 +461,7 @@ class Core:
         if flight is None:
             return None
         task = flight.task
+        self._tried_anew.pop(number, None)
         flight.state.land(flight.expected)
         self._flying_blocks -= task.stop - task.first
         copies = self._copies[task.first, task.stop]

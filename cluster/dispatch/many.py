@@ -149,7 +149,8 @@ class Many:
 
     def avoided(self) -> Collection[str]:
         """See :class:`cluster.backends.base.Source`."""
-        return self.nodes.avoided(self.clock.steady())
+        suspected = {name for core in self._out.values() for name in core.suspected()}
+        return self.nodes.avoided(self.clock.steady(), suspected)
 
     # -- whose turn it is ---------------------------------------------------------------------
 

@@ -54,10 +54,18 @@ class Nodes(dict[str, NodeState]):
         """Whether a node other than this one could work now."""
         return any(name != node and state.is_fit(now) for name, state in self.items())
 
-    def avoided(self, now: float) -> Collection[str]:
-        """Those with slots that are to get no task while others can work."""
-        unfit = [name for name, state in self.items() if state.slots and not state.is_fit(now)]
-        return unfit if unfit and self.others("", now) else ()
+    def avoided(self, now: float, suspected: Collection[str] = ()) -> Collection[str]:
+        """Those with slots that are to get no task while others can work.
+
+        Args:
+            now: on the steady clock.
+            suspected: those that have failed what is tried anew; one of the others must be left.
+        """
+        fit = {name for name, state in self.items() if state.is_fit(now)}
+        if not fit:
+            return ()
+        unfit = {name for name, state in self.items() if state.slots and name not in fit}
+        return unfit | (fit.intersection(suspected) if fit.difference(suspected) else set())
 
     @property
     def slots(self) -> int:

@@ -36,6 +36,23 @@ def fail_for_others(b: Bench, times: int, bad: str = "a", good: str = "b") -> No
 # -- elsewhere first ------------------------------------------------------------------------------
 
 
+def test_an_engine_that_chooses_avoids_the_node_that_failed_until_another_has_tried(
+    tmp_path: Path,
+) -> None:
+    """While what it failed waits, and while it is tried anew; with no other node it is not."""
+    with bench(tmp_path, Goal(9), ONE) as b:
+        b.join("a", "b")
+        b.lose(b.take("a"))
+        assert set(b.core.avoided()) == {"a"}
+        again = b.take("b")
+        assert set(b.core.avoided()) == {"a"}
+        b.answer(again, "b")
+        assert not b.core.avoided()
+        b.lose(b.take("b"), node="b")
+        gone(b, "a")
+        assert not b.core.avoided()
+
+
 @pytest.mark.parametrize("kind", ["lost", "refused"])
 def test_a_block_that_failed_goes_to_another_node(tmp_path: Path, kind: str) -> None:
     """The node that failed it goes on with other blocks; the next one gets it."""

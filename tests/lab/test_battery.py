@@ -21,7 +21,7 @@ from tests.lab.site import HOSTED
 
 ROOT = Path(__file__).parents[2]
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
-SCHEDULES = int(os.environ.get("CHAOS_SCHEDULES", "50"))
+SCHEDULES = int(os.environ.get("CHAOS_HOSTS_SCHEDULES", "50"))
 SECONDS = 60.0 * SCHEDULES + 120
 
 

@@ -23,6 +23,8 @@ from tests.lab.harness import ROOT, Lab
 from tests.lab.site import Site, await_no_orphans
 
 SILENT = {"ssh"}
+# Open MPI ends a world that hears noise; the run goes on with another one.
+GIVES_UP = {"mpi"}
 LOOPBACK = {"127.0.0.1", "::1"}
 SSHD = {22, 2222}
 STRANGER = ROOT / "tests" / "lab" / "stranger.py"
@@ -76,7 +78,8 @@ def test_a_stranger_changes_nothing_and_runs_nothing(
     result = run.result()
     assert (result["state"], result["digest"]) == ("done", site.digest)
     assert result["failures"] == []
-    assert "0 slots" not in run.told, run.told
+    if backend not in GIVES_UP:
+        assert "0 slots" not in run.told, run.told
     assert not Path(mark).exists()
     for host in lab.hosts:
         assert lab.ask("exec", host, "test", "-e", mark).returncode == 1

@@ -80,6 +80,8 @@ class Options:
         required: so many hosts must be ready before the first task; None: all.
         launch: seconds within which they must be.
         secret: where the secret of nodes with ``attach`` is; None: they have none.
+        trusted: those are stock dispynodes, on a network that is trusted.
+        timeout: seconds for one block, where only the node itself can end one that hangs.
         probe: how the probe of the kernel came out where the run was begun; None: nobody asked.
         probed: is told how it came out on the first host, where nobody had asked before.
     """
@@ -89,6 +91,8 @@ class Options:
     required: int | None = None
     launch: float = 30.0
     secret: Secret | None = None
+    trusted: bool = False
+    timeout: float = 3600.0
     probe: str | None = None
     probed: Callable[[str], object] | None = None
 
@@ -100,6 +104,8 @@ class Options:
         return cls(
             required=spec.nodes.required,
             secret=Secret(place.env, file) if place else None,
+            trusted=spec.dispy is not None and spec.dispy.network == "trusted",
+            timeout=spec.retry.timeout,
         )
 
 

@@ -261,7 +261,7 @@ class Host:
     def _tell_time(self, beat: Mapping[str, Any]) -> None:
         """Half the round trip is what its clock cannot be off more by."""
         left, now = self._left.pop(beat["beat"], None), time.time()
-        if left is None:
+        if left is None or "clock" not in beat:
             return
         within = (now - left) / 2
         if within >= 0 and (self.clock is None or within < self.clock.within):

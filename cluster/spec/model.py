@@ -151,7 +151,7 @@ class Spec(Frozen):
         if self.backend != "dispy":
             message = f"must be dispy where a node has attach, got {self.backend}"
             raise faults([(("backend",), fault(message))])
-        if self.dispy is None:
+        if self.dispy is None or (self.dispy.secret is None and self.dispy.network == "sealed"):
             fix = "write dispy: {secret: {file: PATH}}, the file that cluster node was given there"
             raise faults([(("dispy",), fault("a node with attach needs a secret", fix))])
         return self

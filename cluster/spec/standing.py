@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from cluster.spec.hosts import Frozen
-from cluster.spec.values import Folder, Text, fault
+from cluster.spec.values import Choice, Folder, Text, fault
 
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 
@@ -33,4 +33,13 @@ class SecretPlace(Frozen):
 class Dispy(Frozen):
     """How nodes are met that stand by themselves, those with attach."""
 
-    secret: SecretPlace = Field(description="Where the secret is that the nodes were started with.")
+    secret: SecretPlace | None = Field(
+        default=None,
+        description="Where the secret is that the nodes were started with; needed where sealed.",
+    )
+    network: Annotated[str, Choice(names=("sealed", "trusted"), what="network")] = Field(
+        default="sealed",
+        description="sealed: they are nodes of ours (cluster node), and every connection proves "
+        "the secret. trusted: they are stock dispynodes, which run, unencrypted, whatever the "
+        "network sends them.",
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.backends.base import Options
 from cluster.errors import SpecError, UsageError
 from cluster.nodes import Defaults, HostFile, Node
 from cluster.spec import Spec, hosts_of, parse
@@ -101,3 +102,18 @@ def test_hosts_of_options_are_texts_or_mappings() -> None:
             hosts_of([text], "--add")
         assert words in str(caught.value)
         assert str(caught.value).startswith("--add ")
+
+
+STANDS = "kernel: k.py:f\nsamples: 1e3\nbackend: dispy\nnodes: [{host: a, attach: 9701}]\n"
+
+
+def test_a_stock_node_is_met_only_on_a_network_that_is_said_to_be_trusted(tmp_path: Path) -> None:
+    """Sealed without the word, and then with a secret; trusted ones may have none."""
+    sealed = parse(STANDS + "dispy: {secret: {env: S}}\n", "s.yaml", tmp_path)
+    trusted = parse(STANDS + "dispy: {network: trusted}\n", "s.yaml", tmp_path)
+    assert [Options.of(each).trusted for each in (sealed, trusted)] == [False, True]
+    for wrong in ("", "dispy: {}\n", "dispy: {network: sealed}\n"):
+        with pytest.raises(SpecError, match="a node with attach needs a secret"):
+            parse(STANDS + wrong, "s.yaml", tmp_path)
+    with pytest.raises(SpecError, match="sealed"):
+        parse(STANDS + "dispy: {network: open}\n", "s.yaml", tmp_path)

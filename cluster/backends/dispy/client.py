@@ -39,15 +39,15 @@ class Client:
     Args:
         seal: for all connections; None for plain ones.
         token: dispy's own secret, where there is no seal.
-        judge: whether dispy tells that a node is dead, after 5 pulses that did not come; else it
-            is left to others.
+        alone: the nodes are stock ones, where no agent keeps workers or tells that it is dead:
+            dispy does, after 5 pulses that did not come.
 
     Attributes:
         wake: a descriptor that can be read when there are events.
     """
 
-    def __init__(self, seal: Seal | None, token: str = "", *, judge: bool = False) -> None:
-        self._seal, self._token, self._judge = seal, seal.token if seal else token, judge
+    def __init__(self, seal: Seal | None, token: str = "", *, alone: bool = False) -> None:
+        self._seal, self._token, self._alone = seal, seal.token if seal else token, alone
         self._dispy = shim.install(seal)
         self._gates: dict[str, shim.Gate] = {}
         self._cluster: Any = None
@@ -142,13 +142,14 @@ class Client:
         same = {"host": here, "secret": self._token, "keyfile": proof, "certfile": proof}
         # There is one of it, which the cluster then finds: it must hear before it calls.
         inner = dispy._Cluster(**same)
+        draw, prepare = job.ALONE if self._alone else job.OURS
         self._answer_at(here, inner)
         self._cluster = dispy.JobCluster(
-            job.draw, nodes=[allocation], depends=[], setup=job.prepare, reentrant=False,
+            draw, nodes=[allocation], depends=[], setup=prepare, reentrant=False,
             pulse_interval=PULSE, ping_interval=_PING, job_status=self.job_status,
             cluster_status=self.cluster_status, loglevel=dispy.logger.WARNING, **same,
         )  # fmt: skip
-        if not self._judge:
+        if not self._alone:
             inner.pulse_interval = None
         # They wait without end for every job.
         atexit.unregister(self._cluster.shutdown)

@@ -55,14 +55,14 @@ class Driver:
     """What is told and what is answered; see the module.
 
     Args:
-        setup: ``secret``.
         wire: to the parent.
+        client: dispy's.
+        seal: for all connections, or None.
+        token: dispy's own secret, where there is no seal.
     """
 
-    def __init__(self, setup: Mapping[str, Any], wire: Wire) -> None:
-        self._seal = Seal(str(setup["secret"]))
-        self._client = Client(self._seal)
-        self._wire = wire
+    def __init__(self, wire: Wire, client: Client, seal: Seal | None, token: str = "") -> None:
+        self._wire, self._client, self._seal, self._token = wire, client, seal, token
         self._seats: dict[str, Seat] = {}
         self.wake = self._client.wake
 
@@ -78,7 +78,7 @@ class Driver:
             return
         if twin is not None:
             self._lose(twin, "its node was started anew")
-        place = Place(address, int(told["port"]), self._seal)
+        place = Place(address, int(told["port"]), self._seal, self._token)
         self._seats[address] = Seat(name, place, int(told["jobs"]))
         try:
             self._client.add(address, place.port, int(told["jobs"]), str(told["here"]))
@@ -140,14 +140,16 @@ class Driver:
                 return True
         return False
 
+    def _text(self, task: list[Any]) -> str:
+        return json.dumps(task, separators=(",", ":"))
+
     # -- inside -----------------------------------------------------------------------------------
 
     def _send(self, seat: Seat) -> None:
         """As many as the node takes; more would be turned away."""
         while seat.waiting and seat.up and len(seat.out) < seat.jobs:
             task = seat.waiting.popleft()
-            text = json.dumps(task, separators=(",", ":"))
-            if self._client.submit(str(task[0]), seat.place.address, text):
+            if self._client.submit(str(task[0]), seat.place.address, self._text(task)):
                 seat.out.add(task[0])
             else:
                 self._say({"lost": task[0], "reason": "dispy lost its node"})
@@ -221,7 +223,8 @@ def _heard(
 ) -> Driver | None:
     """Do what the parent says; its first word makes the driver."""
     if driver is None:
-        driver = Driver(message["setup"], wire)
+        seal = Seal(str(message["setup"]["secret"]))
+        driver = Driver(wire, Client(seal), seal)
         selector.register(driver.wake, selectors.EVENT_READ, lambda _mask: None)
     elif "host" in message:
         driver.on_host(message["host"])

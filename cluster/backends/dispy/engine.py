@@ -10,11 +10,12 @@ from typing import Any
 
 from cluster.backends.dispy.relay import relay_command
 from cluster.backends.dispy.seal import fresh_secret
+from cluster.backends.dispy.stock import RISK, stock_command
 from cluster.backends.driver import Driven
 from cluster.launch import Host, agent_command, is_here
 from cluster.nodes import Node
 from cluster.slots import python_command
-from cluster.work import Outcome, Work
+from cluster.work import Outcome, Task, Work
 
 _DRIVER = "cluster.backends.dispy.driver"
 _NODE = "cluster.backends.dispy.node"
@@ -50,6 +51,7 @@ class Engine(Driven):
         if any(node.attach is not None for node in self.nodes) and self.options.secret is not None:
             self.options.secret.read()  # what is wrong with it is told before anything begins
         self._secret = fresh_secret()
+        self._warned = False
         self._nodes: dict[str, Started] = {}
 
     def _kinds(self) -> dict[str, Any]:
@@ -59,6 +61,8 @@ class Engine(Driven):
         """The agent of a node that stands is reached through that."""
         if node.attach is None:
             return agent_command(node)
+        if self.options.trusted:
+            return stock_command(node.host, node.attach, self.options)
         assert self.options.secret is not None
         return relay_command(node.host, node.attach, self.options.secret)
 
@@ -70,11 +74,33 @@ class Engine(Driven):
 
     def _join(self, host: Host) -> None:
         """A node serves the client that it began with; a fresh one gets a fresh node."""
+        if self._is_stock(host):
+            return
         known = self._nodes.get(host.name)
         if known is not None and known.command is not None:
             host.kill(known.command)
         self._nodes[host.name] = Started()
         self._start_node(host, self._nodes[host.name])
+
+    def _is_stock(self, host: Host) -> bool:
+        """One that knows nothing of us: what stands in its agent's place carries the tasks."""
+        return host.node.attach is not None and self.options.trusted
+
+    def _slots(self, host: Host) -> int:
+        return host.usable if self._is_stock(host) else super()._slots(host)
+
+    def _reason(self, host: Host) -> str:
+        if not self._is_stock(host):
+            return super()._reason(host)
+        words = host.reason if self._warned else f"{host.reason}; {RISK}"
+        self._warned = True
+        return words
+
+    def _give(self, task: Task, host: Host | None) -> None:
+        if host is not None and self._is_stock(host):
+            host.say({"tasks": [task]})
+        else:
+            super()._give(task, host)
 
     def _on_gone(self, host: Host) -> None:
         self._nodes.pop(host.name, None)

@@ -11,6 +11,7 @@ from typing import Any
 
 # Where prepare is called, in dispynode, there is no such name before: that is its point.
 cluster_drawing: Any
+cluster_alone: Any
 
 
 def draw(text):  # type: ignore[no-untyped-def]
@@ -30,6 +31,24 @@ def prepare():  # type: ignore[no-untyped-def]
     from cluster.backends.dispy import drawing as cluster_drawing
 
     cluster_drawing.prepare()
+    return 0
+
+
+def draw_alone(text):  # type: ignore[no-untyped-def]
+    """Draw a task where no agent keeps workers; JSON in, JSON out."""
+    return cluster_alone(text)
+
+
+def prepare_alone():  # type: ignore[no-untyped-def]
+    """Begin a run on a stock node, also where it cannot be done; then every job says why."""
+    global cluster_alone  # noqa: PLW0603 - see prepare
+    try:
+        from cluster.backends.dispy.alone import answer as cluster_alone
+    except ImportError as error:
+        import json
+
+        words = json.dumps({"unfit": "cluster cannot be imported there: " + str(error)})
+        cluster_alone = lambda text: words  # noqa: E731 - only this source travels
     return 0
 
 
@@ -55,5 +74,6 @@ def _source(function: Callable[..., Any]) -> str:
     return "".join(inspect.getsourcelines(function)[0])
 
 
+OURS, ALONE = (draw, prepare), (draw_alone, prepare_alone)
 _CODE = f"{_source(draw)}\n{_source(prepare)}"
 _EXPECTED: tuple[Any, ...] = (1, draw.__name__, prepare.__name__, _CODE, None, True, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import socket
 import ssl
 import struct
@@ -16,6 +17,8 @@ from cluster.errors import EngineError
 
 _NOBODY = b"x" * 40
 _LONGEST = 1 << 20
+# What a dispynode answers to whom it does not know.
+_SIGN = re.compile(rb"[0-9a-f]{40}")
 
 
 class Unreachable(EngineError):
@@ -54,6 +57,13 @@ class Place:
             # It answered our proof as it answers everybody's.
             raise WrongSecret(f"the node at {self} does not accept our secret")
         return found
+
+    def is_stock(self, timeout: float = 3.0) -> bool:
+        """Whether a dispynode answers there as one does to everybody, in plain words."""
+        try:
+            return _SIGN.fullmatch(self._ask(b"NODE_INFO:", _NOBODY, timeout)) is not None
+        except EngineError:
+            return False
 
     def release(self, compute: Mapping[str, Any], timeout: float = 3.0) -> None:
         """Have it end a computation of ours that it still holds.

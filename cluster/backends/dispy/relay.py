@@ -12,6 +12,7 @@ import ssl
 import sys
 
 from cluster.backends.dispy.pipe import carry
+from cluster.backends.dispy.probe import Place
 from cluster.backends.dispy.seal import Seal
 from cluster.errors import UsageError
 from cluster.secret import Secret
@@ -59,11 +60,24 @@ def _connect(host: str, port: int, seal: Seal) -> ssl.SSLSocket:
         fix = "use the file that the node there was started with"
         raise _Trouble(f"the node at {at} does not accept our secret", fix, True) from None
     except ssl.SSLError as error:
+        _refuse_stock(host, port)
         what = f"what answers at {at} is no node of ours ({error.reason or error})"
         raise _Trouble(what, start, True) from None
     except OSError as error:
+        _refuse_stock(host, port)
         what = f"the node at {at} did not shake hands: {_words(error)}"
         raise _Trouble(what, start, False) from None
+
+
+def _refuse_stock(host: str, port: int) -> None:
+    """Say so where it is a dispynode as dispy ships it, which knows nothing of TLS."""
+    if Place(host, port, None).is_stock():
+        what = f"what answers at {host} port {port} is no node of ours: it is a stock dispynode"
+        fix = (
+            f"start one of ours there: cluster node --port {port} --secret-file FILE; or, if the "
+            "network is trusted, write dispy: {network: trusted}"
+        )
+        raise _Trouble(what, fix, True) from None
 
 
 def _words(error: OSError) -> str:

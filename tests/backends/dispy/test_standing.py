@@ -52,6 +52,11 @@ def secret(tmp_path: Path) -> Path:
 @pytest.fixture
 def port() -> int:
     """A port that is free, as the next one is."""
+    return free_port()
+
+
+def free_port() -> int:
+    """A port of this machine that is free, as the next one is."""
     while True:
         # Below those that the system gives to connections, which could be given to one meanwhile.
         port = random.randrange(15_000, 30_000)

@@ -1,0 +1,106 @@
+"""What a job does on a stock dispynode, where no agent keeps workers: it draws in a child process.
+
+dispy's own process of the job only waits for that child, and kills it where a block hangs, so that
+it always answers: one that ended without an answer would cost the node a slot. Nobody else could
+end a block there: a stock node does not cancel jobs that are forked from a ``setup``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from cluster.family import die_with_parent
+from cluster.handshake import fingerprint
+from cluster.nodes import usable_cores
+from cluster.slots import POOLS
+from cluster.work import Outcome, Task, Work, perform
+from cluster.worker import Marker
+
+_LOOK = 0.25
+_CHUNK = 1 << 16
+
+for _name in POOLS:
+    os.environ.setdefault(_name, "1")
+
+
+def answer(text: str) -> str:
+    """What a job answers: who this host is, or the outcome of a task."""
+    asked = json.loads(text)
+    work = Work.from_json(asked["work"])
+    if asked["task"] is None:
+        return json.dumps({"hello": _hello(work)})
+    return json.dumps({"outcome": _draw(work, Task(*asked["task"]), asked["env"], asked["limit"])})
+
+
+def _hello(work: Work) -> dict[str, Any]:
+    return {
+        **fingerprint(work), "pid": os.getpid(), "cores": usable_cores(),
+        "hostname": os.uname().nodename, "prefix": sys.prefix, "interpreter": sys.executable,
+        "clock": time.time(),
+    }  # fmt: skip
+
+
+def _draw(work: Work, task: Task, environment: Mapping[str, str], limit: float) -> Outcome:
+    reader, writer = os.pipe()
+    descriptor, marker = Marker.create()
+    os.close(descriptor)
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        _in_child(work, task, environment, marker, writer)
+    os.close(writer)
+    data, verdict = b"", "lost"
+    with suppress(KeyboardInterrupt):  # the node is to let go of us
+        data, verdict = _awaited(reader, marker, limit)
+    # From here on nothing interrupts: whoever ends while it answers holds up the whole node.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    os.close(reader)
+    with suppress(ValueError):
+        return Outcome.from_json(json.loads(data))
+    if verdict == "timeout":
+        how = f"was killed after {limit:g} s in one block"
+    else:
+        code = os.waitstatus_to_exitcode(status)
+        how = f"exited with {code}" if code >= 0 else f"died of {signal.Signals(-code).name}"
+    return Outcome.without_answer(task, verdict, f"its process {how}", marker.block)
+
+
+def _awaited(reader: int, marker: Marker, limit: float) -> tuple[bytes, str]:
+    """The child's line, as far as it came, and what it means if that is not whole."""
+    data, block, since = b"", marker.block, time.monotonic()
+    while not data.endswith(b"\n"):
+        if select.select([reader], [], [], _LOOK)[0]:
+            chunk = os.read(reader, _CHUNK)
+            if not chunk:
+                break
+            data += chunk
+        elif marker.block != block:
+            block, since = marker.block, time.monotonic()
+        elif time.monotonic() - since > limit:
+            return data, "timeout"
+    return data, "lost"
+
+
+def _in_child(
+    work: Work, task: Task, environment: Mapping[str, str], marker: Marker, writer: int
+) -> None:
+    os.setsid()
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.environ.update(environment)
+    outcome = perform(work, task, begin=partial(marker.set, task.id))
+    with open(writer, "wb") as answers:
+        answers.write(json.dumps(outcome).encode() + b"\n")
+    os._exit(0)

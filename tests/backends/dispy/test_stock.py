@@ -1,0 +1,246 @@
+"""Stock dispynodes on a network that is trusted: what they can be used for all the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from cluster.backends.base import TABLE, Backend, NodeEvent, Options, create
+from cluster.backends.dispy.stock import RISK
+from cluster.dispatch import Policy
+from cluster.errors import EngineError
+from cluster.family import descendants
+from cluster.nodes import Node
+from cluster.plan import Goal
+from cluster.secret import Secret
+from cluster.testing import PLAIN, SLEEPS, Script, Subject, check_hostile, drive, work_of
+from cluster.work import Outcome
+from tests.backends.dispy import leash
+from tests.backends.dispy.test_standing import free_port, is_alive, written
+from tests.backends.engines import serial
+from tests.conftest import need
+
+ENTRY = next(entry for entry in TABLE if entry.name == "dispy")
+SECRET = "a secret of a stock node"
+SECONDS = 60.0
+GIVEN_UP = "given up: a job of it had no answer"
+# A kernel that kills dispy's own process of its job, after a few blocks, where there is a PLACE.
+KILLS = """
+import os, time
+from cluster import Hits
+def f(rng, samples):
+    time.sleep(0.03)
+    place = os.environ.get("PLACE")
+    if place:
+        with open(place, "a") as file:
+            file.write("x")
+        if os.path.getsize(place) > 6:
+            os.kill(os.getppid(), 9)
+            time.sleep(60)
+    return Hits(0, samples)
+"""
+pytestmark = pytest.mark.slow
+
+
+class Stock(NamedTuple):
+    """A stock dispynode on its leash, the file with its secret, and how to make an engine on it."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    secret: Path
+
+    def engine(
+        self, *more: Node, secret: Path | None = None, launch: float = 20.0,
+        timeout: float = 60.0, trusted: bool = True, env: Mapping[str, str] | None = None,
+    ) -> Backend:  # fmt: skip
+        """An engine on it, and on more nodes."""
+        place = Secret(file=str(secret or self.secret))
+        options = Options(secret=place, trusted=trusted, launch=launch, timeout=timeout, tick=0.1)
+        node = Node("127.0.0.1", slots=2, attach=self.port, env=tuple((env or {}).items()))
+        return create("dispy", [node, *more], options)
+
+    def kill(self) -> None:
+        """Everything of it at once."""
+        for pid in descendants(self.process.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def stock(tmp_path: Path) -> Iterator[Stock]:
+    """Dispy's own script, as its documentation starts it."""
+    need(ENTRY.usable, f"dispy: {ENTRY.install}")
+    spec = find_spec("dispy")
+    assert spec is not None
+    assert spec.origin is not None
+    port = free_port()
+    script = Path(spec.origin).with_name("dispynode.py")
+    words = [sys.executable, str(script), "-i", "127.0.0.1", "-p", str(port - 1), "-c", "2",
+             "-s", SECRET, "--daemon", "--zombie_interval", "0", "--dest_path_prefix",
+             str(tmp_path / "node")]  # fmt: skip
+    with leash.led(words, tmp_path / "log") as process:
+        yield Stock(process, port, written(tmp_path / "secret", SECRET))
+
+
+def test_a_stock_node_gives_the_digest_of_serial_again_and_again(stock: Stock) -> None:
+    """And each run says once what it means to use it."""
+    expected = drive(serial, work_of(), Goal(40)).digest
+    for _ in range(2):
+        driven = drive(stock.engine, work_of(), Goal(40))
+        assert driven.digest == expected
+        assert str(driven.events).count(RISK) == 1
+
+
+@pytest.mark.parametrize("hostile", ["os_exit", "hangs", "raises", "prints"])
+def test_a_stock_node_survives_a_hostile_kernel(stock: Stock, hostile: str) -> None:
+    """The job's process only waits for the one that draws, and ends one that hangs."""
+    check_hostile(Subject(partial(stock.engine, timeout=1.0)), hostile)
+    await_no_jobs(stock)
+
+
+def test_a_job_that_never_answers_costs_the_node_and_does_not_hold_up_the_run(
+    stock: Stock, tmp_path: Path
+) -> None:
+    """Where it is the only node, the run ends, and says why."""
+    engine = partial(stock.engine, timeout=1.0, env={"PLACE": str(tmp_path / "place")})
+    policy = Policy(timeout=1.0, wait=10.0)
+    begun = time.monotonic()
+    driven = drive(engine, work_of(KILLS), Goal(400), policy=policy)
+    assert time.monotonic() - begun < SECONDS
+    assert (driven.ending.state.value, driven.ending.stopped_by) == ("partial", "nodes")
+    assert GIVEN_UP in str(driven.events)
+
+
+def test_what_a_node_had_that_was_given_up_is_done_by_others(stock: Stock, tmp_path: Path) -> None:
+    """By a node of the run's own, here; each block counts once."""
+    engine = partial(
+        stock.engine, Node("localhost", slots=1), timeout=1.0,
+        env={"PLACE": str(tmp_path / "place")},
+    )  # fmt: skip
+    driven = drive(engine, work_of(KILLS), Goal(400), policy=Policy(timeout=1.0))
+    assert driven.digest == drive(serial, work_of(KILLS), Goal(400)).digest
+    assert set(driven.node_blocks) == {"localhost", "127.0.0.1"}
+    assert GIVEN_UP in str(driven.events)
+
+
+def test_without_the_key_a_stock_node_is_refused_and_the_key_is_named(stock: Stock) -> None:
+    """What it is to be told, and not what TLS makes of it."""
+    with pytest.raises(EngineError, match="is no node of ours: it is a stock dispynode") as caught:
+        drive(partial(stock.engine, trusted=False), work_of(), Goal(3))
+    assert "dispy: {network: trusted}" in str(caught.value)
+
+
+def test_another_secret_is_told(stock: Stock, tmp_path: Path) -> None:
+    """By name, and not as silence."""
+    other = written(tmp_path / "other", "another secret, that is wrong")
+    with pytest.raises(EngineError, match="does not accept our secret"):
+        drive(partial(stock.engine, secret=other), work_of(), Goal(3))
+
+
+def test_a_stock_node_that_is_held_is_told(stock: Stock) -> None:
+    """As one of the two things that it may be: it says neither."""
+    words = r"is held by another client \(the last that it took came from 127\.0\.0\.1\), or"
+    work = work_of(SLEEPS.format(seconds=0.1))
+    with stock.engine() as engine, closing(engine.run(work, Script(1000))) as items:
+        next(item for item in items if isinstance(item, Outcome))
+        with pytest.raises(EngineError, match=words):
+            drive(partial(stock.engine, launch=12.0), work_of(), Goal(3))
+
+
+def test_a_killed_stock_node_is_noticed(stock: Stock) -> None:
+    """Within three heartbeats and what the probe takes."""
+    with stock.engine() as engine:
+        killed = 0.0
+        for item in engine.run(work_of(SLEEPS.format(seconds=0.1)), Script(1000)):
+            if isinstance(item, Outcome) and not killed:
+                stock.kill()
+                killed = time.monotonic()
+            if killed and isinstance(item, NodeEvent) and not item.slots:
+                assert "not heard of" in item.reason or "lost" in item.reason
+                break
+        assert time.monotonic() - killed < 13
+
+
+def test_where_no_stock_node_answers_the_place_is_told() -> None:
+    """Nobody listens there."""
+    words = f"no node answers at 127.0.0.1 port {(port := free_port())}"
+    options = Options(trusted=True, launch=3.0, tick=0.1)
+    with pytest.raises(EngineError, match=words):
+        drive(
+            lambda: create("dispy", [Node("127.0.0.1", attach=port)], options), work_of(), Goal(3)
+        )
+
+
+def jobs_of(stock: Stock) -> set[int]:
+    """The processes of blocks that are drawn there: those in a session of their own."""
+    found = set()
+    for pid in descendants(stock.process.pid):
+        try:
+            if os.getsid(pid) == pid and os.getsid(stock.process.pid) != pid:
+                found.add(pid)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def await_no_jobs(stock: Stock) -> None:
+    """Nothing of a run is computed on."""
+    end = time.monotonic() + SECONDS
+    while left := jobs_of(stock):
+        assert time.monotonic() < end, f"left behind: {left}"
+        time.sleep(0.05)
+
+
+def test_a_spec_names_the_secret_and_the_network_and_the_risk_is_printed(
+    stock: Stock, tmp_path: Path
+) -> None:
+    """Once, at the start of the run."""
+    (tmp_path / "kernel.py").write_text(PLAIN)
+    (tmp_path / "spec.yaml").write_text(f"""
+name: stock
+kernel: kernel.py:f
+samples: 2000
+seed: 1
+backend: dispy
+nodes: [{{host: 127.0.0.1, slots: 2, attach: {stock.port}}}]
+dispy: {{network: trusted, secret: {{file: {stock.secret.name}}}}}
+""")
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster", "submit", "spec.yaml"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("whatever the network sends it, unencrypted") == 1
+
+
+def test_a_node_on_a_leash_ends_with_its_holder_however_that_one_ended(tmp_path: Path) -> None:
+    """With all that came of it, in sessions of their own too: no test leaves a node behind."""
+    words = ["sh", "-c", "setsid sleep 1000 & sleep 1000"]
+    code = (
+        "import time; from pathlib import Path; from tests.backends.dispy import leash\n"
+        f"with leash.led({words!r}, Path({str(tmp_path / 'log')!r})) as process:\n"
+        "    print(process.pid, flush=True); time.sleep(100)\n"
+    )
+    root = Path(__file__).parents[3]
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=root)
+    with holder:
+        assert holder.stdout
+        leader = int(holder.stdout.readline())
+        end = time.monotonic() + SECONDS
+        while len(born := descendants(leader)) < 3:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        holder.kill()
+    while any(is_alive(pid) for pid in (leader, *born)):
+        assert time.monotonic() < end, f"left behind: {born}"
+        time.sleep(0.05)

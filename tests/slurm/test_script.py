@@ -108,8 +108,8 @@ def test_the_example_is_what_would_be_written() -> None:
     example = ROOT / "scripts" / "slurm" / "nightly.sbatch"
     batch = replace(
         BATCH,
-        spec=Path("/home/me/work/nightly.yaml"), folder=Path("/home/me/work"),
-        store=Path("/home/me/work/runs"),
+        spec=Path("/home/me/pi/nightly.yaml"), folder=Path("/home/me/pi"),
+        store=Path("/home/me/pi/runs"),
         options=("nodes=3", "ntasks-per-node=16", "time=4:00:00"),
     )  # fmt: skip
     assert example.read_text() == script(batch, "nightly.sbatch")

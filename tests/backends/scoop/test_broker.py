@@ -40,7 +40,8 @@ from pathlib import Path
 from cluster import Hits
 
 def f(stream, samples):
-    Path({folder!r}, str(stream.counter[2])).touch()
+    block = stream.counter[2] + (stream.counter[3] << 32)
+    Path({folder!r}, str(block)).touch()
     time.sleep({seconds} * (samples < 1000))
     return Hits(0, samples)
 """

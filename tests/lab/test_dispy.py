@@ -15,22 +15,18 @@ import pytest
 from cluster.backends.base import TABLE
 from cluster.family import descendants
 from tests.conftest import need
-from tests.lab.conftest import standing_lab
 from tests.lab.harness import Lab, wait
 from tests.lab.site import Site, Submitted, await_no_orphans, pids
 
-__all__ = ["standing_lab"]
 ENTRY = next(entry for entry in TABLE if entry.name == "dispy")
 PORT = 9700
 SECRET = "a secret of the lab and of nobody else"
 
 
-@pytest.fixture
-def lab(standing_lab: Lab) -> Iterator[Lab]:
-    """h1, h2 and h3 in good order."""
+@pytest.fixture(autouse=True)
+def dispy() -> None:
+    """It is installed."""
     need(ENTRY.usable, f"dispy: {ENTRY.install}")
-    yield standing_lab
-    standing_lab.reset()
 
 
 def ends_right(site: Site, run: Submitted) -> None:
@@ -64,11 +60,12 @@ def test_nothing_listens_elsewhere_and_a_stranger_changes_nothing(lab: Lab, tmp_
     run.await_words("h1: 1 slot")
     run.await_words("h2: 1 slot")
     ours = {pid for pid in descendants(run.process.pid) if "dispy.driver" in _line(pid)}
-    open_here = [row for row in _listening("ss", "-Hltunp") if row.pids & ours]
+    here = subprocess.run(["ss", "-Hltunp"], capture_output=True, text=True, check=True).stdout
+    open_here = [row for row in _rows(here) if row.pids & ours]
     ports = [(row.address, row.port) for row in open_here]
     assert {address for address, _ in ports} == {lab.dispatcher}
     for name in ("h1", "h2"):
-        rows = _listening(*lab_words(lab, name, "ss", "-Hltunp"))
+        rows = _rows(lab.exec(name, "ss", "-Hltunp"))
         assert {row.address for row in rows} == {lab.hosts[name]}, rows
         assert all(row.kind == "tcp" for row in rows)
         ports += [(row.address, row.port) for row in rows if "sshd" not in row.text]
@@ -183,15 +180,8 @@ class _Row:
         return self.text
 
 
-def _listening(*command: str) -> list[_Row]:
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [_Row(line) for line in out.splitlines()]
-
-
-def lab_words(lab: Lab, host: str, *words: str) -> list[str]:
-    """The command that runs another one on a host."""
-    script = Path(__file__).parents[3] / "scripts" / "lab"
-    return ["env", f"LAB={lab.name}", str(script), "exec", host, *words]
+def _rows(text: str) -> list[_Row]:
+    return [_Row(line) for line in text.splitlines()]
 
 
 def _line(pid: int) -> str:

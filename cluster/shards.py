@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster import api
 from cluster.errors import UsageError
 from cluster.ledger import FILE, Counted, Ledger, Run, take_over
 from cluster.plan import Ranges
 from cluster.report.result import Result
 from cluster.request import Request
+from cluster.running import new_id, settle
 from cluster.tally import merged
 from cluster.work import checked
 
@@ -137,7 +137,7 @@ def merge(out: Path, sources: Sequence[Path], *, verify: bool = False) -> Merged
         run = here or _new(ledger, given, requests)
         with ledger.lock(run.id):
             told = [_take(ledger, run, requests[0].block, *source) for source in given]
-        return Merged(told, api.settle(run.id, ledger))
+        return Merged(told, settle(run.id, ledger))
 
 
 def _take(ledger: Ledger, run: Run, block: int, giver: Ledger, given: Run) -> Given:
@@ -218,7 +218,7 @@ def _new(ledger: Ledger, given: Sequence[tuple[Ledger, Run]], requests: Sequence
     most = asked.index(max(asked))
     _, row = given[most]
     taken = {run.id for run in ledger.runs()}
-    name = row.id if row.id not in taken else api.new_id(row.name)
+    name = row.id if row.id not in taken else new_id(row.name)
     whole = replace(requests[most], shard=None)
     return ledger.create(
         name, row.name, row.request, row.identity, whole.to_json(), whole.goal.to_json()

@@ -12,7 +12,6 @@ from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.api import Where, enough, new_id, opened, opening, placed_as, policy_of, result_at
 from cluster.backends.base import Backend, Options, create, kernels_at_home, seat
 from cluster.canonical import canonical, sha256
 from cluster.count import Count
@@ -22,17 +21,19 @@ from cluster.dispatch.many import Manner, Many
 from cluster.dispatch.nodes import Nodes
 from cluster.errors import ClusterError, StoreError, UsageError
 from cluster.events import Alarm, AttemptFailed, Event, Observer, Progress, SweepStarted
-from cluster.ledger import Ledger, Run, Scribe, Writer, sweeps
+from cluster.ledger import Ledger, Run, Scribe, Where, Writer, opened, sweeps
 from cluster.ledger.holds import Holds
 from cluster.nodes import Node
 from cluster.notify import Teller
 from cluster.outlook import look_ahead
 from cluster.report.comparison import Comparison, Side
 from cluster.report.comparison import compare as compared
+from cluster.report.recorded import result_at
 from cluster.report.result import NodeResult
 from cluster.report.standing import Standing, standing_of
 from cluster.report.swept import PointResult, SweepResult, state_of
 from cluster.request import Request, elsewhere, placed
+from cluster.running import enough, new_id, opening, placed_as, policy_of
 from cluster.spec import Spec
 from cluster.state import State
 from cluster.streams import point_of

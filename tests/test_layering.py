@@ -52,6 +52,7 @@ ROOMS = (
     "report",
     "notify",
     "outlook",
+    "running",
     "api",
     "shards",
     "verify",

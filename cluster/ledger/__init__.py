@@ -11,7 +11,7 @@ from cluster.ledger.database import FILE, NETWORK, SQLITE, file_system
 from cluster.ledger.locks import Owner, holder
 from cluster.ledger.moves import compact, remove, take_over
 from cluster.ledger.rows import Counted, NodeTotals, Run, Speed, Wish
-from cluster.ledger.store import Ledger, log_of
+from cluster.ledger.store import Ledger, Where, log_of, opened
 from cluster.ledger.tables import SCHEMA
 from cluster.ledger.writer import Scribe, Writer
 
@@ -27,12 +27,14 @@ __all__ = [
     "Run",
     "Scribe",
     "Speed",
+    "Where",
     "Wish",
     "Writer",
     "compact",
     "file_system",
     "holder",
     "log_of",
+    "opened",
     "remove",
     "take_over",
 ]

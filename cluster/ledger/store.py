@@ -21,6 +21,9 @@ from cluster.ledger.writer import Scribe, Writer
 from cluster.nodes import Node
 from cluster.work import checksum
 
+#: The folder of a store.
+Where = str | Path
+
 
 class Ledger(Database):
     """The runs of a store. Reading disturbs nobody; a run is written by its lock's holder."""
@@ -342,3 +345,13 @@ class Ledger(Database):
 def log_of(run: str, store: Path) -> Path:
     """Where a run without a terminal puts what it says."""
     return store / "logs" / f"{run}.log"
+
+
+@contextmanager
+def opened(store: Where | Ledger) -> Iterator[Ledger]:
+    """The ledger of a store, or the one that is open already."""
+    if isinstance(store, Ledger):
+        yield store
+    else:
+        with Ledger(Path(store)) as ledger:
+            yield ledger

@@ -1,0 +1,241 @@
+"""The verbs that compute, and that say what would be computed."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cluster.cli.frame import (
+    VOICE,
+    Function,
+    answer,
+    detachable,
+    overrides_option,
+    own_store_option,
+    quiet_option,
+    run_argument,
+    show_result,
+    show_sweep,
+    spec_argument,
+    store_option,
+    verb,
+    watched,
+)
+from cluster.errors import UsageError
+from cluster.report import text
+
+if TYPE_CHECKING:
+    from cluster.spec import Spec
+
+
+def _sweep_options(function: Function) -> Function:
+    """What ``submit`` takes for a sweep."""
+    going = click.option("--keep-going/--fail-fast", default=None,
+                         help="sweep: whether a failed point stops the others")  # fmt: skip
+    part = click.option("--points", metavar="K/N", help="sweep: the K-th of N parts of its points")
+    yes = click.option("--yes", is_flag=True, help="sweep: more than 100,000 points are meant")
+    return going(part(yes(function)))
+
+
+@verb("submit")
+@spec_argument
+@overrides_option
+@_sweep_options
+@click.option("--resume", is_flag=True, help="go on with the newest run of this request, if any")
+@click.option("--task-blocks", type=click.IntRange(min=1), help="pin the length of every task")
+@own_store_option
+@quiet_option
+@detachable
+def _submit(
+    spec: Path, overrides: Sequence[str], resume: bool, task_blocks: int | None,
+    store: Path | None, quiet: bool, as_json: bool, **of_sweep: Any,
+) -> int:  # fmt: skip
+    from cluster import api
+
+    loaded = api.load(spec, overrides)
+    if loaded.sweep is not None:
+        return _submit_sweep(loaded, of_sweep, store, task_blocks, quiet, as_json)
+    given = {"--points": of_sweep["points"], "--yes": of_sweep["yes"] or None,
+             "--keep-going or --fail-fast": of_sweep["keep_going"]}  # fmt: skip
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"{option} is for a sweep, and the spec has none")
+    with watched(quiet, store or loaded.store) as (observe, stop):
+        result = api.submit(
+            loaded, resume=resume, store=store, observe=observe, stop=stop, pinned=task_blocks
+        )
+    return show_result(result, store or loaded.store, as_json)
+
+
+def _submit_sweep(
+    spec: Spec, options: Mapping[str, Any], store: Path | None, pinned: int | None, quiet: bool,
+    as_json: bool,
+) -> int:  # fmt: skip
+    from cluster import sweeping
+
+    part = None if options["points"] is None else sweeping.Part.read(options["points"])
+    with watched(quiet, store or spec.store) as (observe, stop):
+        result = sweeping.submit(
+            spec, sweeping.Caller(observe, stop, options["keep_going"]), part=part,
+            yes=options["yes"], store=store, pinned=pinned,
+        )  # fmt: skip
+    return show_sweep(result, as_json, short=True)
+
+
+@verb("resume")
+@run_argument
+@overrides_option
+@store_option
+@quiet_option
+@detachable
+def _resume(run: str, overrides: Sequence[str], store: Path, quiet: bool, as_json: bool) -> int:
+    from cluster import api, sweeping
+
+    if sweep := sweeping.find(run, store):
+        with watched(quiet, store) as (observe, stop):
+            caller = sweeping.Caller(observe, stop)
+            together = sweeping.resume(sweep, store, caller, overrides=overrides)
+        return show_sweep(together, as_json, short=True)
+    with watched(quiet, store) as (observe, stop):
+        result = api.resume(run, store, overrides=overrides, observe=observe, stop=stop)
+    return show_result(result, store, as_json)
+
+
+@verb("extend")
+@run_argument
+@click.option("--samples", help="so many samples in all")
+@overrides_option
+@store_option
+@quiet_option
+@detachable
+def _extend(
+    run: str, samples: str | None, overrides: Sequence[str], store: Path, quiet: bool,
+    as_json: bool,
+) -> int:  # fmt: skip
+    from cluster import api
+
+    goals = (*([f"samples={samples}"] if samples else []), *overrides)
+    if not goals:
+        raise UsageError("extend to what?", fix="--samples N, or --set until.half_width=H")
+    with watched(quiet, store) as (observe, stop):
+        result = api.extend(run, store, overrides=goals, observe=observe, stop=stop)
+    return show_result(result, store, as_json)
+
+
+@verb("validate")
+@spec_argument
+@overrides_option
+@click.option("--yes", is_flag=True, help="more than 100,000 points of a sweep are meant")
+def _validate(spec: Path, overrides: Sequence[str], yes: bool, as_json: bool) -> None:
+    from cluster import api
+
+    loaded = api.load(spec, overrides)
+    if loaded.sweep is not None:
+        from cluster.sweep import expand
+
+        points = len(expand(loaded, yes=yes))
+        counted = {"valid": True, "file": str(spec), "name": loaded.name, "points": points}
+        answer(counted, as_json, lambda: text.validated_sweep(counted))
+        return
+    outlook = api.plan(loaded, seconds=0)
+    plan = outlook.to_json()
+    document = {
+        "valid": True,
+        "file": str(spec),
+        **{key: plan[key] for key in ("name", "kernel", "identity", "blocks", "samples", "target")},
+    }
+    answer(document, as_json, lambda: text.validated(document))
+
+
+@verb("plan")
+@spec_argument
+@overrides_option
+@click.option("--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True,
+              help="length of the trial; 0: none")  # fmt: skip
+@click.option("--yes", is_flag=True, help="more than 100,000 points of a sweep are meant")
+def _plan(spec: Path, overrides: Sequence[str], seconds: float, yes: bool, as_json: bool) -> None:
+    from cluster import api
+
+    if not math.isfinite(seconds):
+        raise UsageError(f"--seconds must be a length of time, got {seconds}")
+    loaded = api.load(spec, overrides)
+    if loaded.sweep is not None:
+        from cluster import sweeping
+
+        of_sweep = sweeping.plan(loaded, seconds, yes=yes)
+        answer(of_sweep, as_json, lambda: text.sweep_plan(of_sweep))
+        return
+    document = api.plan(loaded, seconds).to_json()
+    answer(document, as_json, lambda: text.plan(document))
+
+
+@verb("schedule")
+@spec_argument
+@click.option("--cron", metavar="TIMES", help="a line in the crontab, such as '0 22 * * 1-5'")
+@click.option("--systemd", is_flag=True, help="a service and a timer of the user's systemd")
+@click.option("--slurm", is_flag=True, help="a batch script that requeues itself")
+@click.option("--sbatch", multiple=True, metavar="OPTION", help="for Slurm, as time=2:00:00")
+@click.option("--parts", type=int, metavar="N", help="for Slurm: an array, a sweep in N parts")
+@click.option("--at", metavar="EVENT", help="for systemd, else when the window opens; for scrontab")
+@click.option("--print", "printed", is_flag=True, help="show what would be written, no more")
+@click.option("--remove", is_flag=True, help="take it away, wherever it is")
+@click.option("--start", is_flag=True, help="one start: what the scheduler runs")
+@click.option("--folder", type=click.Path(path_type=Path), hidden=True)
+@click.option("--log", type=click.Path(path_type=Path), hidden=True)
+@overrides_option
+@own_store_option
+def _schedule(spec: Path, start: bool, remove: bool, as_json: bool, **options: Any) -> int | None:
+    if start:
+        return _start(spec, as_json=as_json, **options)
+    from cluster import schedule
+
+    if remove:
+        document = schedule.remove(spec)
+    elif options["slurm"] or options["sbatch"] or options["parts"] is not None:
+        document = _batch(spec, options)
+    else:
+        document = schedule.put(spec, **{k: v for k, v in options.items() if k in _ASKED})
+    answer(document, as_json, lambda: text.scheduled(document))
+    return None
+
+
+_ASKED = ("cron", "systemd", "at", "printed", "overrides", "store")
+
+
+def _batch(spec: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    from cluster import schedule
+
+    if not options["slurm"]:
+        raise UsageError("--sbatch and --parts are for Slurm", fix="leave them out, or --slurm")
+    if options["cron"] is not None or options["systemd"]:
+        raise UsageError("by which scheduler?", fix="give one of --cron, --systemd and --slurm")
+    order = schedule.Order(options["at"], tuple(options["sbatch"]), options["parts"])
+    where = {name: options[name] for name in ("printed", "overrides", "store")}
+    return schedule.batch(spec, order, **where)
+
+
+def _start(
+    spec: Path, *, folder: Path | None, log: Path | None, overrides: Sequence[str],
+    store: Path | None, as_json: bool, **_others: Any,
+) -> int:  # fmt: skip
+    from cluster import api, away
+
+    context = click.get_current_context()
+    if log:
+        arguments = context.find_root().obj
+        away.speak_into(log, arguments)
+        context.meta[VOICE] = away.Voice(None, arguments, copy=False)
+    if folder:
+        os.chdir(folder)
+    loaded = api.load(spec, overrides)
+    if loaded.sweep is not None:
+        sent = {"points": None, "keep_going": None, "yes": True}
+        return _submit_sweep(loaded, sent, store, None, False, as_json)
+    with watched(False, store or loaded.store) as (observe, stop):
+        result = api.start(loaded, store=store, observe=observe, stop=stop)
+    return show_result(result, store or loaded.store, as_json)

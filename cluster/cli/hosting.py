@@ -1,0 +1,126 @@
+"""The verbs of hosts, kernels, and of what this installation has."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from cluster.cli.frame import answer, overrides_option, own_store_option, store_option, verb
+from cluster.console import signals
+from cluster.errors import UsageError
+from cluster.report import text
+
+
+@verb("nodes")
+@click.argument("spec_or_run", metavar="SPEC|RUN")
+@click.option(
+    "--add",
+    multiple=True,
+    metavar="HOSTS",
+    help="of a run: hosts to work on as well, such as h4:2 or '{host: h4, slots: 2}'",
+)
+@click.option(
+    "--drain",
+    multiple=True,
+    metavar="HOSTS",
+    help="of a run: hosts to use no more; what they have is finished and counted",
+)
+@overrides_option
+@store_option
+def _nodes(
+    spec_or_run: str, add: Sequence[str], drain: Sequence[str], overrides: Sequence[str],
+    store: Path, as_json: bool,
+) -> None:  # fmt: skip
+    from cluster import api
+
+    if add or drain:
+        document = api.change_nodes(spec_or_run, store, add=add, drain=drain)
+    else:
+        document = api.hosts(api.load(spec_or_run, overrides))
+    answer(document, as_json, lambda: text.hosts(document))
+
+
+@verb("kernels")
+@click.argument("places", nargs=-1, type=click.Path(path_type=Path))
+def _kernels(places: Sequence[Path], as_json: bool) -> None:
+    from cluster.kernels import listing
+
+    rows = listing(places or (Path("jobs"),))
+    answer(rows, as_json, lambda: text.kernels(rows))
+
+
+@verb("backends")
+def _backends(as_json: bool) -> None:
+    from cluster.backends.base import TABLE
+
+    rows = [
+        {"backend": e.name, "usable": e.usable, "summary": e.summary, "install": e.install}
+        for e in TABLE
+    ]
+    answer(rows, as_json, lambda: text.backends(rows))
+
+
+@verb("schema")
+def _schema(as_json: bool) -> None:
+    from cluster.spec import schema
+
+    click.echo(json.dumps(schema(), indent=2))
+
+
+@verb("doctor")
+@click.argument("spec", required=False, type=click.Path(path_type=Path))
+@overrides_option
+@own_store_option
+def _doctor(spec: Path | None, overrides: Sequence[str], store: Path | None, as_json: bool) -> int:
+    from cluster.doctor.diagnosis import diagnosis, exit_code
+
+    found = diagnosis(spec, overrides, store)
+    document = {"findings": [finding.to_json() for finding in found]}
+    answer(document, as_json, lambda: text.doctor(document))
+    return exit_code(found)
+
+
+_LOOK = 0.2
+
+
+@verb("node")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_534),
+    required=True,
+    help="where to listen; the run's dispynode is at the next one",
+)
+@click.option("--secret-file", type=click.Path(), help="holds the secret; mode 0600")
+@click.option("--secret-env", metavar="NAME", help="or the variable that holds it")
+@click.option("--address", help="of this machine, to listen at; without it, what its name is for")
+@click.option("--slots", type=click.IntRange(min=1), help="at most so many workers")
+def _node(
+    port: int, secret_file: str | None, secret_env: str | None, address: str | None,
+    slots: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    from cluster.backends.base import need
+    from cluster.backends.dispy.standing import Standing, own_address
+    from cluster.secret import Secret
+
+    need("dispy")
+    if (secret_file is None) is (secret_env is None):
+        raise UsageError("a node needs one secret", fix="--secret-file FILE or --secret-env NAME")
+    secret = Secret(secret_env, secret_file).read()
+    node = Standing(address or own_address(), port, secret, slots, tell=_say)
+    with signals() as stop:
+        document = node.listening._asdict()
+        answer(document, as_json, lambda: text.node(document))
+        sys.stdout.flush()
+        node.open()
+        while stop.reason is None:
+            time.sleep(_LOOK)
+        node.close()
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

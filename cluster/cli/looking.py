@@ -1,0 +1,152 @@
+"""The verbs that look at runs, wait for them and stop them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cluster.cli.frame import answer, run_argument, show_either, show_sweep, store_option, verb
+from cluster.console import signals
+from cluster.errors import UsageError
+from cluster.report import live, swept, text
+
+
+@verb("ls")
+@store_option
+def _ls(store: Path, as_json: bool) -> None:
+    from cluster import sweeping
+
+    rows = [standing.to_json() for standing in sweeping.standings(store)]
+    answer(rows, as_json, lambda: text.ls(rows))
+
+
+@verb("status")
+@click.argument("run", required=False)
+@store_option
+def _status(run: str | None, store: Path, as_json: bool) -> None:
+    from cluster import sweeping
+
+    if run is not None:
+        document = _standing(run, store)
+    else:
+        rows = [standing.to_json() for standing in sweeping.standings(store)]
+        document = {"runs": [row for row in rows if row["state"] == "running"]}
+    answer(document, as_json, lambda: text.status(document))
+
+
+def _standing(run: str, store: Path) -> dict[str, Any]:
+    """Where a run, or a sweep, stands."""
+    from cluster import api, sweeping
+
+    sweep = sweeping.find(run, store)
+    return (sweeping.status(sweep, store) if sweep else api.status(run, store)).to_json()
+
+
+@verb("show")
+@run_argument
+@store_option
+@click.option("--csv", "as_csv", is_flag=True, help="sweep: its table as CSV")
+@click.option("--parquet", type=click.Path(path_type=Path), metavar="FILE",
+              help="sweep: write its table as a Parquet file")  # fmt: skip
+def _show(run: str, store: Path, as_csv: bool, parquet: Path | None, as_json: bool) -> None:
+    from cluster import api, sweeping
+
+    if sweep := sweeping.find(run, store):
+        together = sweeping.show(sweep, store)
+        if parquet is not None:
+            swept.write_parquet(together, parquet)
+        if as_csv:
+            click.echo(swept.csv_text(together), nl=False)
+        elif as_json or parquet is None:
+            show_sweep(together, as_json)
+        return
+    if as_csv or parquet is not None:
+        raise UsageError(f"{run} is no sweep", fix="--csv and --parquet show the table of a sweep")
+    result = api.show(run, store)
+    answer(result.to_json(), as_json, lambda: text.result(result, store))
+
+
+@verb("compare")
+@click.argument("a")
+@click.argument("b")
+@store_option
+def _compare(a: str, b: str, store: Path, as_json: bool) -> int:
+    from cluster import sweeping
+
+    found = sweeping.compare(a, b, store)
+    document = {"pairs": [each.to_json() for each in found]}
+    answer(document, as_json, lambda: text.compare(document))
+    return 1 if any(each.verdict == "differ" for each in found) else 0
+
+
+@verb("watch")
+@run_argument
+@store_option
+def _watch(run: str, store: Path, as_json: bool) -> int:
+    from cluster import away
+
+    with live.observer(sys.stderr) as observe:
+        result = away.follow(run, store, observe)
+    return show_either(result, store, as_json)
+
+
+@verb("logs")
+@run_argument
+@click.option("--follow", "-f", is_flag=True, help="and what is added, until the run ends")
+@store_option
+def _logs(run: str, follow: bool, store: Path, as_json: bool) -> None:
+    from cluster import api, away, sweeping
+    from cluster.ledger import log_of
+
+    name = sweeping.find(run, store) or api.status(run, store).run
+    pieces = away.tail(name, store, onward=follow)
+    if as_json:
+        path = str(log_of(name, store))
+        answer({"run": name, "path": path, "text": "".join(pieces)}, as_json, list)
+        return
+    for piece in pieces:
+        click.echo(piece, nl=False)
+
+
+_timeout = click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="wait no longer; then 75"
+)
+
+
+@verb("wait")
+@run_argument
+@_timeout
+@store_option
+def _wait(run: str, timeout: float | None, store: Path, as_json: bool) -> int:
+    from cluster import away
+
+    return show_either(away.follow(run, store, timeout=timeout), store, as_json)
+
+
+@verb("attach")
+@run_argument
+@store_option
+def _attach(run: str, store: Path, as_json: bool) -> int:
+    from cluster import away
+
+    # Only Ctrl-C is passed on: a terminal that closes takes nothing along but the view.
+    with live.observer(sys.stderr) as observe, signals(signal.SIGINT) as stop:
+        result = away.attach(run, store, observe, stop)
+    return show_either(result, store, as_json)
+
+
+@verb("stop")
+@run_argument
+@click.option("--now", is_flag=True, help="what was started is not finished")
+@click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True,
+              metavar="SECONDS", help="for what was started to be finished")  # fmt: skip
+@store_option
+def _stop(run: str, now: bool, timeout: float, store: Path, as_json: bool) -> None:
+    from cluster import away
+
+    document = _standing(away.halt(run, store, now=now, timeout=timeout), store)
+    answer(document, as_json, lambda: text.status(document))

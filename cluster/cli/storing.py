@@ -1,0 +1,123 @@
+"""The verbs of stores: blocks computed again, runs taken apart, put together and removed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from cluster.cli.frame import (
+    answer,
+    overrides_option,
+    quiet_option,
+    run_argument,
+    store_option,
+    verb,
+    watched,
+)
+from cluster.errors import UsageError
+from cluster.report import stores, text
+from cluster.state import State
+
+
+@verb("repro")
+@run_argument
+@click.option("--block", type=click.IntRange(min=0), required=True, help="the block's index")
+@store_option
+def _repro(run: str, block: int, store: Path, as_json: bool) -> int:
+    from cluster import api
+
+    repro = api.repro(run, block, store)
+    document = repro.to_json()
+    answer(document, as_json, lambda: text.repro(document))
+    return 1 if repro.fault or repro.matches is False else 0
+
+
+@verb("verify")
+@run_argument
+@click.option("--fraction", type=float, default=0.01, show_default=True, help="of the blocks")
+@click.option("--seed", type=int, default=0, show_default=True, help="of the choice of blocks")
+@overrides_option
+@store_option
+@quiet_option
+def _verify(
+    run: str, fraction: float, seed: int, overrides: Sequence[str], store: Path, quiet: bool,
+    as_json: bool,
+) -> int:  # fmt: skip
+    from cluster.verify import verify
+
+    def tell(line: str) -> None:
+        if not quiet:
+            click.echo(line, err=True)
+
+    with watched(True, store) as (_, stop):
+        found = verify(run, fraction, store, seed=seed, overrides=overrides, tell=tell, stop=stop)
+    document = found.to_json()
+    answer(document, as_json, lambda: stores.verified(document))
+    if found.differing:
+        return 1
+    return State.PARTIAL.exit_code() if found.unchecked else 0
+
+
+@verb("export")
+@run_argument
+@click.option("--blocks", required=True, metavar="A-B", help="the blocks, both included")
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="the shard's folder")
+@store_option
+def _export(run: str, blocks: str, to: Path, store: Path, as_json: bool) -> None:
+    from cluster.shards import export
+
+    document = export(run, blocks, to, store).to_json()
+    answer(document, as_json, lambda: stores.exported(document))
+
+
+@verb("merge")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--verify", is_flag=True, help="compare what is counted twice, bit for bit")
+def _merge(out: Path, sources: Sequence[Path], verify: bool, as_json: bool) -> int:
+    from cluster.shards import merge
+
+    merged = merge(out, sources, verify=verify)
+    document = merged.to_json()
+    answer(document, as_json, lambda: stores.merged(document))
+    return 1 if merged.differs else 0
+
+
+def _seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    """A time as the spec writes it."""
+    from pydantic_core import PydanticCustomError
+
+    from cluster.spec.values import Duration
+
+    if value is None:
+        return None
+    try:
+        return Duration().check(value)
+    except PydanticCustomError as error:
+        raise click.BadParameter(error.message()) from None
+
+
+@verb("gc")
+@click.option("--older-than", callback=_seconds, metavar="TIME", help="begun before, such as 30d")
+@click.option("--keep", type=click.IntRange(min=0), help="the newest so many of each name stay")
+@click.option("--yes", is_flag=True, help="do not ask")
+@store_option
+def _gc(
+    older_than: float | None, keep: int | None, yes: bool, store: Path, as_json: bool
+) -> int:  # fmt: skip
+    from cluster.prune import prunable, prune
+
+    old = prunable(store, older=older_than, keep=keep)
+    rows = [run.to_json() for run in old]
+    if rows and not yes:
+        text.show(stores.prunable(rows), sys.stderr)
+        if not sys.stdin.isatty():
+            raise UsageError("nobody is here to be asked", fix="--yes removes these runs for good")
+        if not click.confirm(f"remove {len(rows)} runs for good?", err=True):
+            rows, old = [], []
+    document = {"removed": prune(old, store)}
+    answer(document, as_json, lambda: stores.pruned(document))
+    return 0

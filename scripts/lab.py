@@ -487,7 +487,8 @@ def show(_: Lab, __: argparse.Namespace) -> None:
 def show_all() -> None:
     """The lines of `list`, while nothing comes up or goes down."""
     for lab in sorted({Lab(name) for name, _, _ in all_keepers()}, key=lambda lab: lab.name):
-        lost = lab_switch.is_cut(lab)
+        # Without its switch, as when that was killed, a lab has no network.
+        lost = lab_switch.is_cut(lab) if SWITCH in keepers(lab) else set(hosts(lab))
         for host in hosts(lab):
             state = " ".join(troubles(lab, host, lost)) or "up"
             print(f"{lab.name:<11} {host:<4} {lab.subnet}.{number(host):<4} {state}")

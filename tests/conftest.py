@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import defaultdict
 
 import pytest
@@ -15,6 +16,9 @@ settings.load_profile("project")
 
 # The catalogue of faults counts its cases from 1 to this number.
 LAST_FAULT = 104
+
+# Ignored, it would be ignored by every process of the tests too, as behind nohup.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _covered = pytest.StashKey[dict[int, list[str]]]()
 

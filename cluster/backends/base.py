@@ -65,6 +65,10 @@ class NodeEvent(NamedTuple):
     reason: str
     asked: bool = False
 
+    def __str__(self) -> str:
+        """As the ledger has it: ``2 slots: ready``."""
+        return f"{self.slots} slot{'' if self.slots == 1 else 's'}: {self.reason}"
+
 
 # What an engine yields: a generator, so that closing it is the way to stop.
 Items = Generator[Outcome | NodeEvent | None, None, None]

@@ -191,7 +191,7 @@ class Core:
     def on_node(self, event: NodeEvent) -> None:
         """A node has another number of usable slots."""
         more = self.nodes.change(event, self.clock.steady())
-        self.writer.event(event.node, f"{event.slots} slots: {event.reason}", self.clock.now())
+        self.writer.event(event.node, str(event), self.clock.now())
         self.observe(NodeChanged(event.node, event.slots, event.reason))
         self.writer.slots(event.node, event.slots)
         if more:

@@ -226,7 +226,7 @@ class Many:
     def on_node(self, event: NodeEvent) -> None:
         """A node has another number of usable slots."""
         more = self.nodes.change(event, self.clock.steady())
-        self._book.note(event.node, f"{event.slots} slots: {event.reason}")
+        self._book.note(event.node, str(event))
         self.observe(NodeChanged(event.node, event.slots, event.reason))
         if more:
             self._book.note(event.node, more)

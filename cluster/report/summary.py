@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
@@ -31,6 +32,8 @@ STYLES = {"done": "green", "failed": "red", "partial": "yellow", "interrupted": 
 # More bins, and more events, than this are left to --json.
 _MOST_BINS = 24
 _MOST_EVENTS = 8
+# What a node says while it comes up as it should.
+_COMES_UP = re.compile(r" slots?: (ready|\d+ of \d+ are starting)$")
 _NUMBERS = ("from", "to", "count", "errors off")
 _ENDINGS = {
     ("done", "samples"): "all samples are drawn",
@@ -201,7 +204,7 @@ def _repro_command(run: str, block: int | None, store: str | Path) -> str | None
 
 def _events(events: Sequence[Mapping[str, Any]]) -> list[Part]:
     """What happened, beside nodes that came up as they should."""
-    told = [event for event in events if not event["text"].endswith(" slots: ready")]
+    told = [event for event in events if not _COMES_UP.search(event["text"])]
     lines = [facts({event["node"] or "the run": one_line(event["text"])}) for event in told]
     left = len(told) - _MOST_EVENTS
     rest = [Line(f"... and {counted(left, 'more event')}: --json has them")] if left > 0 else []

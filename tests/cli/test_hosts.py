@@ -100,7 +100,7 @@ def test_a_run_takes_other_hosts_and_refuses_what_cannot_be(tmp_path: Path) -> N
 @pytest.mark.parametrize("backend", ["serial", "threads", "processes"])
 def test_a_backend_of_one_machine_keeps_its_hosts(backend: str, tmp_path: Path) -> None:
     """It says so, with what to do instead, and goes on."""
-    path = spec(tmp_path, "slow", backend=backend, nodes=f"{ONE}:1")
+    path = spec(tmp_path, "slow", samples=120_000, backend=backend, nodes=f"{ONE}:1")
     process, run = begun(path, tmp_path)
     error = change(run, tmp_path, "--add", TWO)["error"]
     assert "works on the hosts that it began with" in error["message"]

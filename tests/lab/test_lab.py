@@ -14,8 +14,8 @@ import pytest
 
 import cluster
 from scripts import lab as verbs
+from scripts.lab_base import SWITCH, LabError, all_keepers, keepers, lock, number
 from scripts.lab_base import Lab as Named
-from scripts.lab_base import LabError, all_keepers, keepers, lock, number
 from scripts.lab_pace import limit
 from tests.lab.harness import ROOT, Lab, dwellers, machine, namespaces, need_lab, traces, wait
 
@@ -296,6 +296,16 @@ def test_without_control_groups_a_host_is_slowed_by_stopping_it(spare: Lab) -> N
     plain.slow("h1", 5)
     plain.down()
     assert traces(plain.name) == []
+
+
+def test_a_lab_whose_switch_has_died_is_listed_and_brought_up_anew(spare: Lab) -> None:
+    """Its hosts have no network; other labs are listed as ever."""
+    spare.up(1)
+    os.kill(keepers(Named(spare.name))[SWITCH], signal.SIGKILL)
+    wait("the switch to die", lambda: SWITCH not in keepers(Named(spare.name)))
+    assert spare.state("h1") == "cut"
+    spare.up(1)
+    assert spare.state("h1") == "up"
 
 
 def test_a_limit_is_written_as_either_version_of_control_groups_has_it(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ ONE = made(Moments.of([3.25]), samples=1, blocks=1, block=1, ranges=[[0, 1]])
 LATE = made(
     Hits(785, 1000), 4, state="partial", stopped_by="max_time", resume="cluster resume pi-1",
     events=[
+        {"at": 0.5, "node": "n1", "text": "1 slot: 1 of 2 are starting"},
         {"at": 1.0, "node": "n1", "text": "2 slots: ready"},
         {"at": 2.0, "node": "n1", "text": "blocks 3 to 4 came out differently"},
     ],

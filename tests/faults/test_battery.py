@@ -22,10 +22,10 @@ CHUNK = 10
 BLIND = """
 import sys
 from contextlib import nullcontext
-from cluster import api, ledger
+from cluster import ledger, running
 from cluster.count import Count
 
-api.recount = lambda ledger, run, goal, work, scaling, observe: Count(goal, *scaling)
+running.recount = lambda ledger, run, goal, work, scaling, observe: Count(goal, *scaling)
 ledger.Ledger.lock = lambda self, id: nullcontext()
 """
 # The same, on a store whose database does not refuse anything.

@@ -409,8 +409,23 @@ def cut(lab: Lab, wanted: argparse.Namespace) -> None:
     lab_switch.cut(lab, wanted.host, wanted.way)
 
 
+def lossy(lab: Lab, wanted: argparse.Namespace) -> None:
+    """Lose a part of the packets of a host, at random; 0 undoes it."""
+    if not 0 <= wanted.percent <= 99:
+        raise LabError(f"a loss of {wanted.percent} %", "take 0 to 99; cut loses all", 2)
+    keeper(lab, wanted.host)
+    lab_switch.lose(lab, wanted.host, wanted.percent, wanted.way)
+
+
+def narrow(lab: Lab, wanted: argparse.Namespace) -> None:
+    """Limit the network of a host to so many kbit/s each way; 0 undoes it."""
+    if wanted.rate != 0 and not 8 <= wanted.rate <= 10_000_000:
+        raise LabError(f"a rate of {wanted.rate} kbit/s", "take 8 to 10000000, or 0", 2)
+    lab_switch.narrow(lab, wanted.host, wanted.rate)
+
+
 def heal(lab: Lab, wanted: argparse.Namespace) -> None:
-    """Undo cut, freeze and kill; with --all, slow and fill as well."""
+    """Undo cut, lossy, narrow, freeze and kill; with --all, slow and fill as well."""
     for host in wanted.hosts or hosts(lab):
         each = argparse.Namespace(host=host, factor=1.0, cores=1)
         thaw(lab, each)
@@ -487,18 +502,17 @@ def show(_: Lab, __: argparse.Namespace) -> None:
 def show_all() -> None:
     """The lines of `list`, while nothing comes up or goes down."""
     for lab in sorted({Lab(name) for name, _, _ in all_keepers()}, key=lambda lab: lab.name):
-        # Without its switch, as when that was killed, a lab has no network.
-        lost = lab_switch.is_cut(lab) if SWITCH in keepers(lab) else set(hosts(lab))
+        faults = lab_switch.faults(lab)
         for host in hosts(lab):
-            state = " ".join(troubles(lab, host, lost)) or "up"
+            state = " ".join(troubles(lab, host, faults)) or "up"
             print(f"{lab.name:<11} {host:<4} {lab.subnet}.{number(host):<4} {state}")
 
 
-def troubles(lab: Lab, host: str, lost: set[str]) -> list[str]:
+def troubles(lab: Lab, host: str, faults: dict[str, set[str]]) -> list[str]:
     """What is wrong with a host, in words; nothing if it is well."""
     words = {
         "starting": not stands(lab, host),
-        "cut": host in lost,
+        **{fault: host in those for fault, those in faults.items()},
         "frozen": states(lab, host) == {"T"},
         "slow": lab_pace.is_slow(lab, host),
         "without sshd": not listens(lab, host),
@@ -527,14 +541,17 @@ def parser() -> argparse.ArgumentParser:
     verb("list", show)
     verb("env", env)
     on_host = {"exec": execute, "cut": cut, "slow": slow, "freeze": freeze, "thaw": thaw}
-    on_host |= {"kill": kill, "fill": fill, "free": free}
+    on_host |= {"kill": kill, "fill": fill, "free": free, "lossy": lossy, "narrow": narrow}
     made = {name: verb(name, does) for name, does in on_host.items()}
     for added in made.values():
         added.add_argument("host", metavar="HOST")
     made["run"] = verb("run", run_here)
     for name in ("exec", "run"):
         made[name].add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND...")
-    made["cut"].add_argument("way", nargs="?", default="both", choices=lab_switch.WAYS)
+    made["lossy"].add_argument("percent", type=int, metavar="PERCENT")
+    for name in ("cut", "lossy"):
+        made[name].add_argument("way", nargs="?", default="both", choices=lab_switch.WAYS)
+    made["narrow"].add_argument("rate", type=int, metavar="KBIT")
     made["slow"].add_argument("factor", nargs="?", type=float, default=5.0, metavar="FACTOR")
     made["slow"].add_argument("--cores", type=int, default=1, help="busy processes that share it")
     verb("slurm", slurm).add_argument("what", choices=("up", "down"))

@@ -60,40 +60,79 @@ def unplug_dispatcher(lab: Lab) -> None:
 
 def cut(lab: Lab, host: str, way: str) -> None:
     """Lose all packets, those from the host, or those to it. Nobody is told: no FIN, no reset."""
-    switch = keeper(lab, SWITCH)
     if way == "both":
-        return inside(switch, f"link set {host} down")
+        return inside(keeper(lab, SWITCH), f"link set {host} down")
+    return rule(lab, host, "cut", [WAYS[way]], "drop")
+
+
+def lose(lab: Lab, host: str, percent: int, way: str) -> None:
+    """Lose each packet with this probability, of both directions or of one; 0 undoes it."""
+    forget_rules(lab, host, "lossy")
+    if percent:
+        hooks = [WAYS[way]] if way != "both" else ["ingress", "egress"]
+        rule(lab, host, "lossy", hooks, f"numgen random mod 100 < {percent} drop")
+
+
+def rule(lab: Lab, host: str, kind: str, hooks: list[str], verdict: str) -> None:
+    """Add a table of rules for what passes a host's port at these hooks."""
     if not which("nft"):
         raise LabError("nft is not installed", "scripts/lab install", 69)
-    chain = f'type filter hook {WAYS[way]} device "{host}" priority 0; policy drop;'
-    rules = f"add table netdev cut_{host}\nadd chain netdev cut_{host} lost {{ {chain} }}\n"
-    run("nsenter", "-t", str(switch), "-n", "nft", "-f", "-", given=rules)
-    return None
+    table = f"netdev {kind}_{host}"
+    lines = [f"add table {table}"]
+    for hook in hooks:
+        chain = f'type filter hook {hook} device "{host}" priority 0;'
+        lines += [f"add chain {table} {hook} {{ {chain} }}", f"add rule {table} {hook} {verdict}"]
+    run("nsenter", "-t", str(keeper(lab, SWITCH)), "-n", "nft", "-f", "-", given="\n".join(lines))
+
+
+def narrow(lab: Lab, host: str, rate: int) -> None:
+    """Limit a host's cable to so many kbit/s each way, behind a queue of half a second; 0: none."""
+    # The kernel's emulator of networks (netem) is missing in many; this one is not.
+    shape = f"tbf rate {rate}kbit burst 4kb latency 500ms".split() if rate else ["noqueue"]
+    for pid, end in cable(lab, host):
+        words = ("qdisc", "replace", "dev", end, "root", *shape)
+        run("nsenter", "-t", str(pid), "-n", "tc", *words)
+
+
+def cable(lab: Lab, host: str) -> list[tuple[int, str]]:
+    """Both ends of a host's cable: whose network namespace they are in, and their names."""
+    return [(keeper(lab, SWITCH), host), (keeper(lab, host), "eth0")]
 
 
 def heal(lab: Lab, host: str) -> None:
-    """Undo every cut."""
-    switch = keeper(lab, SWITCH)
-    if f"cut_{host}" in one_way_cuts(switch):
-        table = f"cut_{host}"
-        run("nsenter", "-t", str(switch), "-n", "nft", "delete", "table", "netdev", table)
-    inside(switch, f"link set {host} up")
+    """Undo every cut, loss and limit."""
+    forget_rules(lab, host, "cut", "lossy")
+    narrow(lab, host, 0)
+    inside(keeper(lab, SWITCH), f"link set {host} up")
     # Who looked for the host in vain would hear "no route" for some seconds still.
     run("ip", "neighbour", "flush", "dev", lab.link, "nud", "all")
     for pid in {each for name, each in keepers(lab).items() if name != SWITCH}:
         inside(pid, "neighbour flush dev eth0 nud all")
 
 
-def one_way_cuts(switch: int) -> list[str]:
-    """The tables of packet rules that `cut` made."""
+def forget_rules(lab: Lab, host: str, *kinds: str) -> None:
+    """Take the tables of these kinds of rules away, where they are."""
+    switch = keeper(lab, SWITCH)
+    for table in {f"{kind}_{host}" for kind in kinds} & set(tables(switch)):
+        run("nsenter", "-t", str(switch), "-n", "nft", "delete", "table", "netdev", table)
+
+
+def tables(switch: int) -> list[str]:
+    """The names of all tables of packet rules, among other words."""
     if not which("nft"):
         return []
     return run("nsenter", "-t", str(switch), "-n", "nft", "list", "tables").split()
 
 
-def is_cut(lab: Lab) -> set[str]:
-    """The hosts that are cut, one way or both."""
-    switch = keeper(lab, SWITCH)
+def faults(lab: Lab) -> dict[str, set[str]]:
+    """By fault the hosts that have it: cut, one way or both; lossy; narrow."""
+    standing = keepers(lab)
+    if SWITCH not in standing:  # it was killed: the network went with it
+        return {"cut": set(standing), "lossy": set(), "narrow": set()}
+    switch = standing[SWITCH]
     links = json.loads(run("nsenter", "-t", str(switch), "-n", "ip", "-j", "link"))
     down = {link["ifname"] for link in links if "UP" not in link["flags"]}
-    return down | {word[4:] for word in one_way_cuts(switch) if word.startswith("cut_")}
+    narrow = {link["ifname"] for link in links if link.get("qdisc") == "tbf"}
+    ruled = [word.partition("_") for word in tables(switch)]
+    one_way, lossy = ({host for kind, _, host in ruled if kind == k} for k in ("cut", "lossy"))
+    return {"cut": down | one_way, "lossy": lossy, "narrow": narrow}

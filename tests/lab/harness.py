@@ -42,7 +42,7 @@ class Lab:
         name: of the lab; every verb is called for it.
         python: the interpreter on every host, of an environment with the project installed.
         folder: where its keys and its ssh_config are.
-        disturbed: whether a host may be cut, slow, frozen, dead or full.
+        disturbed: whether a host may be cut, lossy, slow, frozen, dead or full.
         before_us: processes of ours here that were there before the test began.
     """
 
@@ -152,6 +152,14 @@ class Lab:
         """Lose all packets of a host without a word, or those ``from`` it, or those ``to`` it."""
         self._disturb("cut", host, way)
 
+    def lossy(self, host: str, percent: int, way: str = "both") -> None:
+        """Lose a part of a host's packets, at random."""
+        self._disturb("lossy", host, str(percent), way)
+
+    def narrow(self, host: str, rate: int) -> None:
+        """Limit a host's network to so many kbit/s each way."""
+        self._disturb("narrow", host, str(rate))
+
     def slow(self, host: str, factor: float = 5.0, cores: int = 1) -> None:
         """Make a host slower by a factor, for so many busy processes; 1 undoes it."""
         self._disturb("slow", host, f"{factor:g}", "--cores", str(cores))
@@ -177,7 +185,7 @@ class Lab:
         self.do("free", host)
 
     def heal(self, *hosts: str) -> None:
-        """Undo cut, freeze and kill."""
+        """Undo cut, lossy, narrow, freeze and kill."""
         self.do("heal", *hosts)
 
     def reset(self) -> None:

@@ -7,7 +7,9 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -257,6 +259,58 @@ def test_a_host_can_be_cut_one_way(lab: Lab, way: str) -> None:
     assert there.communicate(timeout=10)[0] == "b'heard'\n"
 
 
+def test_a_lossy_host_loses_so_many_packets_in_a_hundred(lab: Lab) -> None:
+    """At random, and of one direction alone where that is wanted; healed, none."""
+    send = "import socket; s = socket.socket(type=2)\nfor _ in range(150): "
+    send += f"s.sendto(b'', ({lab.dispatcher!r}, 7))"
+
+    def arrived() -> int:
+        with socket.socket(type=socket.SOCK_DGRAM) as here:
+            here.settimeout(0.3)
+            here.bind((lab.dispatcher, 7))
+            lab.exec("h1", lab.python, "-c", send)
+            count = 0
+            with suppress(TimeoutError):
+                while True:
+                    here.recv(1)
+                    count += 1
+        return count
+
+    # So that who is who is known: the question would be lost as other packets are.
+    assert reachable(lab.hosts["h1"])
+    lab.lossy("h1", 30)
+    assert lab.state("h1") == "lossy"
+    # Within seven standard deviations of the binomial distribution.
+    assert 65 < arrived() < 145
+    lab.lossy("h1", 30, "to")
+    assert arrived() == 150
+    lab.lossy("h1", 99, "from")
+    assert arrived() < 20
+    lab.lossy("h1", 0)
+    assert (arrived(), lab.state("h1")) == (150, "up")
+
+
+def test_a_narrow_host_carries_so_many_bits_a_second_each_way(lab: Lab) -> None:
+    """100 kB take 0.8 s at 1 Mbit/s; healed, next to none."""
+    sent = f"'{lab.python}' -c 'print(end=chr(0) * 100_000)'"
+
+    def seconds(*command: str, given: str = "") -> float:
+        words = ["ssh", "-F", str(lab.ssh_config), "-o", "BatchMode=yes", "h1", *command]
+        begun = time.monotonic()
+        done = subprocess.run(words, input=given, capture_output=True, text=True, check=True)
+        assert len(done.stdout + given) == 100_000
+        return time.monotonic() - begun
+
+    wide = min(seconds(sent) for _ in range(2))
+    lab.narrow("h1", 1000)
+    assert lab.state("h1") == "narrow"
+    assert seconds(sent) > 0.75
+    assert seconds("cat > /dev/null", given=chr(0) * 100_000) > 0.75
+    lab.heal("h1")
+    assert lab.state("h1") == "up"
+    assert settles(lambda: seconds(sent), 0, max(0.7, 2 * wide))
+
+
 def test_a_slow_host_is_slower_by_the_factor(lab: Lab) -> None:
     """A busy process has a fifth of a CPU, by ssh as by exec; a factor of 1 undoes it."""
     lab.slow("h1", 5)
@@ -400,6 +454,8 @@ def test_down_leaves_nothing(spare: Lab) -> None:
     spare.up(2)
     spare.ssh("h1", "setsid sleep 1000 >/dev/null 2>&1 &")
     spare.cut("h1", "from")
+    spare.lossy("h1", 30)
+    spare.narrow("h1", 1000)
     spare.slow("h1")
     spare.freeze("h2")
     spaces = namespaces(list(keepers(Named(spare.name)).values()))
@@ -514,6 +570,8 @@ def test_the_exit_status_of_a_command_on_a_host_is_told(lab: Lab) -> None:
         (["up", "99"], 2, "ask for 1 to 20"),
         (["exec", "h1"], 2, "no command"),
         (["slow", "h1", "0.5"], 2, "a factor from 1 to 100"),
+        (["lossy", "h1", "100"], 2, "take 0 to 99"),
+        (["narrow", "h1", "1"], 2, "take 8 to 10000000, or 0"),
         (["--name", "Not_A_Name", "list"], 2, "small letters and digits"),
     ],
 )

@@ -33,6 +33,8 @@ def wording(detail: Mapping[str, Any], known: Sequence[str]) -> Words:
         return Words("this key is needed, and missing")
     if kind == "extra_forbidden":
         return _unknown(str(detail["loc"][-1]), known)
+    if detail["loc"] == ("include",) and str(detail["input"]).endswith((".yaml", ".yml")):
+        return Words("lists files that the kernel imports, and takes no spec", _ALONE)
     if kind in _SHAPES:
         return Words(f"must be {_SHAPES[kind]}, got {show(detail['input'])}", _FIXES[kind])
     return Words(f"is not valid, got {show(detail['input'])}")
@@ -40,8 +42,13 @@ def wording(detail: Mapping[str, Any], known: Sequence[str]) -> Words:
 
 _SHAPES = {"model_type": "a mapping", "tuple_type": "a list"}
 _FIXES = {"model_type": "write it as key: value", "tuple_type": "write it as [a, b]"}
+# What other formats call another file whose keys count here as well.
+_PARENTS = frozenset({"extends", "extend", "import", "imports", "inherit", "inherits"})
+_ALONE = "a spec holds all of its keys itself, and --set KEY=VALUE changes one for a run"
 
 
 def _unknown(key: str, known: Sequence[str]) -> Words:
+    if key in _PARENTS:
+        return Words("unknown key", _ALONE, at_key=True)
     guess = did_you_mean(key, known)
     return Words("unknown key", guess or f"the keys here are {', '.join(known)}", at_key=True)

@@ -20,6 +20,7 @@ ROOMS = (
     "secret",
     "state",
     "canonical",
+    "durable",
     "window",
     "crontab",
     "slurm",

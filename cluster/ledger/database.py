@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from cluster.durable import make_folder
 from cluster.errors import Locked, StoreError
 from cluster.ledger.faults import BUSY, no_store, translated
 from cluster.ledger.locks import Owner
@@ -44,7 +45,7 @@ class Database:
         self.path = store / FILE
         with translated(self.path):
             if create:
-                store.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_folder(store)
             elif not self.path.is_file():
                 raise no_store(store)
             self.network = file_system(store) in NETWORK

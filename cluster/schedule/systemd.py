@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 
+from cluster.durable import replace
 from cluster.errors import EngineError, StoreError, UsageError
 from cluster.schedule.job import Job, Scheduled
 
@@ -108,15 +108,9 @@ def _paths(name: str) -> tuple[Path, Path]:
 
 
 def _write(path: Path, unit: str) -> None:
-    """Write a unit whole, or not at all."""
-    part = path.with_suffix(f"{path.suffix}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(unit)
-        part.replace(path)
+        replace(path, unit)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise StoreError(f"{error.strerror or error}", where=str(path)) from None
 
 

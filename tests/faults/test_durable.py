@@ -5,40 +5,26 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from cluster import durable
-from tests.cli.shell import environment
 from tests.cli.shell import spec as written
-from tests.conftest import need
+from tests.faults.strace import traced
 
 CALLS = "mkdir,rename,renameat,renameat2,fsync,fdatasync,pwrite64"
 
 
-def traced(folder: Path, *words: str | Path) -> list[tuple[str, tuple[str, ...]]]:
+def named(folder: Path, *words: str | Path) -> list[tuple[str, tuple[str, ...]]]:
     """What the command line asks of the disk, in order: calls with the paths that they name."""
-    need(shutil.which("strace"), "strace (apt install strace)")
-    trace = folder / "trace"
-    strace = ("strace", "-f", "-y", "-s", "4096", "-o", str(trace), "-e", f"trace={CALLS}")
-    need(
-        subprocess.run([*strace, "true"], capture_output=True).returncode == 0,
-        "the right to trace a process (a container may lack it)",
-    )
-    env = environment(HOME=str(folder), XDG_CONFIG_HOME=str(folder / "config"))
-    command = [*strace, sys.executable, "-P", "-m", "cluster", *map(str, words)]
-    subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=120)
     calls = []
-    for line in trace.read_text().splitlines():
-        call = re.match(r"\d+ +(\w+)\((.*)\) += [1-9]?\d", line)
+    for line in traced(folder, CALLS, *words):
+        call = re.match(r"(\w+)\((.*)\) += \d", line)
         if call and (paths := re.findall(r'^\d+<(.+?)>|"(/?[\w./-]+)"', call[2])):
-            named = tuple(os.path.join(folder, fd or path) for fd, path in paths)
-            calls.append((call[1], named))
+            names = tuple(os.path.join(folder, fd or path) for fd, path in paths)
+            calls.append((call[1], names))
     return calls
 
 
@@ -55,7 +41,7 @@ def test_the_folders_of_a_store_are_on_the_disk_before_its_first_row(tmp_path: P
     """Each new one is written out in the one above it, and SQLite does so for its own files."""
     path = written(tmp_path, backend="serial")
     store = tmp_path / "new" / "deep" / "runs"
-    calls = traced(tmp_path, "submit", path, "--store", "new/deep/runs")
+    calls = named(tmp_path, "submit", path, "--store", "new/deep/runs")
     (run,) = (store / "locks").iterdir()
     assert run.name.startswith("quarter-")
     row = comes(calls, "pwrite64", store / "ledger.sqlite-wal")
@@ -70,7 +56,7 @@ def test_the_folders_of_a_store_are_on_the_disk_before_its_first_row(tmp_path: P
 def test_a_unit_of_systemd_is_whole_on_the_disk_before_it_is_put_in_place(tmp_path: Path) -> None:
     """Its text is written out, it is renamed, and its folder is written out."""
     path = written(tmp_path, name="job")
-    calls = traced(tmp_path, "schedule", path, "--systemd", "--at", "22:00")
+    calls = named(tmp_path, "schedule", path, "--systemd", "--at", "22:00")
     units = tmp_path / "config" / "systemd" / "user"
     service = next(units.glob("*.service"))
     part = service.with_name(f"{service.name}.part")

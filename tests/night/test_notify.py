@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ from cluster.report.result import Result
 from cluster.spec import Notify, Spec
 from tests.cli.shell import ROOT, cluster, environment, wait_for
 from tests.cli.shell import spec as written
+from tests.conftest import need
 
 SECRET = "s3cret-t0ken"
 
@@ -30,7 +34,7 @@ SECRET = "s3cret-t0ken"
 class Server:
     """A web server on localhost that records what is posted, and answers as it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.posted: list[tuple[str, Any]] = []
         self.answer: int | str = 200
         outer = self
@@ -52,6 +56,12 @@ class Server:
 
         self.over = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            # The handshake is the handler's, so that one who breaks it off holds nobody up.
+            listening = self._server.socket
+            self._server.socket = tls.wrap_socket(
+                listening, server_side=True, do_handshake_on_connect=False
+            )
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -100,6 +110,63 @@ def test_a_webhook_gets_the_result(server: Server, tmp_path: Path) -> None:
     assert events(api.show(result.run, tmp_path / "runs")) == told
     api.resume(result.run, tmp_path / "runs")
     assert len(server.posted) == 1, "a start that had nothing to do is no news"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an authority of our own, and the key and certificate that it gave localhost."""
+    need(shutil.which("openssl"), "openssl (apt install openssl)")
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, capture_output=True, check=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    usage = "keyUsage=critical,keyCertSign"
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2",
+            "-subj", "/CN=authority", "-addext", usage)  # fmt: skip
+    openssl("req", *key, "-keyout", "key", "-out", "request", "-subj", "/CN=localhost")
+    (folder / "names").write_text("subjectAltName=DNS:localhost\n")
+    openssl("x509", "-req", "-in", "request", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2",
+            "-CAcreateserial", "-extfile", "names", "-out", "certificate")  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("host", "trusted", "words"),
+    [
+        ("localhost", True, "HTTP 200"),
+        ("localhost", False, "CERTIFICATE_VERIFY_FAILED"),
+        ("127.0.0.1", True, "IP address mismatch"),
+    ],
+)
+def test_a_webhook_over_tls_goes_to_whom_it_is_meant_for_alone(
+    host: str,
+    trusted: bool,
+    words: str,
+    authority: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another authority, and another name, are refused; the run is done, and tells it."""
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority / "ca.pem"))
+    else:
+        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "certificate", authority / "key")
+    server = Server(context)
+    try:
+        spec = job(tmp_path, webhook=f"https://{host}:{server.port}/hook")
+        result = api.submit(spec, store=tmp_path / "runs")
+    finally:
+        server.close()
+    assert (result.state, result.exit_code) == ("done", 0)
+    (told,) = events(api.show(result.run, tmp_path / "runs"))
+    taken = words == "HTTP 200"
+    assert told.startswith("notified of done" if taken else "not notified of done")
+    assert words in told
+    assert [message["run"] for _, message in server.posted] == ([result.run] if taken else [])
 
 
 def test_a_command_gets_it_on_its_standard_input(tmp_path: Path) -> None:

@@ -219,3 +219,40 @@ def test_a_run_without_any_host_drains_and_is_partial(
     lab.heal()
     result = site.run("submit", "spec.yaml", "--resume")
     assert (result["state"], result["digest"]) == ("done", site.digest)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(30)
+@pytest.mark.parametrize("when", ["from the start", "in the middle"])
+@pytest.mark.parametrize("what", ["30 % lost", "1 Mbit/s"])
+def test_a_bad_network_does_not_harm(
+    backend: str, lab: Lab, tmp_path: Path, what: str, when: str
+) -> None:
+    """Each third packet of a host lost, both ways, or 1 Mbit/s: it does what it can.
+
+    TCP crawls at such a loss: pauses of many seconds are common, and a login may take a minute.
+    So that host is not required; it may come late or not, be lost and taken again.
+    """
+    site = Site(tmp_path, lab, backend, blocks=1200, nap=0.05)
+    site.spec["nodes"] = {"hosts": site.spec["nodes"], "required": 2}
+    site.write()
+
+    def disturb() -> None:
+        if what == "1 Mbit/s":
+            lab.narrow("h2", 1000)
+        else:
+            lab.lossy("h2", 30)
+
+    if when == "from the start":
+        disturb()
+    run = site.start()
+    run.await_words(UP)
+    if when == "in the middle":
+        time.sleep(1.0)
+        disturb()
+    result = run.result()
+    assert (result["state"], result["digest"]) == ("done", site.digest)
+    tasks = {node["node"]: node["tasks"] for node in result["nodes"]}
+    assert what != "1 Mbit/s" or tasks["h2"] > tasks["h1"] / 4
+    lab.heal("h2")
+    await_no_orphans(lab)

@@ -89,9 +89,15 @@ class Site:
         lines = [f"{key}: {json.dumps(value)}\n" for key, value in self.spec.items()]
         (self.folder / "spec.yaml").write_text("".join(lines))
 
-    def start(self, *words: str, environment: Mapping[str, str] | None = None) -> Submitted:
+    def start(
+        self,
+        *words: str,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = COMMAND,
+    ) -> Submitted:
         """Run the command line, ``submit spec.yaml`` without words, as the lab's dispatcher."""
-        return Submitted(self, words or ("submit", "spec.yaml"), environment or {})
+        words = words or ("submit", "spec.yaml")
+        return Submitted(self, [*command, *words], environment or {})
 
     def run(self, *words: str) -> dict[str, Any]:
         """Run to the end; its result."""
@@ -119,7 +125,7 @@ class Submitted:
     def __init__(self, site: Site, words: Sequence[str], environment: Mapping[str, str]) -> None:
         self.site = site
         self.process = subprocess.Popen(
-            [*COMMAND, *words, "--json"], cwd=site.folder, start_new_session=True,
+            [*words, "--json"], cwd=site.folder, start_new_session=True,
             env={**site.lab.environment, **environment}, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip

@@ -87,6 +87,8 @@ def rule(lab: Lab, host: str, kind: str, hooks: list[str], verdict: str) -> None
 
 def narrow(lab: Lab, host: str, rate: int) -> None:
     """Limit a host's cable to so many kbit/s each way, behind a queue of half a second; 0: none."""
+    if not which("tc"):
+        raise LabError("tc is not installed", "scripts/lab install", 69)
     # The kernel's emulator of networks (netem) is missing in many; this one is not.
     shape = f"tbf rate {rate}kbit burst 4kb latency 500ms".split() if rate else ["noqueue"]
     for pid, end in cable(lab, host):
@@ -102,7 +104,8 @@ def cable(lab: Lab, host: str) -> list[tuple[int, str]]:
 def heal(lab: Lab, host: str) -> None:
     """Undo every cut, loss and limit."""
     forget_rules(lab, host, "cut", "lossy")
-    narrow(lab, host, 0)
+    if which("tc"):  # some systems have it in a package of its own
+        narrow(lab, host, 0)
     inside(keeper(lab, SWITCH), f"link set {host} up")
     # Who looked for the host in vain would hear "no route" for some seconds still.
     run("ip", "neighbour", "flush", "dev", lab.link, "nud", "all")

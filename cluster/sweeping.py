@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -30,7 +29,7 @@ from cluster.report.comparison import Comparison, Side
 from cluster.report.comparison import compare as compared
 from cluster.report.recorded import result_at
 from cluster.report.result import NodeResult
-from cluster.report.standing import Standing, standing_of
+from cluster.report.standings import the_sweep
 from cluster.report.swept import PointResult, SweepResult, state_of
 from cluster.request import Request, elsewhere, placed
 from cluster.running import enough, new_id, opening, placed_as, policy_of
@@ -83,6 +82,12 @@ class Member:
     given: Mapping[str, Any]
     request: Request
     run: Run
+
+
+def name_of(member: Member) -> str:
+    """What a point is called: its place, and what the sweep gives it."""
+    given = ", ".join(f"{key} {value}" for key, value in member.given.items())
+    return f"point {member.place} ({given})"
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ def resume(
     Raises what :func:`cluster.api.resume` raises.
     """
     with Ledger(Path(store)) as ledger:
-        sweep = _named(ledger, name)
+        sweep = the_sweep(ledger, name)
         spec = Spec.from_json(sweep.spec)
         members = [
             Member(place, given, elsewhere(Request.from_json(run.definition), overrides), run)
@@ -178,7 +183,7 @@ def show(name: str, store: Where | Ledger = "runs") -> SweepResult:
         UsageError: there is no such sweep.
     """
     with opened(store) as ledger:
-        sweep = _named(ledger, name)
+        sweep = the_sweep(ledger, name)
         rows = sweeps.runs_of(ledger, sweep)
         points = [PointResult(place, given, result_at(ledger, run)) for place, given, run in rows]
         state = state_of([point.result.state for point in points], sweep.stopped_by)
@@ -195,54 +200,6 @@ def show(name: str, store: Where | Ledger = "runs") -> SweepResult:
             events=sweeps.pool_events(ledger, sweep),
             resume=onward if state not in ("done", "running") else None,
         )
-
-
-def standings(store: Where = "runs") -> list[Standing]:
-    """Every sweep of a store, and every run that was not begun as a point of one; newest first."""
-    with opened(store) as ledger:
-        together = [_standing(ledger, sweep) for sweep in sweeps.listed(ledger)]
-        ids = {standing.run for standing in together}
-        alone = [
-            standing_of(run, ledger.state(run), ledger.holder(run))
-            for run in ledger.runs()
-            if run.id.rpartition(".")[0] not in ids
-        ]
-        return sorted([*together, *alone], key=lambda row: row.created, reverse=True)
-
-
-def status(name: str, store: Where = "runs") -> Standing:
-    """Where a sweep stands.
-
-    Raises:
-        UsageError: there is no such sweep.
-    """
-    with opened(store) as ledger:
-        return _standing(ledger, _named(ledger, name))
-
-
-def _standing(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
-    runs = [run for _, _, run in sweeps.runs_of(ledger, sweep)]
-    states = [ledger.state(run) for run in runs]
-    held = next((run for run, state in zip(runs, states, strict=True) if state == "running"), None)
-    progress = sweep.progress or {}
-    return Standing(
-        run=sweep.id,
-        name=sweep.name,
-        state=state_of(states, sweep.stopped_by),
-        created=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(sweep.created)),
-        holder=ledger.holder(held) if held else None,
-        kernel=sweep.spec["kernel"],
-        backend=sweep.spec["backend"],
-        samples=progress.get("samples"),
-        blocks=None,
-        goal_blocks=None,
-        estimate=None,
-        std_error=None,
-        samples_per_s=progress.get("samples_per_s"),
-        elapsed_s=progress.get("elapsed_s"),
-        points=len(runs),
-        points_done=states.count("done"),
-    )
 
 
 def plan(spec: Spec, seconds: float = 2.0, *, yes: bool = False) -> dict[str, Any]:
@@ -272,13 +229,6 @@ def plan(spec: Spec, seconds: float = 2.0, *, yes: bool = False) -> dict[str, An
         "expected_s": blocks * trial.seconds / trial.blocks if trial and blocks else None,
         "first": outlook.to_json(),
     }
-
-
-def _named(ledger: Ledger, name: str) -> sweeps.Sweep:
-    found = sweeps.named(ledger, name)
-    if found is None:
-        raise UsageError(f"no sweep {name!r} in {ledger.store}", fix="'cluster ls' lists them")
-    return found
 
 
 # -- which run each point has ---------------------------------------------------------------------
@@ -554,6 +504,10 @@ class _Pool:
         """See :class:`cluster.dispatch.many.Book`."""
         return self._by_tag[run].request.work(run)
 
+    def name_of(self, number: int) -> str:
+        """See :class:`cluster.dispatch.many.Book`."""
+        return name_of(self._members[number])
+
     def open(self, number: int, nodes: Nodes) -> Core:
         """See :class:`cluster.dispatch.many.Book`."""
         member = self._members[number]
@@ -588,8 +542,7 @@ class _Pool:
         if number in self._begun:
             self._diary.end(member.run, self._begun[number], ending.wall)
         if ending.state is State.FAILED:
-            given = ", ".join(f"{key} {value}" for key, value in member.given.items())
-            self._caller.tell(Alarm(f"point {member.place} ({given}) failed"))
+            self._caller.tell(Alarm(f"{name_of(member)} failed"))
 
     def closed(self, number: int) -> None:
         """See :class:`cluster.dispatch.many.Book`."""
@@ -610,6 +563,7 @@ class _Pool:
                 "nodes": [astuple(node) for node in progress.nodes],
                 "samples": progress.samples,
                 "samples_per_s": progress.samples_per_s,
+                "running": progress.running,
             },
         )
 

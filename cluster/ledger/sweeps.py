@@ -55,11 +55,8 @@ class PoolTotals(NamedTuple):
 
 def named(ledger: Ledger, name: str) -> Sweep | None:
     """The sweep of that id, the newest of that name, or the only one whose id starts so."""
-    for where in ("id = ?", "name = ?"):
-        if found := _sweeps(ledger, f"WHERE {where} ORDER BY created DESC, key DESC", (name,)):
-            return found[0]
-    begun = [sweep for sweep in listed(ledger) if sweep.id.startswith(name)]
-    return begun[0] if len(begun) == 1 else None
+    key = ledger.sweep_key(name)
+    return None if key is None else _sweeps(ledger, "WHERE key = ?", (key,))[0]
 
 
 def listed(ledger: Ledger) -> list[Sweep]:
@@ -87,6 +84,15 @@ def runs_of(ledger: Ledger, sweep: Sweep) -> list[tuple[int, Mapping[str, Any], 
     where = "WHERE key IN (SELECT run FROM point WHERE sweep = ?)"
     runs = {run.key: run for run in ledger.selected(where, (sweep.key,))}
     return [(place, json.loads(given), runs[run]) for place, run, given in rows]
+
+
+def begun_by(ledger: Ledger, sweep: Sweep) -> dict[int, tuple[str, int]]:
+    """Which process, host and pid, gave out the first task of the newest start of each run."""
+    rows = ledger.all(
+        "SELECT run, host, pid, max(key) FROM session"
+        " WHERE run IN (SELECT run FROM point WHERE sweep = ?) GROUP BY run", (sweep.key,),
+    )  # fmt: skip
+    return {run: (host, pid) for run, host, pid, _ in rows}
 
 
 def with_rows(ledger: Ledger, sweep: Sweep) -> set[int]:

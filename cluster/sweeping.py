@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster.backends.base import Backend, Options, create, kernels_at_home, seat
 from cluster.canonical import canonical, sha256
@@ -32,12 +32,13 @@ from cluster.report.result import NodeResult
 from cluster.report.standings import the_sweep
 from cluster.report.swept import PointResult, SweepResult, state_of
 from cluster.request import Request, elsewhere, placed
-from cluster.running import enough, new_id, opening, placed_as, policy_of
+from cluster.running import enough, new_id, opening, placed_as, policy_of, scheduled
 from cluster.spec import Spec
 from cluster.state import State
 from cluster.streams import point_of
 from cluster.sweep import Point, expand
 from cluster.verbs import command
+from cluster.window import start_key
 from cluster.work import Work, tally_text
 
 _UNENDED = (State.RUNNING.value, State.INTERRUPTED.value)
@@ -98,18 +99,27 @@ class Caller:
         observe: called with each :mod:`cluster.events` event.
         stop: its ``reason``, set from another thread or a signal handler, drains all points.
         keep_going: whether the others go on where a point has failed, instead of the spec's word.
-        clock: says when the window closes.
+        clock: says when the window closes, and which date it is.
+        scheduled: it is a scheduled start.
     """
 
     observe: Observer | None = None
     stop: Stop | None = None
     keep_going: bool | None = None
     clock: Clock = field(default_factory=SystemClock)
+    scheduled: bool = False
 
     def tell(self, event: Event) -> None:
         """Tell the observer, if there is one."""
         if self.observe is not None:
             self.observe(event)
+
+
+class Night(NamedTuple):
+    """What a schedule says of a start: when its window closes, and its key; None: neither is."""
+
+    closes: float | None
+    start: str | None
 
 
 def submit(
@@ -145,6 +155,16 @@ def submit(
         mine = [member for member in members if member.place in (part or Part())]
         asked = None if part is None else frozenset(member.place for member in mine)
         return _computed(ledger, sweep, spec, mine, caller or Caller(), asked)
+
+
+def start(
+    spec: Spec, caller: Caller | None = None, *, store: Where | None = None
+) -> SweepResult:  # fmt: skip
+    """A scheduled start of a sweep; a second one of one date gives nothing that had its time more.
+
+    See :func:`cluster.api.start` and :func:`submit`.
+    """
+    return submit(spec, replace(caller or Caller(), scheduled=True), yes=True, store=store)
 
 
 def resume(
@@ -356,9 +376,12 @@ def _compute(
 ) -> None:
     """Compute what the members owe, a pool for each backend, one after the other."""
     open_ones = [member for member in members if not _has_all(member.run, member.request)]
-    sweeps.stopped(ledger, sweep, None)
+    start = _key(sweep, spec, caller)
     with Holds(ledger, [member.run.id for member in open_ones]) as holds:
-        owed = _judged(ledger, sweep, open_ones)
+        spent = sweeps.had_their_time(ledger, sweep, start) if start else frozenset()
+        owed = _judged(ledger, sweep, [m for m in open_ones if m.run.key not in spent])
+        if owed or not spent:
+            sweeps.stopped(ledger, sweep, None)
         if not owed:
             caller.tell(SweepStarted(sweep.id, len(members), 0, spec.backend))
             return
@@ -373,9 +396,16 @@ def _compute(
         for member in owed:
             pools[_backend(member.request)].append(member)
         for backend, some in pools.items():
-            pool = _Pool(ledger, sweep, spec, some, holds, caller, closes)
+            pool = _Pool(ledger, sweep, spec, some, holds, caller, Night(closes, start))
             if pool.compute(backend, len(members)) is not None:
                 break
+
+
+def _key(sweep: sweeps.Sweep, spec: Spec, caller: Caller) -> str | None:
+    """The key of a scheduled start, which a second one of the same date shares."""
+    if not caller.scheduled:
+        return None
+    return start_key(sweep.request, scheduled(spec, caller.clock.now()))
 
 
 def _backend(request: Request) -> str:
@@ -415,11 +445,11 @@ class _Pool:
 
     def __init__(
         self, ledger: Ledger, sweep: sweeps.Sweep, spec: Spec, members: Sequence[Member],
-        holds: Holds, caller: Caller, closes: float | None,
+        holds: Holds, caller: Caller, night: Night,
     ) -> None:  # fmt: skip
         self._ledger, self._sweep, self._spec = ledger, sweep, spec
         self._members, self._holds, self._caller = members, holds, caller
-        self._closes = closes
+        self._night = night
         self._by_tag = {member.run.id: member for member in members}
         self._clock = caller.clock
         self._kin: dict[tuple[str, int], dict[str, Pace]] = defaultdict(dict)
@@ -439,7 +469,7 @@ class _Pool:
         pool = sweeps.begin_pool(self._ledger, self._sweep, backend, slots)
         try:
             with self._ledger.scribe() as self._scribe:
-                self._diary = sweeps.Diary(self._scribe, pool, backend, slots)
+                self._diary = sweeps.Diary(self._scribe, pool, backend, slots, self._night.start)
                 reason, wall = self._turned(backend)
                 self._scribe.flush()
         except StoreError as error:
@@ -463,7 +493,7 @@ class _Pool:
         )  # fmt: skip
         total = len(self._members)
         many = Many(self, total, range(total), manner, self._clock, caller.tell)
-        turns = Turns(many, caller.stop or Stop(), sweep.max_time, self._closes)
+        turns = Turns(many, caller.stop or Stop(), sweep.max_time, self._night.closes)
         first = self._members[0]
 
         def engine() -> Backend:

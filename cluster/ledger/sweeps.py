@@ -95,6 +95,23 @@ def begun_by(ledger: Ledger, sweep: Sweep) -> dict[int, tuple[str, int]]:
     return {run: (host, pid) for run, host, pid, _ in rows}
 
 
+def had_their_time(ledger: Ledger, sweep: Sweep, start: str) -> frozenset[int]:
+    """The runs (keys) that a scheduled start computed last, and left by a limit of time.
+
+    That limit is the run's own, or the whole sweep's: then none of its runs is to get more.
+    """
+    newest = "SELECT start FROM session WHERE run {} ORDER BY key DESC LIMIT 1"
+    ours = "(SELECT run FROM point WHERE sweep = s.key)"
+    rows = ledger.all(
+        "SELECT p.run FROM sweep AS s JOIN point AS p ON p.sweep = s.key JOIN run AS r"
+        f" ON r.key = p.run WHERE s.key = ? AND (s.stopped_by = 'max_time'"
+        f" AND ({newest.format('IN ' + ours)}) = ?"
+        f" OR r.stopped_by = 'max_time' AND ({newest.format('= p.run')}) = ?)",
+        (sweep.key, start, start),
+    )
+    return frozenset(run for (run,) in rows)
+
+
 def with_rows(ledger: Ledger, sweep: Sweep) -> set[int]:
     """The keys of a sweep's runs of which anything is counted."""
     rows = ledger.all(
@@ -127,8 +144,7 @@ def enter(ledger: Ledger, sweep: str, name: str, request: str, spec: object) -> 
     found = _sweeps(ledger, where, (request, name))
     if found:
         ledger.db.execute(
-            "UPDATE sweep SET spec = ?, stopped_by = NULL WHERE key = ?",
-            (json.dumps(spec), found[0].key),
+            "UPDATE sweep SET spec = ? WHERE key = ?", (json.dumps(spec), found[0].key)
         )
         return found[0]
     ledger.db.execute(
@@ -238,8 +254,10 @@ def note(ledger: Ledger, sweep: Sweep, text: str) -> None:
 class Diary:
     """What the dispatcher of a sweep hands over of runs as a whole, to be written in groups."""
 
-    def __init__(self, scribe: Scribe, pool: int, backend: str, nodes: Mapping[str, int]) -> None:
-        self._scribe, self._pool, self._backend = scribe, pool, backend
+    def __init__(
+        self, scribe: Scribe, pool: int, backend: str, nodes: Mapping[str, int], start: str | None
+    ) -> None:
+        self._scribe, self._pool, self._backend, self._start = scribe, pool, backend, start
         self._nodes = json.dumps(dict(nodes))
         self._me = Owner.here()
 
@@ -249,10 +267,11 @@ class Diary:
         if run.state != "running":
             self._scribe.put(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,), late=False)
         self._scribe.put(
-            "INSERT INTO session (run, started, host, pid, backend, nodes)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (run.key, at, self._me.host, self._me.pid, self._backend, self._nodes), late=False,
-        )  # fmt: skip
+            "INSERT INTO session (run, started, host, pid, backend, nodes, start)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (run.key, at, self._me.host, self._me.pid, self._backend, self._nodes, self._start),
+            late=False,
+        )
 
     def end(self, run: Run, at: float, wall: float) -> None:
         """That start ended by itself after so many seconds."""

@@ -142,8 +142,8 @@ def compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None:
                 # All that are required came up once; after that, one is enough.
                 required = 1 if core.outcomes else request.spec.nodes.required
                 options = replace(
-                    Options.of(request.spec), required=required, probe=request.probe,
-                    probed=writer.probe,
+                    Options.of(request.spec), required=required, probes=(request.probe,),
+                    probed=lambda _number, tally: writer.probe(tally),
                 )  # fmt: skip
                 return create(request.spec.backend, roster.nodes, options)
 

@@ -328,7 +328,8 @@ def _with_recorded(points: Sequence[Point], runs: Sequence[Run | None]) -> list[
         request = point.request
         if run is not None:
             own = run.definition
-            request = replace(request, seed=own["seed"], block=own["block"])
+            probe = own.get("probe")
+            request = replace(request, seed=own["seed"], block=own["block"], probe=probe)
         elif drawn is not None and request.spec.seed is None:
             request = replace(request, seed=drawn)
         requests.append(request)
@@ -397,7 +398,7 @@ def _compute(
             pools[_backend(member.request)].append(member)
         for backend, some in pools.items():
             pool = _Pool(ledger, sweep, spec, some, holds, caller, Night(closes, start))
-            if pool.compute(backend, len(members)) is not None:
+            if pool.compute(backend, members) is not None:
                 break
 
 
@@ -440,6 +441,17 @@ def _judged(ledger: Ledger, sweep: sweeps.Sweep, members: Sequence[Member]) -> l
     return owed
 
 
+def _kernels(owed: Sequence[Member], points: Sequence[Member]) -> list[Member]:
+    """A point of each kernel of the owed ones: where there is one, one whose probe is recorded."""
+    wanted = dict.fromkeys(member.request.source.sha for member in owed)
+    found: dict[str, Member] = {}
+    for member in (*points, *owed):
+        best = found.setdefault(member.request.source.sha, member)
+        if best.request.probe is None and member.request.probe is not None:
+            found[member.request.source.sha] = member
+    return [found[sha] for sha in wanted]
+
+
 class _Pool:
     """The points of a sweep that one engine computes; the book of :class:`Many`."""
 
@@ -458,14 +470,19 @@ class _Pool:
         self._scribe: Scribe
         self._diary: sweeps.Diary
         self._nodes: tuple[Node, ...] = ()
+        self._kernels: Sequence[Member] = ()
         self._with_rows = sweeps.with_rows(ledger, sweep)
 
-    def compute(self, backend: str, points: int) -> str | None:
-        """Compute them on an engine, until the window closes; what ended that early, or None."""
+    def compute(self, backend: str, points: Sequence[Member]) -> str | None:
+        """Compute them on an engine, until the window closes; what ended that early, or None.
+
+        ``points`` are all of the sweep: of one that is done, too, a host's kernel can be probed.
+        """
+        self._kernels = _kernels(self._members, points)
         place = seat()
         self._nodes = place.nodes if place else placed(self._spec.nodes.hosts)
         slots = {node.host: node.slots or 0 for node in self._nodes}
-        self._caller.tell(SweepStarted(self._sweep.id, points, len(self._members), backend))
+        self._caller.tell(SweepStarted(self._sweep.id, len(points), len(self._members), backend))
         pool = sweeps.begin_pool(self._ledger, self._sweep, backend, slots)
         try:
             with self._ledger.scribe() as self._scribe:
@@ -491,17 +508,20 @@ class _Pool:
             breadth=sweep.order == "breadth", keep_going=keep_going, wait=self._spec.nodes.wait,
             blocks=self._all_blocks(),
         )  # fmt: skip
-        total = len(self._members)
+        total, kernels = len(self._members), self._kernels
         many = Many(self, total, range(total), manner, self._clock, caller.tell)
         turns = Turns(many, caller.stop or Stop(), sweep.max_time, self._night.closes)
-        first = self._members[0]
+
+        def probed(number: int, tally: str) -> None:
+            Writer(self._scribe, kernels[number].run).probe(tally)
 
         def engine() -> Backend:
             # All that are required came up once; after that, one is enough.
             options = replace(
                 Options.of(self._spec),
                 required=1 if many.outcomes else self._spec.nodes.required,
-                probe=first.request.probe, probed=Writer(self._scribe, first.run).probe,
+                kernels=[member.request.work(member.run.id) for member in kernels[1:]],
+                probes=[member.request.probe for member in kernels], probed=probed,
             )  # fmt: skip
             return create(backend, self._nodes, options)
 
@@ -528,7 +548,8 @@ class _Pool:
     @property
     def work(self) -> Work:
         """See :class:`cluster.dispatch.many.Book`."""
-        return self.work_of(self._members[0].run.id)
+        first = self._kernels[0]
+        return first.request.work(first.run.id)
 
     def work_of(self, run: str) -> Work:
         """See :class:`cluster.dispatch.many.Book`."""

@@ -151,7 +151,7 @@ class Ledger(Database):
         try:
             flock(descriptor, path, run)
             self.own()
-            write_owner(descriptor)
+            write_owner(descriptor, Owner.here())
             yield
         finally:
             # A child that was forked meanwhile has the descriptor too: closing frees nothing.

@@ -86,6 +86,26 @@ def runs_of(ledger: Ledger, sweep: Sweep) -> list[tuple[int, Mapping[str, Any], 
     return [(place, json.loads(given), runs[run]) for place, run, given in rows]
 
 
+def as_they_are(ledger: Ledger, sweep: Sweep, known: Mapping[int, Run]) -> dict[int, Run]:
+    """The runs of a sweep by key, with only those read whole that are not as they were known.
+
+    The definition of a run, by far its longest part, changes with its goal only; the result of the
+    kernel's probe, which is added to it, is not looked for.
+    """
+    fields = ("key", "goal", "ranges", "state", "stopped_by", "counted")
+    rows = ledger.all(
+        f"SELECT {', '.join(fields)} FROM run"
+        " WHERE key IN (SELECT run FROM point WHERE sweep = ?)", (sweep.key,),
+    )  # fmt: skip
+    runs = {}
+    for key, goal, ranges, *rest in rows:
+        run, now = known.get(key), [json.loads(goal), json.loads(ranges or "null"), *rest]
+        if run is None or now != [getattr(run, name) for name in fields[1:]]:
+            run = next(ledger.selected("WHERE key = ?", (key,)))
+        runs[key] = run
+    return runs
+
+
 def begun_by(ledger: Ledger, sweep: Sweep) -> dict[int, tuple[str, int]]:
     """Which process, host and pid, gave out the first task of the newest start of each run."""
     rows = ledger.all(

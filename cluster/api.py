@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from cluster.report.recorded import result_at
 from cluster.report.result import Result
 from cluster.report.standing import Standing, standing_of
 from cluster.request import Request, elsewhere, extended, placed
-from cluster.running import Caller, compute, enough, hold, resolved, seated, started
+from cluster.running import Caller, compute, enough, hold, resolved, scheduled, seated, started
 from cluster.spec import Spec, hosts_of
 from cluster.spec import load as load_spec
 from cluster.verbs import command
-from cluster.window import start_key, zone_of
+from cluster.window import start_key
 from cluster.work import Fault, Task, perform
 
 
@@ -93,17 +92,9 @@ def start(
     """
     clock = clock or SystemClock()
     request = resolved(spec)
-    key = start_key(request.key, _scheduled(spec, clock.now()))
+    key = start_key(request.key, scheduled(spec, clock.now()))
     with Ledger(Path(store or spec.store), create=True) as ledger:
         return started(ledger, request, True, Caller(observe, stop, clock, key))
-
-
-def _scheduled(spec: Spec, now: float) -> date:
-    """The date that a scheduled start of now belongs to."""
-    window = spec.schedule and spec.schedule.hours()
-    if window:
-        return window.date_of(now)
-    return datetime.fromtimestamp(now, zone_of(None)).date()
 
 
 def resume(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from cluster.tally import Estimate
 from cluster.work import Fault
@@ -42,11 +43,28 @@ class SweepStarted:
     backend: str
 
 
+class PointProgress(NamedTuple):
+    """A point of a sweep that is computed now.
+
+    Attributes:
+        point: its name, for people.
+        blocks, goal_blocks: how many are counted, and of how many; None: no such limit.
+        estimate, std_error: a number, one for each bin, or None before the first block.
+    """
+
+    point: str
+    blocks: int
+    goal_blocks: int | None
+    estimate: Any
+    std_error: Any
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where the run stands; ``samples_per_s`` is that of this start.
 
-    Of a sweep: where all of it stands, and how many of its points have ended.
+    Of a sweep: where all of it stands, how many of its points have ended, and the first few of
+    those that are computed now.
     """
 
     elapsed_s: float
@@ -58,6 +76,7 @@ class Progress:
     nodes: tuple[NodeProgress, ...]
     points_done: int | None = None
     points: int | None = None
+    running: tuple[PointProgress, ...] = ()
 
 
 @dataclass(frozen=True)

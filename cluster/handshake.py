@@ -72,15 +72,19 @@ def table(name: str, found: list[Difference]) -> str:
     return "\n".join(lines)
 
 
-def probe(work: Work) -> tuple[Work, Task]:
+def probe(work: Work, number: int = 0) -> tuple[Work, Task]:
     """A few samples of a run's own kernel, whose tally must come out the same on every host.
 
     numpy's exp and log, for one, may differ between types of CPU.
+
+    Args:
+        work: of the kernel.
+        number: of the kernel in a sweep of several; its task's id is that number, negative.
     """
-    few = Work(
-        PROBE_RUN, work.source, work.params, work.seed, work.point, min(work.block, _PROBE_SAMPLES)
-    )
-    return few, Task(0, _PROBE_BLOCK, _PROBE_BLOCK + 1, 1, 0.0, PROBE_RUN)
+    run = f"{PROBE_RUN} {number}" if number else PROBE_RUN
+    samples = min(work.block, _PROBE_SAMPLES)
+    few = Work(run, work.source, work.params, work.seed, work.point, samples)
+    return few, Task(-number, _PROBE_BLOCK, _PROBE_BLOCK + 1, 1, 0.0, run)
 
 
 def probed(outcome: Outcome) -> str:

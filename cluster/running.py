@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 
 from cluster.backends.base import Backend, Options, create, kernels_at_home, seat
 from cluster.count import Count
@@ -25,6 +26,7 @@ from cluster.request import Request, placed, resolve
 from cluster.spec import Spec
 from cluster.state import State
 from cluster.verbs import command
+from cluster.window import zone_of
 from cluster.work import tally_text
 
 _LONGEST_NAME = 40
@@ -140,8 +142,8 @@ def compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None:
                 # All that are required came up once; after that, one is enough.
                 required = 1 if core.outcomes else request.spec.nodes.required
                 options = replace(
-                    Options.of(request.spec), required=required, probe=request.probe,
-                    probed=writer.probe,
+                    Options.of(request.spec), required=required, probes=(request.probe,),
+                    probed=lambda _number, tally: writer.probe(tally),
                 )  # fmt: skip
                 return create(request.spec.backend, roster.nodes, options)
 
@@ -152,6 +154,14 @@ def compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None:
         raise
     _finish(ledger, run, count, ending)
     ledger.end(session, ending.wall)
+
+
+def scheduled(spec: Spec, now: float) -> date:
+    """The date that a scheduled start of now belongs to."""
+    window = spec.schedule and spec.schedule.hours()
+    if window:
+        return window.date_of(now)
+    return datetime.fromtimestamp(now, zone_of(None)).date()
 
 
 def opening(spec: Spec, now: float) -> tuple[Closed | None, float | None]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster.backends.base import Backend, Options, create, kernels_at_home, seat
 from cluster.canonical import canonical, sha256
@@ -30,15 +30,16 @@ from cluster.report.comparison import Comparison, Side
 from cluster.report.comparison import compare as compared
 from cluster.report.recorded import result_at
 from cluster.report.result import NodeResult
-from cluster.report.standing import Standing, standing_of
+from cluster.report.standings import the_sweep
 from cluster.report.swept import PointResult, SweepResult, state_of
 from cluster.request import Request, elsewhere, placed
-from cluster.running import enough, new_id, opening, placed_as, policy_of
+from cluster.running import enough, new_id, opening, placed_as, policy_of, scheduled
 from cluster.spec import Spec
 from cluster.state import State
 from cluster.streams import point_of
 from cluster.sweep import Point, expand
 from cluster.verbs import command
+from cluster.window import start_key
 from cluster.work import Work, tally_text
 
 _UNENDED = (State.RUNNING.value, State.INTERRUPTED.value)
@@ -85,6 +86,12 @@ class Member:
     run: Run
 
 
+def name_of(member: Member) -> str:
+    """What a point is called: its place, and what the sweep gives it."""
+    given = ", ".join(f"{key} {value}" for key, value in member.given.items())
+    return f"point {member.place} ({given})"
+
+
 @dataclass(frozen=True)
 class Caller:
     """Whoever starts a sweep.
@@ -93,18 +100,27 @@ class Caller:
         observe: called with each :mod:`cluster.events` event.
         stop: its ``reason``, set from another thread or a signal handler, drains all points.
         keep_going: whether the others go on where a point has failed, instead of the spec's word.
-        clock: says when the window closes.
+        clock: says when the window closes, and which date it is.
+        scheduled: it is a scheduled start.
     """
 
     observe: Observer | None = None
     stop: Stop | None = None
     keep_going: bool | None = None
     clock: Clock = field(default_factory=SystemClock)
+    scheduled: bool = False
 
     def tell(self, event: Event) -> None:
         """Tell the observer, if there is one."""
         if self.observe is not None:
             self.observe(event)
+
+
+class Night(NamedTuple):
+    """What a schedule says of a start: when its window closes, and its key; None: neither is."""
+
+    closes: float | None
+    start: str | None
 
 
 def submit(
@@ -142,6 +158,16 @@ def submit(
         return _computed(ledger, sweep, spec, mine, caller or Caller(), asked)
 
 
+def start(
+    spec: Spec, caller: Caller | None = None, *, store: Where | None = None
+) -> SweepResult:  # fmt: skip
+    """A scheduled start of a sweep; a second one of one date gives nothing that had its time more.
+
+    See :func:`cluster.api.start` and :func:`submit`.
+    """
+    return submit(spec, replace(caller or Caller(), scheduled=True), yes=True, store=store)
+
+
 def resume(
     name: str,
     store: Where = "runs",
@@ -154,7 +180,7 @@ def resume(
     Raises what :func:`cluster.api.resume` raises.
     """
     with Ledger(Path(store)) as ledger:
-        sweep = _named(ledger, name)
+        sweep = the_sweep(ledger, name)
         spec = Spec.from_json(sweep.spec)
         members = [
             Member(place, given, elsewhere(Request.from_json(run.definition), overrides), run)
@@ -178,7 +204,7 @@ def show(name: str, store: Where | Ledger = "runs") -> SweepResult:
         UsageError: there is no such sweep.
     """
     with opened(store) as ledger:
-        sweep = _named(ledger, name)
+        sweep = the_sweep(ledger, name)
         rows = sweeps.runs_of(ledger, sweep)
         points = [PointResult(place, given, result_at(ledger, run)) for place, given, run in rows]
         state = state_of([point.result.state for point in points], sweep.stopped_by)
@@ -195,54 +221,6 @@ def show(name: str, store: Where | Ledger = "runs") -> SweepResult:
             events=sweeps.pool_events(ledger, sweep),
             resume=onward if state not in ("done", "running") else None,
         )
-
-
-def standings(store: Where = "runs") -> list[Standing]:
-    """Every sweep of a store, and every run that was not begun as a point of one; newest first."""
-    with opened(store) as ledger:
-        together = [_standing(ledger, sweep) for sweep in sweeps.listed(ledger)]
-        ids = {standing.run for standing in together}
-        alone = [
-            standing_of(run, ledger.state(run), ledger.holder(run))
-            for run in ledger.runs()
-            if run.id.rpartition(".")[0] not in ids
-        ]
-        return sorted([*together, *alone], key=lambda row: row.created, reverse=True)
-
-
-def status(name: str, store: Where = "runs") -> Standing:
-    """Where a sweep stands.
-
-    Raises:
-        UsageError: there is no such sweep.
-    """
-    with opened(store) as ledger:
-        return _standing(ledger, _named(ledger, name))
-
-
-def _standing(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
-    runs = [run for _, _, run in sweeps.runs_of(ledger, sweep)]
-    states = [ledger.state(run) for run in runs]
-    held = next((run for run, state in zip(runs, states, strict=True) if state == "running"), None)
-    progress = sweep.progress or {}
-    return Standing(
-        run=sweep.id,
-        name=sweep.name,
-        state=state_of(states, sweep.stopped_by),
-        created=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(sweep.created)),
-        holder=ledger.holder(held) if held else None,
-        kernel=sweep.spec["kernel"],
-        backend=sweep.spec["backend"],
-        samples=progress.get("samples"),
-        blocks=None,
-        goal_blocks=None,
-        estimate=None,
-        std_error=None,
-        samples_per_s=progress.get("samples_per_s"),
-        elapsed_s=progress.get("elapsed_s"),
-        points=len(runs),
-        points_done=states.count("done"),
-    )
 
 
 def plan(spec: Spec, seconds: float = 2.0, *, yes: bool = False) -> dict[str, Any]:
@@ -272,13 +250,6 @@ def plan(spec: Spec, seconds: float = 2.0, *, yes: bool = False) -> dict[str, An
         "expected_s": blocks * trial.seconds / trial.blocks if trial and blocks else None,
         "first": outlook.to_json(),
     }
-
-
-def _named(ledger: Ledger, name: str) -> sweeps.Sweep:
-    found = sweeps.named(ledger, name)
-    if found is None:
-        raise UsageError(f"no sweep {name!r} in {ledger.store}", fix="'cluster ls' lists them")
-    return found
 
 
 # -- which run each point has ---------------------------------------------------------------------
@@ -358,7 +329,8 @@ def _with_recorded(points: Sequence[Point], runs: Sequence[Run | None]) -> list[
         request = point.request
         if run is not None:
             own = run.definition
-            request = replace(request, seed=own["seed"], block=own["block"])
+            probe = own.get("probe")
+            request = replace(request, seed=own["seed"], block=own["block"], probe=probe)
         elif drawn is not None and request.spec.seed is None:
             request = replace(request, seed=drawn)
         requests.append(request)
@@ -393,12 +365,27 @@ def _computed(
         with suppress(ClusterError):  # who cannot be told of does the sweep no harm either
             sweeps.note(ledger, sweep, words)
 
-    if spec.notify is None:
-        _compute(ledger, sweep, spec, members, caller)
-    else:
-        with Teller(sweep.id, sweep.name, spec.notify, note, caller.tell, result) as told:
-            _compute(ledger, sweep, spec, members, replace(caller, observe=told))
-    return result()
+    with _lasting():
+        if spec.notify is None:
+            _compute(ledger, sweep, spec, members, caller)
+        else:
+            with Teller(sweep.id, sweep.name, spec.notify, note, caller.tell, result) as told:
+                _compute(ledger, sweep, spec, members, replace(caller, observe=told))
+        return result()
+
+
+@contextmanager
+def _lasting() -> Iterator[None]:
+    """Let the collector of garbage pass over what is there already: the points stay to the end.
+
+    Of 10,000 points it would look at millions of objects again and again, which takes as long as
+    all that the dispatcher does.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _compute(
@@ -406,9 +393,12 @@ def _compute(
 ) -> None:
     """Compute what the members owe, a pool for each backend, one after the other."""
     open_ones = [member for member in members if not _has_all(member.run, member.request)]
-    sweeps.stopped(ledger, sweep, None)
+    start = _key(sweep, spec, caller)
     with Holds(ledger, [member.run.id for member in open_ones]) as holds:
-        owed = _judged(ledger, sweep, open_ones)
+        spent = sweeps.had_their_time(ledger, sweep, start) if start else frozenset()
+        owed = _judged(ledger, sweep, [m for m in open_ones if m.run.key not in spent])
+        if owed or not spent:
+            sweeps.stopped(ledger, sweep, None)
         if not owed:
             caller.tell(SweepStarted(sweep.id, len(members), 0, spec.backend))
             return
@@ -423,9 +413,16 @@ def _compute(
         for member in owed:
             pools[_backend(member.request)].append(member)
         for backend, some in pools.items():
-            pool = _Pool(ledger, sweep, spec, some, holds, caller, closes)
-            if pool.compute(backend, len(members)) is not None:
+            pool = _Pool(ledger, sweep, spec, some, holds, caller, Night(closes, start))
+            if pool.compute(backend, members) is not None:
                 break
+
+
+def _key(sweep: sweeps.Sweep, spec: Spec, caller: Caller) -> str | None:
+    """The key of a scheduled start, which a second one of the same date shares."""
+    if not caller.scheduled:
+        return None
+    return start_key(sweep.request, scheduled(spec, caller.clock.now()))
 
 
 def _backend(request: Request) -> str:
@@ -440,10 +437,11 @@ def _has_all(run: Run, request: Request) -> bool:
 
 def _judged(ledger: Ledger, sweep: sweeps.Sweep, members: Sequence[Member]) -> list[Member]:
     """The members that owe blocks, as their rows are now that they are held."""
-    rows = {place: run for place, _, run in sweeps.runs_of(ledger, sweep)}
+    known = {member.run.key: member.run for member in members}
+    rows = sweeps.as_they_are(ledger, sweep, known)
     owed, asked = [], []
     for member in members:
-        now = replace(member, run=rows[member.place])
+        now = replace(member, run=rows[member.run.key])
         if now.run.goal != now.request.goal.to_json():
             recorded = Request.from_json(now.run.definition)
             if enough(ledger, now.run, now.request, recorded) is None:
@@ -460,16 +458,27 @@ def _judged(ledger: Ledger, sweep: sweeps.Sweep, members: Sequence[Member]) -> l
     return owed
 
 
+def _kernels(owed: Sequence[Member], points: Sequence[Member]) -> list[Member]:
+    """A point of each kernel of the owed ones: where there is one, one whose probe is recorded."""
+    wanted = dict.fromkeys(member.request.source.sha for member in owed)
+    found: dict[str, Member] = {}
+    for member in (*points, *owed):
+        best = found.setdefault(member.request.source.sha, member)
+        if best.request.probe is None and member.request.probe is not None:
+            found[member.request.source.sha] = member
+    return [found[sha] for sha in wanted]
+
+
 class _Pool:
     """The points of a sweep that one engine computes; the book of :class:`Many`."""
 
     def __init__(
         self, ledger: Ledger, sweep: sweeps.Sweep, spec: Spec, members: Sequence[Member],
-        holds: Holds, caller: Caller, closes: float | None,
+        holds: Holds, caller: Caller, night: Night,
     ) -> None:  # fmt: skip
         self._ledger, self._sweep, self._spec = ledger, sweep, spec
         self._members, self._holds, self._caller = members, holds, caller
-        self._closes = closes
+        self._night = night
         self._by_tag = {member.run.id: member for member in members}
         self._clock = caller.clock
         self._kin: dict[tuple[str, int], dict[str, Pace]] = defaultdict(dict)
@@ -478,18 +487,23 @@ class _Pool:
         self._scribe: Scribe
         self._diary: sweeps.Diary
         self._nodes: tuple[Node, ...] = ()
+        self._kernels: Sequence[Member] = ()
         self._with_rows = sweeps.with_rows(ledger, sweep)
 
-    def compute(self, backend: str, points: int) -> str | None:
-        """Compute them on an engine, until the window closes; what ended that early, or None."""
+    def compute(self, backend: str, points: Sequence[Member]) -> str | None:
+        """Compute them on an engine, until the window closes; what ended that early, or None.
+
+        ``points`` are all of the sweep: of one that is done, too, a host's kernel can be probed.
+        """
+        self._kernels = _kernels(self._members, points)
         place = seat()
         self._nodes = place.nodes if place else placed(self._spec.nodes.hosts)
         slots = {node.host: node.slots or 0 for node in self._nodes}
-        self._caller.tell(SweepStarted(self._sweep.id, points, len(self._members), backend))
+        self._caller.tell(SweepStarted(self._sweep.id, len(points), len(self._members), backend))
         pool = sweeps.begin_pool(self._ledger, self._sweep, backend, slots)
         try:
             with self._ledger.scribe() as self._scribe:
-                self._diary = sweeps.Diary(self._scribe, pool, backend, slots)
+                self._diary = sweeps.Diary(self._scribe, pool, backend, slots, self._night.start)
                 reason, wall = self._turned(backend)
                 self._scribe.flush()
         except StoreError as error:
@@ -511,17 +525,20 @@ class _Pool:
             breadth=sweep.order == "breadth", keep_going=keep_going, wait=self._spec.nodes.wait,
             blocks=self._all_blocks(),
         )  # fmt: skip
-        total = len(self._members)
+        total, kernels = len(self._members), self._kernels
         many = Many(self, total, range(total), manner, self._clock, caller.tell)
-        turns = Turns(many, caller.stop or Stop(), sweep.max_time, self._closes)
-        first = self._members[0]
+        turns = Turns(many, caller.stop or Stop(), sweep.max_time, self._night.closes)
+
+        def probed(number: int, tally: str) -> None:
+            Writer(self._scribe, kernels[number].run).probe(tally)
 
         def engine() -> Backend:
             # All that are required came up once; after that, one is enough.
             options = replace(
                 Options.of(self._spec),
                 required=1 if many.outcomes else self._spec.nodes.required,
-                probe=first.request.probe, probed=Writer(self._scribe, first.run).probe,
+                kernels=[member.request.work(member.run.id) for member in kernels[1:]],
+                probes=[member.request.probe for member in kernels], probed=probed,
             )  # fmt: skip
             return create(backend, self._nodes, options)
 
@@ -548,11 +565,16 @@ class _Pool:
     @property
     def work(self) -> Work:
         """See :class:`cluster.dispatch.many.Book`."""
-        return self.work_of(self._members[0].run.id)
+        first = self._kernels[0]
+        return first.request.work(first.run.id)
 
     def work_of(self, run: str) -> Work:
         """See :class:`cluster.dispatch.many.Book`."""
         return self._by_tag[run].request.work(run)
+
+    def name_of(self, number: int) -> str:
+        """See :class:`cluster.dispatch.many.Book`."""
+        return name_of(self._members[number])
 
     def open(self, number: int, nodes: Nodes) -> Core:
         """See :class:`cluster.dispatch.many.Book`."""
@@ -588,8 +610,7 @@ class _Pool:
         if number in self._begun:
             self._diary.end(member.run, self._begun[number], ending.wall)
         if ending.state is State.FAILED:
-            given = ", ".join(f"{key} {value}" for key, value in member.given.items())
-            self._caller.tell(Alarm(f"point {member.place} ({given}) failed"))
+            self._caller.tell(Alarm(f"{name_of(member)} failed"))
 
     def closed(self, number: int) -> None:
         """See :class:`cluster.dispatch.many.Book`."""
@@ -610,6 +631,7 @@ class _Pool:
                 "nodes": [astuple(node) for node in progress.nodes],
                 "samples": progress.samples,
                 "samples_per_s": progress.samples_per_s,
+                "running": progress.running,
             },
         )
 

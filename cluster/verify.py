@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +113,12 @@ def verify(
     many = "s" * (len(chosen) > 1)
     tell(f"computing {len(chosen)} task{many} of {row.id} again on {request.spec.backend}")
     source = _Again(chosen, len(nodes) > 1)
-    options = Options(required=1)
+    options = replace(Options.of(request.spec), required=1, probes=(request.probe,))
     with create(request.spec.backend, nodes, options) as engine:
         _compare_all(
-            engine, request.work(row.id), source, report, stop or Stop(), _PATIENCE + 10 * longest
-        )
+            engine, request.work(row.id), source, report, stop or Stop(),
+            _PATIENCE + 10 * longest, tell,
+        )  # fmt: skip
     report.unchecked += [(left.first, left.stop - 1, "not computed") for left in source.left()]
     return report
 
@@ -168,8 +169,9 @@ class _Again(Source):
 
 
 def _compare_all(
-    engine: Backend, work: Work, source: _Again, report: Verified, stop: Stop, patience: float
-) -> None:
+    engine: Backend, work: Work, source: _Again, report: Verified, stop: Stop, patience: float,
+    tell: Callable[[str], None],
+) -> None:  # fmt: skip
     heard = time.monotonic()
     with closing(engine.run(work, source)) as items:
         for item in items:
@@ -177,6 +179,8 @@ def _compare_all(
                 source.over = True
             if isinstance(item, Outcome):
                 _compare(work, source, report, item)
+            if isinstance(item, NodeEvent) and not item.slots:
+                tell(f"{item.node}: {item.reason}")
             if isinstance(item, Outcome | NodeEvent):
                 heard = time.monotonic()
             elif time.monotonic() > heard + patience:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cluster import api, sweeping
-from cluster.events import Event, NodeProgress, Noted, Progress, Started, SweepStarted
+from cluster.events import Event, Noted, PointProgress, Progress, Started, SweepStarted
 from cluster.ledger import Ledger, Owner, Run, sweeps
 from cluster.report.result import Result
+from cluster.report.standing import nodes_of
 from cluster.report.swept import SweepResult
 from cluster.state import State
 from cluster.tally import Estimate
@@ -125,8 +126,9 @@ class _Sweep(Subject):
             self._told = record
             yield Progress(
                 record["elapsed_s"], record["blocks"], record["goal_blocks"], record["samples"],
-                record["samples_per_s"], None, _nodes(record), record["points_done"],
+                record["samples_per_s"], None, nodes_of(record), record["points_done"],
                 record["points"],
+                tuple(PointProgress(*point) for point in record.get("running", [])),
             )  # fmt: skip
 
 
@@ -138,12 +140,8 @@ def _progress(row: Run, record: Mapping[str, Any]) -> Progress:
     return Progress(
         record["elapsed_s"], record["blocks"], row.goal["blocks"], record["samples"],
         record["samples_per_s"], estimate,
-        _nodes(record),
+        nodes_of(record),
     )  # fmt: skip
-
-
-def _nodes(record: Mapping[str, Any]) -> tuple[NodeProgress, ...]:
-    return tuple(NodeProgress(*node) for node in record.get("nodes", []))
 
 
 def _tuple(value: Any) -> Any:

@@ -86,8 +86,10 @@ class Options:
         secret: where the secret of nodes with ``attach`` is; None: they have none.
         trusted: those are stock dispynodes, on a network that is trusted.
         timeout: seconds for one block, where only the node itself can end one that hangs.
-        probe: how the probe of the kernel came out where the run was begun; None: nobody asked.
-        probed: is told how it came out on the first host, where nobody had asked before.
+        kernels: a work of each further kernel of a sweep, beside that of the first work.
+        probes: how the probe of each kernel came out where the run was begun; None: nobody asked.
+        probed: is told of a kernel, by its number, how it came out on the first host, where nobody
+            had asked before.
     """
 
     ready: float = 60.0
@@ -97,8 +99,9 @@ class Options:
     secret: Secret | None = None
     trusted: bool = False
     timeout: float = 3600.0
-    probe: str | None = None
-    probed: Callable[[str], object] | None = None
+    kernels: Sequence[Work] = ()
+    probes: Sequence[str | None] = ()
+    probed: Callable[[int, str], object] | None = None
 
     @classmethod
     def of(cls, spec: Spec) -> Self:

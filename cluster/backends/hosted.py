@@ -94,7 +94,7 @@ class Hosted(Backend):
     def run(self, work: Work, source: Source) -> Items:
         """See :meth:`Backend.run`."""
         self._fleet = fleet = Fleet(self.nodes, work, self._selector, **self._kinds())
-        fleet.hold_to(self.options.probe, self.options.probed)
+        fleet.hold_to(self.options.kernels, self.options.probes, self.options.probed)
         self._deadline = time.monotonic() + self.options.launch
         self._begin(work)
         ended = False

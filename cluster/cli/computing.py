@@ -223,7 +223,7 @@ def _start(
     spec: Path, *, folder: Path | None, log: Path | None, overrides: Sequence[str],
     store: Path | None, as_json: bool, **_others: Any,
 ) -> int:  # fmt: skip
-    from cluster import api, away
+    from cluster import api, away, sweeping
 
     context = click.get_current_context()
     if log:
@@ -234,8 +234,9 @@ def _start(
         os.chdir(folder)
     loaded = api.load(spec, overrides)
     if loaded.sweep is not None:
-        sent = {"points": None, "keep_going": None, "yes": True}
-        return _submit_sweep(loaded, sent, store, None, False, as_json)
+        with watched(False, store or loaded.store) as (observe, stop):
+            together = sweeping.start(loaded, sweeping.Caller(observe, stop), store=store)
+        return show_sweep(together, as_json, short=True)
     with watched(False, store or loaded.store) as (observe, stop):
         result = api.start(loaded, store=store, observe=observe, stop=stop)
     return show_result(result, store or loaded.store, as_json)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -18,9 +17,9 @@ from cluster.report import live, swept, text
 @verb("ls")
 @store_option
 def _ls(store: Path, as_json: bool) -> None:
-    from cluster import sweeping
+    from cluster.report.standings import standings
 
-    rows = [standing.to_json() for standing in sweeping.standings(store)]
+    rows = [standing.to_json() for standing in standings(store)]
     answer(rows, as_json, lambda: text.ls(rows))
 
 
@@ -28,22 +27,14 @@ def _ls(store: Path, as_json: bool) -> None:
 @click.argument("run", required=False)
 @store_option
 def _status(run: str | None, store: Path, as_json: bool) -> None:
-    from cluster import sweeping
+    from cluster.report.standings import standings, status
 
     if run is not None:
-        document = _standing(run, store)
+        document = status(run, store).to_json()
     else:
-        rows = [standing.to_json() for standing in sweeping.standings(store)]
+        rows = [standing.to_json() for standing in standings(store)]
         document = {"runs": [row for row in rows if row["state"] == "running"]}
     answer(document, as_json, lambda: text.status(document))
-
-
-def _standing(run: str, store: Path) -> dict[str, Any]:
-    """Where a run, or a sweep, stands."""
-    from cluster import api, sweeping
-
-    sweep = sweeping.find(run, store)
-    return (sweeping.status(sweep, store) if sweep else api.status(run, store)).to_json()
 
 
 @verb("show")
@@ -147,6 +138,7 @@ def _attach(run: str, store: Path, as_json: bool) -> int:
 @store_option
 def _stop(run: str, now: bool, timeout: float, store: Path, as_json: bool) -> None:
     from cluster import away
+    from cluster.report.standings import status
 
-    document = _standing(away.halt(run, store, now=now, timeout=timeout), store)
+    document = status(away.halt(run, store, now=now, timeout=timeout), store).to_json()
     answer(document, as_json, lambda: text.status(document))

@@ -103,7 +103,7 @@ class Core:
         self._given_up = Ranges()
         self._suspects: deque[Suspect] = deque()
         self._failures, self._stranded = Failures(), Stranded()
-        self._parts = Parts()
+        self.parts = Parts()
         self._tried: dict[int, int] = {}
         self._expired: set[int] = set()
         self._useless: set[int] = set()
@@ -209,9 +209,8 @@ class Core:
 
     def judge_nodes(self) -> None:
         """Name a node whose numbers cannot be by chance what they are."""
-        if (found := self._parts.odd()) is not None:
-            node, off = found
-            self._tell(node, f"its estimate lies {off:.1f} standard errors off that of the others")
+        if (found := self.parts.verdict()) is not None:
+            self._tell(*found)
 
     def alarm(self, text: str) -> None:
         """Tell, and record, what is wrong with no node in particular."""
@@ -476,7 +475,7 @@ class Core:
             self._owe(outcome.first, outcome.stop)
             return
         self.count.add(outcome.first, outcome.stop, tally)
-        self._parts.add(outcome.node, outcome.stop - outcome.first, tally)
+        self.parts.add(outcome.node, outcome.stop - outcome.first, tally)
         self.writer.count(task, outcome, self.clock.now())
         self._blame(outcome)
         # The first whole answer counts; a copy that is still out computes what nobody needs.

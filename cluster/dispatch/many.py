@@ -7,9 +7,10 @@ that what waits or has ended takes no memory.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
+from itertools import islice
 from math import inf
 from typing import Protocol
 
@@ -19,12 +20,16 @@ from cluster.dispatch.core import Core
 from cluster.dispatch.flights import NodeState
 from cluster.dispatch.loop import Ending, ending_of
 from cluster.dispatch.nodes import Nodes
-from cluster.events import Alarm, Draining, NodeChanged, Observer, Progress
+from cluster.dispatch.odd import Parts
+from cluster.events import Alarm, Draining, NodeChanged, Observer, PointProgress, Progress
 from cluster.state import State
 from cluster.work import Outcome, Task, Work
 
 # Where more runs than this owe tasks, nobody asks how many seconds of work those are.
 _FEW = 64
+# So many runs are shown in the progress of all; and the standing of so many others is recorded at
+# a time, so that it costs about a hundredth of the dispatcher's, however many there are.
+_SHOWN, _RECORDED = 8, 200
 
 
 class Book(Protocol):
@@ -36,6 +41,9 @@ class Book(Protocol):
 
     def work_of(self, run: str) -> Work | None:
         """The work of a run, by the tag of its tasks."""
+
+    def name_of(self, number: int) -> str:
+        """A run's name, for people."""
 
     def open(self, number: int, nodes: Nodes) -> Core:
         """The core of a run, with what is counted of it."""
@@ -79,13 +87,23 @@ class Open:
 
     Attributes:
         core: its decisions.
+        had: blocks that were counted when it was opened.
         begun: when its first task was given out, on the steady clock.
         ended: its ending is recorded.
     """
 
     core: Core
+    had: int
     begun: float | None = None
     ended: bool = False
+
+    def progress(self, now: float) -> Progress:
+        """Where it stands; the nodes are not its own."""
+        count, block = self.core.count, self.core.work.block
+        elapsed = 0.0 if self.begun is None else now - self.begun
+        speed = (count.blocks - self.had) * block / elapsed if elapsed > 0 else 0.0
+        samples, estimate = count.blocks * block, count.estimate()
+        return Progress(elapsed, count.blocks, count.goal.size, samples, speed, estimate, ())
 
 
 class Many:
@@ -115,6 +133,9 @@ class Many:
         self._queued = set(owed)
         self._open: dict[int, Open] = {}
         self._out: dict[int, Core] = {}
+        # Of which something was counted since their standing was recorded, the longest ago first.
+        self._news: dict[int, None] = {}
+        self._parts: dict[tuple[str, int], Parts] = {}
         self._timed: set[int] = set()
         self.nodes = Nodes(clock.steady())
         self._weigh_rest()
@@ -188,7 +209,7 @@ class Many:
         found = self._open.get(number)
         if found is None:
             core = self._book.open(number, self.nodes)
-            found = self._open[number] = Open(core)
+            found = self._open[number] = Open(core, core.count.blocks)
             self._counted(core, 0)
             if core.count.finished:
                 self._end(number, found)
@@ -229,8 +250,7 @@ class Many:
         self._book.note(event.node, str(event))
         self.observe(NodeChanged(event.node, event.slots, event.reason))
         if more:
-            self._book.note(event.node, more)
-            self.observe(Alarm(more, event.node))
+            self._tell(event.node, more)
 
     def on_outcome(self, outcome: Outcome) -> None:
         """Hand an outcome to its run, which its task's number tells."""
@@ -246,6 +266,8 @@ class Many:
         before = found.core.count.blocks
         found.core.on_outcome(outcome)
         self._counted(found.core, before)
+        if not found.ended:
+            self._news[number] = None
         self._settle(number, found)
 
     def _counted(self, core: Core, before: int) -> None:
@@ -279,11 +301,26 @@ class Many:
             elapsed, self.blocks, self._manner.blocks, self.samples,
             drawn / elapsed if elapsed > 0 else 0.0, None, nodes,
             points_done=self._total - len(self._left), points=self._total,
+            running=tuple(self._running()),
         )  # fmt: skip
 
+    def _running(self) -> Iterator[PointProgress]:
+        """The first few of the runs that are computed now."""
+        for number in islice(self._out, _SHOWN):
+            count, estimate = self._out[number].count, self._out[number].count.estimate()
+            yield PointProgress(
+                self._book.name_of(number), count.blocks, count.goal.size,
+                estimate and estimate.value, estimate and estimate.std_error,
+            )  # fmt: skip
+
     def record(self, progress: Progress) -> None:
-        """Keep where all of them stand, for readers."""
+        """Keep where all of them stand, for readers; and each of those that have news."""
         self._book.record(progress)
+        now = self.clock.steady()
+        for number in tuple(islice(self._news, _RECORDED)):
+            del self._news[number]
+            found = self._open[number]
+            found.core.record(found.progress(now))
 
     def alarm(self, text: str) -> None:
         """Tell, and record, what is wrong with no node in particular."""
@@ -291,11 +328,22 @@ class Many:
         self.observe(Alarm(text))
 
     def finish(self) -> list[int]:
-        """End what was opened and has not ended; the numbers of the runs that never were."""
+        """End what was opened and has not ended, and name nodes whose numbers cannot be by chance.
+
+        Returns:
+            The numbers of the runs that never were opened.
+        """
         for number, found in tuple(self._open.items()):
             if not found.ended:
                 self._end(number, found)
+        for parts in self._parts.values():
+            if (verdict := parts.verdict()) is not None:
+                self._tell(*verdict)
         return sorted(self._left, key=self._order.__getitem__)
+
+    def _tell(self, node: str, text: str) -> None:
+        self._book.note(node, text)
+        self.observe(Alarm(text, node))
 
     # -- the end of a run ---------------------------------------------------------------------
 
@@ -323,13 +371,20 @@ class Many:
         begun = self.clock.steady() if found.begun is None else found.begun
         ending = ending_of(found.core, self.clock.steady() - begun, "")
         found.ended = True
+        self._news.pop(number, None)
         self._left.discard(number)
         self._timed.discard(number)
+        self._take_in(found.core)
         self._book.ended(number, found.core, ending)
         if ending.state is State.FAILED and not self._manner.keep_going:
             self.drain("failure")
         if not found.core.flights:
             self._close(number)
+
+    def _take_in(self, core: Core) -> None:
+        """What nodes have drawn for a run, beside what they have for others of its kernel."""
+        kind = core.work.source.sha, core.parts.means
+        self._parts.setdefault(kind, Parts()).take_in(core.parts)
 
     def _close(self, number: int) -> None:
         del self._open[number]

@@ -2,7 +2,8 @@
 
 Blocks are drawn independently wherever they are drawn, so the means of two nodes differ by chance
 alone. How much that may be is estimated from the tasks themselves, not from the samples in them:
-a kernel may correlate these as it likes.
+a kernel may correlate these as it likes. In a sweep the tasks of all points of a kernel are judged
+together, each beside those of its own point.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import accumulate
 
 from cluster.tally import Histogram, Hits, Moments, Tally
@@ -52,6 +54,16 @@ class Part:
             self.tasks + other.tasks,
         )
 
+    def standardised(self, like: Part) -> Part:
+        """The same in units of the scatter of ``like``, about its mean; what never varied is 0."""
+        scaled = Part([], [], self.blocks, self.tasks)
+        for at, (total, square) in enumerate(zip(self.sums, self.squares, strict=True)):
+            mean, scatter = like.sums[at] / like.blocks, like.variance(at)
+            inside = square - 2 * mean * total + mean**2 * self.blocks
+            scaled.sums.append((total - mean * self.blocks) / math.sqrt(scatter) if scatter else 0)
+            scaled.squares.append(max(0.0, inside) / scatter if scatter else 0)
+        return scaled
+
     def variance(self, at: int) -> float:
         """The variance of one block's mean."""
         inside = self.squares[at] - self.sums[at] ** 2 / self.blocks
@@ -74,6 +86,33 @@ class Parts:
         if part is None:
             part = self._nodes[node] = Part.of(len(values))
         part.add(blocks, shifted)
+
+    def take_in(self, other: Parts) -> None:
+        """Add what another run of the same kernel has, which may draw of another distribution.
+
+        So each of its tasks counts by how far it lies off that run's mean, in units of that run's
+        scatter. Runs that are taken in have equally many means; nothing else is added to this.
+        """
+        nothing = Part.of(len(other._origin))
+        whole = reduce(Part.with_all_of, other._nodes.values(), nothing)
+        if whole.tasks < 2:
+            return  # it has no scatter
+        self._origin = self._origin or [0.0] * len(other._origin)
+        for name, part in other._nodes.items():
+            scaled, own = part.standardised(whole), self._nodes.get(name)
+            self._nodes[name] = own.with_all_of(scaled) if own else scaled
+
+    @property
+    def means(self) -> int:
+        """How many means each task has."""
+        return len(self._origin)
+
+    def verdict(self) -> tuple[str, str] | None:
+        """The odd node, and what there is to say of it."""
+        if (found := self.odd()) is None:
+            return None
+        node, off = found
+        return node, f"its estimate lies {off:.1f} standard errors off that of the others"
 
     def odd(self) -> tuple[str, float] | None:
         """The node that lies farthest off the others, and by how many standard errors.

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from cluster.handshake import fingerprint, is_drawn
+from cluster.handshake import fingerprint, is_drawn, probed
 from cluster.launch.host import Host, Patience, Reach, Standing, first_words
 from cluster.launch.ssh import agent_command
 from cluster.nodes import Node
-from cluster.work import Work
+from cluster.work import Outcome, Work
 
 _GRACE = 3.0
+Probed = Callable[[int, str], object]
 
 
 class Change(Enum):
@@ -58,27 +59,34 @@ class Fleet:
         tells: bool = False,
         reach: Reach = agent_command,
     ) -> None:
+        self._works = [work]
         self.patience = patience or Patience()
         self._selector, self._reach = selector, reach
         self._first = first_words(work, self.patience, slots=slots, tells=tells)
         self._here = fingerprint(work)
-        self._probe: tuple[str, str] | None = None
-        self._probed: Callable[[str], object] | None = None
+        self._known: dict[int, tuple[str, str]] = {}
+        self._probed: Probed | None = None
         self._seen: dict[str, tuple[Standing, int]] = {}
         self._ending: list[tuple[Host, float]] = []
         self.hosts: dict[str, Host] = {}
         self.add(nodes)
 
-    def hold_to(self, probe: str | None, tell: Callable[[str], object] | None) -> None:
-        """Refuse hosts where the kernel's probe comes out otherwise than where the run was begun.
+    def hold_to(
+        self, others: Sequence[Work], probes: Sequence[str | None], tell: Probed | None
+    ) -> None:
+        """Refuse hosts where a kernel's probe comes out otherwise than where the run was begun.
 
         Args:
-            probe: how it came out there; None: the first host is what others are held to.
-            tell: is then called with how it came out on that.
+            others: a work of each further kernel of a sweep.
+            probes: how each came out there; None: the first host that draws it is what others are
+                held to.
+            tell: is then called with the kernel's number, and how it came out on that.
         """
+        self._works += others
         self._probed = tell
-        if probe is not None:
-            self._probe = "where the run was begun", probe
+        for number, probe in enumerate(probes):
+            if probe is not None:
+                self._known[number] = "where the run was begun", probe
 
     def add(self, nodes: Sequence[Node]) -> None:
         """Reach these as well."""
@@ -101,8 +109,11 @@ class Fleet:
         self._end_removed()
         for host in tuple(self.hosts.values()):
             for message in host.tend():
-                yield Happening(host, Change.TOLD, message)
-            if host.standing is Standing.STARTING and host.hello and host.probe is not None:
+                if isinstance(message, list) and message[0] < 0:
+                    self._on_probe(host, Outcome.from_json(message))
+                else:
+                    yield Happening(host, Change.TOLD, message)
+            if host.standing is Standing.STARTING and host.hello:
                 self._judge(host)
             yield from self._changes(host)
 
@@ -127,21 +138,51 @@ class Fleet:
             host.end(now)
             self._ending.remove((host, deadline))
 
+    def _on_probe(self, host: Host, outcome: Outcome) -> None:
+        """A further kernel was probed there; where its worker died before it, it is asked anew."""
+        if outcome.fault is not None and outcome.fault.kind == "returned":
+            host.ask(-outcome.task, self._works[-outcome.task])
+        else:
+            host.probes[-outcome.task] = probed(outcome)
+
     def _judge(self, host: Host) -> None:
-        """Accept a host that has shaken hands, if the kernel's probe came out as on the others."""
-        assert host.probe is not None
-        known = self._probe or (f"on {host.name}", host.probe)
-        if known[1] != host.probe:
-            host.refuse(
-                f"a few samples of the kernel came out differently there than {known[0]}"
-                " (another type of CPU, or other libraries)",
-                "leave the host out, or run the kernel only on hosts of its kind",
-            )
+        """Accept a host that has shaken hands, if all probes came out as on the others.
+
+        The further kernels of a sweep are asked for once the first one was drawn.
+        """
+        if host.probes and not host.asked:
+            host.asked = True
+            for number, work in enumerate(self._works[1:], 1):
+                host.ask(number, work)
+        if len(host.probes) < len(self._works):
             return
-        if self._probe is None and self._probed is not None and is_drawn(host.probe):
-            self._probed(host.probe)
-        self._probe = known
-        host.accept()
+        held = {n: known for n, known in self._known.items() if n in host.probes}
+        differing = [n for n, (_, known) in held.items() if known != host.probes[n]]
+        if differing:
+            self._refuse(host, differing[0], held[differing[0]][0])
+        else:
+            self._learn(host)
+            host.accept()
+
+    def _learn(self, host: Host) -> None:
+        """Hold others to what came out on a host first; how a kernel fails there holds nobody."""
+        for number, probe in host.probes.items():
+            if number not in self._known and is_drawn(probe):
+                self._known[number] = f"on {host.name}", probe
+                if self._probed is not None:
+                    self._probed(number, probe)
+
+    def _refuse(self, host: Host, number: int, where: str) -> None:
+        name = f" {self._works[number].source.name}" if len(self._works) > 1 else ""
+        if not is_drawn(host.probes[number]):
+            words = f"the kernel{name} {host.probes[number]} there, and did not {where}"
+            host.refuse(words, "see that it can be imported and run there, or leave the host out")
+            return
+        host.refuse(
+            f"a few samples of the kernel{name} came out differently there than {where}"
+            " (another type of CPU, or other libraries)",
+            "leave the host out, or run the kernel only on hosts of its kind",
+        )
 
     def _changes(self, host: Host) -> Iterator[Happening]:
         before, usable = self._seen[host.name]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from cluster import __version__
 from cluster.child import Child
-from cluster.handshake import differences, table
+from cluster.handshake import differences, probe, table
 from cluster.launch import srun
 from cluster.launch.ssh import Trouble, agent_command, agent_environment, is_here, trouble
 from cluster.nodes import Node
@@ -77,7 +77,8 @@ class Host:
         reason: in words.
         fix: what the person can do about it, or empty.
         hello: what the agent said of itself; empty before.
-        probe: how the kernel's probe came out there; None before.
+        probes: how the probes of the kernels came out there so far, by their numbers.
+        asked: it was asked for those of all kernels.
         clock: its clock beside ours, as the quickest heartbeat told; None before the first.
         usable: worker processes that are ready there.
         born: how many agents there were.
@@ -95,7 +96,8 @@ class Host:
         self.node, self.standing = node, Standing.AWAY
         self.reason, self.fix = "not reached yet", ""
         self.hello: dict[str, Any] = {}
-        self.probe: str | None = None
+        self.probes: dict[int, str] = {}
+        self.asked = False
         self.clock: Clock | None = None
         self._left: dict[int, float] = {}
         self.usable = self.born = 0
@@ -140,6 +142,12 @@ class Host:
         if work is not None and work.run not in self._knows:
             self._knows.add(work.run)
             self.say({"work": work.to_json(self._told)})
+
+    def ask(self, number: int, work: Work) -> None:
+        """Have it probe a further kernel of a sweep; the outcome comes as that of a task does."""
+        few, task = probe(work, number)
+        self.introduce(few)
+        self.say({"tasks": [task]})
 
     def start(
         self,
@@ -210,10 +218,10 @@ class Host:
             self._drop()
 
     def _launch(self, now: float) -> None:
-        self.standing, self.hello, self.probe = Standing.STARTING, {}, None
+        self.standing, self.hello, self.probes = Standing.STARTING, {}, {}
         self.usable, self._number = 0, 0
         self._knows, self._told = set(), set()
-        self.clock, self._left = None, {}
+        self.clock, self._left, self.asked = None, {}, False
         self.born += 1
         self._since = self._heard = self._beaten = now
         by_step = srun.reaches(self.node)
@@ -246,7 +254,7 @@ class Host:
                 fix = "see that the kernel can be imported by the interpreter there"
                 self.refuse(f"no worker starts there: {self.reason}", fix)
         elif "probe" in message:
-            self.probe = str(message["probe"])
+            self.probes[0] = str(message["probe"])
         elif "unfit" in message:
             # In an agent's place: there is none, or there will be no more, and this is why.
             self._drop()

@@ -6,12 +6,11 @@ import fcntl
 import os
 import resource
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Self
 
 from cluster.errors import UsageError
 from cluster.ledger.faults import translated
-from cluster.ledger.locks import flock, write_owner
+from cluster.ledger.locks import Owner, flock, write_owner
 from cluster.ledger.store import Ledger
 
 # Descriptors for everything else: the store, the engine's pipes, libraries.
@@ -29,9 +28,12 @@ class Holds:
     def __init__(self, ledger: Ledger, runs: Sequence[str]) -> None:
         self._held: dict[str, int] = {}
         _make_room(len(runs))
+        me, folder = Owner.here(), ledger.lock_path("")
         try:
-            for run in runs:
-                self._hold(ledger.lock_path(run), run)
+            with translated(folder):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                for run in runs:
+                    self._hold(f"{folder}/{run}", run, me)
             ledger.own()
         except BaseException:
             self.close()
@@ -56,13 +58,11 @@ class Holds:
         for run in tuple(self._held):
             self.release(run)
 
-    def _hold(self, path: Path, run: str) -> None:
-        with translated(path):
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    def _hold(self, path: str, run: str, me: Owner) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._held[run] = descriptor
         flock(descriptor, path, run)
-        write_owner(descriptor)
+        write_owner(descriptor, me)
 
 
 def _make_room(files: int) -> None:

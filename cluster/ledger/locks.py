@@ -57,7 +57,7 @@ def holder(path: Path) -> Owner | None:
     return None
 
 
-def flock(descriptor: int, path: Path, run: str) -> None:
+def flock(descriptor: int, path: Path | str, run: str) -> None:
     """Take a lock file for this process, or raise Locked, naming who has it."""
     # A reader that asks who holds the lock takes it for an instant: one refusal proves nothing.
     for _ in range(10):
@@ -79,7 +79,7 @@ def _read_owner(descriptor: int) -> Owner:
         return Owner("an unknown host", 0, 0.0)
 
 
-def write_owner(descriptor: int) -> None:
-    """Write into a lock file that it is ours."""
+def write_owner(descriptor: int, owner: Owner) -> None:
+    """Write into a lock file whose it is."""
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(vars(Owner.here())).encode(), 0)
+    os.pwrite(descriptor, json.dumps(vars(owner)).encode(), 0)

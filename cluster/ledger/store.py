@@ -35,11 +35,14 @@ class Ledger(Database):
         return list(self.selected("ORDER BY created DESC, key DESC", ()))
 
     def run(self, name: str) -> Run:
-        """The run of that id, or of the only id that starts so.
+        """The run of that id, of the only id that starts so, or of a point: SWEEP/PLACE.
 
         Raises:
             UsageError: none, or several.
         """
+        sweep, slash, place = name.rpartition("/")
+        if slash and place.isdecimal() and (key := self.sweep_key(sweep)) is not None:
+            return self._point(sweep, key, int(place))
         pattern = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         found = list(self.selected("WHERE id LIKE ? ESCAPE '\\' ORDER BY created", (pattern,)))
         exact = [run for run in found if run.id == name]
@@ -53,6 +56,24 @@ class Ledger(Database):
             f"no run {name!r} in {self.store}",
             fix=did_you_mean(name, ids) or "'cluster ls' lists the runs",
         )
+
+    def sweep_key(self, name: str) -> int | None:
+        """The sweep of that id, the newest of that name, or the only one whose id starts so."""
+        rows = self.all(
+            "SELECT key, id = ? OR name = ? FROM sweep"
+            " WHERE id = ? OR name = ? OR substr(id, 1, length(?)) = ?"
+            " ORDER BY id = ? DESC, name = ? DESC, created DESC, key DESC", (name,) * 8,
+        )  # fmt: skip
+        meant = [key for key, whole in rows if whole] or [key for key, _ in rows if len(rows) == 1]
+        return meant[0] if meant else None
+
+    def _point(self, sweep: str, key: int, place: int) -> Run:
+        where = "WHERE key = (SELECT run FROM point WHERE sweep = ? AND place = ?)"
+        # No integer of SQLite is larger, and no sweep has as many points.
+        for run in self.selected(where, (key, min(place, (1 << 63) - 1))):
+            return run
+        ((points,),) = self.all("SELECT count(*) FROM point WHERE sweep = ?", (key,))
+        raise UsageError(f"the sweep {sweep} has the points 0 to {points - 1}, and none {place}")
 
     def newest(self, request: str) -> Run | None:
         """The newest run of a request key, or None."""
@@ -130,7 +151,7 @@ class Ledger(Database):
         try:
             flock(descriptor, path, run)
             self.own()
-            write_owner(descriptor)
+            write_owner(descriptor, Owner.here())
             yield
         finally:
             # A child that was forked meanwhile has the descriptor too: closing frees nothing.

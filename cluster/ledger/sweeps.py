@@ -55,11 +55,8 @@ class PoolTotals(NamedTuple):
 
 def named(ledger: Ledger, name: str) -> Sweep | None:
     """The sweep of that id, the newest of that name, or the only one whose id starts so."""
-    for where in ("id = ?", "name = ?"):
-        if found := _sweeps(ledger, f"WHERE {where} ORDER BY created DESC, key DESC", (name,)):
-            return found[0]
-    begun = [sweep for sweep in listed(ledger) if sweep.id.startswith(name)]
-    return begun[0] if len(begun) == 1 else None
+    key = ledger.sweep_key(name)
+    return None if key is None else _sweeps(ledger, "WHERE key = ?", (key,))[0]
 
 
 def listed(ledger: Ledger) -> list[Sweep]:
@@ -87,6 +84,52 @@ def runs_of(ledger: Ledger, sweep: Sweep) -> list[tuple[int, Mapping[str, Any], 
     where = "WHERE key IN (SELECT run FROM point WHERE sweep = ?)"
     runs = {run.key: run for run in ledger.selected(where, (sweep.key,))}
     return [(place, json.loads(given), runs[run]) for place, run, given in rows]
+
+
+def as_they_are(ledger: Ledger, sweep: Sweep, known: Mapping[int, Run]) -> dict[int, Run]:
+    """The runs of a sweep by key, with only those read whole that are not as they were known.
+
+    The definition of a run, by far its longest part, changes with its goal only; the result of the
+    kernel's probe, which is added to it, is not looked for.
+    """
+    fields = ("key", "goal", "ranges", "state", "stopped_by", "counted")
+    rows = ledger.all(
+        f"SELECT {', '.join(fields)} FROM run"
+        " WHERE key IN (SELECT run FROM point WHERE sweep = ?)", (sweep.key,),
+    )  # fmt: skip
+    runs = {}
+    for key, goal, ranges, *rest in rows:
+        run, now = known.get(key), [json.loads(goal), json.loads(ranges or "null"), *rest]
+        if run is None or now != [getattr(run, name) for name in fields[1:]]:
+            run = next(ledger.selected("WHERE key = ?", (key,)))
+        runs[key] = run
+    return runs
+
+
+def begun_by(ledger: Ledger, sweep: Sweep) -> dict[int, tuple[str, int]]:
+    """Which process, host and pid, gave out the first task of the newest start of each run."""
+    rows = ledger.all(
+        "SELECT run, host, pid, max(key) FROM session"
+        " WHERE run IN (SELECT run FROM point WHERE sweep = ?) GROUP BY run", (sweep.key,),
+    )  # fmt: skip
+    return {run: (host, pid) for run, host, pid, _ in rows}
+
+
+def had_their_time(ledger: Ledger, sweep: Sweep, start: str) -> frozenset[int]:
+    """The runs (keys) that a scheduled start computed last, and left by a limit of time.
+
+    That limit is the run's own, or the whole sweep's: then none of its runs is to get more.
+    """
+    newest = "SELECT start FROM session WHERE run {} ORDER BY key DESC LIMIT 1"
+    ours = "(SELECT run FROM point WHERE sweep = s.key)"
+    rows = ledger.all(
+        "SELECT p.run FROM sweep AS s JOIN point AS p ON p.sweep = s.key JOIN run AS r"
+        f" ON r.key = p.run WHERE s.key = ? AND (s.stopped_by = 'max_time'"
+        f" AND ({newest.format('IN ' + ours)}) = ?"
+        f" OR r.stopped_by = 'max_time' AND ({newest.format('= p.run')}) = ?)",
+        (sweep.key, start, start),
+    )
+    return frozenset(run for (run,) in rows)
 
 
 def with_rows(ledger: Ledger, sweep: Sweep) -> set[int]:
@@ -121,8 +164,7 @@ def enter(ledger: Ledger, sweep: str, name: str, request: str, spec: object) -> 
     found = _sweeps(ledger, where, (request, name))
     if found:
         ledger.db.execute(
-            "UPDATE sweep SET spec = ?, stopped_by = NULL WHERE key = ?",
-            (json.dumps(spec), found[0].key),
+            "UPDATE sweep SET spec = ? WHERE key = ?", (json.dumps(spec), found[0].key)
         )
         return found[0]
     ledger.db.execute(
@@ -232,8 +274,10 @@ def note(ledger: Ledger, sweep: Sweep, text: str) -> None:
 class Diary:
     """What the dispatcher of a sweep hands over of runs as a whole, to be written in groups."""
 
-    def __init__(self, scribe: Scribe, pool: int, backend: str, nodes: Mapping[str, int]) -> None:
-        self._scribe, self._pool, self._backend = scribe, pool, backend
+    def __init__(
+        self, scribe: Scribe, pool: int, backend: str, nodes: Mapping[str, int], start: str | None
+    ) -> None:
+        self._scribe, self._pool, self._backend, self._start = scribe, pool, backend, start
         self._nodes = json.dumps(dict(nodes))
         self._me = Owner.here()
 
@@ -243,10 +287,11 @@ class Diary:
         if run.state != "running":
             self._scribe.put(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,), late=False)
         self._scribe.put(
-            "INSERT INTO session (run, started, host, pid, backend, nodes)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (run.key, at, self._me.host, self._me.pid, self._backend, self._nodes), late=False,
-        )  # fmt: skip
+            "INSERT INTO session (run, started, host, pid, backend, nodes, start)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (run.key, at, self._me.host, self._me.pid, self._backend, self._nodes, self._start),
+            late=False,
+        )
 
     def end(self, run: Run, at: float, wall: float) -> None:
         """That start ended by itself after so many seconds."""

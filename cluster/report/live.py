@@ -7,7 +7,7 @@ the stream fails, they go silent; a run never ends for want of somebody to watch
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -22,6 +22,7 @@ from cluster.events import (
     NodeProgress,
     Noted,
     Observer,
+    PointProgress,
     Progress,
     Started,
     SweepStarted,
@@ -47,6 +48,8 @@ __all__ = ["Bar", "Lines", "Observer", "Quiet", "observer"]
 _MOST_FAILURES = 5
 # Nodes that have a row of their own below the bar.
 _MOST_NODES = 16
+# Points that are told below a line of progress; the bar shows more.
+_MOST_TOLD = 4
 # Seconds of the run between two pictures of the bar, and between two lines of progress.
 _FRAME = 0.1
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 2.0, 300.0
@@ -160,6 +163,8 @@ class Lines(Quiet):
             self._next = event.elapsed_s + pause
             told = ", ".join([_share(event), *_speed(event), *_left(event)])
             self._say(f"{duration(event.elapsed_s)}: {told}")
+            for point in event.running[:_MOST_TOLD]:
+                self._say(f"  {one_line(point.point)}: {_value(point)}, {_part(point)}")
 
 
 class Bar(Lines):
@@ -218,13 +223,35 @@ def _picture(event: Progress, encoding: str, width: int) -> RenderableType:
     speed = Text(fitted(", ".join(_speed(event)), encoding), style="bold")
     left = len(event.nodes) - _MOST_NODES
     more = [Text(f"... and {counted(left, 'more node')}")] if left > 0 else []
-    return Group(speed, head, rich_table(_nodes(event).shown(encoding), width), *more)
+    tables = [nodes_table(event.nodes[:_MOST_NODES], event.elapsed_s)]
+    if event.running:
+        tables.insert(0, _running(event))
+    shown = [rich_table(each.shown(encoding), width) for each in tables]
+    return Group(speed, head, *shown, *more)
 
 
-def _nodes(event: Progress) -> Table:
-    titles = ("node", "slots", "tasks", "samples", "samples/s", "utilisation", "failures")
-    rows = (_node(node, event.elapsed_s) for node in event.nodes[:_MOST_NODES])
+def _running(event: Progress) -> Table:
+    titles = ("computed now", "estimate", "done")
+    rows = ((row.point, _value(row), _part(row)) for row in event.running)
     return table(titles, rows, right=titles[1:])
+
+
+def _value(point: PointProgress) -> str:
+    if isinstance(point.estimate, tuple | list):
+        return counted(len(point.estimate), "bin")
+    return value_text(point.estimate, point.std_error)
+
+
+def _part(point: PointProgress) -> str:
+    if not point.goal_blocks:
+        return counted(point.blocks, "block")
+    return percent(point.blocks / point.goal_blocks)
+
+
+def nodes_table(nodes: Sequence[NodeProgress], elapsed: float) -> Table:
+    """What each node has done in a start of so many seconds."""
+    titles = ("node", "slots", "tasks", "samples", "samples/s", "utilisation", "failures")
+    return table(titles, (_node(node, elapsed) for node in nodes), right=titles[1:])
 
 
 def _node(node: NodeProgress, elapsed: float) -> tuple[str, ...]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from cluster.events import NodeProgress
 from cluster.ledger import Owner, Run
 from cluster.plan import Goal
 from cluster.report.result import finite
@@ -22,6 +25,12 @@ class Standing:
 
     ``holder`` is the process that computes it now, or None; the numbers are None before the first.
     Of a sweep ``run`` is its id, ``points`` how many it has, and its numbers are of all together.
+    Of these ``points_waiting`` are held and not begun. What ``ls`` does not tell is None there.
+
+    Attributes:
+        left_s: seconds to the last block that it may draw, at its present speed.
+        nodes: what each node has done in this start, or did in the last one.
+        by_point: where each point of a sweep stands.
     """
 
     run: str
@@ -40,13 +49,45 @@ class Standing:
     elapsed_s: float | None
     points: int | None = None
     points_done: int | None = None
+    points_running: int | None = None
+    points_waiting: int | None = None
+    points_failed: int | None = None
+    left_s: float | None = None
+    nodes: tuple[NodeProgress, ...] | None = None
+    by_point: tuple[PointStanding, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of ``ls`` and ``status``."""
-        document: dict[str, Any] = finite(
-            {**vars(self), "holder": self.holder and vars(self.holder)}
-        )
-        return document
+        document = {**vars(self), "holder": self.holder and vars(self.holder)}
+        nodes, points = document.pop("nodes"), document.pop("by_point")
+        if nodes is not None:
+            document["nodes"] = [vars(node) for node in nodes]
+        if points is not None:
+            document["by_point"] = [point.to_json() for point in points]
+        told: dict[str, Any] = finite(document)
+        return told
+
+
+@dataclass(frozen=True)
+class PointStanding:
+    """Where a point of a sweep stands; ``waiting``: it is held, and its turn has not come."""
+
+    point: int
+    given: Mapping[str, Any]
+    waiting: bool
+    standing: Standing
+
+    def to_json(self) -> dict[str, Any]:
+        """The object in the list of ``by_point``."""
+        names = ("run", "state", *_NUMBERS, "goal_blocks", "left_s")
+        own = {name: getattr(self.standing, name) for name in names}
+        given = dict(self.given)
+        return {"point": self.point, "given": given, "waiting": self.waiting, **own}
+
+
+def nodes_of(progress: Mapping[str, Any] | None) -> tuple[NodeProgress, ...]:
+    """The nodes of a recorded progress."""
+    return tuple(NodeProgress(*node) for node in (progress or {}).get("nodes", []))
 
 
 def standing_of(run: Run, state: str, holder: Owner | None) -> Standing:
@@ -57,7 +98,7 @@ def standing_of(run: Run, state: str, holder: Owner | None) -> Standing:
         blocks = sum(stop - first for first, stop in run.ranges)
         ended = {"blocks": blocks, "samples": blocks * definition["block"]}
         progress = {**progress, **_final(run), **ended}
-    return Standing(
+    found = Standing(
         run=run.id,
         name=run.name,
         state=state,
@@ -68,6 +109,22 @@ def standing_of(run: Run, state: str, holder: Owner | None) -> Standing:
         goal_blocks=Goal.from_json(run.goal).size,
         **{name: progress.get(name) for name in _NUMBERS},
     )
+    return replace(found, left_s=seconds_left(found, owed_samples(found, definition["block"])))
+
+
+def owed_samples(standing: Standing, block: int) -> float:
+    """What a run may draw yet; infinite where nothing limits it, 0 where it has ended."""
+    if standing.state in ("done", "failed"):
+        return 0.0
+    goal = standing.goal_blocks
+    return math.inf if goal is None else float((goal - (standing.blocks or 0)) * block)
+
+
+def seconds_left(standing: Standing, owed: float) -> float | None:
+    """Seconds that so many samples take at its speed; None where it is not being computed."""
+    speed = standing.samples_per_s
+    known = standing.state == "running" and speed and math.isfinite(owed)
+    return owed / speed if known and speed else None
 
 
 def _final(run: Run) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ClusterError, SpecError
+from cluster.events import NodeProgress
 from cluster.report.layout import (
     Line,
     Page,
@@ -24,6 +25,7 @@ from cluster.report.layout import (
     show,
     table,
 )
+from cluster.report.live import nodes_table
 from cluster.report.numbers import count, counted, duration, number, percent, rate, si, value_text
 from cluster.report.summary import STYLES, nodes, result
 from cluster.report.swept import PointResult, SweepResult, given_keys
@@ -74,21 +76,70 @@ def status(document: Document) -> list[Part]:
     if "runs" in document:
         return _running(document["runs"])
     holder = document["holder"]
-    goal = document.get("goal_blocks")
+    goal, left = document.get("goal_blocks"), document.get("left_s")
     return [
         _state_line(document),
         *facts(
             {
-                "estimate": _estimate(document),
+                "points": _points(document),
+                "estimate": None if document.get("points") else _estimate(document),
                 "samples": count(document["samples"]),
                 "blocks": _progress(document["blocks"], goal),
                 "speed": rate(document["samples_per_s"]),
                 "elapsed": duration(document["elapsed_s"]),
+                "left": None if left is None else duration(left),
                 "backend": document["backend"],
                 "held by": holder and f"process {holder['pid']} on {holder['host']}",
             }
         ),
+        *_points_now(document),
+        *_nodes_now(document),
     ]
+
+
+def _points_now(document: Document) -> list[Part]:
+    """Where the points of a sweep stand: of many the first ones, those that are computed first."""
+    points = document.get("by_point")
+    if points is None:
+        return []
+    keys = list(dict.fromkeys(key for point in points for key in point["given"]))
+    shown = list(points)
+    if len(shown) > _MOST_POINTS:
+        shown = sorted(shown, key=_interest)[:_MOST_POINTS]
+    titles = ("point", *keys, "estimate", "std error", "samples", "blocks", "left", "state")
+    more = f"... and {counted(len(points) - len(shown), 'more point')}"
+    return [
+        Line(),
+        table(titles, (_point_now(point, keys) for point in shown), right=titles[:-1]),
+        *([Line(f"{more}: --json tells all")] if len(shown) < len(points) else []),
+    ]
+
+
+def _interest(point: Document) -> int:
+    """The place of a point among those that are shown: at work, failed, and then the others."""
+    order = ("running", "failed", "partial", "interrupted", "done")
+    return len(order) if point["waiting"] else order.index(point["state"])
+
+
+def _point_now(point: Document, keys: Sequence[str]) -> tuple[str | None, ...]:
+    given = (_plain(point["given"][key]) if key in point["given"] else None for key in keys)
+    error, left = point["std_error"], point["left_s"]
+    state = State(point["state"])
+    return (
+        str(point["point"]), *given, _estimate(point),
+        None if isinstance(error, list) else _two_digits(error), count(point["samples"]),
+        _progress(point["blocks"], point["goal_blocks"]),
+        duration(left), "waiting" if point["waiting"] else f"{state.symbol} {state.value}",
+    )  # fmt: skip
+
+
+def _nodes_now(document: Document) -> list[Part]:
+    """What each node has done in this start."""
+    rows, elapsed = document.get("nodes"), document["elapsed_s"]
+    if not rows or not elapsed:
+        return []
+    nodes = tuple(NodeProgress(**row) for row in rows)
+    return [Line(), nodes_table(nodes, elapsed)]
 
 
 def detached(document: Document, store: str | Path) -> list[Part]:
@@ -395,6 +446,17 @@ def _estimate(document: Document) -> str:
         return f"{count(document['points_done'])} of {counted(document['points'], 'point')} done"
     value, error = document["estimate"], document["std_error"]
     return counted(len(value), "bin") if isinstance(value, list) else value_text(value, error)
+
+
+def _points(document: Document) -> str | None:
+    """How many points of a sweep have ended, are at work, and have their turn to come."""
+    if document.get("points_waiting") is None:
+        return None
+    numbers = {what: document[f"points_{what}"] for what in ("running", "waiting", "failed")}
+    others = (f"{count(number)} {what}" for what, number in numbers.items() if number)
+    return ", ".join(
+        [f"{count(document['points_done'])} of {count(document['points'])} done", *others]
+    )
 
 
 def _progress(blocks: int | None, goal: int | None) -> str:

@@ -185,12 +185,13 @@ def test_a_fault_of_our_own_is_one_document_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What nobody thought of ends with exit code 1, its traceback on stderr."""
-    from cluster import cli, sweeping
+    from cluster import cli
+    from cluster.report import standings
 
     def fails(_store: object) -> None:
         raise RuntimeError("nobody thought of this")
 
-    monkeypatch.setattr(sweeping, "standings", fails)
+    monkeypatch.setattr(standings, "standings", fails)
     assert cli.run(["ls", "--json"]) == 1
     out, err = capfd.readouterr()
     assert "nobody thought of this" in only_document(out, "error")["error"]["message"]

@@ -88,6 +88,51 @@ def test_few_tasks_prove_nothing() -> None:
     assert made.odd() is not None
 
 
+def swept(seed: int, bias: float = 0.0, points: int = 200, tasks: int = 4) -> Parts:
+    """Short points of very different shares, by nodes a and b; ``bias`` is that of a, in shares."""
+    rng, together = np.random.default_rng(seed), Parts()
+    for point in range(points):
+        share, own = (0.0005, 0.01, 0.25, 0.7)[point % 4], Parts()
+        for number in range(tasks):
+            node = "b" if rng.random() < 0.6 or number == 0 else "a"
+            hit = share * (1 + bias * (node == "a"))
+            own.add(node, 1, Hits(int((rng.random(BLOCK) < hit).sum()), BLOCK))
+        together.take_in(own)
+    return together
+
+
+@pytest.mark.fault(61)
+def test_the_points_of_a_sweep_are_judged_together() -> None:
+    """Too short to be judged one by one; honest nodes are none, whatever their points draw."""
+    assert max(max(swept(seed).distances().values()) for seed in range(20)) < SIGMAS - 3
+    assert swept(1).odd() is None
+    found = swept(1, bias=0.2, points=600).verdict()
+    assert found is not None
+    assert found[0] in "ab"  # of two, either one may be wrong
+    assert "standard errors off that of the others" in found[1]
+
+
+@pytest.mark.fault(61)
+def test_the_distance_in_a_sweep_is_in_standard_errors() -> None:
+    """Or a little less: what a point's own tasks say of its mean is taken off."""
+    off = [swept(seed, points=60, tasks=8).distances()["a"] for seed in range(100)]
+    assert 0.6 < statistics.fmean(off) < 1.0
+    assert sum(each > 2 for each in off) < 11
+
+
+def test_a_point_without_scatter_says_nothing_of_nodes() -> None:
+    """One task, or tasks that all came out equally."""
+    together = Parts()
+    for _ in range(100):
+        one, same = Parts(), Parts()
+        one.add("a", 1, Hits(3, BLOCK))
+        same.add("a", 1, Hits(7, BLOCK))
+        same.add("b", 2, Hits(14, 2 * BLOCK))
+        together.take_in(one)
+        together.take_in(same)
+    assert set(together.distances().values()) <= {0.0}
+
+
 @pytest.mark.fault(61)
 def test_a_run_names_its_odd_node_at_its_end(tmp_path: Path) -> None:
     """As an alarm, and in the ledger; what it counted stays counted."""

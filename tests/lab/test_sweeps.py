@@ -88,3 +88,51 @@ def test_a_sweep_outlives_a_lost_host_and_a_killed_dispatcher(lab: Lab, tmp_path
     assert digests(result) == serial(site)
     assert "h2: 0 slots" in json.dumps([f"{e['node']}: {e['text']}" for e in result["events"]])
     await_no_orphans(lab)
+
+
+OF_A_KIND = """
+import os, time
+from cluster import Hits
+
+def f(rng, samples, share=0.25):
+    time.sleep(0.02)
+    return Hits((rng.random(samples) < share).sum(), samples)
+
+def g(rng, samples, share=0.25):
+    kind = os.environ.get("KIND", "0")
+    if kind == "none":
+        import no_such_library
+    return Hits((rng.random(samples) < share).sum() + int(kind), samples)
+"""
+
+
+def test_each_kernel_of_a_sweep_is_probed_on_each_host(lab: Lab, tmp_path: Path) -> None:
+    """A host on which a later one comes out differently, or fails, is refused; and by name."""
+    sweep = {"matrix": {"kernel": ["kernel.py:f", "kernel.py:g"]}}
+    site = Site(tmp_path, lab, "ssh", blocks=150, slots={"h1": 1}, kernel=OF_A_KIND, sweep=sweep)
+    run = site.start()
+    run.await_words("h1: 1 slot")
+    time.sleep(1)
+    run.process.send_signal(signal.SIGINT)
+    assert sum(point["samples"] for point in run.result(130)["points"]) > 0
+    said = {
+        "1": "a few samples of the kernel kernel.py:g came out differently there than",
+        "none": "the kernel kernel.py:g failed: ModuleNotFoundError there, and did not",
+    }
+    for kind, words in said.items():
+        site.spec["nodes"][0].update(host="h2", env={"KIND": kind})
+        site.write()
+        error = site.start().result(69)["error"]
+        assert f"h2: {words} where the run was begun" in error["message"]
+    site.spec["nodes"][0]["env"] = {}
+    site.write()
+    result = site.run("submit", "spec.yaml")
+    assert (result["state"], digests(result)) == ("done", serial(site))
+    again = site.run("verify", result["points"][1]["run"], "--fraction", "0.1")
+    assert (again["differing"], again["unchecked"]) == ([], [])
+    # Held to what was drawn where the run was begun: so it is not for chance who is right.
+    nodes = json.dumps([{**site.spec["nodes"][0], "env": {"KIND": "1"}}])
+    other = ["verify", result["points"][1]["run"], "--set", f"nodes={nodes}"]
+    error = site.start(*other).result(69)["error"]
+    assert "h2: a few samples of the kernel came out differently" in error["message"]
+    await_no_orphans(lab)

@@ -6,6 +6,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from cluster import api, sweeping
 from cluster.events import Closed, Event
 from cluster.report.swept import SweepResult
@@ -31,6 +33,73 @@ def test_a_sweep_drains_at_the_end_of_its_window(tmp_path: Path) -> None:
     assert first.done < 3
     second = start(tmp_path, "2026-07-02T22:00:00+02:00", 0.00001)
     assert (second.state, second.exit_code, second.sweep) == ("done", 0, first.sweep)
+
+
+def again(
+    folder: Path, now: str, step: float, sweep: object = SHARES, **keys: object
+) -> SweepResult:
+    """One scheduled start of a sweep without end, on a clock that passes."""
+    path = spec(folder, "quarter", backend="serial", sweep=sweep, samples=10**7, **keys)
+    caller = sweeping.Caller(clock=Passing(now, step))
+    return sweeping.start(api.load(path), caller, store=folder / "runs")
+
+
+def drawn(result: SweepResult) -> list[int]:
+    """The samples of each point."""
+    return [point.result.samples for point in result.points]
+
+
+@pytest.mark.fault(34)
+def test_a_doubled_firing_of_one_date_gives_a_sweep_no_second_time(tmp_path: Path) -> None:
+    """Nor a catch-up in the morning; the next night goes on with the same points."""
+    night = {"window": "02:30-12:00", "timezone": "Europe/Berlin"}
+    sweep = {**SHARES, "max_time": 20, "order": "depth"}
+    keys: dict[str, object] = {"sweep": sweep, "schedule": night}
+    first = again(tmp_path, "2026-10-25T02:30:00+02:00", 0.3, **keys)
+    twice = again(tmp_path, "2026-10-25T02:30:00+01:00", 0.3, **keys)
+    late = again(tmp_path, "2026-10-25T11:00:00+01:00", 0.3, **keys)
+    endings = [(each.state, each.stopped_by, each.exit_code) for each in (first, twice, late)]
+    assert endings == [("partial", "max_time", 3)] * 3
+    assert drawn(first) == drawn(twice) == drawn(late)
+    assert drawn(first)[0] > 0
+    assert drawn(first)[-1] == 0, "its turn never came, and a second firing gives it none"
+    next_night = again(tmp_path, "2026-10-26T02:30:00+01:00", 0.3, **keys)
+    assert next_night.sweep == first.sweep
+    assert sum(drawn(next_night)) > sum(drawn(first))
+
+
+@pytest.mark.fault(34)
+def test_a_doubled_firing_gives_a_point_no_second_time_of_its_own(tmp_path: Path) -> None:
+    """Where max_time is each point's; a point that was not cut short by it goes on."""
+    keys: dict[str, object] = {"until": {"max_time": 20}}
+    first = again(tmp_path, "2026-07-01T22:00:00+02:00", 0.3, **keys)
+    twice = again(tmp_path, "2026-07-01T22:10:00+02:00", 0.3, **keys)
+    assert [point.result.stopped_by for point in first.points] == ["max_time"] * 3
+    assert drawn(first) == drawn(twice)
+    assert min(drawn(first)) > 0
+    by_hand = sweeping.resume(
+        first.sweep, tmp_path / "runs", sweeping.Caller(clock=Passing("2026-07-01T22:20+02:00"))
+    )
+    assert sum(drawn(by_hand)) > sum(drawn(first))
+    after = again(tmp_path, "2026-07-01T22:30:00+02:00", 0.3, **keys)
+    assert sum(drawn(after)) > sum(drawn(by_hand))
+
+
+@pytest.mark.fault(35)
+def test_a_sweep_that_was_killed_is_taken_up_by_a_second_firing(tmp_path: Path) -> None:
+    """The same date: the first did not have its time."""
+    path = spec(tmp_path, backend="serial", sweep={**SHARES, "max_time": 20}, samples=10**7)
+
+    def dies(event: Event) -> None:
+        if getattr(event, "blocks_done", 0) > 3:
+            raise KeyboardInterrupt
+
+    caller = sweeping.Caller(dies, clock=Passing("2026-07-01T22:00:00+02:00"))
+    with pytest.raises(KeyboardInterrupt):
+        sweeping.start(api.load(path), caller, store=tmp_path / "runs")
+    taken_up = again(tmp_path, "2026-07-01T23:00:00+02:00", 0.3, sweep={**SHARES, "max_time": 20})
+    assert (taken_up.state, taken_up.stopped_by) == ("partial", "max_time")
+    assert len(api.runs(tmp_path / "runs")) == 3
 
 
 def test_outside_of_its_window_a_sweep_begins_nothing(tmp_path: Path) -> None:

@@ -83,6 +83,10 @@ class Shelf:
         """See :class:`cluster.dispatch.many.Book`."""
         return next(work for work in self.works if work.run == run)
 
+    def name_of(self, number: int) -> str:
+        """See :class:`cluster.dispatch.many.Book`."""
+        return self.works[number].run
+
     def open(self, number: int, nodes: Nodes) -> Core:
         """See :class:`cluster.dispatch.many.Book`."""
         ledger, run, work = self._ledger, self._runs[number], self.works[number]

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from cluster.backends.base import Backend, Items, NodeEvent, Source
+from cluster.backends.base import Backend, Items, NodeEvent, Options, Source
 from cluster.dispatch import Policy, Stop
 from cluster.dispatch.many import Manner
-from cluster.events import Draining, Progress
+from cluster.events import Alarm, Draining, Progress
 from cluster.nodes import Node
 from cluster.plan import Goal, Target
 from cluster.state import State
 from cluster.testing import HOSTILE, FakeClock, Simulated, Weather, work_of
 from cluster.work import Outcome, Task, Work
 from tests.backends.engines import serial
+from tests.dispatch.bench import tampered
 from tests.sweep.shelf import Shelf
 
 CALM = Weather(dies=0, vanishes=0, twice=0, forged=0, late=0)
@@ -185,6 +186,39 @@ def test_progress_says_how_many_runs_have_ended(tmp_path: Path) -> None:
     assert (last.points_done, last.points, last.blocks_done, last.blocks) == (10, 10, 300, 300)
 
 
+class Biased(Backend):
+    """Four nodes, of which n0 counts hits that were none."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(nodes(4, 1), Options())
+        self._engine = Simulated(self.nodes, clock, 1, CALM)
+
+    def run(self, work: Work, source: Source) -> Items:
+        """See :meth:`Backend.run`."""
+        for item in self._engine.run(work, source):
+            wrong = isinstance(item, Outcome) and item.node == "n0" and item.tally
+            yield _with_more_hits(item) if wrong and isinstance(item, Outcome) else item
+
+
+def _with_more_hits(outcome: Outcome) -> Outcome:
+    for _ in range(20):
+        outcome = tampered(outcome, f"r{outcome.task % 30}")
+    return outcome
+
+
+@pytest.mark.fault(61)
+@pytest.mark.parametrize("honest", [True, False])
+def test_an_odd_node_is_named_once_for_all_runs(tmp_path: Path, honest: bool) -> None:
+    """At the end, as an alarm and in the ledger; none of the runs is long enough to tell alone."""
+    shelf, clock = Shelf(tmp_path, [Goal(8)] * 30, Policy(pinned=1)), FakeClock()
+    engine = Simulated(nodes(4, 1), clock, 1, CALM) if honest else Biased(clock)
+    shelf.turn(lambda: engine, clock=clock)
+    odd = [event for event in shelf.events if isinstance(event, Alarm)]
+    assert [alarm.node for alarm in odd] == ([] if honest else ["n0"])
+    noted = [note for note in shelf.notes if "standard errors off that of the others" in note]
+    assert len(noted) == len(odd)
+
+
 class Dies(Backend):
     """An engine that breaks after a few outcomes, twice; then it works."""
 
@@ -205,8 +239,6 @@ class Dies(Backend):
 
 def test_an_engine_that_breaks_is_started_again_and_nothing_is_lost(tmp_path: Path) -> None:
     """What was out of all runs is owed again."""
-    from cluster.backends.base import Options
-
     shelf = Shelf(tmp_path / "a", [Goal(20)] * 5, Policy(pinned=3))
     shelf.turn(lambda: Dies(nodes(1, 1), Options()))
     assert Dies.starts == 3

@@ -10,6 +10,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,6 +151,50 @@ def test_a_signal_drains_all_points_and_a_resume_ends_right(tmp_path: Path) -> N
     assert digests(resumed) == digests(folder.submit("--store", "unbroken"))
 
 
+def test_where_each_point_stands_is_told_while_a_detached_sweep_runs(tmp_path: Path) -> None:
+    """Done, at work and waiting; estimates, speed, time left, nodes; a point by SWEEP/PLACE."""
+    sweep = {"matrix": {"params.share": SHARES}, "order": "depth"}
+    folder = Folder(tmp_path, samples=64 * 60, params={"nap": 0.05}, sweep=sweep)
+    sent = cluster("submit", "s.yaml", "--detach", "--json", cwd=tmp_path)
+    run = only_document(sent.stdout, "detached")["run"]
+    wait_for(lambda: ask("status", run, cwd=tmp_path)["points_done"] >= 1)
+    wait_for(lambda: any(p["estimate"] for p in _points(tmp_path) if p["state"] == "running"))
+    whole = ask("status", "swept", cwd=tmp_path)
+    points = whole["by_point"]
+    states = [point["state"] for point in points]
+    assert states[0] == "done"
+    assert states[-1] == "running"
+    assert points[-1]["waiting"]
+    assert points[-1]["samples"] is None
+    kinds = [whole[f"points_{kind}"] for kind in ("done", "running", "waiting", "failed")]
+    assert sum(kinds) == 5
+    assert kinds[2] == sum(point["waiting"] for point in points)
+    assert whole["blocks"] == sum(point["blocks"] or 0 for point in points)
+    assert (whole["goal_blocks"], points[0]["blocks"]) == (300, 60)
+    assert 0.05 < points[0]["estimate"] < 0.15
+    assert 0 < whole["left_s"] < 60
+    assert [node["node"] for node in whole["nodes"]] == ["localhost"]
+    shown = folder.said("status", "swept")
+    assert "waiting" in shown
+    assert "left" in shown
+    # The run is none the worse for being looked at, and so are its numbers.
+    ended = ask("wait", run, cwd=tmp_path)
+    assert digests(ended)[1] == folder.alone(f"params.share={SHARES[1]}")
+    one = ask("status", f"{run}/1", cwd=tmp_path)
+    assert (one["run"], one["state"]) == (ended["points"][1]["run"], "done")
+    assert one["estimate"] == ended["points"][1]["estimate"]
+    assert ask("show", "swept/1", cwd=tmp_path)["digest"] == digests(ended)[1]
+    whole = ask("status", run, cwd=tmp_path)
+    assert (whole["points_done"], whole["samples"], whole["left_s"]) == (5, 5 * 64 * 60, None)
+    error = ask("status", "swept/5", cwd=tmp_path, code=2)["error"]
+    assert "has the points 0 to 4, and none 5" in error["message"]
+
+
+def _points(cwd: Path) -> list[dict[str, Any]]:
+    points: list[dict[str, Any]] = ask("status", "swept", cwd=cwd)["by_point"]
+    return points
+
+
 def _counted(cwd: Path) -> int:
     process = cluster("show", "swept", "--json", cwd=cwd)
     if process.returncode:
@@ -170,6 +215,7 @@ def test_while_it_runs_others_look_and_a_second_start_is_75(tmp_path: Path) -> N
         assert [(row["run"], row["state"]) for row in listed] == [(shown["sweep"], "running")]
         assert listed[0]["holder"]["pid"] == process.pid
         assert ask("status", "swept", cwd=tmp_path)["points"] == 5
+        wait_for(lambda: all(p["estimate"] for p in _points(tmp_path)))
         for words in (["submit", "s.yaml"], ["resume", "swept"]):
             error = ask(*words, cwd=tmp_path, code=75)["error"]
             assert f"process {process.pid}" in error["message"]

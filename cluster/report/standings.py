@@ -1,0 +1,108 @@
+"""Where the runs and sweeps of a store stand, from its ledger alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from cluster.errors import UsageError
+from cluster.ledger import Ledger, Run, Where, opened, sweeps
+from cluster.report.standing import (
+    PointStanding,
+    Standing,
+    nodes_of,
+    owed_samples,
+    seconds_left,
+    standing_of,
+)
+from cluster.report.swept import state_of
+from cluster.state import State
+
+
+def standings(store: Where = "runs") -> list[Standing]:
+    """Every sweep of a store, and every run that was not begun as a point of one; newest first."""
+    with opened(store) as ledger:
+        together = [_whole(ledger, sweep) for sweep in sweeps.listed(ledger)]
+        ids = {standing.run for standing in together}
+        alone = [
+            standing_of(run, ledger.state(run), ledger.holder(run))
+            for run in ledger.runs()
+            if run.id.rpartition(".")[0] not in ids
+        ]
+        rows = [replace(row, nodes=None, by_point=None) for row in (*together, *alone)]
+        return sorted(rows, key=lambda row: row.created, reverse=True)
+
+
+def status(name: str, store: Where = "runs") -> Standing:
+    """Where a sweep stands with each of its points, or a run.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    with opened(store) as ledger:
+        if (sweep := sweeps.named(ledger, name)) is not None:
+            return _whole(ledger, sweep)
+        run = ledger.run(name)
+        standing = standing_of(run, ledger.state(run), ledger.holder(run))
+        return replace(standing, nodes=nodes_of(run.progress))
+
+
+def the_sweep(ledger: Ledger, name: str) -> sweeps.Sweep:
+    """The sweep that a word names.
+
+    Raises:
+        UsageError: there is no such sweep.
+    """
+    found = sweeps.named(ledger, name)
+    if found is None:
+        raise UsageError(f"no sweep {name!r} in {ledger.store}", fix="'cluster ls' lists them")
+    return found
+
+
+def _point(
+    ledger: Ledger, place: int, given: Mapping[str, Any], run: Run, begun: tuple[str, int] | None
+) -> PointStanding:
+    """Where a point stands; one that is held waits until its holder has given out a task of it."""
+    holder = ledger.holder(run)
+    waiting = holder is not None and begun != (holder.host, holder.pid)
+    return PointStanding(place, given, waiting, standing_of(run, ledger.state(run), holder))
+
+
+def _whole(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
+    begun = sweeps.begun_by(ledger, sweep)
+    rows = sweeps.runs_of(ledger, sweep)
+    points = tuple(
+        _point(ledger, place, given, run, begun.get(run.key)) for place, given, run in rows
+    )
+    states = [point.standing.state for point in points]
+    progress, each = sweep.progress or {}, [point.standing for point in points]
+    waiting = sum(point.waiting for point in points)
+    goals = [standing.goal_blocks for standing in each]
+    whole = Standing(
+        run=sweep.id,
+        name=sweep.name,
+        state=state_of(states, sweep.stopped_by),
+        created=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(sweep.created)),
+        holder=next((standing.holder for standing in each if standing.holder), None),
+        kernel=sweep.spec["kernel"],
+        backend=sweep.spec["backend"],
+        samples=sum(standing.samples or 0 for standing in each),
+        blocks=sum(standing.blocks or 0 for standing in each),
+        goal_blocks=None if None in goals else sum(goal or 0 for goal in goals),
+        estimate=None,
+        std_error=None,
+        samples_per_s=progress.get("samples_per_s"),
+        elapsed_s=progress.get("elapsed_s"),
+        points=len(points),
+        points_done=states.count(State.DONE.value),
+        points_running=states.count(State.RUNNING.value) - waiting,
+        points_waiting=waiting,
+        points_failed=states.count(State.FAILED.value),
+        nodes=nodes_of(progress),
+        by_point=points,
+    )
+    blocks = (run.definition["block"] for _, _, run in rows)
+    owed = sum(map(owed_samples, each, blocks))
+    return replace(whole, left_s=seconds_left(whole, owed))

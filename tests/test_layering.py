@@ -58,6 +58,7 @@ ROOMS = (
     "shards",
     "verify",
     "prune",
+    "pool",
     "sweeping",
     "away",
     "schedule",

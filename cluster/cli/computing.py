@@ -77,11 +77,12 @@ def _submit_sweep(
     as_json: bool,
 ) -> int:  # fmt: skip
     from cluster import sweeping
+    from cluster.pool import Caller
 
     part = None if options["points"] is None else sweeping.Part.read(options["points"])
     with watched(quiet, store or spec.store) as (observe, stop):
         result = sweeping.submit(
-            spec, sweeping.Caller(observe, stop, options["keep_going"]), part=part,
+            spec, Caller(observe, stop, options["keep_going"]), part=part,
             yes=options["yes"], store=store, pinned=pinned,
         )  # fmt: skip
     return show_sweep(result, as_json, short=True)
@@ -95,10 +96,11 @@ def _submit_sweep(
 @detachable
 def _resume(run: str, overrides: Sequence[str], store: Path, quiet: bool, as_json: bool) -> int:
     from cluster import api, sweeping
+    from cluster.pool import Caller
 
     if sweep := sweeping.find(run, store):
         with watched(quiet, store) as (observe, stop):
-            caller = sweeping.Caller(observe, stop)
+            caller = Caller(observe, stop)
             together = sweeping.resume(sweep, store, caller, overrides=overrides)
         return show_sweep(together, as_json, short=True)
     with watched(quiet, store) as (observe, stop):
@@ -224,6 +226,7 @@ def _start(
     store: Path | None, as_json: bool, **_others: Any,
 ) -> int:  # fmt: skip
     from cluster import api, away, sweeping
+    from cluster.pool import Caller
 
     context = click.get_current_context()
     if log:
@@ -235,7 +238,7 @@ def _start(
     loaded = api.load(spec, overrides)
     if loaded.sweep is not None:
         with watched(False, store or loaded.store) as (observe, stop):
-            together = sweeping.start(loaded, sweeping.Caller(observe, stop), store=store)
+            together = sweeping.start(loaded, Caller(observe, stop), store=store)
         return show_sweep(together, as_json, short=True)
     with watched(False, store or loaded.store) as (observe, stop):
         result = api.start(loaded, store=store, observe=observe, stop=stop)

@@ -10,6 +10,7 @@ import pytest
 
 from cluster import api, sweeping
 from cluster.events import Closed, Event
+from cluster.pool import Caller
 from cluster.report.swept import SweepResult
 from tests.cli.shell import ask, cluster, ended, only_document, spec, started
 from tests.night.test_starts import Passing
@@ -22,7 +23,7 @@ NIGHT = {"window": "22:00-06:00", "timezone": "Europe/Berlin"}
 def start(folder: Path, now: str, step: float, samples: float = 1e6) -> SweepResult:
     """One start of a sweep at a time, on a clock that passes."""
     path = spec(folder, backend="serial", sweep=SHARES, schedule=NIGHT, samples=samples)
-    caller = sweeping.Caller(clock=Passing(now, step))
+    caller = Caller(clock=Passing(now, step))
     return sweeping.submit(api.load(path), caller, store=folder / "runs")
 
 
@@ -40,7 +41,7 @@ def again(
 ) -> SweepResult:
     """One scheduled start of a sweep without end, on a clock that passes."""
     path = spec(folder, "quarter", backend="serial", sweep=sweep, samples=10**7, **keys)
-    caller = sweeping.Caller(clock=Passing(now, step))
+    caller = Caller(clock=Passing(now, step))
     return sweeping.start(api.load(path), caller, store=folder / "runs")
 
 
@@ -78,7 +79,7 @@ def test_a_doubled_firing_gives_a_point_no_second_time_of_its_own(tmp_path: Path
     assert drawn(first) == drawn(twice)
     assert min(drawn(first)) > 0
     by_hand = sweeping.resume(
-        first.sweep, tmp_path / "runs", sweeping.Caller(clock=Passing("2026-07-01T22:20+02:00"))
+        first.sweep, tmp_path / "runs", Caller(clock=Passing("2026-07-01T22:20+02:00"))
     )
     assert sum(drawn(by_hand)) > sum(drawn(first))
     after = again(tmp_path, "2026-07-01T22:30:00+02:00", 0.3, **keys)
@@ -94,7 +95,7 @@ def test_a_sweep_that_was_killed_is_taken_up_by_a_second_firing(tmp_path: Path) 
         if getattr(event, "blocks_done", 0) > 3:
             raise KeyboardInterrupt
 
-    caller = sweeping.Caller(dies, clock=Passing("2026-07-01T22:00:00+02:00"))
+    caller = Caller(dies, clock=Passing("2026-07-01T22:00:00+02:00"))
     with pytest.raises(KeyboardInterrupt):
         sweeping.start(api.load(path), caller, store=tmp_path / "runs")
     taken_up = again(tmp_path, "2026-07-01T23:00:00+02:00", 0.3, sweep={**SHARES, "max_time": 20})
@@ -107,7 +108,7 @@ def test_outside_of_its_window_a_sweep_begins_nothing(tmp_path: Path) -> None:
     told: list[Event] = []
     path = spec(tmp_path, backend="serial", sweep=SHARES, schedule=NIGHT)
     clock = Passing("2026-07-02T12:00:00+02:00")
-    caller = sweeping.Caller(told.append, clock=clock)
+    caller = Caller(told.append, clock=clock)
     result = sweeping.submit(api.load(path), caller, store=tmp_path / "runs")
     assert (result.state, result.stopped_by, result.exit_code) == ("partial", "window", 3)
     (closed,) = (event for event in told if isinstance(event, Closed))

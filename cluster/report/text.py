@@ -76,7 +76,7 @@ def status(document: Document) -> list[Part]:
     if "runs" in document:
         return _running(document["runs"])
     holder = document["holder"]
-    goal, left = document.get("goal_blocks"), document.get("left_s")
+    left = document.get("left_s")
     return [
         _state_line(document),
         *facts(
@@ -84,7 +84,7 @@ def status(document: Document) -> list[Part]:
                 "points": _points(document),
                 "estimate": None if document.get("points") else _estimate(document),
                 "samples": count(document["samples"]),
-                "blocks": _progress(document["blocks"], goal),
+                "blocks": _progress(document),
                 "speed": rate(document["samples_per_s"]),
                 "elapsed": duration(document["elapsed_s"]),
                 "left": None if left is None else duration(left),
@@ -128,7 +128,7 @@ def _point_now(point: Document, keys: Sequence[str]) -> tuple[str | None, ...]:
     return (
         str(point["point"]), *given, _estimate(point),
         None if isinstance(error, list) else _two_digits(error), count(point["samples"]),
-        _progress(point["blocks"], point["goal_blocks"]),
+        _progress(point),
         duration(left), "waiting" if point["waiting"] else f"{state.symbol} {state.value}",
     )  # fmt: skip
 
@@ -459,8 +459,10 @@ def _points(document: Document) -> str | None:
     )
 
 
-def _progress(blocks: int | None, goal: int | None) -> str:
-    if blocks is None or not goal:
+def _progress(row: Document) -> str:
+    """The blocks so far, of how many; what is done was not asked for more."""
+    blocks, goal = row["blocks"], row.get("goal_blocks")
+    if blocks is None or not goal or row["state"] == State.DONE.value:
         return count(blocks)
     return f"{count(blocks)} of {count(goal)} ({percent(blocks / goal)})"
 
@@ -479,7 +481,7 @@ def _running(rows: Sequence[Document]) -> list[Part]:
     titles = ("run", "blocks", "estimate", "samples/s", "elapsed", "backend")
     cells = (
         (
-            row["run"], _progress(row["blocks"], row.get("goal_blocks")), _estimate(row),
+            row["run"], _progress(row), _estimate(row),
             si(row["samples_per_s"]), duration(row["elapsed_s"]), row["backend"],
         )
         for row in rows

@@ -49,6 +49,9 @@ def test_the_status_of_a_run_names_who_holds_it() -> None:
     assert "blocks      1 of 4 (25.0 %)\n" in shown
     assert "held by     process 1 on h\n" in shown
     assert "held by" not in plain(text.status(NEW))
+    # One that met its target early was not asked for the rest.
+    met = plain(text.status({**STANDING, "goal_blocks": 4, "state": "done"}))
+    assert "blocks      1\n" in met
 
 
 def test_the_status_of_a_store_lists_what_is_being_computed() -> None:

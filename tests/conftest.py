@@ -17,8 +17,9 @@ settings.load_profile("project")
 # The catalogue of faults counts its cases from 1 to this number.
 LAST_FAULT = 104
 
-# Ignored, it would be ignored by every process of the tests too, as behind nohup.
+# Ignored, as behind nohup or in the background, they would be so by every process of the tests.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _covered = pytest.StashKey[dict[int, list[str]]]()
 

@@ -159,14 +159,13 @@ def show(run: str, store: Where | Ledger = "runs") -> Result:
 def runs(store: Where = "runs") -> list[Standing]:
     """Every run of a store, newest first."""
     with opened(store) as ledger:
-        return [standing_of(run, ledger.state(run), ledger.holder(run)) for run in ledger.runs()]
+        return [standing_of(ledger, run) for run in ledger.runs()]
 
 
 def status(run: str, store: Where = "runs") -> Standing:
     """Where a run stands."""
     with opened(store) as ledger:
-        row = ledger.run(run)
-        return standing_of(row, ledger.state(row), ledger.holder(row))
+        return standing_of(ledger, ledger.run(run))
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,11 @@ class Member:
     request: Request
     run: Run
 
-
-def name_of(member: Member) -> str:
-    """What a point is called: its place, and what the sweep gives it."""
-    given = ", ".join(f"{key} {value}" for key, value in member.given.items())
-    return f"point {member.place} ({given})"
+    @property
+    def name(self) -> str:
+        """What the point is called: its place, and what the sweep gives it."""
+        given = ", ".join(f"{key} {value}" for key, value in self.given.items())
+        return f"point {self.place} ({given})"
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Pool:
 
     def name_of(self, number: int) -> str:
         """See :class:`cluster.dispatch.many.Book`."""
-        return name_of(self._members[number])
+        return self._members[number].name
 
     def open(self, number: int, nodes: Nodes) -> Core:
         """See :class:`cluster.dispatch.many.Book`."""
@@ -232,7 +232,7 @@ class Pool:
         if number in self._begun:
             self._diary.end(member.run, self._begun[number], ending.wall)
         if ending.state is State.FAILED:
-            self._caller.tell(Alarm(f"{name_of(member)} failed"))
+            self._caller.tell(Alarm(f"{member.name} failed"))
 
     def closed(self, number: int) -> None:
         """See :class:`cluster.dispatch.many.Book`."""

@@ -99,9 +99,7 @@ def submit(
         return _computed(ledger, sweep, spec, mine, caller or Caller(), asked)
 
 
-def start(
-    spec: Spec, caller: Caller | None = None, *, store: Where | None = None
-) -> SweepResult:  # fmt: skip
+def start(spec: Spec, caller: Caller | None = None, *, store: Where | None = None) -> SweepResult:
     """A scheduled start of a sweep; a second one of one date gives nothing that had its time more.
 
     See :func:`cluster.api.start` and :func:`submit`.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.events import NodeProgress
-from cluster.ledger import Owner, Run
+from cluster.ledger import Ledger, Owner, Run
 from cluster.plan import Goal
 from cluster.report.result import finite
 from cluster.request import Request
@@ -90,8 +90,8 @@ def nodes_of(progress: Mapping[str, Any] | None) -> tuple[NodeProgress, ...]:
     return tuple(NodeProgress(*node) for node in (progress or {}).get("nodes", []))
 
 
-def standing_of(run: Run, state: str, holder: Owner | None) -> Standing:
-    """Where a run stands, from its row alone."""
+def standing_of(ledger: Ledger, run: Run) -> Standing:
+    """Where a run stands, from its row and its lock."""
     definition, progress = run.definition, run.progress or {}
     source = definition["source"]
     if run.ranges is not None:
@@ -101,9 +101,9 @@ def standing_of(run: Run, state: str, holder: Owner | None) -> Standing:
     found = Standing(
         run=run.id,
         name=run.name,
-        state=state,
+        state=ledger.state(run),
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(run.created)),
-        holder=holder,
+        holder=ledger.holder(run),
         kernel=f"{source['entry']}:{source['function']}",
         backend=definition["spec"]["backend"],
         goal_blocks=Goal.from_json(run.goal).size,

@@ -27,7 +27,7 @@ def standings(store: Where = "runs") -> list[Standing]:
         together = [_whole(ledger, sweep) for sweep in sweeps.listed(ledger)]
         ids = {standing.run for standing in together}
         alone = [
-            standing_of(run, ledger.state(run), ledger.holder(run))
+            standing_of(ledger, run)
             for run in ledger.runs()
             if run.id.rpartition(".")[0] not in ids
         ]
@@ -45,8 +45,7 @@ def status(name: str, store: Where = "runs") -> Standing:
         if (sweep := sweeps.named(ledger, name)) is not None:
             return _whole(ledger, sweep)
         run = ledger.run(name)
-        standing = standing_of(run, ledger.state(run), ledger.holder(run))
-        return replace(standing, nodes=nodes_of(run.progress))
+        return replace(standing_of(ledger, run), nodes=nodes_of(run.progress))
 
 
 def the_sweep(ledger: Ledger, name: str) -> sweeps.Sweep:
@@ -65,9 +64,10 @@ def _point(
     ledger: Ledger, place: int, given: Mapping[str, Any], run: Run, begun: tuple[str, int] | None
 ) -> PointStanding:
     """Where a point stands; one that is held waits until its holder has given out a task of it."""
-    holder = ledger.holder(run)
+    standing = standing_of(ledger, run)
+    holder = standing.holder
     waiting = holder is not None and begun != (holder.host, holder.pid)
-    return PointStanding(place, given, waiting, standing_of(run, ledger.state(run), holder))
+    return PointStanding(place, given, waiting, standing)
 
 
 def _whole(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:

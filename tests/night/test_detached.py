@@ -177,7 +177,7 @@ def ask_detached(verb: str, *arguments: object, cwd: Path) -> Any:
 
 def test_watching_shows_progress_and_disturbs_nothing(tmp_path: Path) -> None:
     """Two watch, one is killed, the other sees the end; the run notices neither."""
-    run = detached(lasting(tmp_path, 60_000), cwd=tmp_path)["run"]
+    run = detached(lasting(tmp_path, 120_000), cwd=tmp_path)["run"]
     first, second = (started("watch", run, cwd=tmp_path) for _ in range(2))
     assert first.stderr
     assert f"run {run} on processes" in first.stderr.readline()
@@ -185,7 +185,7 @@ def test_watching_shows_progress_and_disturbs_nothing(tmp_path: Path) -> None:
     assert code == 130
     code, out, err = ended(second)
     assert code == 0
-    assert "of 60 blocks" in err
+    assert "of 120 blocks" in err
     assert "digest" in out
     result = ask("show", run, cwd=tmp_path)
     assert (result["state"], result["stopped_by"], len(result["events"])) == ("done", "samples", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,9 @@ def take_down_what_died() -> None:
     """End the labs of test sessions that were killed before they could do it."""
     rows = [line.split() for line in Lab("lab").do("list").splitlines()]
     for name in {row[0] for row in rows}:
-        pid = name.removeprefix("t")
-        if name.startswith("t") and pid.isdigit() and not Path("/proc", pid).exists():
+        # t: the standing lab; s: a spare one; u: one with Slurm.
+        of_tests = re.fullmatch(r"[tsu](\d+)", name)
+        if of_tests and not Path("/proc", of_tests[1]).exists():
             Lab(name).down()
 
 

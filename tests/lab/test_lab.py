@@ -44,6 +44,7 @@ def spare() -> Iterator[Lab]:
     """Another lab's name, of which nothing stands before and after the test."""
     need_lab()
     lab = Lab(f"s{os.getpid()}")
+    assert traces(lab.name) == []
     yield lab
     lab.down()
 

@@ -18,7 +18,7 @@ def slurm_lab() -> Iterator[Lab]:
     """h1, h2 and h3 with two CPUs each, for all tests of the session."""
     need_lab()
     need(not missing(), f"{', '.join(missing())}: scripts/lab install")
-    lab = Lab(f"s{os.getpid()}")
+    lab = Lab(f"u{os.getpid()}")
     try:
         lab.up(len(HOSTS))
         lab.do("slurm", "up")

@@ -74,10 +74,17 @@ class Caller:
 
 
 class Night(NamedTuple):
-    """What a schedule says of a start: when its window closes, and its key; None: neither is."""
+    """What ends a start of a sweep, whatever pools it has, and what it is known by.
+
+    Attributes:
+        closes: when its window closes, in seconds since the epoch; None: there is none.
+        start: the key of a scheduled start; None: it is a person's.
+        over: when its max_time is over, on the steady clock; None: it has none.
+    """
 
     closes: float | None
     start: str | None
+    over: float | None = None
 
 
 def _kernels(owed: Sequence[Member], points: Sequence[Member]) -> list[Member]:
@@ -122,24 +129,26 @@ class Pool:
         self._nodes = place.nodes if place else placed(self._spec.nodes.hosts)
         slots = {node.host: node.slots or 0 for node in self._nodes}
         self._caller.tell(SweepStarted(self._sweep.id, len(points), len(self._members), backend))
+        begun = self._clock.steady()
         pool = sweeps.begin_pool(self._ledger, self._sweep, backend, slots)
         try:
             with self._ledger.scribe() as self._scribe:
                 self._diary = sweeps.Diary(self._scribe, pool, backend, slots, self._night.start)
-                reason, wall = self._turned(backend)
+                reason = self._turned(backend)
                 self._scribe.flush()
         except StoreError as error:
             onward = command("resume", self._sweep.id, store=self._ledger.store)
             error.fix = f"{error.fix}: {onward}"
             raise
-        sweeps.end_pool(self._ledger, pool, wall)
+        # From its own beginning on: what was received in that time was received by this pool.
+        sweeps.end_pool(self._ledger, pool, self._clock.steady() - begun)
         if reason is not None:  # before the last run is let go of: who waits for it looks then
             sweeps.stopped(self._ledger, self._sweep, reason)
         for member in self._members:
             self._holds.release(member.run.id)
         return reason
 
-    def _turned(self, backend: str) -> tuple[str | None, float]:
+    def _turned(self, backend: str) -> str | None:
         sweep, caller = self._spec.sweep, self._caller
         assert sweep is not None
         keep_going = sweep.keep_going if caller.keep_going is None else caller.keep_going
@@ -149,7 +158,8 @@ class Pool:
         )  # fmt: skip
         total, kernels = len(self._members), self._kernels
         many = Many(self, total, range(total), manner, self._clock, caller.tell)
-        turns = Turns(many, caller.stop or Stop(), sweep.max_time, self._night.closes)
+        left = None if self._night.over is None else self._night.over - self._clock.steady()
+        turns = Turns(many, caller.stop or Stop(), left, self._night.closes)
 
         def probed(number: int, tally: str) -> None:
             Writer(self._scribe, kernels[number].run).probe(tally)
@@ -174,7 +184,7 @@ class Pool:
             state = State.PARTIAL if timed else State.INTERRUPTED
             runs = [self._members[number].run for number in unbegun]
             sweeps.leave(self._ledger, runs, state.value, many.draining)
-        return many.draining, turns.wall
+        return many.draining
 
     def _all_blocks(self) -> int | None:
         goals = [member.request.goal for member in self._members]

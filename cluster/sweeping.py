@@ -351,8 +351,10 @@ def _compute(
         pools: dict[str, list[Member]] = defaultdict(list)
         for member in owed:
             pools[_backend(member.request)].append(member)
+        limit = spec.sweep.max_time if spec.sweep else None
+        night = Night(closes, start, None if limit is None else caller.clock.steady() + limit)
         for backend, some in pools.items():
-            pool = Pool(ledger, sweep, spec, some, holds, caller, Night(closes, start))
+            pool = Pool(ledger, sweep, spec, some, holds, caller, night)
             if pool.compute(backend, members) is not None:
                 break
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import api, sweeping
-from cluster.events import Closed, Event
+from cluster.events import Closed, Event, SweepStarted
 from cluster.pool import Caller
 from cluster.report.swept import SweepResult
 from tests.cli.shell import ask, cluster, ended, only_document, spec, started
@@ -101,6 +101,21 @@ def test_a_sweep_that_was_killed_is_taken_up_by_a_second_firing(tmp_path: Path) 
     taken_up = again(tmp_path, "2026-07-01T23:00:00+02:00", 0.3, sweep={**SHARES, "max_time": 20})
     assert (taken_up.state, taken_up.stopped_by) == ("partial", "max_time")
     assert len(api.runs(tmp_path / "runs")) == 3
+
+
+def test_max_time_is_that_of_the_whole_also_with_several_backends(tmp_path: Path) -> None:
+    """The second backend gets what the first one left of it: here, nothing."""
+    matrix = {"backend": ["serial", "threads"], "params.share": [0.1, 0.2]}
+    path = spec(tmp_path, sweep={"matrix": matrix, "max_time": 20}, backend="serial")
+    clock = Passing("2026-07-02T12:00:00+02:00", 0.0)
+
+    def dawdle(event: Event) -> None:
+        if isinstance(event, SweepStarted) and event.backend == "threads":
+            clock.advance(30)
+
+    result = sweeping.submit(api.load(path), Caller(dawdle, clock=clock), store=tmp_path / "runs")
+    assert (result.state, result.stopped_by, result.done) == ("partial", "max_time", 2)
+    assert drawn(result) == [40_000, 40_000, 0, 0]
 
 
 def test_outside_of_its_window_a_sweep_begins_nothing(tmp_path: Path) -> None:

@@ -388,3 +388,11 @@ def test_too_many_points_for_this_process_are_refused_with_the_way_round(tmp_pat
         wrong = only_document(process.stdout, "error")["error"]
         os._exit(0 if process.returncode == 2 and "--points 1/6" in wrong["fix"] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("backend", ["serial", "processes"])
+def test_the_table_of_nodes_has_every_sample_of_a_short_sweep(backend: str, tmp_path: Path) -> None:
+    """Those that came in its last moment, too."""
+    result = Folder(tmp_path, backend=backend).submit()
+    drawn = sum(point["samples"] for point in result["points"])
+    assert sum(node["samples"] for node in result["nodes"]) == drawn == 3200

@@ -120,13 +120,23 @@ def resume(
     """
     with Ledger(Path(store)) as ledger:
         sweep = the_sweep(ledger, name)
-        spec = Spec.from_json(sweep.spec)
+        whole = Spec.from_json(sweep.spec)
         members = [
-            Member(place, given, elsewhere(Request.from_json(run.definition), overrides), run)
+            Member(place, given, elsewhere(_in_sweep(run, given, whole), overrides), run)
             for place, given, run in sweeps.runs_of(ledger, sweep)
         ]
-        spec = members[0].request.spec.model_copy(update={"sweep": spec.sweep}) if members else spec
+        spec = members[0].request.spec if members else whole
+        spec = spec.model_copy(update={"sweep": whole.sweep})
         return _computed(ledger, sweep, spec, members, caller or Caller())
+
+
+def _in_sweep(run: Run, given: Mapping[str, Any], whole: Spec) -> Request:
+    """A point's request, to be run where the sweep says: its run may be older than the sweep."""
+    request = Request.from_json(run.definition)
+    spec = placed_as(request.spec, whole)
+    if "backend" in given:
+        spec = spec.model_copy(update={"backend": given["backend"]})
+    return replace(request, spec=spec)
 
 
 def find(name: str, store: Where | Ledger = "runs") -> str | None:

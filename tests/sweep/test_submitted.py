@@ -396,3 +396,25 @@ def test_the_table_of_nodes_has_every_sample_of_a_short_sweep(backend: str, tmp_
     result = Folder(tmp_path, backend=backend).submit()
     drawn = sum(point["samples"] for point in result["points"])
     assert sum(node["samples"] for node in result["nodes"]) == drawn == 3200
+
+
+def test_a_resumed_sweep_works_where_and_when_the_sweep_says(tmp_path: Path) -> None:
+    """Also where its first point is a run that was begun alone, and elsewhere."""
+    share = {"share": 0.1, "nap": 0.02}
+    folder = Folder(tmp_path, sweep=None, backend="serial", nodes=None, samples=6400, params=share)
+    process = started("submit", "s.yaml", cwd=tmp_path)
+    wait_for(lambda: (tmp_path / "runs").exists() and _counted(tmp_path))
+    ended(process, signal.SIGINT)
+    hour = (time.gmtime().tm_hour + 6) % 24
+    night = {"window": f"{hour:02}:00-{hour:02}:30", "timezone": "UTC"}
+    told = {"command": ["touch", str(tmp_path / "told")]}
+    folder.write(
+        sweep={"matrix": {"params.share": [0.1, 0.2]}}, backend="processes", nodes="localhost:2",
+        schedule=night, notify=told,
+    )  # fmt: skip
+    shut = folder.submit(code=3)
+    again = ask("resume", shut["sweep"], cwd=tmp_path, code=3)
+    assert (again["stopped_by"], again["samples"]) == ("window", shut["samples"])
+    done = ask("resume", shut["sweep"], "--set", "schedule=null", cwd=tmp_path)
+    assert (done["state"], done["nodes"][0]["slots"]) == ("done", 2)
+    assert (tmp_path / "told").exists()

@@ -383,7 +383,14 @@ def _backend(request: Request) -> str:
 
 def _has_all(run: Run, request: Request) -> bool:
     """Whether a run has ended with what is asked for now: cheap, and for most enough."""
-    return run.state == State.DONE.value and run.goal == request.goal.to_json()
+    return _has_ended(run) and run.goal == request.goal.to_json()
+
+
+def _has_ended(run: Run) -> bool:
+    """Whether a run has all that it was asked for, or all that it may draw."""
+    return run.state == State.DONE.value or (
+        run.state == State.PARTIAL.value and run.stopped_by == "max_samples"
+    )
 
 
 def _judged(ledger: Ledger, sweep: sweeps.Sweep, members: Sequence[Member]) -> list[Member]:
@@ -403,7 +410,7 @@ def _judged(ledger: Ledger, sweep: sweeps.Sweep, members: Sequence[Member]) -> l
                 continue
             spec = placed_as(recorded.spec, now.request.spec)
             now = replace(now, request=replace(recorded, spec=spec))
-        if now.run.state != State.DONE.value:
+        if not _has_ended(now.run):
             owed.append(now)
     sweeps.set_goals(ledger, asked)
     return owed

@@ -398,6 +398,19 @@ def test_the_table_of_nodes_has_every_sample_of_a_short_sweep(backend: str, tmp_
     assert sum(node["samples"] for node in result["nodes"]) == drawn == 3200
 
 
+def test_points_at_max_samples_are_not_computed_again(tmp_path: Path) -> None:
+    """They are partial, and have all that they may draw: no engine is brought up for them."""
+    until = {"rel_error": 1e-9, "max_samples": 640}
+    folder = Folder(tmp_path, samples=None, until=until)
+    first = folder.submit(code=3)
+    folder.write(backend="ssh", nodes="nowhere.invalid")
+    again = folder.submit(code=3)
+    assert (again["state"], again["wall_s"]) == ("partial", first["wall_s"])
+    assert digests(again) == digests(first)
+    folder.write(backend="serial", nodes=None, until={**until, "max_samples": 1280})
+    assert [point["samples"] for point in folder.submit(code=3)["points"]] == [1280] * 5
+
+
 def test_a_resumed_sweep_works_where_and_when_the_sweep_says(tmp_path: Path) -> None:
     """Also where its first point is a run that was begun alone, and elsewhere."""
     share = {"share": 0.1, "nap": 0.02}

@@ -130,6 +130,8 @@ def merge(out: Path, sources: Sequence[Path], *, verify: bool = False) -> Merged
         requests = [Request.from_json(row.definition) for _, row in given]
         _check_identities(given, requests)
         folder, name = _place(out)
+        if not verify and not (folder / FILE).is_file():  # a refusal leaves no empty store behind
+            _refuse_overlaps(given)
         ledger = stack.enter_context(Ledger(folder, create=True))
         here = _here(ledger, name, requests[0].identity)
         if not verify:
@@ -203,11 +205,13 @@ def _check_identities(given: Sequence[tuple[Ledger, Run]], requests: Sequence[Re
             "params": (dict(first.params), dict(request.params)),
             "seed": (first.seed, request.seed),
             "block": (first.block, request.block),
+            "streams": tuple("common" if each.common else "own" for each in (first, request)),
         }
         apart = "; ".join(f"{name} {a} and {b}" for name, (a, b) in parts.items() if a != b)
         here = given[0][0].store / given[0][1].id
         raise UsageError(
-            f"{here} and {ledger.store / run.id} do not compute the same: {apart}",
+            f"{here} and {ledger.store / run.id} do not compute the same: "
+            f"{apart or 'they are of two versions'}",
             fix="merge runs of one identity ('cluster show --json' prints it)",
         )
 
@@ -254,9 +258,12 @@ def _found(stack: ExitStack, source: Path) -> tuple[Ledger, Run]:
 
 
 def _place(path: Path) -> tuple[Path, str | None]:
-    """A store; or a store and a run, where the path goes on below a store."""
-    if (path.parent / FILE).is_file() and not (path / FILE).is_file():
-        return path.parent, path.name
+    """A store; or a store and a run (SWEEP/PLACE too), where the path goes on below a store."""
+    if (path / FILE).is_file():
+        return path, None
+    for folder in (path.parent, path.parent.parent):
+        if (folder / FILE).is_file():
+            return folder, str(path.relative_to(folder))
     return path, None
 
 

@@ -50,12 +50,18 @@ class Ledger(Database):
             return (exact or found)[0]
         if found:
             several = ", ".join(run.id for run in found[:5])
+            if self.sweep_key(name) is not None and all(map(self._is_point, found[:5])):
+                fix = f"name one of its points, such as {name}/0"
+                raise UsageError(f"{name!r} is a sweep, and this takes one run", fix=fix)
             raise UsageError(f"{name!r} begins several runs: {several}", fix="give more of the id")
         ids = [row[0] for row in self.all("SELECT id FROM run", ())]
         raise UsageError(
             f"no run {name!r} in {self.store}",
             fix=did_you_mean(name, ids) or "'cluster ls' lists the runs",
         )
+
+    def _is_point(self, run: Run) -> bool:
+        return bool(self.all("SELECT 1 FROM point WHERE run = ? LIMIT 1", (run.key,)))
 
     def sweep_key(self, name: str) -> int | None:
         """The sweep of that id, the newest of that name, or the only one whose id starts so."""

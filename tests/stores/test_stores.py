@@ -70,12 +70,12 @@ def test_a_shard_is_taken_back_into_a_run_that_is_there(whole: Path, tmp_path: P
 
 
 def test_what_is_counted_twice_is_refused_or_compared(whole: Path, tmp_path: Path) -> None:
-    """Refused without --verify, and nothing is written; compared with it, and counted once."""
+    """Refused without --verify, and nothing is made; compared with it, and counted once."""
     shards(tmp_path, "0-19", "10-39")
     refused = ask("merge", "together", "0-19", "10-39", cwd=tmp_path, code=2)["error"]
     assert "counted in another of these, too; nothing was merged" in refused["message"]
     assert "--verify" in refused["fix"]
-    assert ask("ls", "--store", "together", cwd=tmp_path) == []
+    assert not (tmp_path / "together").exists()
     merged = ask("merge", "together", "0-19", "10-39", "--verify", cwd=tmp_path)
     second = merged["sources"][1]
     assert second["differing"] == []
@@ -164,3 +164,13 @@ def test_old_runs_that_are_done_are_removed_and_no_others(tmp_path: Path) -> Non
     assert [row["run"] for row in ask("ls", cwd=tmp_path)] == names[:2]
     for run in removed:
         assert f"no run {run!r}" in cluster("show", run, cwd=tmp_path).stderr
+
+
+def test_runs_with_other_streams_are_told_apart(tmp_path: Path) -> None:
+    """The one of a sweep with common streams has its own identity, though all else is equal."""
+    path = spec(tmp_path, name="alone", params={"share": 0.2}, backend="serial")
+    ask("submit", path, cwd=tmp_path)
+    sweep = {"matrix": {"params.share": [0.2, 0.3]}, "streams": "common"}
+    ask("submit", spec(tmp_path, name="swept", sweep=sweep, backend="serial"), cwd=tmp_path)
+    error = ask("merge", "out", "runs/alone", "runs/swept/0", cwd=tmp_path, code=2)["error"]
+    assert error["message"].endswith("do not compute the same: streams own and common")

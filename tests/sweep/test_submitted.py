@@ -431,3 +431,13 @@ def test_a_resumed_sweep_works_where_and_when_the_sweep_says(tmp_path: Path) -> 
     done = ask("resume", shut["sweep"], "--set", "schedule=null", cwd=tmp_path)
     assert (done["state"], done["nodes"][0]["slots"]) == ("done", 2)
     assert (tmp_path / "told").exists()
+
+
+def test_a_verb_for_one_run_says_how_a_point_is_named(tmp_path: Path) -> None:
+    """A sweep's id begins those of all its points; that is no help to anybody."""
+    Folder(tmp_path, backend="serial").submit()
+    for words in (["verify", "swept"], ["repro", "swept", "--block", "0"]):
+        error = ask(*words, cwd=tmp_path, code=2)["error"]
+        assert error["message"] == "'swept' is a sweep, and this takes one run"
+        assert "swept/0" in error["fix"]
+    assert ask("merge", "out", "runs/swept/3", cwd=tmp_path)["result"]["state"] == "done"

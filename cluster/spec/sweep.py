@@ -26,6 +26,7 @@ BELOW = ("params", "until")
 _DIGITS = 12
 _LARGEST_EXPONENT = 300
 _CALL = re.compile(r"(range|logspace)\(([^()]*)\)")
+_CALL_BEGINS = re.compile(r"\s*(range|logspace)\([^)]*$")
 _CALL_LIKE = re.compile(r"\w+\(.*\)")
 _FORMS = "write [1, 2, 3], range(0, 10, 2) or logspace(1e-3, 1, 4)"
 
@@ -49,6 +50,9 @@ def values_of(value: Any) -> tuple[Any, ...]:
     if isinstance(value, list | tuple):
         if not value:
             raise fault("must have at least one value, got an empty list")
+        # [range(1, 5, 1)] is a list of three texts, of which none is meant.
+        if any(isinstance(one, str) and _CALL_BEGINS.match(one) for one in value):
+            raise fault("range(...) and logspace(...) stand alone, not in a list", _FORMS)
         return tuple(value)
     found = _CALL.fullmatch(value.strip()) if isinstance(value, str) else None
     if not found:
@@ -149,7 +153,9 @@ class Assignment(Rule):
 
 def _each(value: Any, make: Callable[[Any], Any]) -> dict[str, Any]:
     """The mapping with each value made by `make`; everything that is wrong is told at once."""
-    if not isinstance(value, Mapping) or not value:
+    if isinstance(value, Mapping) and not value:
+        raise fault("must have at least one key, got none", "write it as params.d: [1, 2]")
+    if not isinstance(value, Mapping):
         raise fault(f"must be a mapping of keys, got {show(value)}", "write it as params.d: [1, 2]")
     made: dict[str, Any] = {}
     found: list[tuple[tuple[str | int, ...], PydanticCustomError]] = []

@@ -21,6 +21,8 @@ from cluster.spec import Notify
 
 # Seconds that a message may take, its process's own start included.
 DEADLINE = 15.0
+# Seconds that a killed one may take to end.
+_ENDING = 2.0
 _MOST_AT_ONCE = 8
 _MOST_WORDS = 300
 _WEBHOOK = "webhook "
@@ -40,7 +42,9 @@ class _Sent:
         """End its whole group: what it has started and left behind is not wanted either."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        # One that became another user's, or waits for a dead disk, cannot be ended: it is left.
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_ENDING)
 
 
 class Notifier:

@@ -75,7 +75,8 @@ def _of_file(path: Path) -> str:
     if not path.is_absolute():
         raise SecretError(f"the file of a secret must be an absolute path, got {str(path)!r}")
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # A pipe that nobody writes to must not hold the run up.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
             _check_private(os.fstat(descriptor), path)
             return _plain(file.read(_LONGEST).decode(errors="replace").strip(), str(path))
@@ -85,6 +86,8 @@ def _of_file(path: Path) -> str:
 
 def _check_private(status: os.stat_result, path: Path) -> None:
     """Judged on the open file, so that no other can be put into its place meanwhile."""
+    if not stat.S_ISREG(status.st_mode):
+        raise SecretError(f"{path} is no plain file", fix="put the secret into one, mode 0600")
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         fix = f"chmod 600 {path}"
         raise SecretError(f"{path} holds a secret, and is not yours alone", fix=fix)

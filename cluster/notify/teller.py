@@ -38,7 +38,7 @@ class Teller:
         self._observe, self._result = observe, result
         self._slots: dict[str, int] = {}
         self._lost: set[str] = set()
-        self._begun = False
+        self._begun = self._prepared = False
         self._wrong: str | None = None
 
     def __call__(self, event: Event) -> None:
@@ -54,6 +54,7 @@ class Teller:
 
     def _on_start(self) -> None:
         """In the evening, while somebody looks, is the time to say that nobody will be told."""
+        self._prepared = True
         wrong = self._notifier.prepare()
         if wrong and wrong != self._wrong:  # a sweep starts once for each of its backends
             self._wrong = wrong
@@ -73,6 +74,8 @@ class Teller:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, ClusterError) and not isinstance(error, Locked | UsageError):
+            if not self._prepared:  # the store failed before the run could begin
+                self._on_start()
             self._notifier.send(of_error(self._run, self._name, error))
         elif error is None and self._begun:
             with suppress(ClusterError):  # whoever asked for the run is told the same

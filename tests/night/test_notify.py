@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cluster import api
-from cluster.errors import EngineError, SpecError, UsageError
+from cluster.errors import EngineError, SpecError, StoreError, UsageError
 from cluster.events import Alarm, Event, NodeChanged, Progress, Started, SweepStarted
 from cluster.family import descendants
 from cluster.notify import SecretError, Teller, filled
@@ -420,3 +420,44 @@ def test_a_scheduled_start_has_no_variables(tmp_path: Path) -> None:
     done = cluster(*words, cwd=tmp_path, env=env)
     assert done.returncode == 2
     assert "${file:/path}" in done.stderr
+
+
+def test_a_notifier_that_cannot_be_killed_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that sudo made another user's, or that waits for a dead disk."""
+    notes: list[str] = []
+    notify = Notify(on=("done",), command=("sleep", "60"))
+    notifier = notifiers.Notifier(notify, notes.append, deadline=0.1)
+    monkeypatch.setattr(notifiers, "_ENDING", 0.2)
+
+    def refuse(_group: int, _number: int) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "killpg", refuse)
+        notifier.send({"event": "done"})
+        (sent,) = notifier._sent
+        begun = time.monotonic()
+        notifier.finish()
+        assert time.monotonic() - begun < 5
+    sent.kill()
+    assert notes == ["not notified of done: sleep: no answer within 0.1 s"]
+
+
+def test_a_store_that_fails_before_the_run_begins_is_told_by_webhook(
+    server: Server, tmp_path: Path
+) -> None:
+    """The secrets were not looked for yet."""
+    spec = job(tmp_path, webhook=f"http://localhost:{server.port}/hook")
+    api.submit(spec, store=tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / "locks")
+    (tmp_path / "runs" / "locks").touch()
+    with pytest.raises(StoreError):
+        api.submit(spec, store=tmp_path / "runs")
+    assert [message["event"] for _, message in server.posted] == ["done", "failed"]
+
+
+def test_a_pipe_holds_no_secret(tmp_path: Path) -> None:
+    """Nobody may ever write to it, and the run must not wait for that."""
+    os.mkfifo(tmp_path / "secret", 0o600)
+    with pytest.raises(SecretError, match="no plain file"):
+        filled(f"https://host/${{file:{tmp_path}/secret}}", {})

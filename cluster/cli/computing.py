@@ -185,7 +185,7 @@ def _plan(spec: Path, overrides: Sequence[str], seconds: float, yes: bool, as_js
 @click.option("--parts", type=int, metavar="N", help="for Slurm: an array, a sweep in N parts")
 @click.option("--at", metavar="EVENT", help="for systemd, else when the window opens; for scrontab")
 @click.option("--print", "printed", is_flag=True, help="show what would be written, no more")
-@click.option("--remove", is_flag=True, help="take it away, wherever it is")
+@click.option("--remove", is_flag=True, help="take it away (Slurm: in the script's folder)")
 @click.option("--start", is_flag=True, help="one start: what the scheduler runs")
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
 @click.option("--log", type=click.Path(path_type=Path), hidden=True)
@@ -197,6 +197,10 @@ def _schedule(spec: Path, start: bool, remove: bool, as_json: bool, **options: A
     from cluster import schedule
 
     if remove:
+        if options["printed"]:
+            raise UsageError(
+                "--print touches nothing, and --remove takes away", fix="give one of them"
+            )
         document = schedule.remove(spec)
     elif options["slurm"] or options["sbatch"] or options["parts"] is not None:
         document = _batch(spec, options)

@@ -52,6 +52,8 @@ def put(
     """
     if (cron is not None) + systemd != 1:
         raise UsageError("by which scheduler?", fix="give --cron 'TIMES', --systemd or --slurm")
+    if cron is not None and at is not None:
+        raise UsageError("--at is for systemd and for Slurm", fix="--cron itself says when")
     loaded = api.load(spec, overrides)
     kind, when = ("cron", cron) if cron is not None else ("systemd", at or _opening(loaded))
     job = job_of(spec, store or loaded.store, overrides)

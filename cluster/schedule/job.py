@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -89,8 +90,9 @@ def job_of(spec: Path, store: str | Path, overrides: Sequence[str]) -> Job:
 
 
 def name_of(spec: Path) -> str:
-    """The name of a spec's job; the spec need not be there any more."""
-    path = str(spec.absolute()).encode(errors="surrogateescape")
+    """The name of a spec's job, by whatever path; the spec need not be there any more."""
+    # A spec that is a link keeps a name of its own; the way to its folder does not matter.
+    path = os.path.join(os.path.realpath(spec.parent), spec.name).encode(errors="surrogateescape")
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", spec.stem).lstrip("._-")[:40] or "run"
     return f"{stem}-{hashlib.sha256(path).hexdigest()[:8]}"
 

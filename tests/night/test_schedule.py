@@ -136,6 +136,7 @@ def test_a_start_that_finds_the_run_held_says_by_whom(tmp_path: Path) -> None:
     [
         ([], "by which scheduler?"),
         (["--cron", NIGHTLY, "--systemd"], "by which scheduler?"),
+        (["--cron", NIGHTLY, "--at", "22:00"], "--at is for systemd"),
         (["--cron", "22:00"], "must be five fields"),
         (["--cron", "0 22 * * *; rm"], "must be five fields"),
         (["--systemd"], "--at"),

@@ -50,3 +50,22 @@ def test_a_script_of_somebody_else_stays(tmp_path: Path) -> None:
     assert "not of cluster's making" in json.dumps(schedule(tmp_path, path, *SLURM, code=2))
     assert schedule(tmp_path, path, "--remove")["removed"] == []
     assert place.read_text() == "#!/bin/sh\n"
+
+
+def test_remove_with_print_removes_nothing(tmp_path: Path) -> None:
+    """--print touches nothing, whatever stands beside it."""
+    path = str(spec(tmp_path))
+    schedule(tmp_path, path, *SLURM)
+    error = schedule(tmp_path, path, "--remove", "--print", code=2)["error"]
+    assert error["fix"] == "give one of them"
+    assert len(list(tmp_path.glob("*.sbatch"))) == 1
+
+
+def test_a_spec_has_one_job_by_whatever_path(tmp_path: Path) -> None:
+    """So what was scheduled from one folder can be taken away from another."""
+    path = spec(tmp_path)
+    (tmp_path / "below").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    ways = (path, Path(path.name), Path("below/../", path.name), tmp_path / "link" / path.name)
+    names = {schedule(tmp_path, str(way), *SLURM, "--print")["name"] for way in ways}
+    assert len(names) == 1

@@ -123,6 +123,8 @@ def _difference(a: Side, b: Side) -> tuple[float, float, float, float] | None:
     one, other = a.result.estimate, b.result.estimate
     if one is None or other is None or isinstance(one, list) != isinstance(other, list):
         return None
+    if _edges(a.result) != _edges(b.result):  # the bins are not of the same values
+        return None
     if not isinstance(one, list):
         return _of_values(a, b)
     if len(one) != len(other):
@@ -130,6 +132,10 @@ def _difference(a: Side, b: Side) -> tuple[float, float, float, float] | None:
     bins = zip(one, other, a.result.std_error, b.result.std_error, strict=True)
     worst = max((_judged(x - y, math.hypot(s, t)) for x, y, s, t in bins), key=lambda f: abs(f[2]))
     return (*worst[:3], min(1.0, worst[3] * len(one)))
+
+
+def _edges(result: Result) -> Any:
+    return (result.tally or {}).get("edges")
 
 
 def _of_values(a: Side, b: Side) -> tuple[float, float, float, float]:

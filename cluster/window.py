@@ -5,7 +5,9 @@ it; where it crosses midnight it closes on the next. Instants are seconds since 
 
 A wall-clock time that a date has twice is the first of the two; one that it has not, because the
 clocks go forward, is read with the offset of before, so that 02:30 is then 03:30 (RFC 5545, 3.3.5).
-So every date has exactly one opening, and a window on that night is as long as it was meant.
+So every date has exactly one opening, and a night is as long as the clock on the wall says: from
+22:00 to 06:00 are seven hours in spring and nine in autumn. A window that would close before it
+opens then, such as 02:30-03:15, has no hours on that date.
 """
 
 from __future__ import annotations

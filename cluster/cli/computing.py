@@ -193,6 +193,8 @@ def _plan(spec: Path, overrides: Sequence[str], seconds: float, yes: bool, as_js
 @own_store_option
 def _schedule(spec: Path, start: bool, remove: bool, as_json: bool, **options: Any) -> int | None:
     if start:
+        if remove or any(options[name] for name in _GIVEN):
+            raise UsageError("--start runs the spec now, and is given to no scheduler")
         return _start(spec, as_json=as_json, **options)
     from cluster import schedule
 
@@ -210,6 +212,7 @@ def _schedule(spec: Path, start: bool, remove: bool, as_json: bool, **options: A
     return None
 
 
+_GIVEN = ("cron", "systemd", "slurm", "sbatch", "parts", "at", "printed")
 _ASKED = ("cron", "systemd", "at", "printed", "overrides", "store")
 
 

@@ -139,6 +139,7 @@ def test_a_start_that_finds_the_run_held_says_by_whom(tmp_path: Path) -> None:
         (["--cron", NIGHTLY, "--at", "22:00"], "--at is for systemd"),
         (["--cron", "22:00"], "must be five fields"),
         (["--cron", "0 22 * * *; rm"], "must be five fields"),
+        (["--start", "--print"], "--start runs the spec now"),
         (["--systemd"], "--at"),
         (["--systemd", "--slurm"], "by which scheduler?"),
         (["--cron", NIGHTLY, "--sbatch", "time=1"], "are for Slurm"),

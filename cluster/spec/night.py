@@ -17,6 +17,7 @@ _TIME = "([01][0-9]|2[0-3]):[0-5][0-9]"
 _LOCAL = r"http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/|$)"
 # A secret may be part of the path, never of the host: so the host can be named in messages.
 _URL = re.compile(r"https?://[^\s/${}@?#]+([/?][^\s]*)?")
+_SECRET = re.compile(r"\$\{(file:/[^}]+|[A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Webhook(Text):
             raise fault(f"must be an address such as https://host/path, got {show(value)}", secret)
         if not value.startswith("https://") and not re.match(_LOCAL, value):
             raise fault("must begin with https://: http is for localhost alone")
+        if "${" in _SECRET.sub("", value):
+            raise fault(f"a secret is written as ${{NAME}} or ${{file:/path}}, got {show(value)}")
 
 
 @dataclass(frozen=True)
@@ -130,4 +133,6 @@ class Notify(Frozen):
     def _somebody(self) -> Self:
         if self.command is None and self.webhook is None:
             raise fault("nobody is named to be told", "give notify.command or notify.webhook")
+        if not self.on:
+            raise fault("on names no event, so nobody is told", f"it has {', '.join(EVENTS)}")
         return self

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
-from cluster.errors import NodesMissing
+from cluster.errors import NodesMissing, UsageError
 from cluster.launch import Change, Fleet, Happening, Host, Standing
 from cluster.nodes import Node
 from cluster.work import Outcome, Task, Work
+
+_ATTACH = "leave attach out; or resume the run with backend dispy and dispy: {secret: ...}"
 
 
 class Hosted(Backend):
@@ -47,6 +49,11 @@ class Hosted(Backend):
         self._selector.close()
 
     # -- what an engine is ------------------------------------------------------------------------
+
+    @property
+    def _attaches(self) -> bool:
+        """Whether it can work on nodes that stand by themselves."""
+        return False
 
     def _begin(self, work: Work) -> None:
         """The run begins; the agents are on their way."""
@@ -118,6 +125,10 @@ class Hosted(Backend):
 
     def resize(self, nodes: Sequence[Node]) -> None:
         """See :meth:`Backend.resize`."""
+        for node in nodes:
+            if node.attach is not None and not self._attaches:
+                reason = f"{node.host}: this run cannot attach to a node that stands"
+                raise UsageError(reason, fix=_ATTACH)
         self.nodes = tuple(nodes)
         if self._fleet is not None:
             wanted = {node.host: node for node in nodes}

@@ -73,7 +73,7 @@ class Roster:
         try:
             self._check(wish)
             added = self._change(wish.add, wish.drain, "asked for", core, backend)
-        except UsageError as error:
+        except (NodeError, UsageError) as error:
             self._answer(wish, {"error": error.message, "fix": error.fix})
         else:
             names = [node.host for node in added]

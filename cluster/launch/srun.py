@@ -19,7 +19,8 @@ from cluster.nodes import Node, expand
 def reaches(node: Node, environ: Mapping[str, str] = os.environ) -> bool:
     """Whether a node is another host of this job; with a user or a port of its own it is ssh's."""
     job, hosts = environ.get("SLURM_JOB_ID"), environ.get("SLURM_JOB_NODELIST")
-    if not job or not hosts or node.user is not None or node.port is not None or is_here(node):
+    others = (node.user, node.port, node.attach)
+    if not job or not hosts or any(each is not None for each in others) or is_here(node):
         return False
     return node.host in _names(hosts) and shutil.which("srun", path=environ.get("PATH")) is not None
 

@@ -19,6 +19,8 @@ _SCOPE = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Keys that say how ssh reaches a host, and what it starts there.
+_OF_SSH = ("python", "user", "port")
 
 
 class NodeError(ValueError):
@@ -92,7 +94,7 @@ class Node:
             raise NodeError("is for ssh, which attach takes the place of", key=other, fix=fix)
 
     def _for_ssh(self) -> str | None:
-        return next((key for key in ("python", "user", "port") if getattr(self, key)), None)
+        return next((key for key in _OF_SSH if getattr(self, key)), None)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-safe mapping, from which :meth:`from_json` makes an equal Node."""
@@ -130,7 +132,7 @@ class Defaults:
         given = {key: value for key, value in ours.items() if value not in (None, ())}
         return tuple(
             replace(node, **{key: value for key, value in given.items()
-                             if getattr(node, key) in (None, ())})
+                             if getattr(node, key) in (None, ()) and _takes(node, key)})
             for node in nodes
         )  # fmt: skip
 
@@ -190,6 +192,11 @@ class NodeList:
             files=tuple(HostFile(path, tuple(hosts)) for path, hosts in data.get("files", ())),
             defaults=Defaults.from_json(data.get("defaults", {})),
         )
+
+
+def _takes(node: Node, key: str) -> bool:
+    """Whether a node can have the key: one that stands has no use for those of ssh."""
+    return node.attach is None or key not in _OF_SSH
 
 
 def _check(key: str, value: Any, check: Callable[[Any], str | None]) -> None:

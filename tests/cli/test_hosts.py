@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cluster.backends.base import TABLE
 from cluster.backends.mpi.launcher import scrubbed
 from tests.cli.shell import (
     COMMAND,
@@ -95,6 +96,21 @@ def test_a_run_takes_other_hosts_and_refuses_what_cannot_be(tmp_path: Path) -> N
         "0 slots: draining: it gets no more tasks",
         "0 slots: drained: all that it was given is answered",
     ]
+
+
+@pytest.mark.parametrize("backend", ["ssh", "dispy"])
+def test_a_run_without_a_secret_attaches_to_no_node_that_stands(
+    backend: str, tmp_path: Path
+) -> None:
+    """Nor does it harm the run that somebody wishes for it, whatever its defaults are."""
+    entry = next(row for row in TABLE if row.name == backend)
+    need(entry.usable, f"{backend}: {entry.install}")
+    nodes = {"hosts": f"{ONE}:1", "defaults": {"python": sys.executable}}
+    path = spec(tmp_path, "slow", samples=120_000, backend=backend, nodes=nodes)
+    process, run = begun(path, tmp_path)
+    error = change(run, tmp_path, "--add", f"{{host: {TWO}, attach: 9700}}")["error"]
+    assert error["message"] == f"{TWO}: this run cannot attach to a node that stands"
+    assert ended(process)[0] == 0
 
 
 @pytest.mark.parametrize("backend", ["serial", "threads", "processes"])

@@ -52,6 +52,15 @@ def test_a_node_and_a_list_survive_json() -> None:
     assert NodeList.from_json(json.loads(json.dumps(hosts.to_json()))) == hosts
 
 
+def test_defaults_for_ssh_are_not_for_a_node_that_stands() -> None:
+    """It has its own Python and user; what else is given holds for it, too."""
+    defaults = Defaults(slots=2, python="/py", user="ada", port=23, cwd="/scratch")
+    assert defaults.fill([Node("x"), Node("y", attach=9700)]) == (
+        Node("x", slots=2, python="/py", user="ada", port=23, cwd="/scratch"),
+        Node("y", slots=2, cwd="/scratch", attach=9700),
+    )
+
+
 @pytest.mark.fault(82, 83)
 @pytest.mark.parametrize(
     ("key", "value"),

@@ -54,6 +54,10 @@ class Engine(Driven):
         self._warned = False
         self._nodes: dict[str, Started] = {}
 
+    @property
+    def _attaches(self) -> bool:
+        return self.options.trusted or self.options.secret is not None
+
     def _kinds(self) -> dict[str, Any]:
         return {**super()._kinds(), "reach": self._reach}
 

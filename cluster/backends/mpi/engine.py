@@ -38,6 +38,9 @@ from cluster.work import Outcome, Task, Work
 _GATHER = 1.5
 _LAUNCH = 30.0
 _STARTS = 3
+# A rank says each second that it is there; one that hangs, or whom a firewall cuts off, does not.
+# On a bad network its connection may pause longer than that of its host's agent.
+_SILENT = 15.0
 _NOT_FOUND = 78
 _FENCE = "cluster.backends.mpi.fence"
 
@@ -50,7 +53,7 @@ class World:
         driver: its first rank.
         hosts: the births of its hosts' agents, by name.
         since: when it was launched.
-        up: hosts whose rank is up.
+        up: hosts whose rank is up, and when each was heard of last.
         brought: whether any outcome came of it.
         to: the host that the driver was named last: what follows is for that one.
     """
@@ -58,7 +61,7 @@ class World:
     driver: Driver
     hosts: dict[str, int]
     since: float
-    up: set[str] = field(default_factory=set)
+    up: dict[str, float] = field(default_factory=dict)
     brought: bool = False
     to: str = ""
 
@@ -146,7 +149,7 @@ class Engine(Hosted):
         for key in [key for key in self._running if key[0] == host.name]:
             self._running.pop(key).end(255)
         for world in self._worlds:
-            world.up.discard(host.name)
+            world.up.pop(host.name, None)
 
     def _on_told(self, host: Host, message: dict[str, Any]) -> None:
         if "exited" in message:
@@ -240,7 +243,9 @@ class Engine(Hosted):
             world.brought = True
             yield Outcome.from_json(message)
         elif "up" in message:
-            world.up.add(message["up"])
+            world.up[message["up"]] = time.monotonic()
+        elif "alive" in message:
+            world.up |= dict.fromkeys(world.up.keys() & set(message["alive"]), time.monotonic())
         elif "unfit" in message:
             kind = NotOneWorld if message["code"] == _NOT_FOUND else EngineError
             raise kind(str(message["unfit"]), fix=message["fix"])
@@ -249,7 +254,17 @@ class Engine(Hosted):
         late = time.monotonic() - world.since > _LAUNCH
         if late and not world.brought and not world.up:
             return f"it was not up within {_LAUNCH:g} s"
-        return world.driver.fault
+        return world.driver.fault or self._silence(world)
+
+    def _silence(self, world: World) -> str:
+        """Which rank says nothing, though its host does; empty where all is well."""
+        now = time.monotonic()
+        for name, heard in world.up.items():
+            if name not in self._ready or not self._ready[name][0].ready:
+                world.up[name] = now  # the agent tells of that
+            elif now - heard > _SILENT:
+                return f"its rank on {name} was not heard of for {_SILENT:g} s"
+        return ""
 
     def _bury(self, world: World, fault: str) -> Iterator[Outcome]:
         """A world is lost: what its hosts had is owed, and they wait for another one."""

@@ -53,6 +53,8 @@ _GO_ON = 1
 def main() -> None:
     """``fence ADDRESS WORD...``: run the words, and end as they do."""
     address, *words = sys.argv[1:]
+    # A world in which one rank hangs does not end by itself when its dispatcher has gone.
+    die_with_parent()
     os.environ[OWN_ADDRESS] = address
     if address != LOOPBACK and (name := interface_of(address)):
         os.environ.update({"PRTE_MCA_prte_if_include": name})

@@ -107,6 +107,7 @@ class Coordinator:
         self._to = 0
         self._here: list[list[str]] | None = None
         self._homeless: list[int] = []
+        self._alive: set[str] = set()
         self._beaten = 0.0
 
     def serve(self) -> None:
@@ -144,6 +145,8 @@ class Coordinator:
     def _on_said(self, rank: int, message: dict[str, Any]) -> None:
         if "node" in message:
             self._homeless.append(rank)
+        elif "alive" in message:
+            self._alive.add(message["alive"])
         else:
             self._ranks[message["up"]] = rank
             self._wire.queue({"up": message["up"], "slots": 1, "reason": f"over MPI, rank {rank}"})
@@ -158,6 +161,9 @@ class Coordinator:
         if time.monotonic() - self._beaten > _BEAT:
             self._beaten = time.monotonic()
             self._wire.queue({"beat": 1})
+            if self._alive:
+                self._wire.queue({"alive": sorted(self._alive)})
+                self._alive.clear()
 
 
 class Relay:
@@ -167,6 +173,7 @@ class Relay:
         self._world, self._selector = world, selector
         self._wire: Wire | None = None
         self._ended = False
+        self._name, self._beaten = "", 0.0
         if "CLUSTER_NODE" in os.environ:
             self._meet(os.environ["CLUSTER_NODE"], os.environ["CLUSTER_SLOTS"])
         else:
@@ -183,9 +190,15 @@ class Relay:
                     self._wire.queue_lines(joined(lines))
             if self._wire is not None:
                 self._pass_up(self._wire)
+                self._beat()
             self._world.flush()
             for key, mask in self._selector.select(self._world.patience):
                 key.data(mask)
+
+    def _beat(self) -> None:
+        if time.monotonic() - self._beaten > _BEAT:
+            self._beaten = time.monotonic()
+            self._say({"alive": self._name})
 
     def _pass_up(self, wire: Wire) -> None:
         if outcomes := wire.messages():
@@ -204,6 +217,7 @@ class Relay:
         self._connection = dial(address)
         descriptor = self._connection.fileno()
         self._wire = Wire(descriptor, descriptor, self._selector, bytes)
+        self._name = name
         self._say({"up": name})
 
     def _say(self, message: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from cluster.backends.mpi.rank import transport
 from cluster.family import descendants
 from tests.backends.mpi.test_inside import alone, command_of, cpu_seconds, spec, start, told
+from tests.faults.battery import wait_until_gone
 
 # A mistake of ours in the rank beside the workers, in the first world that is launched: Python
 # reads this file at every start.
@@ -73,6 +75,32 @@ def test_an_exception_in_a_rank_costs_a_world_and_no_block(tmp_path: Path) -> No
     with sqlite3.connect(tmp_path / "runs" / "ledger.sqlite") as db:
         texts = [text for (text,) in db.execute("SELECT text FROM event")]
     assert any("a mistake of ours" in text for text in texts), texts
+
+
+@pytest.mark.slow
+@pytest.mark.fault(8)
+def test_a_rank_that_hangs_costs_a_world_and_is_told(tmp_path: Path) -> None:
+    """Its host's agent is there, so nothing but the rank itself can tell of it."""
+    path = spec(tmp_path, 200, 0.05)
+    process = submit(tmp_path, path)
+    ranks = ranks_below(process.pid)
+    time.sleep(2)
+    os.kill(max(ranks), signal.SIGSTOP)
+    result, err = told(process)
+    assert (result["state"], result["digest"]) == ("done", alone(tmp_path, path)), err
+    assert "its rank on localhost was not heard of for 15 s" in err
+
+
+def test_a_world_goes_with_its_dispatcher_though_a_rank_hangs(tmp_path: Path) -> None:
+    """Kill -9 of the dispatcher: nothing of the world is left, which could not end in order."""
+    process = submit(tmp_path, spec(tmp_path, 600, 0.05))
+    ranks = ranks_below(process.pid)
+    time.sleep(2)
+    below = descendants(process.pid)
+    os.kill(max(ranks), signal.SIGSTOP)
+    process.kill()
+    process.communicate(timeout=30)
+    wait_until_gone(below, 20.0)
 
 
 def test_ranks_that_wait_burn_no_core(tmp_path: Path) -> None:

@@ -178,6 +178,7 @@ class Broker:
         self.place = f"ipc://@cluster-{secrets.token_hex(16)}"
         self._broker = brokerzmq.Broker(f"{self.place}-task", f"{self.place}-info")
         watch_connections(self._broker.task_socket)
+        watch_connections(self._broker.info_socket)
         self.gate = self._broker.task_socket = Gate(self._broker, key)
         self._thread = threading.Thread(target=self._broker.run, daemon=True)
         self._thread.start()

@@ -24,6 +24,7 @@ from cluster.backends.scoop.seal import SealedPickle, Stamps
 
 _ANSWER = 20.0
 _BEAT, _DEAD = 5.0, 20.0
+LONGEST = 64 << 20
 
 
 class _Silent:
@@ -149,6 +150,8 @@ def watch_connections(socket: Any) -> None:
     """Have ZeroMQ itself see that a connection is dead, and keep it from being forgotten."""
     socket.setsockopt(zmq.HEARTBEAT_IVL, int(_BEAT * 1000))
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(_DEAD * 1000))
+    # A longer message is taken in, before it can be looked at, from nobody.
+    socket.setsockopt(zmq.MAXMSGSIZE, LONGEST)
 
 
 def _bootstrap(*words: str) -> Bootstrap:

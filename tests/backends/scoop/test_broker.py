@@ -30,7 +30,7 @@ pytest.importorskip("scoop")
 from scoop.broker import brokerzmq  # noqa: E402
 
 from cluster.backends.scoop.broker import Broker  # noqa: E402 - it imports scoop
-from cluster.backends.scoop.shim import patch  # noqa: E402
+from cluster.backends.scoop.shim import LONGEST, patch  # noqa: E402
 
 # Of TEST-NET-1: no machine has it.
 NOWHERE = "192.0.2.1"
@@ -131,6 +131,25 @@ def test_a_worker_gets_tasks_once_it_is_admitted_and_until_it_is_forgotten(
     origin.say(b"T", b"id 2", b"two")
     assert second.hear() == [b"T", b"two"]
     assert first.hear(0.2) == []
+    assert broker.works(1.0)
+
+
+@pytest.mark.fault(102)
+def test_a_message_that_is_too_long_is_not_taken_in(
+    broker: Broker, speak: Callable[[str, bytes], Speaker], key: str
+) -> None:
+    """Nobody knows whose it is before all of it is there: its sender is hung up on instead."""
+    broker.gate.orders.put(("listen", "127.0.0.1"))
+    ((_, _, ports),) = news(broker)
+    place = f"tcp://127.0.0.1:{ports[0]}"
+    stranger, worker = (speak(place, name) for name in (b"stranger", b"h1:a"))
+    with stranger.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) as hung_up:
+        stranger.socket.send(bytes(LONGEST + 1))
+        assert hung_up.poll(10_000)
+        stranger.socket.disable_monitor()
+    stranger.close()
+    worker.say(b"I", SealedPickle(key).dumps({"headless": False}))
+    assert len([worker.hear() for _ in range(2)]) == 2
     assert broker.works(1.0)
 
 

@@ -187,6 +187,34 @@ def test_a_host_that_is_heard_but_does_not_hear_is_done_without(
     ends_right(site, run)
 
 
+# Nothing gets in or out but ssh, over connections that stand, either.
+WALL = "add table inet wall;" + ";".join(
+    f"add chain inet wall {way} {{ type filter hook {way} priority 0; }};"
+    f"add rule inet wall {way} tcp dport 22 accept; add rule inet wall {way} tcp sport 22 accept;"
+    f"add rule inet wall {way} {side} != lo meta l4proto tcp drop"
+    for way, side in (("input", "iifname"), ("output", "oifname"))
+)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(7, 29)
+def test_a_host_whose_engine_is_cut_off_alone_is_named_and_taken_again(
+    backend: str, lab: Lab, tmp_path: Path
+) -> None:
+    """A firewall closes all ports but ssh's: the agent answers, and what was given is owed."""
+    if backend == "ssh":
+        return  # it has no other port
+    site = Site(tmp_path, lab, backend, blocks=4000)
+    run = started(site)
+    lab.exec("h2", "nft", WALL)
+    try:
+        run.await_words(r"h2: 0 slots", 20)
+    finally:
+        lab.exec("h2", "nft", "delete table inet wall")
+    run.await_words(r"(?s)h2: 0 slots.*h2: 1 slot", 60)
+    ends_right(site, run)
+
+
 @pytest.mark.slow
 @pytest.mark.fault(44)
 def test_a_full_disk_on_a_host_does_not_harm(backend: str, lab: Lab, tmp_path: Path) -> None:

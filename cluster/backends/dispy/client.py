@@ -23,7 +23,7 @@ class Event(NamedTuple):
     """What dispy told: of a job by its ``name``, or of the node at an ``address``.
 
     Attributes:
-        kind: ``up``, ``down``, ``answer`` or ``lost``.
+        kind: ``up``, ``down``, ``deaf``, ``answer`` or ``lost``.
         text: the answer, or why there is none.
     """
 
@@ -101,21 +101,22 @@ class Client:
     def job_status(self, done: Any) -> None:
         """A job has ended, or never began."""
         if done.status == self._dispy.DispyJob.Finished and isinstance(done.result, str):
-            self._tell(Event("answer", done.ip_addr, str(done.id), done.result))
+            self.tell(Event("answer", done.ip_addr, str(done.id), done.result))
         else:
             words = (done.exception or "dispy gave it up").strip().splitlines()[-1]
-            self._tell(Event("lost", done.ip_addr or "", str(done.id), words))
+            self.tell(Event("lost", done.ip_addr or "", str(done.id), words))
 
     def cluster_status(self, status: int, node: Any, given: Any) -> None:
         """A node has come or gone, or has taken a job with it."""
         if status == self._dispy.DispyNode.Initialized:
-            self._tell(Event("up", node.ip_addr))
+            self.tell(Event("up", node.ip_addr))
         elif status == self._dispy.DispyNode.Closed:
-            self._tell(Event("down", node.ip_addr))
+            self.tell(Event("down", node.ip_addr))
         elif status == self._dispy.DispyJob.Abandoned:
-            self._tell(Event("lost", "", str(given.id), "its node is gone"))
+            self.tell(Event("lost", "", str(given.id), "its node is gone"))
 
-    def _tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
+        """Something happened; from any thread."""
         self._events.put(event)
         os.eventfd_write(self.wake, 1)
 

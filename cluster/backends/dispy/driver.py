@@ -27,6 +27,8 @@ from cluster.wire import Wire
 
 _BEAT = 1.0
 _AGAIN = 1.0
+# A node that so many looks in a row did not find cannot be reached, whatever its host says.
+_LOOK, _DEAF = 2.0, 3
 
 
 @dataclass
@@ -84,6 +86,8 @@ class Driver:
             self._client.add(address, place.port, int(told["jobs"]), str(told["here"]))
         except OSError as error:
             self._say({"down": name, "reason": f"nothing can listen at {told['here']}: {error}"})
+        else:
+            self._watch(self._seats[address])
 
     def on_gone(self, name: str) -> None:
         """A host is gone."""
@@ -175,6 +179,28 @@ class Driver:
                 seat.place.release(self._client.held(seat.place.address))
             except EngineError:
                 continue
+
+    def _watch(self, seat: Seat) -> None:
+        """Have the parent told where a node cannot be reached: dispy never says so."""
+
+        def look() -> None:
+            failures = 0
+            while self._seats.get(seat.place.address) is seat:
+                time.sleep(_LOOK)
+                try:
+                    seat.place.info()
+                    failures = 0
+                except EngineError:
+                    failures += 1
+                if failures >= _DEAF:
+                    self._client.tell(Event("deaf", seat.place.address))
+
+        threading.Thread(target=look, daemon=True).start()
+
+    def _on_deaf(self, event: Event) -> None:
+        seat = self._seats.get(event.address)
+        if seat is not None:
+            self._say({"deaf": seat.name})
 
     def _named(self, name: str) -> Seat | None:
         return next((seat for seat in self._seats.values() if seat.name == name), None)

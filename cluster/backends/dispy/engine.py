@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ _AHEAD = 2
 _LONGEST = 15.0
 # A dispynode says each second that it is alive; one that is stopped does not.
 _SILENT = 6.0
+_UNREACHED = "its dispynode cannot be reached from here: does a firewall let TCP through?"
 
 
 @dataclass
@@ -138,6 +139,16 @@ class Engine(Driven):
             self._say({"host": {**self._place(host), "port": message["port"]}})
         else:
             started.failures = 0
+
+    def _on_said(self, message: Mapping[str, Any]) -> None:
+        """The driver cannot reach a node; where its host is there, a fresh one is tried."""
+        started = self._nodes.get(message.get("deaf", ""))
+        if started is None or started.command is None:
+            return
+        host = self._ready_hosts[message["deaf"]]
+        if host.ready and started.heard:
+            host.kill(started.command)
+            self._lose_node(host, started, _UNREACHED)
 
     def _lose_node(self, host: Host, started: Started, reason: str) -> None:
         """Another one is started, after a pause that grows."""

@@ -27,7 +27,8 @@ def descendants(pid: int) -> set[int]:
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            name, _, rest = entry.read_text().rpartition(")")
+            # A name is bytes, cut at 15: the last letter may be half of one.
+            name, _, rest = entry.read_text(errors="replace").rpartition(")")
             state, parent = rest.split()[:2]
             if state != "Z":
                 parents[int(name.partition(" ")[0])] = int(parent)

@@ -226,7 +226,7 @@ def within(pid: int) -> list[int]:
 def stat(pid: int) -> tuple[str, str]:
     """Name and state of a process; the state is R, S, D, T for stopped or Z for ended."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return "", "Z"
     name, _, rest = text.partition("(")[2].rpartition(")")

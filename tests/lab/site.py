@@ -180,7 +180,7 @@ def pids(lab: Lab, host: str, *words: str) -> list[int]:
     found = []
     for pid in within(keeper(Named(lab.name), host)):
         with suppress(OSError):
-            line = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+            line = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
             if line.strip() and all(word in line for word in words):
                 found.append(pid)
     return sorted(found)
@@ -208,6 +208,6 @@ def await_no_orphans(lab: Lab, hosts: Sequence[str] = ("h1", "h2", "h3")) -> Non
 
 def _line(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
     except OSError:
         return ""

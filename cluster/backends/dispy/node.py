@@ -147,7 +147,8 @@ def _terminated(reply: Any) -> Any:
 
 def _is_alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2]
+        return state.split()[0] != "Z"
     except OSError:
         return False
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -27,7 +26,7 @@ from typing import Any, NamedTuple
 from cluster.child import Child
 from cluster.desk import SOCKET
 from cluster.family import adopt, descendants
-from cluster.folders import machine, private_folder, sweep
+from cluster.folders import machine, private_folder, remove, sweep
 from cluster.handshake import fingerprint, probe, probed
 from cluster.kernels import Source
 from cluster.nodes import Node, usable_cores
@@ -145,7 +144,7 @@ class Agent:
                     pass
             time.sleep(0.01)
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove(self._folder)
 
     # -- what the dispatcher says -----------------------------------------------------------------
 

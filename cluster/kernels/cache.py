@@ -75,11 +75,13 @@ def _written(folder: Path, source: Source) -> Path:
         target = folder / name
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not target.is_file() or target.read_bytes() != text.encode():
-            scratch = target.with_name(f".{target.name}.{os.getpid()}")
-            scratch.write_bytes(text.encode())
+            # Homes are shared, and process ids are those of one machine, or of one container.
+            descriptor, scratch = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(text.encode())
             # Compilers key their caches by time and size: the same text keeps the same stamp.
             os.utime(scratch, (0, 0))
-            scratch.replace(target)
+            Path(scratch).replace(target)
     return folder
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import selectors
 import shlex
-import shutil
 import socket
 import sys
 import time
@@ -26,7 +25,7 @@ from cluster.backends.mpi.fence import LOOPBACK
 from cluster.backends.mpi.launcher import Launcher, command, environment, find, moved
 from cluster.backends.mpi.rsh import ADDRESS
 from cluster.errors import EngineError, NotOneWorld
-from cluster.folders import private_folder
+from cluster.folders import private_folder, remove
 from cluster.launch import Host, Standing
 from cluster.launch.ssh import is_here
 from cluster.nodes import Node
@@ -139,7 +138,7 @@ class Engine(Hosted):
         if self._door is not None:
             self._door.close()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove(self._folder)
 
     def _on_ready(self, host: Host) -> None:
         self._ready[host.name] = host, time.monotonic()

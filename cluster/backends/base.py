@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from cluster.errors import EngineError, UsageError, did_you_mean
+from cluster.launch import agent_command
 from cluster.nodes import Node
 from cluster.secret import Secret
 from cluster.slots import POOLS
@@ -143,6 +144,11 @@ class Backend(ABC):
             EngineError: the engine itself failed; what was not yielded is still owed.
         """
 
+    @staticmethod
+    def reach(node: Node, options: Options) -> Sequence[str]:
+        """The command that reaches the agent of a node, for an engine of several hosts."""
+        return agent_command(node)
+
     def resize(self, nodes: Sequence[Node]) -> None:
         """Work on these nodes from now on, between two items of ``run``.
 
@@ -234,9 +240,19 @@ def create(name: str, nodes: Sequence[Node], options: Options | None = None) -> 
     """
     if (place := seat()) is not None:
         return place.engine(options or Options())
+    return kind(name)(nodes, options or Options())
+
+
+def kind(name: str) -> type[Backend]:
+    """The class of the engine of that name, imported now.
+
+    Raises:
+        UsageError: no such backend.
+        EngineError: it is not installed here.
+    """
     need(name)
-    engine: type[Backend] = import_module(f"cluster.backends.{name}").Engine
-    return engine(nodes, options or Options())
+    found: type[Backend] = import_module(f"cluster.backends.{name}").Engine
+    return found
 
 
 def need(name: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cluster import api
-from cluster.backends.base import TABLE
+from cluster.backends.base import TABLE, Options
 from cluster.doctor import hosts, machine
 from cluster.doctor.finding import Finding
 from cluster.errors import EngineError, UsageError
@@ -36,7 +36,7 @@ def _of_spec(spec: Spec, path: str) -> Iterator[Finding]:
     yield Finding("spec", "ok", f"{path} is valid: {request.source.name}")
     entry = next(row for row in TABLE if row.name == spec.backend)
     if entry.hosted:
-        yield from hosts.checkup(spec.nodes, request.work(_RUN), entry)
+        yield from hosts.checkup(spec.nodes, request.work(_RUN), entry, Options.of(spec))
 
 
 def exit_code(found: Sequence[Finding]) -> int:

@@ -8,13 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from cluster.backends.base import Entry
+from cluster.backends.base import Entry, Options, kind
 from cluster.doctor.finding import Finding
 from cluster.doctor.there import PATIENCE, Ear, reached, versions
-from cluster.launch import Change, Fleet, Host, Patience, Standing, is_here
+from cluster.launch import Change, Fleet, Host, Patience, Reach, Standing, is_here
 from cluster.nodes import Node, NodeList
 from cluster.slots import python_command
 from cluster.work import Work
@@ -44,6 +45,7 @@ class Visit:
 
     Attributes:
         node: as the spec has it.
+        stock: it is a stock dispynode, which can only draw; no agent is there to ask.
         trouble: why no agent is there, and the cure; empty where one is.
         hello: what the agent said of itself.
         clock: seconds that its clock is ahead, and within what; None: not measured.
@@ -53,6 +55,7 @@ class Visit:
     """
 
     node: Node
+    stock: bool = False
     trouble: tuple[str, str] = ("", "")
     hello: Mapping[str, Any] = field(default_factory=dict)
     clock: tuple[float, float] | None = None
@@ -60,22 +63,25 @@ class Visit:
     blocked: list[tuple[str, str, str]] = field(default_factory=list)
 
     @property
-    def here(self) -> bool:
-        """Whether it is this machine, without ssh."""
-        return is_here(self.node)
+    def way(self) -> str:
+        """How it was reached."""
+        if self.node.attach is not None:
+            return f"by {'a stock dispynode' if self.stock else 'the node that stands'} at its port"
+        return "this machine, without ssh" if is_here(self.node) else "over ssh"
 
 
-def checkup(nodes: NodeList, work: Work, entry: Entry) -> list[Finding]:
+def checkup(nodes: NodeList, work: Work, entry: Entry, options: Options) -> list[Finding]:
     """Visit the hosts of a spec, and say what was found.
 
     Args:
         nodes: the spec's.
         work: what a run there would draw.
         entry: the backend that would have it drawn, one of several hosts.
+        options: what it would be told.
     """
     if not entry.usable:
         return [Finding(entry.name, "bad", f"{entry.name} is not installed here", entry.install)]
-    return findings(visit(nodes.hosts, work, entry), entry, nodes.required)
+    return findings(visit(nodes.hosts, work, entry, options), entry, nodes.required)
 
 
 def findings(visits: Sequence[Visit], entry: Entry, required: int | None) -> list[Finding]:
@@ -105,6 +111,8 @@ def _of_host(visit: Visit, entry: Entry) -> Iterator[Finding]:
     yield _cores(visit)
     if visit.clock is not None:
         yield _clock(visit, *visit.clock)
+    if visit.stock:
+        return
     if not visit.facts:
         fix = "see whether other programs start there"
         yield Finding("answers", "bad", "its agent started no program that answers", fix, name)
@@ -117,9 +125,10 @@ def _of_host(visit: Visit, entry: Entry) -> Iterator[Finding]:
 
 def _who(visit: Visit) -> str:
     hello = visit.hello
-    way = "this machine, without ssh" if visit.here else "over ssh"
     same = "Python {python}, numpy {numpy}, cluster {cluster}, kernel and draws as here"
-    return f"{way}; {same.format_map(hello)}; the kernel's probe runs ({hello['interpreter']})"
+    return (
+        f"{visit.way}; {same.format_map(hello)}; the kernel's probe runs ({hello['interpreter']})"
+    )
 
 
 def _cores(visit: Visit) -> Finding:
@@ -203,12 +212,14 @@ def _ports(visit: Visit, entry: Entry) -> Finding:
         said = "; ".join(f"{_HOW[route]} {place}: {why}" for route, place, why in visit.blocked)
         fix = (
             f"let TCP through between the hosts and this machine ({entry.name} takes free ports,"
-            " from 1024 on), or take backend ssh, which needs none"
+            " from 1024 on; on a node that stands, the one after its own), or take backend ssh,"
+            " which needs none"
         )
         return Finding("ports", "bad", said, fix, name)
     ways = {"from": "it reaches us", "to": "we reach it", "between": "it reaches the others"}
     message = ", ".join(ways[route] for route in ways if route in routes)
-    return Finding("ports", "ok", f"{message} on free ports", None, name)
+    where = "on free ports" if visit.node.attach is None else "on the ports that a run takes"
+    return Finding("ports", "ok", f"{message} {where}", None, name)
 
 
 def _twins(visits: Sequence[Visit]) -> Iterator[Finding]:
@@ -227,17 +238,22 @@ def _twins(visits: Sequence[Visit]) -> Iterator[Finding]:
 # -- the visit -------------------------------------------------------------------------------------
 
 
-def visit(nodes: Sequence[Node], work: Work, entry: Entry, deadline: float = _MEET) -> list[Visit]:
+def visit(nodes: Sequence[Node], work: Work, entry: Entry, options: Options) -> list[Visit]:
     """Visit all hosts at the same time.
 
     Args:
         nodes: them.
         work: what a run there would draw.
         entry: the backend that would have it drawn.
-        deadline: seconds in which an agent must be up on a host.
+        options: what it would be told.
     """
-    with selectors.DefaultSelector() as selector, closing(Tour(nodes, work, selector)) as tour:
-        tour.meet(deadline)
+    reach = partial(kind(entry.name).reach, options=options)
+    visits = [Visit(node, node.attach is not None and options.trusted) for node in nodes]
+    with (
+        selectors.DefaultSelector() as selector,
+        closing(Tour(visits, work, selector, reach)) as tour,
+    ):
+        tour.meet()
         tour.ask(("numba", *entry.needs))
         tour.try_ports(_ROUTES.get(entry.name, frozenset()))
         return list(tour.visits.values())
@@ -246,12 +262,14 @@ def visit(nodes: Sequence[Node], work: Work, entry: Entry, deadline: float = _ME
 class Tour:
     """The agents of all hosts, and what they are asked."""
 
-    def __init__(self, nodes: Sequence[Node], work: Work, selector: selectors.BaseSelector) -> None:
-        self.visits = {node.host: Visit(node) for node in nodes}
+    def __init__(
+        self, visits: Sequence[Visit], work: Work, selector: selectors.BaseSelector, reach: Reach
+    ) -> None:
+        self.visits = {visit.node.host: visit for visit in visits}
         self._selector = selector
         self._fleet = Fleet(
-            [_one_slot(node) for node in nodes], work, selector,
-            Patience(beat=_BEAT, ready=_MEET), slots=False,
+            [_one_slot(visit.node) for visit in visits], work, selector,
+            Patience(beat=_BEAT, ready=_MEET), slots=False, reach=reach,
         )  # fmt: skip
         self._answers: dict[tuple[str, int], dict[str, Any]] = {}
 
@@ -259,9 +277,9 @@ class Tour:
         """End all agents, with what they started."""
         self._fleet.close()
 
-    def meet(self, deadline: float) -> None:
+    def meet(self) -> None:
         """Wait until each has an agent, or has none."""
-        self._turn(deadline, lambda: all(map(self._is_settled, self._fleet.hosts.values())))
+        self._turn(_MEET, lambda: all(map(self._is_settled, self._fleet.hosts.values())))
         for host in self._fleet.hosts.values():
             seen = self.visits[host.name]
             seen.hello = host.hello
@@ -271,7 +289,8 @@ class Tour:
     def ask(self, modules: Sequence[str]) -> None:
         """Have the hosts tell what they have; each listens from then on."""
         asked = {
-            host: {"listen": host.hello["address"], "modules": modules} for host in self._ready()
+            host: {"listen": host.hello["address"], "port": _port(host), "modules": modules}
+            for host in self._ready()
         }
         for host, answer in self._told(asked).items():
             seen = self.visits[host.name]
@@ -334,7 +353,9 @@ class Tour:
     # -- the agents -------------------------------------------------------------------------------
 
     def _ready(self) -> list[Host]:
-        return [host for host in self._fleet.hosts.values() if host.ready]
+        """Those that can be asked."""
+        hosts = self._fleet.hosts.values()
+        return [host for host in hosts if host.ready and not self.visits[host.name].stock]
 
     @staticmethod
     def _is_settled(host: Host) -> bool:
@@ -375,7 +396,12 @@ def _one_slot(node: Node) -> Node:
     return replace(node, slots=1)
 
 
+def _port(host: Host) -> int:
+    """Where a run would have its process listen there; 0 is any that is free."""
+    return 0 if host.node.attach is None else host.node.attach + 1
+
+
 def _start(host: Host, question: Any) -> int:
-    here = is_here(host.node)
-    command = python_command("{python}", _THERE) if here else ["{python}", "-P", "-m", _THERE]
+    there = ["{python}", "-P", "-m", _THERE]
+    command = python_command("{python}", _THERE) if is_here(host.node) else there
     return host.start(command, first=question)

@@ -1,8 +1,8 @@
 """What is run on a host for the doctor: it tells what is there, and tries what can be reached.
 
-Started by the host's agent, with one line of input: ``{"listen": address, "modules": [...]}`` or
-``{"reach": [[address, port, word], ...]}``. It answers in one line, and in the first case listens
-until it is killed.
+Started by the host's agent, with one line of input: ``{"listen": address, "port": number,
+"modules": [...]}`` or ``{"reach": [[address, port, word], ...]}``. It answers in one line, and in
+the first case listens until it is killed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
         lines.write({"reached": reached(wanted["reach"])})
         return
     try:
-        door = Ear(wanted["listen"])
+        door = Ear(wanted["listen"], wanted["port"])
     except OSError as error:
         lines.write({**facts(wanted["modules"]), "port": 0, "deaf": str(error)})
         return
@@ -79,14 +79,15 @@ class Ear:
 
     Args:
         address: the only one that it listens at.
+        port: 0 is any that is free.
 
     Raises:
         OSError: nothing can listen there.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, port: int = 0) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._socket = socket.create_server((address, 0), family=family)
+        self._socket = socket.create_server((address, port), family=family)
         self.address, self.port = address, int(self._socket.getsockname()[1])
         self.word = os.urandom(8).hex()
         threading.Thread(target=self._serve, daemon=True).start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster.launch.fleet import Change, Fleet, Happening
-from cluster.launch.host import Clock, Host, Patience, Standing
+from cluster.launch.host import Clock, Host, Patience, Reach, Standing
 from cluster.launch.ssh import agent_command, is_here
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Happening",
     "Host",
     "Patience",
+    "Reach",
     "Standing",
     "agent_command",
     "is_here",

@@ -17,7 +17,10 @@ from cluster.nodes import Node, expand
 
 
 def reaches(node: Node, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a node is another host of this job; with a user or a port of its own it is ssh's."""
+    """Whether a node is another host of this job.
+
+    With a user or a port of its own it is ssh's, and with ``attach`` it stands already.
+    """
     job, hosts = environ.get("SLURM_JOB_ID"), environ.get("SLURM_JOB_NODELIST")
     others = (node.user, node.port, node.attach)
     if not job or not hosts or any(each is not None for each in others) or is_here(node):

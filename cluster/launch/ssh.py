@@ -30,8 +30,8 @@ class Trouble(NamedTuple):
 
 
 def is_here(node: Node) -> bool:
-    """Whether the node is this machine, reached without ssh."""
-    return is_local(node.host) and node.user is None and node.port is None
+    """Whether the node is this machine, reached without ssh, and without one that stands."""
+    return is_local(node.host) and all(each is None for each in (node.user, node.port, node.attach))
 
 
 def agent_command(node: Node) -> list[str]:

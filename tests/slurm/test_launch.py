@@ -25,10 +25,17 @@ def test_the_other_hosts_of_the_job_are_reached_by_srun(job: dict[str, str]) -> 
 
 
 @pytest.mark.parametrize(
-    "node", [Node("m1"), Node("localhost"), Node("n1", user="me"), Node("n1", port=22)]
+    "node",
+    [
+        Node("m1"),
+        Node("localhost"),
+        Node("n1", user="me"),
+        Node("n1", port=22),
+        Node("n1", attach=9700),
+    ],
 )
 def test_all_others_are_not(job: dict[str, str], node: Node) -> None:
-    """This machine needs neither; a user or a port is for ssh."""
+    """This machine needs neither; a user or a port is for ssh, attach for a node that stands."""
     assert not srun.reaches(node, job)
 
 

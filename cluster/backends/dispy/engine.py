@@ -6,8 +6,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from cluster.backends.base import Options
 from cluster.backends.dispy.relay import relay_command
 from cluster.backends.dispy.seal import fresh_secret
 from cluster.backends.dispy.stock import RISK, stock_command
@@ -60,16 +62,17 @@ class Engine(Driven):
         return self.options.trusted or self.options.secret is not None
 
     def _kinds(self) -> dict[str, Any]:
-        return {**super()._kinds(), "reach": self._reach}
+        return {**super()._kinds(), "reach": partial(self.reach, options=self.options)}
 
-    def _reach(self, node: Node) -> Sequence[str]:
+    @staticmethod
+    def reach(node: Node, options: Options) -> Sequence[str]:
         """The agent of a node that stands is reached through that."""
         if node.attach is None:
             return agent_command(node)
-        if self.options.trusted:
-            return stock_command(node.host, node.attach, self.options)
-        assert self.options.secret is not None
-        return relay_command(node.host, node.attach, self.options.secret)
+        if options.trusted:
+            return stock_command(node.host, node.attach, options)
+        assert options.secret is not None
+        return relay_command(node.host, node.attach, options.secret)
 
     def _command(self) -> Sequence[str]:
         return python_command(sys.executable, _DRIVER)
@@ -160,8 +163,8 @@ class Engine(Driven):
 
     def _start_node(self, host: Host, started: Started) -> None:
         node = host.node
-        here = is_here(node) and node.attach is None
-        command = python_command("{python}", _NODE) if here else ["{python}", "-P", "-m", _NODE]
+        there = ["{python}", "-P", "-m", _NODE]
+        command = python_command("{python}", _NODE) if is_here(node) else there
         # One that stands has named its ports; a firewall may know them.
         port = 0 if node.attach is None else node.attach + 1
         wanted = {**self._place(host), "port": port, "secret": self._secret}

@@ -27,7 +27,7 @@ from cluster.nodes import Node
 from cluster.plan import Goal
 from cluster.report.schema import output_schema
 from cluster.secret import Secret
-from cluster.testing import SLEEPS, Driven, Script, drive, work_of
+from cluster.testing import PLAIN, SLEEPS, Driven, Script, drive, work_of
 from cluster.work import Outcome
 from tests.backends.engines import serial
 from tests.conftest import need
@@ -118,6 +118,20 @@ def reason(secret: Path, *nodes: Node, launch: float = SECONDS) -> str:
         run(secret, *nodes, launch=launch)
     assert caught.value.code == 69
     return str(caught.value)
+
+
+def diagnosis(folder: Path, dispy: str, code: int = 0) -> dict[str, dict[str, str]]:
+    """What the doctor says of the one node of a spec, by what it looked at."""
+    (folder / "kernel.py").write_text(PLAIN)
+    lines = ["name: d", "kernel: kernel.py:f", "samples: 2000", "seed: 1", "backend: dispy", dispy]
+    (folder / "spec.yaml").write_text("\n".join(lines))
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster", "doctor", "spec.yaml", "--json"], cwd=folder,
+        capture_output=True, text=True, timeout=SECONDS * 2, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    found = json.loads(done.stdout)["findings"]
+    return {each["check"]: each for each in found if each["host"]}
 
 
 def is_alive(pid: int) -> bool:
@@ -315,3 +329,22 @@ def test_a_secret_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("THE_SECRET")
     with pytest.raises(UsageError, match="THE_SECRET"):
         Secret(env="THE_SECRET").read()
+
+
+def test_the_doctor_meets_a_node_as_a_run_does(start: Start, secret: Path, port: int) -> None:
+    """By its port and not by ssh, also in a job of Slurm; then where none stands any more."""
+    process = start()
+    spec = (
+        f"nodes: [{{host: 127.0.0.1, slots: 1, attach: {port}}}]\n"
+        f"dispy: {{secret: {{file: {secret.name}}}}}"
+    )
+    found = diagnosis(secret.parent, spec)
+    assert found["host"]["message"].startswith("by the node that stands at its port; Python ")
+    assert found["ports"]["status"] == "ok"
+    await_no_children(process)
+    process.terminate()
+    process.wait(SECONDS)
+    found = diagnosis(secret.parent, spec, code=69)
+    assert found["host"]["message"] == (
+        f"no node answers at 127.0.0.1 port {port}: Connection refused"
+    )

@@ -27,7 +27,7 @@ from cluster.secret import Secret
 from cluster.testing import PLAIN, SLEEPS, Script, Subject, check_hostile, drive, work_of
 from cluster.work import Outcome
 from tests.backends.dispy import leash
-from tests.backends.dispy.test_standing import free_port, is_alive, written
+from tests.backends.dispy.test_standing import diagnosis, free_port, is_alive, written
 from tests.backends.engines import serial
 from tests.conftest import need
 
@@ -221,6 +221,16 @@ dispy: {{network: trusted, secret: {{file: {stock.secret.name}}}}}
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("whatever the network sends it, unencrypted") == 1
+
+
+def test_the_doctor_meets_a_stock_node_as_a_run_does(stock: Stock, tmp_path: Path) -> None:
+    """It tells what dispy alone can: whether the node draws as this machine does, and its cores."""
+    found = diagnosis(tmp_path, (
+        f"nodes: [{{host: 127.0.0.1, slots: 2, attach: {stock.port}}}]\n"
+        f"dispy: {{network: trusted, secret: {{file: {stock.secret.name}}}}}"
+    ))  # fmt: skip
+    assert found["host"]["message"].startswith("by a stock dispynode at its port; Python ")
+    assert found.keys() == {"host", "cores"}
 
 
 def test_a_node_on_a_leash_ends_with_its_holder_however_that_one_ended(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ class _Source(Source):
     def __init__(self, clock: Clock, seconds: float) -> None:
         self._clock, self._seconds = clock, seconds
         self.begun: float | None = None
-        self.slots = 0
-        self.tasks: dict[int, Task] = {}
+        self.slots: dict[str, int] = {}
+        self._out: dict[int, tuple[Task, float]] = {}
         self._next = self._block = 0
         self._length = 1
 
@@ -45,13 +45,23 @@ class _Source(Source):
             self.begun = self._clock.steady()
         if self._clock.steady() - self.begun >= self._seconds:
             return Pause.END
-        if len(self.tasks) >= self.slots:
+        if len(self._out) >= sum(self.slots.values()):
             return Pause.NOW
         self._next += 1
         task = Task(self._next, self._block, self._block + self._length, 1, self._clock.now())
         self._block = task.stop
-        self.tasks[task.id] = task
+        self._out[task.id] = task, self._clock.steady()
         return task
+
+    def answered(self, number: int) -> Task | None:
+        """The task that an outcome is of; None where it was answered before."""
+        task, _ = self._out.pop(number, (None, 0.0))
+        return task
+
+    def hanging(self, timeout: float) -> Task | None:
+        """A task whose blocks have all had so many seconds, if there is any."""
+        now, out = self._clock.steady(), self._out.values()
+        return next((t for t, since in out if now - since > timeout * (t.stop - t.first)), None)
 
     def learn(self, wall: float) -> None:
         """Double the tasks while they are short against the trial."""
@@ -59,26 +69,39 @@ class _Source(Source):
             self._length = min(self._length * 2, self._block or 1)
 
 
-def calibrate(backend: Backend, work: Work, clock: Clock, seconds: float = 2.0) -> Trial:
+def calibrate(
+    backend: Backend, work: Work, clock: Clock, timeout: float, seconds: float = 2.0
+) -> Trial:
     """Draw blocks from the first on for about so many seconds.
 
+    Args:
+        backend: the engine; it is closed at the end.
+        work: what is drawn.
+        clock: time.
+        timeout: seconds that a block may take.
+        seconds: of the trial.
+
     Raises:
-        EngineError: no slot came up, or the kernel failed.
+        EngineError: no slot came up, or the kernel failed or hangs.
     """
     source = _Source(clock, seconds)
     total: Tally | None = None
     with backend, closing(backend.run(work, source)) as items:
         for item in items:
             if isinstance(item, NodeEvent):
-                source.slots = item.slots
+                source.slots[item.node] = item.slots
             elif isinstance(item, Outcome):
-                tally = _accepted(work, source.tasks.pop(item.task), item)
+                if (task := source.answered(item.task)) is None:
+                    continue
+                tally = _accepted(work, task, item)
                 total = tally if total is None else total.merge(tally)
                 source.learn(item.wall)
+            elif (task := source.hanging(timeout)) is not None:
+                raise _hung(task, timeout)
     if total is None or source.begun is None:
         raise EngineError("the trial drew no block")
     elapsed = clock.steady() - source.begun
-    return Trial(elapsed, total.samples // work.block, total, source.slots)
+    return Trial(elapsed, total.samples // work.block, total, sum(source.slots.values()))
 
 
 def blocks_needed(trial: Trial, request: Request) -> int | None:
@@ -126,3 +149,12 @@ def _accepted(work: Work, task: Task, outcome: Outcome) -> Tally:
             fix="'cluster submit' records the failure, with its traceback",
         )
     return tally
+
+
+def _hung(task: Task, timeout: float) -> EngineError:
+    blocks = task.stop - task.first
+    which = f"block {task.first}" if blocks == 1 else f"blocks {task.first} to {task.stop - 1}"
+    return EngineError(
+        f"the kernel hangs: {which} had no answer within retry.timeout, {timeout:g} s a block",
+        fix="see what it waits for; a kernel that takes longer needs a longer retry.timeout",
+    )

@@ -71,7 +71,8 @@ def look_ahead(request: Request, nodes: Sequence[Node], seconds: float, clock: C
     trial = None
     if seconds:
         engine = create(request.spec.backend, nodes, Options.of(request.spec))
-        trial = calibrate(engine, request.work("plan"), clock, seconds)
+        timeout = request.spec.retry.timeout
+        trial = calibrate(engine, request.work("plan"), clock, timeout, seconds)
     blocks = blocks_needed(trial, request) if trial else request.goal.blocks
     expected = blocks * trial.seconds / trial.blocks if trial and blocks else None
     first = list(islice(Checkpoints(request.goal).stops(), _SHOWN)) if request.goal.target else []

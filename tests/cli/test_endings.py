@@ -188,6 +188,17 @@ def test_a_signal_ends_a_verb_that_has_nothing_to_drain(
     assert name in only_document(out, "error")["error"]["message"]
 
 
+@pytest.mark.parametrize("backend", ["processes", "threads"])
+def test_the_plan_of_a_kernel_that_hangs_ends(backend: str, tmp_path: Path) -> None:
+    """After retry.timeout, and says which block had no answer; nothing of it is left."""
+    changes = {"params": {"pause": 60}, "retry": {"timeout": 1}}
+    path = spec(tmp_path, "slow", backend=backend, **changes)
+    done = cluster("plan", path, "--json", cwd=tmp_path)
+    assert done.returncode == 69, done.stderr
+    error = only_document(done.stdout, "error")["error"]
+    assert error["message"].startswith("the kernel hangs: block 0 had no answer within")
+
+
 def interrupted_at_once(path: Path, cwd: Path) -> str:
     """A run that was stopped in its first block."""
     process = started("submit", path, "--quiet", cwd=cwd)

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.backends.base import Pause
+from cluster.ledger import Counted
+from cluster.verify import _Again, verify
+from cluster.work import Task
 from tests.cli.shell import ask, cluster, newest, spec
 from tests.stores.falsified import falsify
+
+# Draws its last block only where there is no file of that name.
+STALLS = """
+import os, time
+from cluster import Hits, kernel
+
+@kernel(block=1000)
+def quarter(stream, samples):
+    time.sleep(60 if stream.block == 39 and os.path.exists("stall") else 0.02)
+    return Hits((stream.generator().random(samples) < 0.25).sum(), samples)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +156,37 @@ def test_a_wrong_block_is_found_and_named(tmp_path: Path) -> None:
     found = ask("verify", newest(tmp_path), "--fraction", "1", cwd=tmp_path, code=1)
     wrong = {"first": first, "last": last, "node": "localhost", "again": "localhost"}
     assert found["differing"] == [wrong]
+
+
+def test_what_was_compared_before_a_row_had_no_answer_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the differences; the row is unchecked, and it is said why."""
+    monkeypatch.setattr("cluster.verify._PATIENCE", 1.0)
+    monkeypatch.chdir(tmp_path)
+    path = spec(tmp_path)
+    (tmp_path / "kernels.py").write_text(STALLS)
+    run = ask("submit", path, cwd=tmp_path)["run"]
+    first, last, _ = falsify(tmp_path)
+    (tmp_path / "stall").touch()
+    found = verify(run, 1.0, tmp_path / "runs")
+    assert [(wrong.first, wrong.last) for wrong in found.differing] == [(first, last)]
+    # With it what waited behind it for the same slot.
+    assert any(first <= 39 <= last for first, last, _ in found.unchecked)
+    assert all(why.startswith("no answer for ") for _, _, why in found.unchecked)
+    assert found.blocks == 40 - sum(last - first + 1 for first, last, _ in found.unchecked)
+
+
+def test_a_row_waits_for_another_node_from_when_the_first_one_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long the engine takes to come up; then not for ever."""
+    monkeypatch.setattr("cluster.verify._ELSEWHERE", 0.2)
+    source = _Again([Counted(0, 1, "", "a", True)], several=True)
+    time.sleep(0.3)
+    assert source.take("a") is Pause.NOW
+    time.sleep(0.3)
+    assert isinstance(source.take("a"), Task)
 
 
 def test_old_runs_that_are_done_are_removed_and_no_others(tmp_path: Path) -> None:

@@ -31,9 +31,9 @@ class Engine(Backend):
         ]
         for worker in workers:
             worker.start()
-        yield NodeEvent(node.host, slots, "ready")
         with kernels_at_home():
             try:
+                yield NodeEvent(node.host, slots, "ready")
                 yield from self._turn(work, source, tasks, outcomes)
             finally:
                 _drop(tasks)

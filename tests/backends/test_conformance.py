@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 from _pytest.mark import ParameterSet
 
-from cluster.backends.base import TABLE, Options
+from cluster.backends.base import TABLE, Options, create
 from cluster.nodes import Node
 from cluster.testing import (
     CHECKS,
     HOSTILE,
     FakeClock,
+    Script,
     Simulated,
     Subject,
     Weather,
     check_hostile,
+    work_of,
 )
 from tests.backends.engines import NAMES, engine
 from tests.conftest import need
@@ -97,3 +100,15 @@ def test_only_kernels_that_end_or_hang_their_process_are_left_out() -> None:
     three = {"os_exit", "segfault", "hangs"}
     assert {name for name, out in left_out.items() if out} == IN_PROCESS
     assert left_out["serial"] == left_out["threads"] == three
+
+
+def test_threads_that_were_given_nothing_end_when_the_run_is_closed() -> None:
+    """Also at its first word, that they are there."""
+    before = set(threading.enumerate())
+    with create("threads", [Node("localhost", slots=3)]) as backend:
+        items = backend.run(work_of(), Script(1))
+        next(items)
+        ours = set(threading.enumerate()) - before
+        assert len(ours) == 3
+        items.close()
+    assert not any(thread.is_alive() for thread in ours)

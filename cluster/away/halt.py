@@ -57,6 +57,16 @@ def halt(run: str, store: Path, *, now: bool = False, timeout: float | None = 60
 
 def _asked(ledger: Ledger, found: Subject, owner: Owner, *, now: bool) -> bool:
     """Ask a process to drain, and with ``now`` end it; False where it holds nothing any more."""
+    try:
+        return _signalled(ledger, found, owner, now=now)
+    except Unreachable:
+        # It may have ended by itself, just now.
+        if _free(found, owner, 0.0):
+            return False
+        raise
+
+
+def _signalled(ledger: Ledger, found: Subject, owner: Owner, *, now: bool) -> bool:
     with _Process(owner) as process:
         # The lock says that the owner lives; asked again, now that its process is at hand, it
         # says that this is the process, and no later one of the same pid.

@@ -337,6 +337,25 @@ def test_nobody_is_signalled_who_does_not_hold_the_run(wrong: str, tmp_path: Pat
         bystander.wait()
 
 
+def test_a_run_that_ends_just_before_it_is_signalled_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is gone and its lock free: there is nothing to ask, and that is no failure."""
+    run = ask("submit", spec(tmp_path), cwd=tmp_path)["run"]
+    ended_process = subprocess.Popen(["true"])
+    ended_process.wait()
+    mine = Owner.here()
+    descriptor = held(tmp_path / "runs", run, Owner(mine.host, ended_process.pid, mine.since, 1))
+    look = os.pidfd_open
+
+    def too_late(pid: int) -> int:
+        os.close(descriptor)
+        return look(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", too_late)
+    assert halt(run, tmp_path / "runs") == run
+
+
 def test_a_wish_is_recorded_once_a_start(tmp_path: Path) -> None:
     """By whoever is first; a later start of the run is not meant."""
     run = ask("submit", spec(tmp_path), cwd=tmp_path)["run"]

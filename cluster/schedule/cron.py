@@ -138,6 +138,9 @@ def _crontab(argument: str, lines: str | None = None) -> subprocess.CompletedPro
     except FileNotFoundError:
         fix = "install cron (Debian and Ubuntu: apt install cron), or use --systemd"
         raise _NoCrontab("there is no crontab command on this machine", fix=fix) from None
+    except subprocess.TimeoutExpired:
+        words = f"crontab {argument} gave no answer within {_PATIENCE:g} s"
+        raise EngineError(words, fix="see what it waits for, then try again") from None
 
 
 def _refused(done: subprocess.CompletedProcess[str]) -> EngineError:

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from cluster import api
+from cluster.errors import EngineError
+from cluster.schedule.cron import remove
 from tests.cli.shell import ROOT, ask, cluster, environment, spec, wait_for
 from tests.conftest import need
 from tests.night.crond import Crond, need_cron
@@ -168,6 +170,19 @@ def test_without_crontab_that_is_told(tmp_path: Path) -> None:
     done = cluster("schedule", spec(tmp_path), "--cron", NIGHTLY, cwd=tmp_path, env=env)
     assert done.returncode == 69
     assert "apt install cron" in done.stderr
+
+
+def test_a_crontab_that_does_not_answer_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an error of the system's, with 69."""
+    (tmp_path / "crontab").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "crontab").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("cluster.schedule.cron._PATIENCE", 0.5)
+    with pytest.raises(EngineError, match=r"crontab -l gave no answer within 0\.5 s") as caught:
+        remove("night")
+    assert caught.value.code == 69
 
 
 @pytest.mark.parametrize("folder", ["plain", '50% of $HOME\'s "it" \\ äß'])

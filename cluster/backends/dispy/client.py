@@ -82,6 +82,11 @@ class Client:
         """Send a job to a node; False if it is not there (any more)."""
         return self._cluster.submit_job_id_node(name, address, text) is not None
 
+    @property
+    def begun(self) -> bool:
+        """Whether a node can hold anything for us."""
+        return self._cluster is not None
+
     def held(self, address: str) -> dict[str, Any]:
         """What a node holds for us, as it must be told to let go of it."""
         compute = self._cluster._compute

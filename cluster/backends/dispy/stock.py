@@ -220,7 +220,7 @@ class Stock(Driver):
 
     def part(self) -> None:
         """Have the node let go of us."""
-        if self._node is not None:
+        if self._client.begun:
             with suppress(EngineError):
                 self._place.release(self._client.held(self._place.address))
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench_base import PYTHON, ROOT, ROUNDS, median, noop, report, spec, submit
+from scripts.lab_base import own_name
 
 BACKENDS = ("ssh", "dispy", "scoop", "mpi")
 # Length of a task in seconds -> the share of `processes`' samples/s that must be reached.
@@ -55,7 +56,7 @@ def ground(count: int = 3) -> Iterator[Ground]:
         here = [{"host": "localhost", "slots": count}]
         yield Ground("this machine alone: only root can make a lab of hosts", here, os.environ)
         return
-    name = f"bench{os.getpid()}"
+    name = own_name("b")
     _lab(name, "up", str(count))
     try:
         exports = dict(_export(line) for line in _lab(name, "env").splitlines() if "=" in line)

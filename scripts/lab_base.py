@@ -29,6 +29,8 @@ KEEPER, BRAKE = "scripts.lab_host", "scripts.lab_pace"  # the modules that stay 
 SWITCH = "switch"  # the keeper of the network between the hosts
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+# What the names of labs begin with that end with the process that made them: no person's do.
+_OF_PROCESS = "zz"
 _NAME = re.compile(r"[a-z][a-z0-9]{0,10}")  # with `lab-` before it the name of an interface: 15
 _locks: list[int] = []
 
@@ -83,6 +85,17 @@ def number(host: str) -> int:
     if match and int(match[1]) <= MOST:
         return int(match[1])
     raise LabError(f"a host cannot be named {host!r}", f"they are h1, h2, ... up to h{MOST}", 2)
+
+
+def own_name(kind: str) -> str:
+    """The name of a lab that is this process's own; the kind is a letter, where it has several."""
+    return f"{_OF_PROCESS}{kind}{os.getpid()}"
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether a lab is one of a process that has ended, and could not take it down."""
+    match = re.fullmatch(rf"{_OF_PROCESS}[a-z](\d+)", name)
+    return match is not None and not Path("/proc", match[1]).exists()
 
 
 # -- commands --------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from cluster.family import descendants
 from cluster.work import checksum
-from tests.lab.harness import Lab
+from tests.lab.harness import Lab, own_lab, take_down_what_died
 from tests.lab.site import BLOCK, DAEMONS, Site, Submitted, await_no_orphans, pids
 
 BLOCKS, NAP = 400, 0.03
@@ -257,7 +257,8 @@ def _check_no_orphans(lab: Lab) -> None:
 
 def main(backend: str, first: int, count: int) -> int:
     """Run the schedules; returns an exit code."""
-    lab = Lab(f"t{os.getpid()}")
+    take_down_what_died()
+    lab = own_lab("r")
     struck: list[Strike] = []
     try:
         lab.up(3)

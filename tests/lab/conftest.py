@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from cluster.backends.base import TABLE
 from cluster.family import descendants
 from tests.conftest import need
-from tests.lab.harness import Lab, need_lab
+from tests.lab.harness import Lab, need_lab, own_lab, take_down_what_died
 from tests.lab.site import HOSTED
-
-
-def take_down_what_died() -> None:
-    """End the labs of test sessions that were killed before they could do it."""
-    rows = [line.split() for line in Lab("lab").do("list").splitlines()]
-    for name in {row[0] for row in rows}:
-        # t: the standing lab; s: a spare one; u: one with Slurm.
-        of_tests = re.fullmatch(r"[tsu](\d+)", name)
-        if of_tests and not Path("/proc", of_tests[1]).exists():
-            Lab(name).down()
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +19,7 @@ def standing_lab() -> Iterator[Lab]:
     """h1, h2 and h3, for all tests of the session; named so that sessions do not meet."""
     need_lab()
     take_down_what_died()
-    lab = Lab(f"t{os.getpid()}")
+    lab = own_lab("t")
     try:
         lab.up(3)
         yield lab

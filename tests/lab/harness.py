@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scripts.lab import DEFAULT, SSH_FILE, missing
+from scripts.lab_base import is_abandoned, own_name
+from scripts.lab_pace import controller
 from tests.conftest import need
 
 ROOT = Path(__file__).parents[2]
@@ -201,6 +203,24 @@ class Lab:
         self.do(*words)
 
 
+def own_lab(kind: str) -> Lab:
+    """A lab of this session alone, which is to be taken down at its end.
+
+    Args:
+        kind: a letter for what it is for: t is the standing lab, s a spare one, u one with Slurm, r
+            one of random faults.
+    """
+    return Lab(own_name(kind))
+
+
+def take_down_what_died() -> None:
+    """End the labs of test sessions and benchmarks that were killed before they could do it."""
+    rows = [line.split() for line in Lab(DEFAULT).do("list").splitlines()]
+    for name in {row[0] for row in rows}:
+        if is_abandoned(name):
+            Lab(name).down()
+
+
 # -- what is left behind ---------------------------------------------------------------------------
 
 
@@ -210,7 +230,8 @@ def traces(name: str) -> list[str]:
     found = [f"folder {path}" for path in Path("/run/cluster-lab").glob(name)]
     found += [f"file {SSH_FILE}"] * (name == DEFAULT and SSH_FILE.exists())
     found += [f"link {path.name}" for path in Path("/sys/class/net").glob(f"lab-{name}")]
-    found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"**/cluster-lab-{name}")]
+    top = controller()
+    found += [f"cgroup {path}" for path in (top.glob(f"cluster-lab-{name}") if top else ())]
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     found += [f"mount {line}" for line in mounts if sign.search(line)]
     for process in _processes():

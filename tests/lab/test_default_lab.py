@@ -14,7 +14,7 @@ import pytest
 from scripts.lab import DEFAULT, SSH_FILE
 from scripts.lab_base import lock
 from tests.conftest import need
-from tests.lab.harness import ROOT, Lab, need_lab, traces
+from tests.lab.harness import ROOT, Lab, need_lab, own_lab, traces
 from tests.lab.site import COMMAND
 
 
@@ -22,7 +22,8 @@ from tests.lab.site import COMMAND
 def default_lab() -> Iterator[Lab]:
     """The lab of plain `scripts/lab up 3`; one session of tests has it at a time."""
     need_lab()
-    with lock(SSH_FILE.parents[1], 900):
+    # Less than what pytest gives a test, with what it takes to come up.
+    with lock(SSH_FILE.parents[1], 180):
         need(not traces(DEFAULT), "the place of the default lab: it stands (scripts/lab down)")
         lab = Lab(DEFAULT)
         try:
@@ -69,7 +70,7 @@ def test_down_of_the_default_lab_takes_its_settings_of_ssh_away(
 ) -> None:
     """And `up` brings them back; another lab's `down` leaves them."""
     assert SSH_FILE.exists()
-    Lab(f"o{os.getpid()}").down()
+    own_lab("o").down()
     assert SSH_FILE.exists()
     default_lab.down()
     assert not SSH_FILE.exists()

@@ -16,10 +16,29 @@ import pytest
 
 import cluster
 from scripts import lab as verbs
-from scripts.lab_base import SWITCH, LabError, all_keepers, keepers, lock, number
+from scripts.lab_base import (
+    SWITCH,
+    LabError,
+    all_keepers,
+    is_abandoned,
+    keepers,
+    lock,
+    number,
+    own_name,
+)
 from scripts.lab_base import Lab as Named
 from scripts.lab_pace import limit
-from tests.lab.harness import ROOT, Lab, dwellers, machine, namespaces, need_lab, traces, wait
+from tests.lab.harness import (
+    ROOT,
+    Lab,
+    dwellers,
+    machine,
+    namespaces,
+    need_lab,
+    own_lab,
+    traces,
+    wait,
+)
 
 # The part of half a second for which a process that never waits has a CPU.
 SHARE = """
@@ -43,7 +62,7 @@ while data := client.recv(100):
 def spare() -> Iterator[Lab]:
     """Another lab's name, of which nothing stands before and after the test."""
     need_lab()
-    lab = Lab(f"s{os.getpid()}")
+    lab = own_lab("s")
     assert traces(lab.name) == []
     yield lab
     lab.down()
@@ -637,3 +656,14 @@ def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
         pass
     with lock(tmp_path, 0.05):
         pass
+
+
+def test_only_labs_of_processes_that_have_ended_are_abandoned() -> None:
+    """No lab that a person may have named is; and the longest process id fits into a name."""
+    with subprocess.Popen(["true"]) as process:
+        pass
+    assert is_abandoned(f"zzt{process.pid}")
+    assert not is_abandoned(own_name("t"))
+    assert Named(f"zzb{1 << 22}").link == f"lab-zzb{1 << 22}"
+    for name in (verbs.DEFAULT, "t2024", "s1", "u7", "bench12345", f"t{process.pid}"):
+        assert not is_abandoned(name)

@@ -70,12 +70,13 @@ def test_nothing_listens_elsewhere_and_a_stranger_changes_nothing(lab: Lab, tmp_
         assert all(row.kind == "tcp" for row in rows)
         ports += [(row.address, row.port) for row in rows if "sshd" not in row.text]
     assert len(ports) == 3
+    mark = f"/tmp/stranger-{os.getpid()}"
     for address, port in ports:
-        lab.exec("h3", Lab.python, "-c", _STRANGER, address, str(port))
+        lab.exec("h3", Lab.python, "-c", _STRANGER, address, str(port), mark)
     ends_right(site, run)
     for name in ("h1", "h2", "h3"):
         assert lab.exec(name, "ls", "/tmp").split() == []
-    assert not Path("/tmp/stranger-was-here").exists()
+    assert not Path(mark).exists()
     await_no_orphans(lab)
 
 
@@ -84,7 +85,7 @@ import os, pickle, socket, struct, sys
 
 class Bomb:
     def __reduce__(self):
-        return os.mkdir, ("/tmp/stranger-was-here",)
+        return os.mkdir, (sys.argv[3],)
 
 def messages():
     yield os.urandom(5000)

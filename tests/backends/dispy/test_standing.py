@@ -34,6 +34,8 @@ from tests.conftest import need
 
 ENTRY = next(entry for entry in TABLE if entry.name == "dispy")
 SECONDS = 30.0
+# What holds the names of ports for this process.
+_OURS: list[socket.socket] = []
 pytestmark = pytest.mark.pythons
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -56,16 +58,22 @@ def port() -> int:
 
 
 def free_port() -> int:
-    """A port of this machine that is free, as the next one is."""
+    """A port of this machine that is free, as the ones before and after it are.
+
+    No other test gets it while this process lives: they ask for it by name.
+    """
     while True:
         # Below those that the system gives to connections, which could be given to one meanwhile.
-        port = random.randrange(15_000, 30_000)
-        with socket.socket() as first, socket.socket() as second:
+        port = random.randrange(15_001, 30_000, 3)
+        with ExitStack() as stack:
             try:
-                first.bind(("127.0.0.1", port))
-                second.bind(("127.0.0.1", port + 1))
+                mine = stack.enter_context(socket.socket(socket.AF_UNIX))
+                mine.bind(f"\0cluster-test-port-{port}")
+                for each in (port - 1, port, port + 1):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", each))
             except OSError:
                 continue
+            _OURS.append(socket.socket(fileno=mine.detach()))
             return port
 
 

@@ -204,11 +204,6 @@ class Ranges:
         return self._first[0], self._stop[0]
 
     @property
-    def prefix(self) -> int:
-        """The largest m with all blocks of [0, m) in the set."""
-        return self._stop[0] if self._first and self._first[0] == 0 else 0
-
-    @property
     def count(self) -> int:
         """How many blocks are in the set."""
         return sum(self._stop) - sum(self._first)

@@ -75,7 +75,7 @@ def _cache() -> Finding:
 def _store(store: Path) -> Iterator[Finding]:
     existing = next(place for place in (store, *store.resolve().parents) if place.exists())
     yield _writable(store, existing)
-    yield _kind(store, existing)
+    yield _kind(existing)
     free = shutil.disk_usage(existing).free
     status = "ok" if free >= _LEAST_FREE else "warn"
     yield Finding("disk", status, f"{free / 1e9:.1f} GB free", "free some" if free < 1e9 else None)
@@ -90,7 +90,7 @@ def _writable(store: Path, existing: Path) -> Finding:
     return Finding("store", "bad", f"{existing} cannot be written", "name another with --store")
 
 
-def _kind(store: Path, existing: Path) -> Finding:
+def _kind(existing: Path) -> Finding:
     kind = file_system(existing)
     if kind in NETWORK:
         return Finding(

@@ -19,15 +19,12 @@ from cluster.spec.syntax import MAX_BYTES
 from cluster.spec.yaml12 import read
 
 
-def load(
-    path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, str] = os.environ
-) -> Spec:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     """Read a spec from its file.
 
     Args:
         path: the YAML file; errors name it as it is written here.
         overrides: texts of the form ``key=value``, as after ``--set``.
-        environ: where ``auto`` finds the variables of Slurm and PBS.
 
     Raises:
         SpecError: every problem at once, in order of place.
@@ -39,7 +36,7 @@ def load(
             text = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise SpecError([_unreadable(file, str(path), error)]) from None
-    return parse(text, str(path), file.parent, overrides, environ)
+    return parse(text, str(path), file.parent, overrides)
 
 
 def parse(
@@ -64,15 +61,12 @@ def parse(
     return Spec.read(read(text), Origin(file, base, environ=environ), overrides)
 
 
-def hosts_of(
-    texts: Sequence[str], option: str, environ: Mapping[str, str] = os.environ
-) -> tuple[Node, ...]:
+def hosts_of(texts: Sequence[str], option: str) -> tuple[Node, ...]:
     """The hosts of entries as ``nodes`` has them: texts, or a mapping in YAML.
 
     Args:
         texts: the entries; host files are relative to the working directory.
         option: that they stand behind; it is named in errors.
-        environ: where ``auto`` finds the variables of Slurm and PBS.
 
     Raises:
         UsageError: one that is not right, or a host that stands twice.
@@ -81,7 +75,7 @@ def hosts_of(
     for index, text in enumerate(texts):
         try:
             entry: Any = _mapping(text) if text.lstrip().startswith("{") else text
-            roster.add(index, parse_entry(entry, Path(), environ, roster.room))
+            roster.add(index, parse_entry(entry, Path(), os.environ, roster.room))
         except NodeError as error:
             error.entry = None
             raise UsageError(f"{option} {text!r}: {error}") from None

@@ -17,6 +17,7 @@ from cluster.errors import EngineError
 
 _NOBODY = b"x" * 40
 _LONGEST = 1 << 20
+_PATIENCE = 3.0
 # What a dispynode answers to whom it does not know.
 _SIGN = re.compile(rb"[0-9a-f]{40}")
 
@@ -42,7 +43,7 @@ class Place:
         self.address, self.port = address, port
         self._seal, self._token = seal, seal.token if seal else token
 
-    def info(self, timeout: float = 3.0) -> dict[str, Any]:
+    def info(self, timeout: float = _PATIENCE) -> dict[str, Any]:
         """What the node says of itself.
 
         Raises:
@@ -58,14 +59,14 @@ class Place:
             raise WrongSecret(f"the node at {self} does not accept our secret")
         return found
 
-    def is_stock(self, timeout: float = 3.0) -> bool:
+    def is_stock(self) -> bool:
         """Whether a dispynode answers there as one does to everybody, in plain words."""
         try:
-            return _SIGN.fullmatch(self._ask(b"NODE_INFO:", _NOBODY, timeout)) is not None
+            return _SIGN.fullmatch(self._ask(b"NODE_INFO:", _NOBODY, _PATIENCE)) is not None
         except EngineError:
             return False
 
-    def release(self, compute: Mapping[str, Any], timeout: float = 3.0) -> None:
+    def release(self, compute: Mapping[str, Any], timeout: float = _PATIENCE) -> None:
         """Have it end a computation of ours that it still holds.
 
         Raises:

@@ -16,7 +16,6 @@ import socket
 import ssl
 from typing import NamedTuple
 
-LEAST = 16
 _SALT = b"cluster dispy 1"
 
 
@@ -40,12 +39,10 @@ class Seal:
         # No session is resumed, and what nobody reads resets a connection that is closed.
         self._server.num_tickets = 0
 
-    def server(self, connection: socket.socket, *, handshake: bool = True) -> ssl.SSLSocket:
+    def server(self, connection: socket.socket) -> ssl.SSLSocket:
         """The side that was connected to."""
         _at_once(connection)
-        return self._server.wrap_socket(
-            connection, server_side=True, do_handshake_on_connect=handshake
-        )
+        return self._server.wrap_socket(connection, server_side=True)
 
     def client(self, connection: socket.socket, *, handshake: bool = True) -> ssl.SSLSocket:
         """The side that connects."""

@@ -19,6 +19,8 @@ from cluster.work import Fault, Outcome, Task
 
 _GROUP = 0.02
 _MOST_WAITING = 20_000
+# Seconds without a sign of the disk: longer than it may wait for another process that writes.
+_HUNG = 2 * BUSY
 # The most at a time: a node that is lost has had them all the same.
 _SLOTS = (
     "UPDATE session SET nodes ="
@@ -53,15 +55,23 @@ class Scribe:
         with self._wake:
             self._closing = True
             self._wake.notify_all()
-        self._thread.join()
+        self._thread.join(BUSY)
+        # Where there is an error already, that one is to be told: the thread is left behind.
+        if self._thread.is_alive() and exc_info[0] is None:
+            raise self._slow(BUSY)
 
     def count(self, row: tuple[object, ...]) -> None:
-        """Write a row of counted blocks."""
+        """Write a row of counted blocks.
+
+        Raises:
+            StoreError: the disk failed, or has not caught up for a minute.
+        """
         with self._wake:
             self._raise()
             # A disk that cannot keep up holds the dispatcher back; memory stays flat.
-            while len(self._outcomes) >= _MOST_WAITING and self._error is None:
-                self._wake.wait(BUSY)
+            if not self._wake.wait_for(self._has_room, _HUNG):
+                raise self._slow(_HUNG)
+            self._raise()
             self._outcomes.append(row)
             self._asked += 1
             if len(self._outcomes) == 1:
@@ -95,7 +105,7 @@ class Scribe:
         """How many of them are durable."""
         return self._written
 
-    def flush(self, timeout: float = 60.0) -> None:
+    def flush(self, timeout: float = _HUNG) -> None:
         """Return when all that was handed over is durable.
 
         Raises:
@@ -110,12 +120,18 @@ class Scribe:
                     break
             self._raise()
             if self._written < wanted:
-                text = f"the disk took more than {timeout:g} s"
-                raise StoreError(text, where=str(self._path), fix=LOOK)
+                raise self._slow(timeout)
 
     @property
     def _path(self) -> Path:
         return self._database.path
+
+    def _has_room(self) -> bool:
+        return len(self._outcomes) < _MOST_WAITING or self._error is not None
+
+    def _slow(self, seconds: float) -> StoreError:
+        text = f"the disk took more than {seconds:g} s"
+        return StoreError(text, where=str(self._path), fix=LOOK)
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -247,6 +263,6 @@ class Writer:
         """Replace what readers see of the running estimate."""
         self._scribe.progress(self._run, progress)
 
-    def flush(self, timeout: float = 60.0) -> None:
+    def flush(self, timeout: float = _HUNG) -> None:
         """Return when all that was handed over is durable; see :meth:`Scribe.flush`."""
         self._scribe.flush(timeout)

@@ -54,6 +54,17 @@ def by_hand(store: Path) -> Iterator[sqlite3.Connection]:
         db.close()
 
 
+def damage(store: Path, column: str, first: int, value: bytes) -> None:
+    """Write bytes over a column of a counted row, as a flipped bit would."""
+    with by_hand(store) as db:
+        trigger, text = db.execute(
+            "SELECT name, sql FROM sqlite_schema WHERE name = 'outcome_stays'"
+        ).fetchone()
+        db.execute(f"DROP TRIGGER {trigger}")
+        db.execute(f"UPDATE outcome SET {column} = CAST(? AS TEXT) WHERE first = ?", (value, first))
+        db.execute(text)
+
+
 @contextmanager
 def small_disk(folder: Path, options: str) -> Iterator[Path]:
     """A file system in memory, mounted at a folder with these options."""

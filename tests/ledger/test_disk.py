@@ -8,6 +8,9 @@ import random
 import shutil
 import stat
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +23,7 @@ from cluster.ledger import FILE, SCHEMA, Ledger, Run, sweeps
 from cluster.plan import Goal
 from cluster.testing import Driven, drive, work_of
 from tests.backends.engines import serial
-from tests.ledger.stores import by_hand, entered, insert, put, remount, small_disk, tally
+from tests.ledger.stores import by_hand, damage, entered, insert, put, remount, small_disk, tally
 
 GOAL = Goal(12)
 
@@ -63,6 +66,39 @@ def test_a_full_disk_stops_cleanly_and_loses_nothing_acknowledged(tmp_path: Path
             assert [row.first for row in rows] == list(range(len(rows)))
             insert(ledger, run, len(rows), len(rows) + 1)
             assert ledger.check() == "ok"
+
+
+@contextmanager
+def stuck(store: Path) -> Iterator[None]:
+    """A disk that takes nothing: another process keeps the file for itself."""
+    with by_hand(store) as db:
+        db.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def test_a_disk_that_hangs_is_told_of_and_waited_for_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the flush at the end of a run, by the end of the thread, and by a backlog."""
+    monkeypatch.setattr("cluster.ledger.writer.BUSY", 0.2)
+    monkeypatch.setattr("cluster.ledger.writer._HUNG", 0.2)
+    monkeypatch.setattr("cluster.ledger.writer._MOST_WAITING", 2)
+    with Ledger(tmp_path, create=True) as ledger:
+        run, begun = entered(ledger), time.monotonic()
+        with stuck(tmp_path):
+            for rows, flush in ((1, True), (1, False), (7, False)):
+                with pytest.raises(StoreError, match=r"the disk took more than 0.2 s"):
+                    count(ledger, run, rows, flush=flush)
+        assert time.monotonic() - begun < 10
+
+
+def count(ledger: Ledger, run: Run, rows: int, *, flush: bool) -> None:
+    """Count some rows, and see that they are durable by a flush or by the end of the thread."""
+    with ledger.writer(run) as writer:
+        for first in range(rows):
+            put(writer, first, first + 1)
+        if flush:
+            writer.flush(0.2)
 
 
 @pytest.mark.fault(44)
@@ -146,17 +182,6 @@ def test_a_writer_that_dies_of_anything_is_told_at_the_next_call(tmp_path: Path)
 
 
 # -- damaged --------------------------------------------------------------------------------------
-
-
-def damage(store: Path, column: str, first: int, value: bytes) -> None:
-    """Write bytes over a column of a counted row, as a flipped bit would."""
-    with by_hand(store) as db:
-        trigger, text = db.execute(
-            "SELECT name, sql FROM sqlite_schema WHERE name = 'outcome_stays'"
-        ).fetchone()
-        db.execute(f"DROP TRIGGER {trigger}")
-        db.execute(f"UPDATE outcome SET {column} = CAST(? AS TEXT) WHERE first = ?", (value, first))
-        db.execute(text)
 
 
 def cell(store: Path, column: str, first: int) -> bytes:

@@ -138,6 +138,9 @@ def merge(out: Path, sources: Sequence[Path], *, verify: bool = False) -> Merged
             _refuse_overlaps([*([(ledger, here)] if here else []), *given])
         run = here or _new(ledger, given, requests)
         with ledger.lock(run.id):
+            # What is damaged here counts for nothing: it must keep no whole row out.
+            for row in [row for row in ledger.counted(run) if not row.intact]:
+                ledger.set_aside(run, row, "corrupt")
             told = [_take(ledger, run, requests[0].block, *source) for source in given]
         return Merged(told, settle(run.id, ledger))
 

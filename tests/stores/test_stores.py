@@ -13,6 +13,7 @@ from cluster.ledger import Counted
 from cluster.verify import _Again, verify
 from cluster.work import Task
 from tests.cli.shell import ask, cluster, newest, spec
+from tests.ledger.stores import damage
 from tests.stores.falsified import falsify
 
 # Draws its last block only where there is no file of that name.
@@ -108,6 +109,18 @@ def test_a_source_that_differs_is_named_and_left_out(tmp_path: Path, whole: Path
     assert merged["sources"][1]["differing"] == [[first, last, "localhost", "localhost"]]
     assert merged["sources"][1]["taken"] == 0
     assert merged["result"]["digest"] == shown(whole)["digest"]
+
+
+def test_a_damaged_row_is_replaced_by_the_whole_one_of_a_source(
+    tmp_path: Path, whole: Path
+) -> None:
+    """It counts for nothing; so its blocks are owed, and a merge brings them."""
+    run = shards(tmp_path, "0-39")
+    damage(tmp_path / "runs", "tally", 0, b"{}")
+    merged = ask("merge", f"runs/{run}", "0-39", "--verify", cwd=tmp_path)
+    assert merged["sources"][0]["taken"] > 0
+    done = ask("resume", run, cwd=tmp_path)
+    assert (done["state"], done["digest"]) == ("done", shown(whole)["digest"])
 
 
 def test_runs_that_compute_something_else_are_not_merged(whole: Path, tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ from cluster.verbs import command
 from cluster.window import start_key
 from cluster.work import Fault, Task, perform
 
+# Seconds to wait for a run's word.
+_PATIENCE = 15.0
+
 
 def load(path: Where, overrides: Sequence[str] = ()) -> Spec:
     """Read a spec; ``overrides`` are ``key=value`` texts, as after ``--set``.
@@ -224,7 +227,6 @@ def change_nodes(
     *,
     add: Sequence[str] = (),
     drain: Sequence[str] = (),
-    patience: float = 15.0,
 ) -> dict[str, Any]:
     """Have a run that is being computed work on further hosts, and on others no more.
 
@@ -233,7 +235,6 @@ def change_nodes(
         store: the folder of the ledger.
         add: hosts as a spec has them, as texts or as the YAML of a mapping.
         drain: host lists; what they were given is finished and counted.
-        patience: seconds to wait for the run's word.
 
     Returns:
         ``run``, ``added`` and ``drained``: names.
@@ -251,7 +252,7 @@ def change_nodes(
                 f"the run {row.id} is not being computed ({ledger.state(row)})", fix=onward
             )
         wish = ledger.wish(row, added, drained)
-        end = time.monotonic() + patience
+        end = time.monotonic() + _PATIENCE
         while (answer := ledger.answer(wish)) is None:
             if time.monotonic() > end or ledger.holder(row) is None:
                 raise NoAnswer(f"the run {row.id} has not answered; it may have ended")

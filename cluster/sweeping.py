@@ -37,8 +37,6 @@ from cluster.sweep import Point, expand
 from cluster.verbs import command
 from cluster.window import start_key
 
-_UNENDED = (State.RUNNING.value, State.INTERRUPTED.value)
-
 
 @dataclass(frozen=True)
 class Part:
@@ -225,7 +223,7 @@ def _entered(
         found = [fresh[at] if run is None else run.key for at, run in enumerate(runs)]
         given = (point.values for point in points)
         sweeps.set_points(ledger, sweep, zip(found, given, strict=True))
-    rows = {place: run for place, _, run in sweeps.runs_of(ledger, sweep)}
+        rows = {place: run for place, _, run in sweeps.runs_of(ledger, sweep)}
     return sweep, [
         Member(place, point.values, request, rows[place])
         for place, (point, request) in enumerate(zip(points, requests, strict=True))
@@ -397,6 +395,9 @@ def _judged(ledger: Ledger, sweep: sweeps.Sweep, members: Sequence[Member]) -> l
     """The members that owe blocks, as their rows are now that they are held."""
     known = {member.run.key: member.run for member in members}
     rows = sweeps.as_they_are(ledger, sweep, known)
+    if gone := [member for member in members if member.run.key not in rows]:
+        text = f"{gone[0].name} of {sweep.id} was removed before it was held"
+        raise UsageError(text, fix="submit the sweep again")
     owed, asked = [], []
     for member in members:
         now = replace(member, run=rows[member.run.key])

@@ -114,14 +114,13 @@ class _Sweep(Subject):
     def news(self) -> Iterator[Event]:
         found = sweeps.named(self._ledger, self.id)
         record = (found and found.progress) or {}
-        events = sweeps.pool_events(self._ledger, self._sweep)
         if self._told is None:
-            self._told, self._heard = {}, len(events)
+            self._told, self._heard = {}, sweeps.last_pool_event(self._ledger, self._sweep)
             owed = sum(run.state != State.DONE.value for run in self._runs)
             yield SweepStarted(self.id, len(self._runs), owed, self._sweep.spec["backend"])
-        for event in events[self._heard :]:
-            yield Noted(event["text"], event["node"])
-        self._heard = len(events)
+        for number, node, text in sweeps.pool_events_since(self._ledger, self._sweep, self._heard):
+            self._heard = number
+            yield Noted(text, node)
         if record and record != self._told:
             self._told = record
             yield Progress(

@@ -122,11 +122,25 @@ class Database:
                     f"the store {self.store} is on a network file system and in use by process"
                     f" {row[1]} on {row[0]}", fix=f"run there, or wait {_OWNER_DEAD:g} s after it",
                 )  # fmt: skip
-            self.beat(self.db)
+            self.db.execute(
+                "INSERT OR REPLACE INTO owner VALUES (1, ?, ?, ?)", (me.host, me.pid, me.since)
+            )
 
     def beat(self, db: sqlite3.Connection) -> None:
+        """In a transaction, say that this host is there; raise where another one took over.
+
+        A machine that was asleep longer than owners are believed in wakes in the middle of a run.
+        """
         me = Owner.here()
-        db.execute("INSERT OR REPLACE INTO owner VALUES (1, ?, ?, ?)", (me.host, me.pid, me.since))
+        mine = "UPDATE owner SET pid = ?, beat = ? WHERE host = ?"
+        if not db.execute(mine, (me.pid, me.since, me.host)).rowcount:
+            rows = db.execute("SELECT host, pid FROM owner").fetchall()
+            other = "".join(f": process {pid} on {host}" for host, pid in rows)
+            raise StoreError(
+                f"another host took the store over while this one was silent{other}",
+                where=str(self.path),
+                fix="nothing that was counted is lost; resume there, or here when that has ended",
+            )
 
     def _prepare(self, create: bool) -> None:
         (version,) = self.db.execute("PRAGMA user_version").fetchone()

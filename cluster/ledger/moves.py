@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import suppress
 
+from cluster.ledger.locks import holder
 from cluster.ledger.rows import Run
 from cluster.ledger.store import Ledger, log_of
 from cluster.ledger.tables import OUTCOME_COLUMNS
@@ -72,7 +73,12 @@ def _remove_empty_sweeps(ledger: Ledger) -> None:
 
 
 def compact(ledger: Ledger) -> None:
-    """Give the space of what was removed back to the disk, unless others work in the store now."""
+    """Give the space of what was removed back to the disk, unless a run of the store is held now.
+
+    SQLite keeps every writer out until it is done, which of a large store takes long.
+    """
+    if any(holder(path) for path in (ledger.store / "locks").iterdir()):
+        return
     with suppress(sqlite3.OperationalError):
         ledger.db.execute("VACUUM")
 

@@ -23,6 +23,8 @@ from cluster.work import checksum
 
 #: The folder of a store.
 Where = str | Path
+# What a result tells of: the first failures, the newest events.
+_MOST_FAILURES, _MOST_EVENTS = 100, 1000
 
 
 class Ledger(Database):
@@ -169,6 +171,7 @@ class Ledger(Database):
     ) -> int:
         """Enter a start of a run, by its key if it was scheduled; returns the session's key."""
         me = Owner.here()
+        self.own()  # adding up a long run may have taken longer than an owner is believed in
         with self.transaction():
             self.db.execute(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,))
             row = self.db.execute(
@@ -278,12 +281,12 @@ class Ledger(Database):
         )
         return dict(rows)
 
-    def failures(self, run: Run, limit: int = 100) -> list[dict[str, Any]]:
+    def failures(self, run: Run) -> list[dict[str, Any]]:
         """The first failures of a run, in order of time."""
         names = ("at", "block", "blocks", "node", "attempt", "kind", "type", "message", "traceback")
         rows = self.all(
             f"SELECT {', '.join(names)} FROM failure WHERE run = ? ORDER BY rowid LIMIT ?",
-            (run.key, limit),
+            (run.key, _MOST_FAILURES),
         )
         return [dict(zip(names, row, strict=True)) for row in rows]
 
@@ -292,13 +295,16 @@ class Ledger(Database):
         sql = "SELECT node, count(*) FROM failure WHERE run = ? GROUP BY node"
         return dict(self.all(sql, (run.key,)))
 
-    def events(self, run: Run, limit: int = 1000) -> list[dict[str, Any]]:
-        """What happened to nodes and to the run, in order of time."""
+    def events(self, run: Run) -> list[dict[str, Any]]:
+        """What happened to nodes and to the run, in order of time: of many, the newest."""
+        return self.newest_events("event WHERE run = ?", run.key)
+
+    def newest_events(self, of: str, key: int) -> list[dict[str, Any]]:
+        """The newest rows of a table of events, in order of time; ``of``: which, with a key."""
         rows = self.all(
-            "SELECT at, node, text FROM event WHERE run = ? ORDER BY rowid LIMIT ?",
-            (run.key, limit),
+            f"SELECT at, node, text FROM {of} ORDER BY rowid DESC LIMIT ?", (key, _MOST_EVENTS)
         )
-        return [dict(zip(("at", "node", "text"), row, strict=True)) for row in rows]
+        return [dict(zip(("at", "node", "text"), row, strict=True)) for row in reversed(rows)]
 
     def events_since(self, run: Run, number: int) -> list[tuple[int, str | None, str]]:
         """The events of a run after one of a number: the number, node and text of each."""

@@ -15,6 +15,7 @@ from cluster.ledger.writer import Scribe
 
 # So many values of one statement every SQLite takes.
 _MANY = 500
+_EVENTS = "pool_event WHERE pool IN (SELECT key FROM pool WHERE sweep = ?)"
 
 
 class Sweep(NamedTuple):
@@ -78,16 +79,21 @@ def known_runs(ledger: Ledger, requests: Sequence[str]) -> dict[str, list[Run]]:
 
 
 def runs_of(ledger: Ledger, sweep: Sweep) -> list[tuple[int, Mapping[str, Any], Run]]:
-    """A sweep's points, in order: place, what the sweep gave it, and its run."""
+    """A sweep's points, in order: place, what the sweep gave it, and its run.
+
+    One whose run is removed in that moment is a point no more.
+    """
     rows = ledger.all("SELECT place, run, given FROM point WHERE sweep = ? ORDER BY place",
                       (sweep.key,))  # fmt: skip
     where = "WHERE key IN (SELECT run FROM point WHERE sweep = ?)"
     runs = {run.key: run for run in ledger.selected(where, (sweep.key,))}
-    return [(place, json.loads(given), runs[run]) for place, run, given in rows]
+    return [(place, json.loads(given), runs[run]) for place, run, given in rows if run in runs]
 
 
 def as_they_are(ledger: Ledger, sweep: Sweep, known: Mapping[int, Run]) -> dict[int, Run]:
-    """The runs of a sweep by key, with only those read whole that are not as they were known.
+    """Of these runs of a sweep, by key, those that are still there, as they are now.
+
+    Only those are read whole that are not as they were known.
 
     The definition of a run, by far its longest part, changes with its goal only; the result of the
     kernel's probe, which is added to it, is not looked for.
@@ -99,8 +105,10 @@ def as_they_are(ledger: Ledger, sweep: Sweep, known: Mapping[int, Run]) -> dict[
     )  # fmt: skip
     runs = {}
     for key, goal, ranges, *rest in rows:
-        run, now = known.get(key), [json.loads(goal), json.loads(ranges or "null"), *rest]
-        if run is None or now != [getattr(run, name) for name in fields[1:]]:
+        if key not in known:
+            continue
+        run, now = known[key], [json.loads(goal), json.loads(ranges or "null"), *rest]
+        if now != [getattr(run, name) for name in fields[1:]]:
             run = next(ledger.selected("WHERE key = ?", (key,)))
         runs[key] = run
     return runs
@@ -210,6 +218,7 @@ def stopped(ledger: Ledger, sweep: Sweep, reason: str | None) -> None:
 def begin_pool(ledger: Ledger, sweep: Sweep, backend: str, nodes: Mapping[str, int]) -> int:
     """Enter a start of a sweep on a backend; the pool's key."""
     me = Owner.here()
+    ledger.own()
     with ledger.transaction():
         row = ledger.db.execute(
             "INSERT INTO pool (sweep, started, host, pid, backend, nodes)"
@@ -253,13 +262,27 @@ def pool_totals(ledger: Ledger, sweep: Sweep) -> list[PoolTotals]:
     return [PoolTotals(*row) for row in rows]
 
 
-def pool_events(ledger: Ledger, sweep: Sweep, limit: int = 1000) -> list[dict[str, Any]]:
-    """What happened to nodes while pools of the sweep were up, in order of time."""
-    rows = ledger.all(
-        "SELECT at, node, text FROM pool_event WHERE pool IN (SELECT key FROM pool WHERE sweep = ?)"
-        " ORDER BY rowid LIMIT ?", (sweep.key, limit),
-    )  # fmt: skip
-    return [dict(zip(("at", "node", "text"), row, strict=True)) for row in rows]
+def pool_events(ledger: Ledger, sweep: Sweep) -> list[dict[str, Any]]:
+    """What happened to nodes while pools of the sweep were up, in order of time.
+
+    Of many, the newest.
+    """
+    return ledger.newest_events(_EVENTS, sweep.key)
+
+
+def pool_events_since(
+    ledger: Ledger, sweep: Sweep, number: int
+) -> list[tuple[int, str | None, str]]:
+    """Those after one of a number: the number, node and text of each."""
+    return ledger.all(
+        f"SELECT rowid, node, text FROM {_EVENTS} AND rowid > ? ORDER BY rowid",
+        (sweep.key, number),
+    )
+
+
+def last_pool_event(ledger: Ledger, sweep: Sweep) -> int:
+    """The number of the newest of them; 0 where there is none."""
+    return int(ledger.all(f"SELECT coalesce(max(rowid), 0) FROM {_EVENTS}", (sweep.key,))[0][0])
 
 
 def note(ledger: Ledger, sweep: Sweep, text: str) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import cluster.ledger.database as ledger_room
-from cluster.errors import Locked
-from cluster.ledger import Ledger, Owner
-from tests.ledger.stores import by_hand, entered, put
+from cluster.errors import Locked, StoreError
+from cluster.ledger import Ledger, Owner, compact, remove
+from tests.ledger.stores import by_hand, entered, put, tally
 
 # A process that tries for a lock whenever it is told a store, says what came, and holds it until
 # it is told the next thing.
@@ -169,6 +169,28 @@ def test_asking_who_holds_a_run_takes_it_from_nobody(tmp_path: Path) -> None:
                 reader.kill()
 
 
+def test_the_space_of_removed_runs_stays_taken_while_a_run_is_held(tmp_path: Path) -> None:
+    """Giving it back would keep the run's writer out for as long as it takes."""
+
+    def free() -> int:
+        (pages,) = ledger.all("PRAGMA freelist_count", ())[0]
+        return int(pages)
+
+    with Ledger(tmp_path, create=True) as ledger, holders(1) as (other,):
+        old = entered(ledger, "old")
+        with ledger.writer(old) as writer:
+            put(writer, 0, 1, tally(0, 1) + " " * 20_000)
+            writer.flush()
+        other.hold(tmp_path)
+        remove(ledger, old)
+        compact(ledger)
+        assert free() >= 4
+        other.tell()
+        assert other.hear() == "freed"
+        compact(ledger)
+        assert free() == 0
+
+
 # -- on a network file system ---------------------------------------------------------------------
 
 
@@ -207,6 +229,30 @@ def test_another_host_is_refused_until_the_owners_heart_stands_still(
             db.execute("UPDATE owner SET beat = beat - 100")
         with ledger.lock("other"), by_hand(tmp_path) as db:
             assert db.execute("SELECT host, pid FROM owner").fetchone() == ("elsewhere", 4242)
+
+
+@pytest.mark.fault(49)
+def test_an_owner_that_was_taken_for_dead_writes_no_more(
+    tmp_path: Path, network: pytest.MonkeyPatch
+) -> None:
+    """A machine that slept wakes in the middle of its run, which another host has now."""
+    with Ledger(tmp_path, create=True) as ledger, ledger.lock("run"):
+        run = entered(ledger)
+        with ledger.writer(run) as writer:
+            put(writer, 0, 5)
+            writer.flush()
+            with by_hand(tmp_path) as db:
+                db.execute("UPDATE owner SET host = 'elsewhere', pid = 4242, beat = 2e9")
+            put(writer, 5, 9)
+            words = "took the store over .*: process 4242 on elsewhere"
+            with pytest.raises(StoreError, match=words) as caught:
+                writer.flush()
+            assert caught.value.fix
+        assert [row[:2] for row in ledger.counted(run)] == [(0, 5)]
+        with pytest.raises(Locked, match="process 4242 on elsewhere"):
+            ledger.begin(run, "serial", {})
+        with by_hand(tmp_path) as db:
+            assert db.execute("SELECT host FROM owner").fetchone() == ("elsewhere",)
 
 
 @pytest.mark.fault(49)

@@ -13,7 +13,7 @@ from cluster.backends.base import kernels_at_home
 from cluster.dispatch import Clock, Stop, SystemClock
 from cluster.errors import NoAnswer, UsageError
 from cluster.events import Observer
-from cluster.ledger import Ledger, Run, Where, opened
+from cluster.ledger import Ledger, Run, Where, opened, sweeps
 from cluster.outlook import Outlook, look_ahead
 from cluster.report.recorded import result_at
 from cluster.report.result import Result
@@ -230,8 +230,10 @@ def change_nodes(
 ) -> dict[str, Any]:
     """Have a run that is being computed work on further hosts, and on others no more.
 
+    All points of a sweep that a process computes share its hosts: each stands for all of them.
+
     Args:
-        run: its id, or how that begins.
+        run: its id, or how that begins; or a sweep's, or a point of one.
         store: the folder of the ledger.
         add: hosts as a spec has them, as texts or as the YAML of a mapping.
         drain: host lists; what they were given is finished and counted.
@@ -245,21 +247,45 @@ def change_nodes(
     """
     added, drained = hosts_of(add, "--add"), [node.host for node in hosts_of(drain, "--drain")]
     with Ledger(Path(store)) as ledger:
-        row = ledger.run(run)
-        if ledger.holder(row) is None:
-            onward = command("resume", row.id, "--set", "nodes=...", store=ledger.store)
-            raise UsageError(
-                f"the run {row.id} is not being computed ({ledger.state(row)})", fix=onward
-            )
+        name, rows = _meant(ledger, run)
+        row = _computed_now(ledger, name, rows)
         wish = ledger.wish(row, added, drained)
         end = time.monotonic() + _PATIENCE
         while (answer := ledger.answer(wish)) is None:
-            if time.monotonic() > end or ledger.holder(row) is None:
-                raise NoAnswer(f"the run {row.id} has not answered; it may have ended")
+            if time.monotonic() > end or not any(map(ledger.holder, rows)):
+                raise NoAnswer(f"{name} has not answered; it may have ended")
             time.sleep(0.1)
     if "error" in answer:
         raise UsageError(answer["error"], fix=answer["fix"])
-    return {"run": row.id, **answer}
+    return {"run": name, **answer}
+
+
+def _meant(ledger: Ledger, name: str) -> tuple[str, list[Run]]:
+    """The id of a run, and its row; or that of a sweep, and its runs, those that end last first."""
+    sweep = sweeps.named(ledger, name)
+    if sweep is None:
+        row = ledger.run(name)
+        return row.id, [row]
+    return sweep.id, [run for _, _, run in sweeps.runs_of(ledger, sweep)][::-1]
+
+
+def _computed_now(ledger: Ledger, name: str, rows: Sequence[Run]) -> Run:
+    """One of the runs that is being computed, where one process does that.
+
+    Raises:
+        UsageError: none does, or several do.
+    """
+    found = {owner.process: row for row in rows if (owner := ledger.holder(row))}
+    if not found:
+        state = f" ({ledger.state(rows[0])})" if len(rows) == 1 else ""
+        onward = command("resume", name, "--set", "nodes=...", store=ledger.store)
+        raise UsageError(f"{name} is not being computed{state}", fix=onward)
+    if len(found) > 1:
+        raise UsageError(
+            f"{len(found)} processes compute parts of {name}, each on hosts of its own",
+            fix=f"name a point of the part that is meant, such as {name}/3",
+        )
+    return next(iter(found.values()))
 
 
 def plan(spec: Spec, seconds: float = 2.0) -> Outlook:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from cluster.backends.base import Backend, Options, create, seat
 from cluster.count import Count
-from cluster.dispatch import Clock, Core, Ending, Stop, SystemClock, Turns, recount
+from cluster.dispatch import Clock, Core, Ending, Roster, Stop, SystemClock, Turns, recount
 from cluster.dispatch.flights import Pace
 from cluster.dispatch.many import Manner, Many
 from cluster.dispatch.nodes import Nodes
 from cluster.errors import StoreError
 from cluster.events import Alarm, AttemptFailed, Event, Observer, Progress, SweepStarted
-from cluster.ledger import Ledger, Run, Scribe, Writer, sweeps
+from cluster.ledger import Ledger, Run, Scribe, Wish, Writer, sweeps
 from cluster.ledger.holds import Holds
-from cluster.nodes import Node
+from cluster.nodes import NodeList
 from cluster.request import Request, placed
-from cluster.running import policy_of
+from cluster.running import policy_of, roster_of
 from cluster.spec import Spec
 from cluster.state import State
 from cluster.verbs import command
@@ -115,7 +115,7 @@ class Pool:
         self._released: list[tuple[int, str]] = []
         self._scribe: Scribe
         self._diary: sweeps.Diary
-        self._nodes: tuple[Node, ...] = ()
+        self._roster: Roster
         self._kernels: Sequence[Member] = ()
         self._with_rows = sweeps.with_rows(ledger, sweep)
 
@@ -126,14 +126,18 @@ class Pool:
         """
         self._kernels = _kernels(self._members, points)
         place = seat()
-        self._nodes = place.nodes if place else placed(self._spec.nodes.hosts)
-        slots = {node.host: node.slots or 0 for node in self._nodes}
+        if place:
+            nodes = NodeList(place.nodes, wait=self._spec.nodes.wait)
+            self._spec = self._spec.model_copy(update={"nodes": nodes})
+        slots = {node.host: node.slots or 0 for node in placed(self._spec.nodes.hosts)}
         self._caller.tell(SweepStarted(self._sweep.id, len(points), len(self._members), backend))
         begun = self._clock.steady()
         pool = sweeps.begin_pool(self._ledger, self._sweep, backend, slots)
         try:
             with self._ledger.scribe() as self._scribe:
                 self._diary = sweeps.Diary(self._scribe, pool, backend, slots, self._night.start)
+                writer = Writer(self._scribe, self._members[0].run)
+                self._roster = roster_of(self._ledger, self._spec, self._wishes, writer)
                 reason = self._turned(backend)
                 self._scribe.flush()
         except StoreError as error:
@@ -159,7 +163,7 @@ class Pool:
         total, kernels = len(self._members), self._kernels
         many = Many(self, total, range(total), manner, self._clock, caller.tell)
         left = None if self._night.over is None else self._night.over - self._clock.steady()
-        turns = Turns(many, caller.stop or Stop(), left, self._night.closes)
+        turns = Turns(many, caller.stop or Stop(), left, self._night.closes, self._roster)
 
         def probed(number: int, tally: str) -> None:
             Writer(self._scribe, kernels[number].run).probe(tally)
@@ -172,7 +176,7 @@ class Pool:
                 kernels=[member.request.work(member.run.id) for member in kernels[1:]],
                 probes=[member.request.probe for member in kernels], probed=probed,
             )  # fmt: skip
-            return create(backend, self._nodes, options)
+            return create(backend, self._roster.nodes, options)
 
         turns.turn(engine)
         last = many.progress(turns.wall)
@@ -185,6 +189,12 @@ class Pool:
             runs = [self._members[number].run for number in unbegun]
             sweeps.leave(self._ledger, runs, state.value, many.draining)
         return many.draining
+
+    def _wishes(self, after: int) -> Iterator[Wish]:
+        """Those for a point that this process computes, now or later; other parts have others."""
+        for run, wish in sweeps.wishes(self._ledger, self._sweep, after):
+            if run in self._holds.all:
+                yield wish
 
     def _all_blocks(self) -> int | None:
         goals = [member.request.goal for member in self._members]
@@ -221,7 +231,7 @@ class Pool:
         return Core(
             work, count, policy_of(request), Writer(self._scribe, run), self._clock, self._told,
             lambda first, stop: list(ledger.counted(run, first, stop)),
-            weights={node.host: node.weight for node in self._nodes}, shared=nodes,
+            weights={node.host: node.weight for node in self._roster.nodes}, shared=nodes,
             kin=self._kin[request.source.sha, request.block], tag=run.id,
             first=number + len(self._members), step=len(self._members),
         )  # fmt: skip
@@ -270,6 +280,10 @@ class Pool:
     def note(self, node: str | None, text: str) -> None:
         """See :class:`cluster.dispatch.many.Book`."""
         self._diary.note(node, text, self._clock.now())
+
+    def slots(self, node: str, slots: int) -> None:
+        """See :class:`cluster.dispatch.many.Book`."""
+        self._diary.slots(node, slots)
 
     def _release(self) -> None:
         """Let go of the runs whose ending is durable, so that nobody sees one without an end."""

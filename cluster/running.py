@@ -6,7 +6,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -136,7 +136,9 @@ def compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None:
                 lambda first, stop: list(ledger.counted(run, first, stop)),
                 weights={node.host: node.weight for node in nodes},
             )  # fmt: skip
-            roster = _roster(ledger, run, request, writer)
+            roster = roster_of(
+                ledger, request.spec, lambda after: ledger.wishes(run, after), writer
+            )
 
             def engine() -> Backend:
                 # All that are required came up once; after that, one is enough.
@@ -175,20 +177,29 @@ def opening(spec: Spec, now: float) -> tuple[Closed | None, float | None]:
     return None, closes
 
 
-def _roster(ledger: Ledger, run: Run, request: Request, writer: Writer) -> Roster:
-    """The run's hosts; what was wished for before this start of it is over."""
+def roster_of(
+    ledger: Ledger, spec: Spec, newer: Callable[[int], Iterable[Wish]], writer: Writer
+) -> Roster:
+    """The hosts of a spec while it is computed; what was wished for before is over.
+
+    Args:
+        ledger: where the wishes are.
+        spec: names the hosts.
+        newer: the wishes after the one of a key.
+        writer: answers them.
+    """
     last = ledger.last_wish()
 
     def wishes() -> Iterator[Wish]:
         nonlocal last
-        for wish in ledger.wishes(run, last):
+        for wish in newer(last):
             last = wish.key
             yield wish
 
     def answer(wish: Wish, words: Mapping[str, object]) -> None:
         writer.answer(wish.key, words)
 
-    return Roster(request.spec.nodes, request.spec.base, wishes, answer)
+    return Roster(spec.nodes, spec.base, wishes, answer)
 
 
 def settle(run: str, store: Where | Ledger = "runs", observe: Observer | None = None) -> Result:

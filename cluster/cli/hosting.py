@@ -22,13 +22,13 @@ from cluster.report import text
     "--add",
     multiple=True,
     metavar="HOSTS",
-    help="of a run: hosts to work on as well, such as h4:2 or '{host: h4, slots: 2}'",
+    help="of a run or sweep: hosts to work on as well, such as h4:2 or '{host: h4, slots: 2}'",
 )
 @click.option(
     "--drain",
     multiple=True,
     metavar="HOSTS",
-    help="of a run: hosts to use no more; what they have is finished and counted",
+    help="of a run or sweep: hosts to use no more; what they have is finished and counted",
 )
 @overrides_option
 @store_option

@@ -11,7 +11,7 @@ from cluster.backends.base import Backend, NodeEvent, Source
 from cluster.count import Count
 from cluster.dispatch.clock import Clock
 from cluster.dispatch.core import Core
-from cluster.dispatch.roster import Roster
+from cluster.dispatch.roster import Roster, Told
 from cluster.errors import EngineError, NodesMissing, StopNow
 from cluster.events import Observer, Progress
 from cluster.state import State
@@ -62,7 +62,7 @@ class Stop:
     reason: str | None = None
 
 
-class Decider(Source, Protocol):
+class Decider(Source, Told, Protocol):
     """What the loop turns: the core of one run, or those of many."""
 
     @property
@@ -106,9 +106,6 @@ class Decider(Source, Protocol):
     def record(self, progress: Progress) -> None:
         """Keep where it stands, for readers."""
 
-    def alarm(self, text: str) -> None:
-        """Tell, and record, what is wrong with no node in particular."""
-
 
 class Turns:
     """Reads an engine's items and turns the clocks, over as many engines as it takes.
@@ -118,16 +115,19 @@ class Turns:
         stop: a person's wish to stop.
         max_time: seconds after which it drains.
         closes: when it drains in any case: the end of its window, in seconds since the epoch.
+        roster: the hosts, where they may change.
 
     Attributes:
         reason: the engine's own words, where it failed.
     """
 
     def __init__(
-        self, core: Decider, stop: Stop, max_time: float | None, closes: float | None = None
-    ) -> None:
+        self, core: Decider, stop: Stop, max_time: float | None, closes: float | None = None,
+        roster: Roster | None = None,
+    ) -> None:  # fmt: skip
         self._core, self._stop, self._max_time, self._closes = core, stop, max_time, closes
         self._backend: Backend | None = None
+        self._roster = roster
         self._begun = self._looked = self._recorded = core.clock.steady()
         self.reason = ""
 
@@ -198,11 +198,8 @@ class Turns:
         if now - self._recorded >= _RECORD_EVERY:
             self._recorded = now
             core.record(progress)
-            if self._backend is not None:
-                self._look_at_hosts(self._backend)
-
-    def _look_at_hosts(self, _backend: Backend) -> None:
-        """About once a second: whether the hosts are to change."""
+            if self._backend is not None and self._roster is not None:
+                self._roster.look(core, self._backend)
 
     def _on_engine_error(self, error: EngineError) -> None:
         self.reason = str(error)
@@ -210,14 +207,14 @@ class Turns:
 
 
 class Loop(Turns):
-    """The loop of one run; ``roster`` are its hosts, where they may change."""
+    """The loop of one run."""
 
     def __init__(
         self, core: Core, stop: Stop, max_time: float | None, closes: float | None = None,
         roster: Roster | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(core, stop, max_time, closes)
-        self._run, self._roster = core, roster
+        super().__init__(core, stop, max_time, closes, roster)
+        self._run = core
 
     def run(self, engine: Callable[[], Backend]) -> Ending:
         """Run until the goal is met, or something else ends it; see :meth:`turn`."""
@@ -226,10 +223,6 @@ class Loop(Turns):
         core.observe(core.progress(wall))
         core.judge_nodes()
         return ending_of(core, wall, self.reason)
-
-    def _look_at_hosts(self, backend: Backend) -> None:
-        if self._roster is not None:
-            self._roster.look(self._run, backend)
 
 
 def ending_of(core: Core, wall: float, reason: str) -> Ending:

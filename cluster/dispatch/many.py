@@ -21,7 +21,16 @@ from cluster.dispatch.flights import NodeState
 from cluster.dispatch.loop import Ending, ending_of
 from cluster.dispatch.nodes import Nodes
 from cluster.dispatch.odd import Parts
-from cluster.events import Alarm, Draining, NodeChanged, Observer, PointProgress, Progress
+from cluster.events import (
+    Alarm,
+    Draining,
+    HostsChanged,
+    NodeChanged,
+    Observer,
+    PointProgress,
+    Progress,
+)  # fmt: skip
+from cluster.nodes import Node
 from cluster.state import State
 from cluster.work import Outcome, Task, Work
 
@@ -62,6 +71,9 @@ class Book(Protocol):
 
     def note(self, node: str | None, text: str) -> None:
         """Keep what happened to a node or to the engine."""
+
+    def slots(self, node: str, slots: int) -> None:
+        """Keep that a node has had so many slots."""
 
 
 @dataclass(frozen=True)
@@ -248,9 +260,21 @@ class Many:
         """A node has another number of usable slots."""
         more = self.nodes.change(event, self.clock.steady())
         self._book.note(event.node, str(event))
+        self._book.slots(event.node, event.slots)
         self.observe(NodeChanged(event.node, event.slots, event.reason))
         if more:
             self._tell(event.node, more)
+
+    def on_hosts(self, added: Sequence[Node], drained: Sequence[str], why: str) -> None:
+        """Hosts are to come and to go, before they do."""
+        weights = {node.host: node.weight for node in added}
+        for found in self._open.values():
+            found.core.weights = {**found.core.weights, **weights}
+        for name in weights:
+            self._book.note(name, f"added: {why}")
+        for name in drained:
+            self._book.note(name, f"to be drained: {why}")
+        self.observe(HostsChanged(tuple(weights), tuple(drained), why))
 
     def on_outcome(self, outcome: Outcome) -> None:
         """Hand an outcome to its run, which its task's number tells."""

@@ -1,13 +1,13 @@
-"""The hosts of a run while it runs: the spec's, and what people and host files make of them."""
+"""The hosts of a run or sweep while it runs: the spec's, and what wishes and files make of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cluster.backends.base import Backend
-from cluster.dispatch.core import Core
 from cluster.errors import UsageError, did_you_mean
 from cluster.ledger import Wish
 from cluster.nodes import Defaults, Node, NodeError, NodeList, read_hostfile
@@ -15,6 +15,16 @@ from cluster.request import placed, with_slots
 
 Stamp = tuple[int, int, int]
 _NO_FILE = (0, 0, 0)
+
+
+class Told(Protocol):
+    """Who decides what is computed on the hosts: the core of one run, or those of many."""
+
+    def on_hosts(self, added: Sequence[Node], drained: Sequence[str], why: str) -> None:
+        """Hosts are to come and to go, before they do."""
+
+    def alarm(self, text: str) -> None:
+        """Tell, and record, what is wrong with no node in particular."""
 
 
 @dataclass
@@ -61,7 +71,7 @@ class Roster:
             for path, hosts in listed.files
         ]
 
-    def look(self, core: Core, backend: Backend) -> None:
+    def look(self, core: Told, backend: Backend) -> None:
         """Take in what was wished for, and what host files say by now."""
         for wish in self._wishes():
             self._grant(wish, core, backend)
@@ -69,7 +79,7 @@ class Roster:
             if file.at_rest():
                 self._read(file, core, backend)
 
-    def _grant(self, wish: Wish, core: Core, backend: Backend) -> None:
+    def _grant(self, wish: Wish, core: Told, backend: Backend) -> None:
         try:
             self._check(wish)
             added = self._change(wish.add, wish.drain, "asked for", core, backend)
@@ -89,7 +99,7 @@ class Roster:
                 fix = did_you_mean(name, known) or f"its hosts are {', '.join(known)}"
                 raise UsageError(f"{name} is no host of this run", fix=fix)
 
-    def _read(self, file: Watched, core: Core, backend: Backend) -> None:
+    def _read(self, file: Watched, core: Told, backend: Backend) -> None:
         """What a host file says now; where it cannot be read, all stays as it was."""
         file.read = file.found
         try:
@@ -108,7 +118,7 @@ class Roster:
             core.alarm(f"the hosts stay as they are: {error.message}{fix}")
 
     def _change(
-        self, add: Sequence[Node], drain: Sequence[str], why: str, core: Core, backend: Backend
+        self, add: Sequence[Node], drain: Sequence[str], why: str, core: Told, backend: Backend
     ) -> tuple[Node, ...]:
         added = self._filled(add)
         off = {*drain, *(node.host for node in added)}

@@ -20,12 +20,16 @@ _SPARE = 512
 class Holds:
     """Holds runs, each by its own lock, until it is released or this process ends.
 
+    Attributes:
+        all: the runs that it held to begin with.
+
     Raises:
         Locked: another process holds one of them.
         UsageError: they are more than this process may have files open.
     """
 
     def __init__(self, ledger: Ledger, runs: Sequence[str]) -> None:
+        self.all = frozenset(runs)
         self._held: dict[str, int] = {}
         _make_room(len(runs))
         me, folder = Owner.here(), ledger.lock_path("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 from cluster.nodes import Node
@@ -46,6 +47,12 @@ class Wish(NamedTuple):
     key: int
     add: tuple[Node, ...]
     drain: tuple[str, ...]
+
+    @classmethod
+    def read(cls, key: int, text: str) -> Wish:
+        """From the columns of its row."""
+        hosts = json.loads(text)
+        return cls(key, tuple(map(Node.from_json, hosts["add"])), tuple(hosts["drain"]))
 
 
 class Speed(NamedTuple):

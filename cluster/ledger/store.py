@@ -223,10 +223,7 @@ class Ledger(Database):
         rows = self.all(
             "SELECT key, hosts FROM wish WHERE run = ? AND key > ? ORDER BY key", (run.key, after)
         )
-        return [
-            Wish(key, tuple(map(Node.from_json, hosts["add"])), tuple(hosts["drain"]))
-            for key, hosts in ((key, json.loads(text)) for key, text in rows)
-        ]
+        return [Wish.read(*row) for row in rows]
 
     def answer(self, wish: int) -> dict[str, Any] | None:
         """What became of a wish; None while its dispatcher has not said."""

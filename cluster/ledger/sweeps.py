@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cluster.ledger.locks import Owner
-from cluster.ledger.rows import Run
+from cluster.ledger.rows import Run, Wish
 from cluster.ledger.store import Ledger
 from cluster.ledger.tables import UNENDED
-from cluster.ledger.writer import Scribe
+from cluster.ledger.writer import MOST_SLOTS, Scribe
 
 # So many values of one statement every SQLite takes.
 _MANY = 500
@@ -285,6 +285,15 @@ def last_pool_event(ledger: Ledger, sweep: Sweep) -> int:
     return int(ledger.all(f"SELECT coalesce(max(rowid), 0) FROM {_EVENTS}", (sweep.key,))[0][0])
 
 
+def wishes(ledger: Ledger, sweep: Sweep, after: int) -> list[tuple[str, Wish]]:
+    """The wishes for points of a sweep that are newer than one, each with its run's id."""
+    rows = ledger.all(
+        "SELECT r.id, w.key, w.hosts FROM wish AS w JOIN run AS r ON r.key = w.run WHERE w.key > ?"
+        " AND w.run IN (SELECT run FROM point WHERE sweep = ?) ORDER BY w.key", (after, sweep.key),
+    )  # fmt: skip
+    return [(run, Wish.read(key, hosts)) for run, key, hosts in rows]
+
+
 def note(ledger: Ledger, sweep: Sweep, text: str) -> None:
     """Record what happened to a sweep beside its computing, with its last pool if it has one."""
     with ledger.transaction():
@@ -301,7 +310,7 @@ class Diary:
         self, scribe: Scribe, pool: int, backend: str, nodes: Mapping[str, int], start: str | None
     ) -> None:
         self._scribe, self._pool, self._backend, self._start = scribe, pool, backend, start
-        self._nodes = json.dumps(dict(nodes))
+        self._nodes = dict(nodes)
         self._me = Owner.here()
 
     def begin(self, run: Run, at: float) -> None:
@@ -312,7 +321,15 @@ class Diary:
         self._scribe.put(
             "INSERT INTO session (run, started, host, pid, backend, nodes, start)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (run.key, at, self._me.host, self._me.pid, self._backend, self._nodes, self._start),
+            (
+                run.key,
+                at,
+                self._me.host,
+                self._me.pid,
+                self._backend,
+                json.dumps(self._nodes),
+                self._start,
+            ),
             late=False,
         )
 
@@ -337,6 +354,18 @@ class Diary:
     def note(self, node: str | None, text: str, at: float) -> None:
         """What happened to a node, or to the engine."""
         self._scribe.put("INSERT INTO pool_event VALUES (?, ?, ?, ?)", (self._pool, at, node, text))
+
+    def slots(self, node: str, slots: int) -> None:
+        """A node has had so many slots, for all runs that are begun and have not ended."""
+        self._nodes[node] = most = max(slots, self._nodes.get(node, 0))
+        row = f'$."{node}"', most, f'$."{node}"', self._pool
+        self._scribe.put(f"UPDATE pool SET {MOST_SLOTS} WHERE key = ?", row)
+        self._scribe.put(
+            f"UPDATE session SET {MOST_SLOTS} WHERE wall IS NULL AND run IN (SELECT run FROM point"
+            " WHERE sweep = (SELECT sweep FROM pool WHERE key = ?)) AND started >="
+            " (SELECT started FROM pool WHERE key = ?) AND host = ? AND pid = ?",
+            (*row, self._pool, self._me.host, self._me.pid),
+        )
 
     def progress(self, sweep: Sweep, progress: Mapping[str, object]) -> None:
         """Replace what readers see of the sweep."""

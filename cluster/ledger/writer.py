@@ -22,11 +22,8 @@ _MOST_WAITING = 20_000
 # Seconds without a sign of the disk: longer than it may wait for another process that writes.
 _HUNG = 2 * BUSY
 # The most at a time: a node that is lost has had them all the same.
-_SLOTS = (
-    "UPDATE session SET nodes ="
-    " json_set(nodes, ?, max(?, coalesce(json_extract(nodes, ?), 0)))"
-    " WHERE key = (SELECT max(key) FROM session WHERE run = ?)"
-)
+MOST_SLOTS = "nodes = json_set(nodes, ?, max(?, coalesce(json_extract(nodes, ?), 0)))"
+_SLOTS = f"UPDATE session SET {MOST_SLOTS} WHERE key = (SELECT max(key) FROM session WHERE run = ?)"
 
 
 class Scribe:

@@ -90,6 +90,40 @@ def test_a_sweep_outlives_a_lost_host_and_a_killed_dispatcher(lab: Lab, tmp_path
     await_no_orphans(lab)
 
 
+def test_the_hosts_of_a_sweep_change_while_it_runs(lab: Lab, tmp_path: Path) -> None:
+    """By its name, by one of its points, and by its host file; each point tells of its hosts."""
+    at = swept(tmp_path, lab, "ssh", blocks=60)
+    at.spec["nodes"] = {
+        "file": "hosts.txt", "defaults": {"python": lab.python, "env": {"NAP": "0.03"}},
+    }  # fmt: skip
+    at.write()
+    file = tmp_path / "hosts.txt"
+    file.write_text("h1 slots=1\n")
+    run = at.start()
+    run.await_words("h1: 1 slot")
+    answer = at.run("nodes", "hosted", "--add", "h2:2")
+    assert (answer["added"], answer["drained"]) == (["h2"], [])
+    run.await_words("h2: 2 slots", 20)
+    refused = at.start("nodes", "hosted/11", "--drain", "h3").result(2)["error"]
+    assert refused["message"] == "h3 is no host of this run"
+    file.write_text("h1 slots=1\nh3 slots=1\n")
+    run.await_words(r"hosts: h3 added \(\S*hosts.txt was changed\)", 6)
+    run.await_words("h3: 1 slot", 20)
+    assert at.run("nodes", "hosted/11", "--drain", "h1")["run"].endswith(".11")
+    run.await_words("h1: 0 slots, drained", 20)
+    result = run.result()
+    assert (result["state"], digests(result)) == ("done", serial(at))
+    slots = {node["node"]: node["slots"] for node in result["nodes"]}
+    assert slots == {"h1": 1, "h2": 2, "h3": 1}
+    assert all(node["samples"] and node["utilisation"] for node in result["nodes"])
+    assert sum(node["samples"] for node in result["nodes"]) == 12 * 60 * BLOCK
+    last = {node["node"]: node["slots"] for node in result["points"][-1]["nodes"]}
+    assert last["h2"] == 2
+    told = [f"{event['node']}: {event['text']}" for event in result["events"]]
+    assert {"h2: added: asked for", "h1: to be drained: asked for"} <= set(told)
+    await_no_orphans(lab)
+
+
 OF_A_KIND = """
 import os, time
 from cluster import Hits

@@ -191,6 +191,25 @@ def test_a_sweep_that_is_computed_in_parts_stops_as_one(tmp_path: Path) -> None:
     assert len(asked) == len(set(asked)) == 2
 
 
+def test_wishes_for_the_hosts_of_a_sweep_are_answered(tmp_path: Path) -> None:
+    """By each part for its own points, of other backends too; none of one machine grants them."""
+    values = {"matrix": {"backend": ["serial", "threads"], "params.pause": [0.1, 0.11]}}
+    path = spec(tmp_path, "slow", sweep=values, samples=400_000)
+    words = ["submit", path, "--detach", "--json", "--points"]
+    run = json.loads(cluster(*words, "1/2", cwd=tmp_path).stdout)["run"]
+    for name in (run, f"{run}/2"):
+        error = ask("nodes", name, "--add", "h4", cwd=tmp_path, code=2)["error"]
+        assert error["message"] == "this backend works on the hosts that it began with"
+    error = ask("nodes", f"{run}/1", "--add", "h4", cwd=tmp_path, code=2)["error"]
+    assert "is not being computed" in error["message"]
+    cluster(*words, "2/2", cwd=tmp_path)
+    error = ask("nodes", run, "--add", "h4", cwd=tmp_path, code=2)["error"]
+    assert error["message"] == f"2 processes compute parts of {run}, each on hosts of its own"
+    assert cluster("stop", run, cwd=tmp_path).returncode == 0
+    error = ask("nodes", run, "--add", "h4", cwd=tmp_path, code=2)["error"]
+    assert error["message"] == f"{run} is not being computed"
+
+
 def test_a_scheduled_start_of_a_sweep_computes_what_is_missing(tmp_path: Path) -> None:
     """A second one finds it done."""
     path, log = spec(tmp_path, sweep=SHARES), tmp_path / "log"

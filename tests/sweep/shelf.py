@@ -118,3 +118,6 @@ class Shelf:
     def note(self, _node: str | None, text: str) -> None:
         """See :class:`cluster.dispatch.many.Book`."""
         self.notes.append(text)
+
+    def slots(self, _node: str, _slots: int) -> None:
+        """See :class:`cluster.dispatch.many.Book`."""

@@ -166,6 +166,12 @@ class Outcome(NamedTuple):
             raise ValueError("not an outcome: a field of the wrong type")
         return outcome._replace(fault=fault)
 
+    @property
+    def is_work(self) -> bool:
+        """Whether a worker came to it: not, where it was only given back."""
+        given_back = self.fault is not None and self.fault.kind in ("returned", "stranded")
+        return self.stop > self.first or not given_back
+
     def with_possible_times(self) -> Outcome:
         """Itself; or with 0 for what is no time: NaN, negative, an end before its start."""
         seconds = {name: getattr(self, name) for name in ("wall", "cpu")}

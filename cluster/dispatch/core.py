@@ -249,7 +249,7 @@ class Core:
 
     def on_outcome(self, outcome: Outcome) -> None:
         """Count what an outcome brings, and decide on what it leaves."""
-        self.outcomes += 1
+        self.outcomes += outcome.is_work
         flight = self._land(outcome.task)
         if flight is None:
             self._late(outcome)

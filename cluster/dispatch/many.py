@@ -278,7 +278,7 @@ class Many:
 
     def on_outcome(self, outcome: Outcome) -> None:
         """Hand an outcome to its run, which its task's number tells."""
-        self.outcomes += 1
+        self.outcomes += outcome.is_work
         number = outcome.task % self._total
         if number not in self._order:
             return  # of a task that nobody gave out

@@ -257,6 +257,28 @@ def test_an_engine_that_fails_again_and_again_is_started_again(honest: Driven) -
     assert tiles(driven.rows, BLOCKS)
 
 
+class GivesBack(Simulated):
+    """An engine that takes a task, gives it back undone, and fails."""
+
+    started = 0
+
+    def run(self, work: Work, source: Source) -> Items:
+        type(self).started += 1
+        yield NodeEvent("h1", 1, "ready")
+        task = source.take("h1")
+        assert isinstance(task, Task)
+        yield Outcome.without_answer(task, "returned", "its driver has ended", None)
+        raise EngineError("the engine's own words")
+
+
+def test_what_is_only_given_back_is_nothing_that_came_of_an_engine() -> None:
+    """Engines that fail after each hand-out are not started without end."""
+    GivesBack.started = 0
+    with pytest.raises(EngineError, match="own words"):
+        simulated(1, Goal(BLOCKS), kind=GivesBack)
+    assert GivesBack.started == 3
+
+
 class Dead(Simulated):
     """An engine that does not come up."""
 

@@ -54,13 +54,18 @@ class Child:
             pass_fds=descriptors, start_new_session=True, cwd=folder, env=environment,
             preexec_fn=die_with_parent if leashed else None,  # noqa: PLW1509 - the agent has no threads
         )  # fmt: skip
+        try:
+            self._end = os.pidfd_open(self._process.pid)
+        except OSError:
+            with self._process:  # which closes its pipes, and waits
+                self._process.kill()
+            raise
         pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
         self._pipes = [cast("IO[bytes]", pipe) for pipe in pipes]
         stdin, stdout, stderr = (pipe.fileno() for pipe in self._pipes)
         self._selector, self._tail = selector, b""
         self._wire = Wire(stdout if talks else None, stdin, selector)
         self._words = [stderr] if talks else [stdout, stderr]
-        self._end = os.pidfd_open(self._process.pid)
         self._watched: set[int] = set()
         for descriptor in self._words:
             os.set_blocking(descriptor, False)
@@ -72,6 +77,11 @@ class Child:
     def pid(self) -> int:
         """Its process id, and that of its process group."""
         return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, less than 0 for a signal; None before it was reaped."""
+        return self._process.returncode
 
     def queue(self, message: object) -> None:
         """Add a message to what it is to be sent; ``send`` sends it."""

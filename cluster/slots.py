@@ -7,6 +7,7 @@ another one.
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import sys
@@ -18,12 +19,16 @@ from typing import Any
 
 from cluster.child import Child
 from cluster.nodes import Node
+from cluster.patience import backoff
 from cluster.work import Outcome, Task, Work
 from cluster.worker import Marker
 
 # A worker that dies before its first block so many times in a row is not started again.
 _FALSE_STARTS = 3
 _GRACE = 0.5
+# What a machine may have too little of for a while: descriptors, processes, memory.
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+_LONGEST = 15.0
 
 # -P keeps the current folder, where a random.py may lie, off the path. The package is found where
 # this process has it, and that place leaves the path once it is imported.
@@ -91,6 +96,7 @@ class Slots:
     def reason(self) -> str:
         """Why a slot is broken, or that some are not ready; ``ready`` where all are."""
         broken = next((slot.broken for slot in self._slots if slot.broken), "")
+        broken = broken or next((slot.held_up for slot in self._slots if slot.held_up), "")
         waiting = len(self._slots) - self.usable
         return broken or (f"{waiting} of {len(self._slots)} are starting" if waiting else "ready")
 
@@ -131,14 +137,15 @@ class Slot:
         self, index: int, node: Node, work: Work, selector: selectors.BaseSelector
     ) -> None:
         self.ready = False
-        self.broken = ""
+        self.broken = self.held_up = ""
         self.taken: deque[Task] = deque()
         self._index, self._node, self._work = index, node, work
         self._selector = selector
         self._child: Child | None = None
         self._latest = ""
         self._told: set[str] = set()
-        self._false_starts = 0
+        self._false_starts = self._scarce = 0
+        self._due = 0.0
 
     def tend(self, ready_within: float) -> Iterator[Outcome]:
         """Start the process, pass on what it answers, and answer for it once it is dead."""
@@ -148,7 +155,7 @@ class Slot:
                 self._child.complain(f"not ready within {ready_within:g} s")
             if self._child.gone:
                 yield from self._bury(self._child)
-        if self._child is None and not self.broken:
+        if self._child is None and not self.broken and time.monotonic() >= self._due:
             self._start()
 
     def give(self, task: Task, work: Work | None) -> None:
@@ -197,12 +204,23 @@ class Slot:
                     descriptors=[shared],
                 )  # fmt: skip
         except OSError as error:
-            self.broken = f"slot {self._index} could not be started: {error}"
+            self._on_no_start(error)
             return
+        self._scarce, self.held_up = 0, ""
         self._since, self._verdict = time.monotonic(), "lost"
         self._latest, self._told = self._work.run, set()
         self._child.queue(self._work.to_json(self._told))
         self._child.send()
+
+    def _on_no_start(self, error: OSError) -> None:
+        """Where only something is scarce, it is tried again, after a pause that grows."""
+        words = f"slot {self._index} could not be started: {error}"
+        if error.errno not in _SCARCE:
+            self.broken = words
+            return
+        self.held_up = words
+        self._due = time.monotonic() + backoff(self._scarce, 1.0, _LONGEST)
+        self._scarce += 1
 
     def _answers(self, child: Child) -> Iterator[Outcome]:
         for message in child.messages():

@@ -23,6 +23,7 @@ ROOMS = (
     "durable",
     "window",
     "crontab",
+    "patience",
     "slurm",
     "quantiles",
     "tally",

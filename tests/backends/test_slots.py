@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,26 @@ def test_a_python_that_is_not_there_is_an_error_of_the_engine() -> None:
     with pytest.raises(EngineError, match="No such file") as caught:
         drive(lambda: create("processes", (node,)), work_of(), Goal(1))
     assert caught.value.code == 69
+
+
+def test_a_slot_is_tried_again_where_something_is_scarce_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A descriptor too few costs a second, and leaves no process behind."""
+    honest = drive(lambda: create("processes", (Node("localhost", slots=1),)), work_of(), Goal(4))
+    real = os.pidfd_open
+    failed: list[int] = []
+
+    def scarce(pid: int) -> int:
+        if not failed:
+            failed.append(pid)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", scarce)
+    driven = drive(lambda: create("processes", (Node("localhost", slots=1),)), work_of(), Goal(4))
+    assert driven.digest == honest.digest
+    assert not Path(f"/proc/{failed[0]}").exists()
 
 
 def test_an_unknown_backend_is_answered_with_the_nearest() -> None:

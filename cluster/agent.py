@@ -91,7 +91,7 @@ class Agent:
             ``{"kill": id}``; and is sent ``{"hello": {...}}``, ``{"probe": text}``, ``{"beat":
             n, "clock": seconds}``, outcomes as lists, ``{"usable": n, "reason": text,
             "never": no worker starts}``, ``{"began": id}``, ``{"started": id}``, ``{"said": id,
-            "message": any}`` and ``{"exited": id, "how": text}``.
+            "message": any}`` and ``{"exited": id, "status": n or null, "how": text}``.
         selector: watches everything.
     """
 
@@ -178,7 +178,8 @@ class Agent:
                 folder=self._node.cwd, talks=bool(wanted["talks"]), leashed=True,
             )  # fmt: skip
         except OSError as error:
-            self._say({"exited": number, "how": f"it could not be started: {error}"})
+            how = f"it could not be started: {error}"
+            self._say({"exited": number, "status": None, "how": how})
             return
         self._commands[number] = command
         if wanted["input"] is not None:
@@ -289,7 +290,7 @@ class Agent:
             how = command.reap()
             for message in command.messages():
                 self._say({"said": number, "message": message})
-            self._say({"exited": number, "how": how})
+            self._say({"exited": number, "status": command.status, "how": how})
 
     def _say(self, message: object) -> None:
         self._wire.queue(message)

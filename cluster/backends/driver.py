@@ -26,6 +26,7 @@ from cluster.child import Child
 from cluster.errors import EngineError
 from cluster.launch import Host
 from cluster.nodes import Node
+from cluster.patience import Attention
 from cluster.wire import Door, Wire, dial
 from cluster.work import Outcome, Task, Work
 
@@ -68,7 +69,8 @@ class Driver:
         self._door = Door(selector)
         self._wire: Wire | None = None
         self._connection: socket.socket | None = None
-        self._since = self._heard = time.monotonic()
+        self._attention = Attention()
+        self._since = self._heard = self._attention.now
         self._unsent: list[Any] = []
         try:
             self._child = Child(
@@ -93,17 +95,23 @@ class Driver:
 
     def messages(self) -> list[Any]:
         """What it said since the last call."""
+        now = self._attention.look()
         if self._wire is None:
             self._meet()
         messages = self._wire.messages() if self._wire else []
         if messages:
-            self._heard = time.monotonic()
+            self._heard = now
         return [each for each in messages if isinstance(each, list) or "beat" not in each]
+
+    @property
+    def age(self) -> float:
+        """Seconds since its start."""
+        return self._attention.now - self._since
 
     @property
     def fault(self) -> str:
         """Why it is of no use any more, or empty."""
-        quiet = time.monotonic() - self._heard
+        quiet = self._attention.now - self._heard
         if self._child.gone:
             return "it has ended"
         if self._wire is None:
@@ -130,7 +138,7 @@ class Driver:
                 continue
             self._connection = connection
             self._wire = Wire(connection.fileno(), connection.fileno(), self._selector)
-            self._heard = time.monotonic()
+            self._heard = self._attention.now
             for message in self._unsent:
                 self._wire.queue(message)
             self._unsent.clear()

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
 from cluster.errors import NodesMissing, UsageError
 from cluster.launch import Change, Fleet, Happening, Host, Standing
 from cluster.nodes import Node
+from cluster.patience import Attention
 from cluster.work import Outcome, Task, Work
 
+# A revoked task is answered for once its worker is killed, which is done at once.
+_UNANSWERED = 15.0
 _ATTACH = "leave attach out; or resume the run with backend dispy and dispy: {secret: ...}"
 
 
@@ -32,11 +35,12 @@ class Hosted(Backend):
     def __init__(self, nodes: Sequence[Node], options: Options) -> None:
         super().__init__(nodes, options)
         self._selector = selectors.DefaultSelector()
+        self._attention = Attention()
         self._fleet: Fleet | None = None
         self._taken: dict[int, tuple[Task, str]] = {}
         self._told: dict[str, int] = {}
         self._named: dict[str, Standing | None] = {}
-        self._revoked: set[int] = set()
+        self._revoked: dict[int, float] = {}
         self._leaving: set[str] = set()
         self._shut: set[str] = set()
         self._required = options.required or len(self.nodes)
@@ -106,17 +110,19 @@ class Hosted(Backend):
         self._begin(work)
         ended = False
         while True:
+            self._attention.look()
             for happening in fleet.tend():
                 yield from self._on(happening)
             for outcome in self._tend():
                 yield from self._passed_on(outcome)
+            yield from self._overdue()
             yield from self._slot_changes(fleet)
             self._bar_hosts(fleet, source)
             yield from self._part(fleet)
             ended = (self._is_open(fleet) and self._feed(fleet, source)) or ended
             if ended and not self._taken:
                 return
-            self._revoke(fleet, source)
+            self._revoke(fleet, source.revoked())
             self._flush()
             fleet.send()
             for key, mask in self._selector.select(self.options.tick):
@@ -285,11 +291,23 @@ class Hosted(Backend):
         self._taken[task.id] = task, host.name if host else ""
         self._give(task, host)
 
-    def _revoke(self, fleet: Fleet, source: Source) -> None:
-        """Have the agents kill what draws a task that was revoked."""
-        revoked = set(source.revoked()) & self._taken.keys()
-        fresh, self._revoked = revoked - self._revoked, revoked
+    def _overdue(self) -> Iterator[Outcome]:
+        """Answer for revoked tasks that nobody answers, though their hosts are there."""
+        now = self._attention.now
+        for number in [n for n, since in self._revoked.items() if now - since > _UNANSWERED]:
+            del self._revoked[number]
+            if number in self._taken:
+                task, name = self._taken[number]
+                reason = f"revoked, and not answered for {_UNANSWERED:g} s"
+                yield self._without(task, reason, name, kind="timeout")
+
+    def _revoke(self, fleet: Fleet, wanted: Collection[int]) -> Collection[int]:
+        """Have the agents kill what draws a task that was revoked; those that were just now."""
+        revoked, now = self._taken.keys() & set(wanted), self._attention.now
+        fresh = revoked - self._revoked.keys()
+        self._revoked = {number: self._revoked.get(number, now) for number in revoked}
         for number in fresh:
             _, name = self._taken[number]
             for host in [fleet.hosts[name]] if name in fleet.hosts else fleet.hosts.values():
                 host.say({"revoke": [number]})
+        return fresh

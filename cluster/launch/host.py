@@ -15,6 +15,7 @@ from cluster.handshake import differences, probe, table
 from cluster.launch import srun
 from cluster.launch.ssh import Trouble, agent_command, agent_environment, is_here, trouble
 from cluster.nodes import Node
+from cluster.patience import Attention, backoff
 from cluster.work import Work
 
 
@@ -108,6 +109,7 @@ class Host:
         self._knows: set[str] = set()
         self._told: set[str] = set()
         self._failures, self._next_try = 0, 0.0
+        self._attention = Attention()
         self._since = self._heard = self._beaten = 0.0
 
     @property
@@ -186,7 +188,7 @@ class Host:
 
     def tend(self) -> Iterator[Any]:
         """See to the connection; every message that is not about the connection itself."""
-        now = time.monotonic()
+        now = self._attention.look()
         if self._agent is None:
             if self.standing is not Standing.REFUSED and now >= self._next_try:
                 self._launch(now)
@@ -213,7 +215,7 @@ class Host:
         One that was not heard of lately is not waited for: it will end by itself.
         """
         if self._agent is not None:
-            if time.monotonic() - self._heard < 2 * self._patience.beat:
+            if self._attention.look() - self._heard < 2 * self._patience.beat:
                 self._agent.wait(deadline)
             self._drop()
 
@@ -330,9 +332,9 @@ class Host:
         self.usable = 0
         self.standing = Standing.REFUSED if found.final else Standing.AWAY
         self.reason, self.fix = found.reason, found.fix
-        wait = min(self._patience.longest, self._patience.first * 2**self._failures)
+        pause = backoff(self._failures, self._patience.first, self._patience.longest)
         self._failures += 1
-        self._next_try = time.monotonic() + wait
+        self._next_try = self._attention.now + pause
 
 
 def first_words(work: Work, patience: Patience, *, slots: bool, tells: bool) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from cluster.backends.dispy.stock import RISK, stock_command
 from cluster.backends.driver import Driven
 from cluster.launch import Host, agent_command, is_here
 from cluster.nodes import Node
+from cluster.patience import backoff
 from cluster.slots import python_command
 from cluster.work import Outcome, Task, Work
 
@@ -124,7 +124,7 @@ class Engine(Driven):
             self._lose_node(host, started, f"its dispynode ended: {message['how']}")
 
     def _tend(self) -> Iterator[Outcome]:
-        now = time.monotonic()
+        now = self._attention.now
         for name, started in self._nodes.items():
             host = self._ready_hosts[name]
             if started.command is None and now >= started.due:
@@ -137,7 +137,7 @@ class Engine(Driven):
         yield from super()._tend()
 
     def _hear_node(self, host: Host, started: Started, message: dict[str, Any]) -> None:
-        started.heard = time.monotonic()
+        started.heard = self._attention.now
         if "port" in message:
             self._say({"host": {**self._place(host), "port": message["port"]}})
         else:
@@ -158,7 +158,7 @@ class Engine(Driven):
         self._say({"gone": host.name})
         self._up[host.name] = 0, reason
         started.command, started.heard = None, 0.0
-        started.due = time.monotonic() + min(2.0**started.failures, _LONGEST)
+        started.due = self._attention.now + backoff(started.failures, 1.0, _LONGEST)
         started.failures += 1
 
     def _start_node(self, host: Host, started: Started) -> None:

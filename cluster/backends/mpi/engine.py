@@ -29,6 +29,7 @@ from cluster.folders import private_folder, remove
 from cluster.launch import Host, Standing
 from cluster.launch.ssh import is_here
 from cluster.nodes import Node
+from cluster.patience import backoff
 from cluster.slots import python_command
 from cluster.wire import Door, Wire
 from cluster.work import Outcome, Task, Work
@@ -36,7 +37,9 @@ from cluster.work import Outcome, Task, Work
 # Hosts that are ready within so many seconds of the first one share its world.
 _GATHER = 1.5
 _LAUNCH = 30.0
-_STARTS = 3
+# Before the run is under way, a host is given up after so many worlds; then never, but each time
+# later, up to so many seconds.
+_STARTS, _LONGEST = 3, 60.0
 # A rank says each second that it is there; one that hangs, or whom a firewall cuts off, does not.
 # On a bad network its connection may pause longer than that of its host's agent.
 _SILENT = 15.0
@@ -51,7 +54,6 @@ class World:
     Attributes:
         driver: its first rank.
         hosts: the births of its hosts' agents, by name.
-        since: when it was launched.
         up: hosts whose rank is up, and when each was heard of last.
         brought: whether any outcome came of it.
         to: the host that the driver was named last: what follows is for that one.
@@ -59,7 +61,6 @@ class World:
 
     driver: Driver
     hosts: dict[str, int]
-    since: float
     up: dict[str, float] = field(default_factory=dict)
     brought: bool = False
     to: str = ""
@@ -110,6 +111,7 @@ class Engine(Hosted):
         self._worlds: list[World] = []
         self._ready: dict[str, tuple[Host, float]] = {}
         self._failures: dict[str, int] = {}
+        self._due: dict[str, float] = {}
         self._last = self._said_last = ""
         self._door: Door | None = None
         self._asking: list[Caller] = []
@@ -155,7 +157,7 @@ class Engine(Hosted):
             caller = self._running.pop((host.name, host.born, message["exited"]), None)
             if caller is not None:
                 self._said_last = f"{host.name}: {message['how']}; "
-                caller.end(0 if "exited with 0" in str(message["how"]) else 255)
+                caller.end(0 if message["status"] == 0 else 255)
 
     def _slots(self, host: Host) -> int:
         return host.usable if self._world_of(host) else 0
@@ -211,11 +213,18 @@ class Engine(Hosted):
         if expected and time.monotonic() - first < _GATHER:
             return
         together = [host for host, _ in waiting if not self._failures.get(host.name)]
-        alone = [host for host, _ in waiting if 0 < self._failures.get(host.name, 0) < _STARTS]
+        alone = [host for host, _ in waiting if self._may_try(host.name)]
         for hosts in ([together] if together else []) + [[host] for host in alone]:
             self._launch(hosts)
-        if not self._worlds and not self._open and len(waiting) == len(self.nodes):
+        given_up = sum(self._failures.get(host.name, 0) >= _STARTS for host, _ in waiting)
+        if not self._open and given_up == len(self.nodes):
             raise EngineError(f"no MPI world comes up: {self._last}")
+
+    def _may_try(self, name: str) -> bool:
+        """Whether a host without which worlds failed is to have another one, by itself."""
+        failures = self._failures.get(name, 0)
+        patient = self._open or failures < _STARTS
+        return failures > 0 and patient and self._attention.now >= self._due[name]
 
     def _launch(self, hosts: list[Host]) -> None:
         here = [host for host in hosts if is_here(host.node)]
@@ -235,29 +244,28 @@ class Engine(Hosted):
         driver = Driver(words, environ, self._selector, _LAUNCH)
         driver.say({"setup": {"here": [[h.name, h.hello["service"]] for h in here]}})
         born = {host.name: host.born for host in hosts}
-        self._worlds.append(World(driver, born, time.monotonic()))
+        self._worlds.append(World(driver, born))
 
     def _heard(self, world: World, message: Any) -> Iterator[Outcome]:
         if isinstance(message, list):
             world.brought = True
             yield Outcome.from_json(message)
         elif "up" in message:
-            world.up[message["up"]] = time.monotonic()
+            world.up[message["up"]] = self._attention.now
         elif "alive" in message:
-            world.up |= dict.fromkeys(world.up.keys() & set(message["alive"]), time.monotonic())
+            world.up |= dict.fromkeys(world.up.keys() & set(message["alive"]), self._attention.now)
         elif "unfit" in message:
             kind = NotOneWorld if message["code"] == _NOT_FOUND else EngineError
             raise kind(str(message["unfit"]), fix=message["fix"])
 
     def _fault(self, world: World) -> str:
-        late = time.monotonic() - world.since > _LAUNCH
-        if late and not world.brought and not world.up:
+        if world.driver.age > _LAUNCH and not world.brought and not world.up:
             return f"it was not up within {_LAUNCH:g} s"
         return world.driver.fault or self._silence(world)
 
     def _silence(self, world: World) -> str:
         """Which rank says nothing, though its host does; empty where all is well."""
-        now = time.monotonic()
+        now = self._attention.now
         for name, heard in world.up.items():
             if name not in self._ready or not self._ready[name][0].ready:
                 world.up[name] = now  # the agent tells of that
@@ -273,7 +281,9 @@ class Engine(Hosted):
         self._last = f"the MPI world was lost: {fault}; {self._said_last}{how}"
         self._said_last = ""
         for name in world.hosts:
-            self._failures[name] = 0 if world.brought else self._failures.get(name, 0) + 1
+            failures = self._failures.get(name, 0)
+            self._due[name] = self._attention.now + backoff(failures, 1.0, _LONGEST)
+            self._failures[name] = 0 if world.brought else failures + 1
         for task, name in tuple(self._taken.values()):
             if name in world.hosts:
                 yield self._without(task, self._last, name)

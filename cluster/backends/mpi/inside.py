@@ -21,6 +21,7 @@ from cluster.backends.mpi.world import DOWN, UP, World, guarded, join
 from cluster.errors import EngineError, UsageError
 from cluster.handshake import differences, fingerprint, table
 from cluster.nodes import Node
+from cluster.patience import Attention
 from cluster.work import Outcome, Task, Work
 
 _GATHER = 60.0
@@ -77,7 +78,7 @@ class Rank:
         refused: why it is not used in this run, or empty.
         taken: its tasks.
         works, told: the runs whose work it knows, and the kernels whose text.
-        heard: when, of the monotonic clock.
+        heard: when, of the ensemble's clock.
         bye: it has parted.
     """
 
@@ -115,6 +116,7 @@ class Ensemble:
 
     Attributes:
         ranks: by their numbers.
+        attention: the clock of what is heard.
         hand: what the first rank draws with itself.
         run: the number of the run that goes on; what belongs to another is not heard.
     """
@@ -124,6 +126,7 @@ class Ensemble:
         self.hand = Hand(world, selector)
         self.ranks = [Rank() for _ in range(world.size)]
         self.run = 0
+        self.attention = Attention()
         self._beaten = 0.0
 
     def gather(self) -> None:
@@ -157,14 +160,14 @@ class Ensemble:
     def heard(self) -> Iterator[tuple[Rank, Any]]:
         """What the ranks said since the last call, about the run that goes on."""
         self.hand.tend()
-        now = time.monotonic()
+        now = self.attention.look()
         if now - self._beaten > _BEAT:
             self._beaten = now
             self.tell({"beat": self.run})
         self.world.flush()
         for number, lines in self.world.arrived(UP):
             rank = self.ranks[number]
-            rank.heard = time.monotonic()
+            rank.heard = now
             for message in map(json.loads, lines):
                 if isinstance(message, list):
                     if message[0] == self.run:
@@ -264,7 +267,7 @@ class Inside(Backend):
 
     def _changes(self) -> Iterator[Outcome | NodeEvent]:
         """What became of the slots; what a silent rank had is answered for."""
-        now = time.monotonic()
+        now = self._all.attention.now
         slots = Counter[str]({node.host: 0 for node in self.nodes})
         refused: dict[str, str] = {}
         reasons: dict[str, str] = {}
@@ -296,7 +299,7 @@ class Inside(Backend):
 
     def _feed(self, source: Source) -> bool:
         ended = False
-        now = time.monotonic()
+        now = self._all.attention.now
         for host, (slots, _) in self._told.items():
             if slots:
                 ended = self._feed_host(host, now, source) or ended

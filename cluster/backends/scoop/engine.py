@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import secrets
 import sys
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.backends.base import Source
 from cluster.backends.driver import Driven
 from cluster.backends.scoop.pin import refusal
 from cluster.backends.scoop.seal import fresh_key
 from cluster.errors import EngineError
 from cluster.launch import Fleet, Host, Standing, is_here
+from cluster.patience import backoff
 from cluster.slots import python_command
 from cluster.work import Outcome, Work
 
@@ -23,8 +22,6 @@ _WORKER = "cluster.backends.scoop.worker"
 # A SCOOP worker that was not heard of for so long is stopped; one that says for so long that it is
 # at something else than what the broker gave it will never have that drawn.
 _SILENT, _ASTRAY = 10.0, 5.0
-# Between two looks of a process that runs there is never so much.
-_ASLEEP = 3.0
 _STEADY, _LONGEST = 30.0, 15.0
 
 
@@ -81,7 +78,6 @@ class Engine(Driven):
         super().__init__(*arguments)
         self._seats: dict[str, list[Seat]] = {}
         self._doors: dict[str, list[int]] = {}
-        self._looked = time.monotonic()
 
     def _kinds(self) -> dict[str, Any]:
         return {}  # the broker tells which worker has a task
@@ -126,11 +122,11 @@ class Engine(Driven):
         shut = all(seat.barred or not seat.admitted for seat in self._seats.get(host.name, ()))
         return shut and super()._may_go(host)
 
-    def _revoke(self, fleet: Fleet, source: Source) -> None:
-        before = self._revoked
-        super()._revoke(fleet, source)
-        if fresh := self._revoked - before:
+    def _revoke(self, fleet: Fleet, wanted: Collection[int]) -> Collection[int]:
+        fresh = super()._revoke(fleet, wanted)
+        if fresh:
             self._say({"revoke": sorted(fresh)})
+        return fresh
 
     # -- what is heard ----------------------------------------------------------------------------
 
@@ -158,7 +154,7 @@ class Engine(Driven):
     def _now_has(self, worker: str, ids: Sequence[int]) -> None:
         for seat in self._seats.get(worker.rpartition(":")[0], ()):
             if seat.name == worker:
-                seat.has, seat.given = ids, time.monotonic()
+                seat.has, seat.given = ids, self._attention.now
 
     def _refuse_all(self, address: str, reason: str) -> None:
         """The broker cannot listen where these hosts see us."""
@@ -181,7 +177,7 @@ class Engine(Driven):
         elif "unfit" in message["message"]:
             host.refuse(message["message"]["unfit"], message["message"]["fix"])
         else:
-            seat.heard, seat.at = time.monotonic(), message["message"].get("at")
+            seat.heard, seat.at = self._attention.now, message["message"].get("at")
             if not seat.joined:
                 seat.joined = True
                 self._count(host, "ready")
@@ -190,16 +186,14 @@ class Engine(Driven):
 
     def _tend(self) -> Iterator[Outcome]:
         yield from super()._tend()
-        now = time.monotonic()
-        slept = now - self._looked > _ASLEEP
-        self._looked = now
+        now = self._attention.now
         for host in self._fleet.hosts.values() if self._fleet else ():
             if host.standing in (Standing.READY, Standing.STARTING) and host.hello:
-                self._tend_host(host, now, slept=slept)
+                self._tend_host(host, now)
             else:
                 self._leave(host, host.reason)
 
-    def _tend_host(self, host: Host, now: float, *, slept: bool) -> None:
+    def _tend_host(self, host: Host, now: float) -> None:
         """Its SCOOP workers are started while it still shakes hands, to be there once it has."""
         address = str(host.hello["dispatcher"])
         ports = self._doors.get(address)
@@ -211,8 +205,6 @@ class Engine(Driven):
         if host.name not in self._seats:
             self._seats[host.name] = [Seat() for _ in range(int(host.hello["slots"]))]
         for seat in self._seats[host.name]:
-            if slept:
-                seat.heard = seat.since = now
             self._tend_seat(host, seat, now)
 
     def _tend_seat(self, host: Host, seat: Seat, now: float) -> None:
@@ -239,10 +231,10 @@ class Engine(Driven):
 
     def _lose_seat(self, host: Host, seat: Seat, how: str) -> None:
         """Another one is started, after a pause that grows."""
-        reason, now = seat.ending or how, time.monotonic()
+        reason, now = seat.ending or how, self._attention.now
         self._say({"left": seat.name, "reason": reason})
         failures = 0 if seat.joined and now - seat.since > _STEADY else seat.failures
-        pause = min(2.0**failures - 1.0, _LONGEST)
+        pause = backoff(failures - 1, 1.0, _LONGEST) if failures else 0.0
         seats = self._seats[host.name]
         seats[seats.index(seat)] = Seat(failures=failures + 1, due=now + pause)
         self._count(host, reason)

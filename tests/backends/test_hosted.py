@@ -1,0 +1,60 @@
+"""What all engines of several hosts share, over an agent on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+
+from cluster.backends import hosted
+from cluster.backends.base import Items, NodeEvent, Options, Source
+from cluster.backends.ssh import Engine
+from cluster.launch import Host
+from cluster.nodes import Node
+from cluster.testing import Script, work_of
+from cluster.work import Outcome, Task
+
+
+@contextmanager
+def running(source: Source, kind: type[Engine] = Engine) -> Iterator[Items]:
+    """The items of an engine on this machine, whose one slot is ready."""
+    node = Node("localhost", slots=1)
+    with (
+        kind((node,), Options(tick=0.1)) as engine,
+        closing(engine.run(work_of(), source)) as items,
+    ):
+        next(item for item in items if isinstance(item, NodeEvent) and item.slots)
+        yield items
+
+
+def test_a_dispatcher_that_is_held_up_takes_no_host_for_silent() -> None:
+    """It heard nobody while it did not listen: a terminal took no more output, or a disk slept."""
+    with running(Script(0, pauses=10**9)) as items:
+        time.sleep(7.0)
+        assert [next(items) for _ in range(20)] == [None] * 20
+
+
+class Loses(Engine):
+    """Has its tasks carried into nothing, and says no word of it."""
+
+    def _give(self, task: Task, host: Host | None) -> None:
+        pass
+
+
+def test_a_revoked_task_that_nobody_answers_is_answered_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever an engine has lost it in: a drain would wait for it without end."""
+    monkeypatch.setattr(hosted, "_UNANSWERED", 0.5)
+    source = Script(1, blocks=4)
+    with running(source, Loses) as items:
+        assert [next(items) for _ in range(3)] == [None] * 3
+        source.kill = {1}
+        outcome = next(item for _, item in zip(range(50), items, strict=False) if item)
+    assert isinstance(outcome, Outcome)
+    assert outcome.task == 1
+    assert outcome.fault is not None
+    assert (outcome.fault.kind, outcome.node) == ("timeout", "localhost")
+    assert "not answered" in outcome.fault.message

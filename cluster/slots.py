@@ -145,7 +145,7 @@ class Slot:
         self._latest = ""
         self._told: set[str] = set()
         self._false_starts = self._scarce = 0
-        self._due = 0.0
+        self._due, self._was_ready = 0.0, False
 
     def tend(self, ready_within: float) -> Iterator[Outcome]:
         """Start the process, pass on what it answers, and answer for it once it is dead."""
@@ -213,14 +213,17 @@ class Slot:
         self._child.send()
 
     def _on_no_start(self, error: OSError) -> None:
-        """Where only something is scarce, it is tried again, after a pause that grows."""
+        """Where only something is scarce, it is tried again, after a pause that grows.
+
+        One that never was ready is not tried for long: here there may never be enough.
+        """
         words = f"slot {self._index} could not be started: {error}"
-        if error.errno not in _SCARCE:
+        self._scarce += 1
+        if error.errno not in _SCARCE or (self._scarce >= _FALSE_STARTS and not self._was_ready):
             self.broken = words
             return
         self.held_up = words
-        self._due = time.monotonic() + backoff(self._scarce, 1.0, _LONGEST)
-        self._scarce += 1
+        self._due = time.monotonic() + backoff(self._scarce - 1, 1.0, _LONGEST)
 
     def _answers(self, child: Child) -> Iterator[Outcome]:
         for message in child.messages():
@@ -238,6 +241,7 @@ class Slot:
                 raise ValueError("a greeting out of its turn")
             self.broken = str(message.get("refused", ""))
             self.ready = message.get("ready") == child.pid
+            self._was_ready = self._was_ready or self.ready
             return None
         outcome = Outcome.from_json(message)
         if not self.taken or self.taken[0].id != outcome.task:

@@ -6,7 +6,7 @@ import gc
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -214,7 +214,8 @@ def _entered(
     with ledger.transaction():
         known = sweeps.known_runs(ledger, keys)
         varies = spec.sweep is not None and "backend" in spec.sweep.keys
-        runs = _matched(points, keys, known, varies=varies)
+        others = sweeps.runs_of_others(ledger, spec.name)
+        runs = _matched(points, keys, known, others, varies=varies)
         requests = _with_recorded(points, runs)
         new = [at for at, run in enumerate(runs) if run is None]
         sweep = sweeps.enter(ledger, name, spec.name, sha256(sorted(keys)), spec.to_json())
@@ -234,13 +235,15 @@ def _matched(
     points: Sequence[Point],
     keys: Sequence[str],
     known: Mapping[str, Sequence[Run]],
+    others: Collection[int],
     *,
     varies: bool,
 ) -> list[Run | None]:
     """The earlier run of each point, or None; no two points have one.
 
     Points of one request key differ in their goal or backend only. First each has the run of its
-    own goal and backend, if there is one; the others then have what is left, newest first.
+    own goal and backend, if there is one; the others then have what is left, newest first, but
+    none that is (by its key) a point of ``others``, sweeps of other names: their goal stays.
     Whether the backend ``varies`` in the sweep decides if a run of another one can be meant.
     """
     runs: list[Run | None] = [None] * len(points)
@@ -250,7 +253,8 @@ def _matched(
         for at, point in enumerate(points):
             if runs[at] is None:
                 free = (run for run in known.get(keys[at], ()) if run.key not in taken)
-                runs[at] = next((r for r in free if _fits(r, point.request, exactly, varies)), None)
+                fits = (run for run in free if _fits(run, point.request, exactly, varies))
+                runs[at] = next((r for r in fits if exactly or r.key not in others), None)
                 taken.update(run.key for run in [runs[at]] if run)
 
     take(exactly=True)

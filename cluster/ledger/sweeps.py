@@ -78,6 +78,14 @@ def known_runs(ledger: Ledger, requests: Sequence[str]) -> dict[str, list[Run]]:
     return found
 
 
+def runs_of_others(ledger: Ledger, name: str) -> frozenset[int]:
+    """The runs (keys) that are points of sweeps of any other name."""
+    rows = ledger.all(
+        "SELECT run FROM point WHERE sweep IN (SELECT key FROM sweep WHERE name != ?)", (name,)
+    )
+    return frozenset(run for (run,) in rows)
+
+
 def runs_of(ledger: Ledger, sweep: Sweep) -> list[tuple[int, Mapping[str, Any], Run]]:
     """A sweep's points, in order: place, what the sweep gave it, and its run.
 

@@ -71,6 +71,26 @@ def test_points_that_differ_in_their_goal_or_backend_have_runs_of_their_own(tmp_
     assert tasks(again) == tasks(result)
 
 
+def test_a_sweep_of_another_name_asks_no_more_of_what_is_done(tmp_path: Path) -> None:
+    """Equal points share a run; one that is asked for more has its own, the first stays done."""
+    folder = Folder(tmp_path)
+    first = folder.submit()
+    folder.write(name="other", sweep={"matrix": {"params.share": SHARES[:2]}})
+    same = folder.submit()
+    assert [p["run"] for p in same["points"]] == [p["run"] for p in first["points"][:2]]
+    folder.write(samples=None, until={"rel_error": 1e-9, "max_samples": 1280})
+    for _ in range(2):
+        tighter = folder.submit(code=3)
+        assert [point["samples"] for point in tighter["points"]] == [1280] * 2
+        assert not {p["run"] for p in tighter["points"]} & {p["run"] for p in first["points"]}
+        assert (folder.show()["state"], digests(folder.show())) == ("done", digests(first))
+        assert ask("resume", first["sweep"], cwd=tmp_path)["state"] == "done"
+    folder.write(until={"rel_error": 1e-9, "max_samples": 2560})
+    more = folder.submit(code=3)
+    assert [p["run"] for p in more["points"]] == [p["run"] for p in tighter["points"]]
+    assert [point["samples"] for point in more["points"]] == [2560] * 2
+
+
 def test_a_drawn_seed_is_kept_when_points_are_added(tmp_path: Path) -> None:
     """All points have one seed, whenever they came."""
     folder = Folder(tmp_path, seed=None)

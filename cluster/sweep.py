@@ -130,7 +130,18 @@ def _combined(sweep: Sweep) -> Iterator[Row]:
 
 
 def _matches(row: Row, excluded: Mapping[str, Any]) -> bool:
-    return all(key in row and row[key].value == value for key, value in excluded.items())
+    return all(key in row and _same(row[key].value, value) for key, value in excluded.items())
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are one to a person: 1 is 1.0, which logspace gives, but not true."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return bool(one == other)
 
 
 def _resolved(spec: Spec, rows: Sequence[Row], common: bool) -> tuple[Point, ...]:

@@ -96,8 +96,17 @@ def _logspace(start: Decimal, stop: Decimal, count: Decimal) -> tuple[float, ...
         raise fault("logspace goes between numbers above 0")
     _judge_length(int(count))
     low, factor, steps = float(start), float(stop / start), int(count) - 1
-    inner = (float(f"{low * factor ** (at / steps):.{_DIGITS}g}") for at in range(1, steps))
-    return (low, *inner, float(stop))
+    if 0 < factor < math.inf:
+        inner = [low * factor ** (at / steps) for at in range(1, steps)]
+    else:  # no double holds the ratio of the ends, but each holds the values between them
+        ends = start.log10(), stop.log10()
+        inner = [_between(*ends, at, steps) for at in range(1, steps)]
+    return (low, *(float(f"{value:.{_DIGITS}g}") for value in inner), float(stop))
+
+
+def _between(low: Decimal, high: Decimal, at: int, steps: int) -> float:
+    """The number whose common logarithm lies so many of all steps from `low` to `high`."""
+    return float(Decimal(10) ** (low + (high - low) * at / steps))
 
 
 def _judge_length(count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,17 @@ def test_exclude_takes_points_out_and_include_adds_some() -> None:
     assert got[-1] == {"params.dimension": 9}
 
 
+def test_an_excluded_true_is_no_1() -> None:
+    """Though Python's == says so; 10 is one of logspace's values all the same."""
+    for exclude in ("seed: true", "params.dimension: [true]"):
+        (line,) = told(f"sweep: {{matrix: {{seed: [1]}}, exclude: [{{{exclude}}}]}}")
+        assert "leaves nothing out" in line
+    sweep = (
+        "sweep: {matrix: {until.max_time: 'logspace(1, 100, 3)'}, exclude: [{until.max_time: 10}]}"
+    )
+    assert [value["until.max_time"] for value in values(sweep)] == [1.0, 100.0]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -81,6 +93,8 @@ def test_exclude_takes_points_out_and_include_adds_some() -> None:
         ("range(0, 7, 2)", [0, 2, 4, 6]),
         ("logspace(1e-3, 1, 4)", [0.001, 0.01, 0.1, 1.0]),
         ("logspace(1, 2, 2)", [1.0, 2.0]),
+        ("logspace(1e-200, 1e200, 3)", [1e-200, 1.0, 1e200]),
+        ("logspace(2e200, 2e-200, 5)", [2e200, 2e100, 2.0, 2e-100, 2e-200]),
     ],
 )
 def test_values_may_be_written_as_a_rule(text: str, expected: list[float]) -> None:
@@ -88,6 +102,14 @@ def test_values_may_be_written_as_a_rule(text: str, expected: list[float]) -> No
     got = axis(text)
     assert got == expected
     assert [type(value) for value in got] == [type(value) for value in expected]
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-3, 1), (3, 7e5), (0.02, 1e-9), (1e-150, 1e150)])
+def test_values_of_a_logspace_are_those_that_they_were(low: float, high: float) -> None:
+    """They are part of a run's identity: by the ratio of the ends wherever a double holds that."""
+    factor = float(Decimal(str(high)) / Decimal(str(low)))
+    inner = [float(f"{low * factor ** (at / 16):.12g}") for at in range(1, 16)]
+    assert axis(f"logspace({low}, {high}, 17)") == [low, *inner, high]
 
 
 @pytest.mark.parametrize(

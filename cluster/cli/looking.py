@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from pathlib import Path
@@ -103,9 +104,19 @@ def _logs(run: str, follow: bool, store: Path, as_json: bool) -> None:
         click.echo(piece, nl=False)
 
 
+def _seconds(
+    _context: click.Context, _option: click.Parameter, given: float | None
+) -> float | None:
+    """A length of time; no comparison with NaN holds, so a range lets it pass."""
+    if given is not None and math.isnan(given):
+        raise UsageError(f"--timeout must be a number of seconds, got {given}")
+    return given
+
+
 _timeout = click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="wait no longer; then 75"
-)
+    "--timeout", type=click.FloatRange(min=0), callback=_seconds, metavar="SECONDS",
+    help="wait no longer; then 75",
+)  # fmt: skip
 
 
 @verb("wait")
@@ -134,7 +145,8 @@ def _attach(run: str, store: Path, as_json: bool) -> int:
 @run_argument
 @click.option("--now", is_flag=True, help="what was started is not finished")
 @click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True,
-              metavar="SECONDS", help="for what was started to be finished")  # fmt: skip
+              callback=_seconds, metavar="SECONDS",
+              help="for what was started to be finished")  # fmt: skip
 @store_option
 def _stop(run: str, now: bool, timeout: float, store: Path, as_json: bool) -> None:
     from cluster import away

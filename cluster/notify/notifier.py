@@ -141,7 +141,9 @@ class Notifier:
             return ""
         with sent.said as said:
             said.seek(0)
-            return self._address.masked(said.read(_MOST_WORDS).decode(errors="replace").strip())
+            # Masked before they are cut: half a secret would not be known as one.
+            words = self._address.masked(said.read().decode(errors="replace"))
+            return words.strip()[:_MOST_WORDS]
 
 
 def _file() -> IO[bytes]:

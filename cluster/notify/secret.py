@@ -58,7 +58,7 @@ def filled(text: str, environ: Mapping[str, str]) -> Filled:
         return secret
 
     made = _REFERENCE.sub(value, text)
-    if "${" in _REFERENCE.sub("", text):
+    if "$" in _REFERENCE.sub("", text):
         raise SecretError("a secret is written as ${NAME} or ${file:/path}")
     return Filled(made, tuple(secrets))
 

@@ -60,8 +60,10 @@ class Webhook(Text):
             raise fault(f"must be an address such as https://host/path, got {show(value)}", secret)
         if not value.startswith("https://") and not re.match(_LOCAL, value):
             raise fault("must begin with https://: http is for localhost alone")
-        if "${" in _SECRET.sub("", value):
-            raise fault(f"a secret is written as ${{NAME}} or ${{file:/path}}, got {show(value)}")
+        if "$" in _SECRET.sub("", value):
+            form = "a secret is written as ${NAME} or ${file:/path}"
+            cure = "a $ of the address itself is written as %24"
+            raise fault(f"{form}, got {show(value)}", cure)
 
 
 @dataclass(frozen=True)

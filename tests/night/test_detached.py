@@ -267,6 +267,15 @@ def test_waiting_has_a_deadline(tmp_path: Path) -> None:
     only_document(process.stdout, "error")
 
 
+@pytest.mark.parametrize("verb", ["wait", "stop"])
+def test_a_deadline_that_is_no_number_is_refused(verb: str, tmp_path: Path) -> None:
+    """It would never be over, or always."""
+    process = cluster(verb, "night", "--timeout", "nan", "--json", cwd=tmp_path)
+    assert process.returncode == 2
+    error = only_document(process.stdout, "error")["error"]
+    assert error["message"] == "--timeout must be a number of seconds, got nan"
+
+
 def test_attach_passes_ctrl_c_on(tmp_path: Path) -> None:
     """The first one drains the run; attach then shows its result, with its exit code."""
     run = detached(lasting(tmp_path), cwd=tmp_path)["run"]

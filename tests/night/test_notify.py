@@ -384,6 +384,25 @@ def test_what_is_filled_in_is_masked(tmp_path: Path) -> None:
     assert "abc" not in repr(made)
 
 
+@pytest.mark.parametrize("before", [notifiers._MOST_WORDS - 4, 10])
+def test_a_secret_at_the_end_of_what_is_kept_is_masked_too(
+    before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words are cut when no secret is among them any more."""
+    monkeypatch.setenv("HOOK", SECRET)
+    notes: list[str] = []
+    notifier = notifiers.Notifier(Notify(on=("done",), webhook="https://h/${HOOK}"), notes.append)
+    assert notifier.prepare() is None
+    said = f"print('x' * {before} + {SECRET!r} + 'y' * 400)"
+    monkeypatch.setattr(notifiers, "python_command", lambda python, _module: [python, "-c", said])
+    notifier.send({"event": "done"})
+    notifier.finish()
+    (note,) = notes
+    assert "x***"[: 2 if before > 10 else 4] in note
+    assert SECRET[:4] not in note
+    assert len(note) < notifiers._MOST_WORDS + 50
+
+
 @pytest.mark.parametrize(
     ("notify", "words"),
     [
@@ -395,6 +414,8 @@ def test_what_is_filled_in_is_masked(tmp_path: Path) -> None:
         ("{webhook: ''}", "not empty"),
         ("{webhook: 'https://host/${TOKEN'}", "a secret is written as"),
         ("{webhook: 'https://host/${file:here}'}", "a secret is written as"),
+        ("{webhook: https://host/$TOKEN}", "is written as ${NAME} or ${file:/path}, got the text"),
+        ("{webhook: 'https://host/x?$top=1'}", "a $ of the address itself is written as %24"),
         ("{on: [done]}", "nobody is named to be told"),
         ("{on: [], command: [a]}", "names no event"),
         ("{command: mail me}", "must be a list of words"),

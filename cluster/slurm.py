@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ MPI = ("pmix", "pmi2")
 
 _OPTION = re.compile(r"([a-z][a-z-]*)(?:=(.+))?", re.DOTALL)
 _OURS = {"array", "chdir", "job-name", "open-mode", "output", "requeue", "signal"}
+_WARNING = re.compile(r"signal=B:USR1@([0-9]{1,9})")
+# minutes, minutes:seconds, hours:minutes:seconds; days-hours and then as many again.
+_TIME = re.compile(r"(?:([0-9]+)-)?([0-9]+)(?::([0-9]+))?(?::([0-9]+))?")
 _FIELD = re.compile(r"[0-9A-Za-z*,/-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -49,6 +53,7 @@ class Batch:
         parts: tasks of an array, each with its part of a sweep; None: no array.
         most: the site's MaxArraySize.
         mpi: srun starts a world by it, ``pmix`` or ``pmi2``; None: the spec's backend is used.
+        yes: more than 100,000 points of a sweep are meant.
     """
 
     name: str
@@ -63,6 +68,7 @@ class Batch:
     parts: int | None = None
     most: int = MAX_ARRAY
     mpi: str | None = None
+    yes: bool = False
 
 
 _SCRIPT = """\
@@ -134,7 +140,7 @@ def script(batch: Batch, file: str = "") -> str:
     quoted = {name: shlex.quote(str(getattr(batch, name))) for name in ("spec", "store", "python")}
     store = [] if batch.parts else ["--store", str(batch.store)]
     words = [*_launcher(batch), batch.python, "-P", "-m", "cluster", "submit", str(batch.spec)]
-    words += ["--resume", "--quiet", *store]
+    words += ["--resume", "--quiet", *store, *(["--yes"] if batch.yes else [])]
     words += [word for text in batch.overrides for word in ("--set", text)]
     looked = f"{quoted['store']}/part-1" if batch.parts else quoted["store"]
     return _SCRIPT.format(
@@ -198,7 +204,10 @@ def _option(text: str) -> str:
             f"an option of sbatch is written as time=2:00:00 or exclusive, got {text!r}"
         )
     if found[1] in _OURS:
-        raise SlurmError(f"the script itself needs sbatch's option {found[1]}", "leave it out")
+        cure = (
+            "another warning is signal=B:USR1@SECONDS" if found[1] == "signal" else "leave it out"
+        )
+        raise SlurmError(f"the script itself needs sbatch's option {found[1]}", cure)
     return f"--{found[1]}" if found[2] is None else f"--{found[1]}={shlex.quote(found[2])}"
 
 
@@ -212,12 +221,52 @@ def _check(batch: Batch) -> None:
         raise SlurmError("a word of the command holds a letter that cannot be printed")
     # Slurm keeps the warning in 16 bits.
     _check_range("the warning", batch.warning, 1, 65_535)
+    for text in batch.options:
+        _check_limit(text, batch.warning)
     _check_range("the number of restarts", batch.restarts, 0, 10_000)
     if batch.parts is not None:
         # An index must be below MaxArraySize, and ours begin with 1.
         _check_range("the number of parts", batch.parts, 1, batch.most - 1)
     if batch.mpi is not None and batch.mpi not in MPI:
         raise SlurmError(f"srun's --mpi must be {' or '.join(MPI)}, got {batch.mpi!r}")
+
+
+def _check_limit(option: str, warning: int) -> None:
+    """See that a job draws at all: one that is warned at its start drains at once, again and again.
+
+    Raises:
+        SlurmError: the option is a time limit that is not above the warning.
+    """
+    name, _, value = option.partition("=")
+    limit = seconds_of(value) if name == "time" else None
+    if limit and limit <= warning:  # 0 is no limit
+        words = f"the time limit must be above the warning of {warning:,} s, got {value}"
+        raise SlurmError(
+            words, f"give a longer one, or --sbatch signal=B:USR1@{max(1, limit // 3)}"
+        )
+
+
+def warning_of(options: Sequence[str]) -> tuple[int | None, tuple[str, ...]]:
+    """The seconds of warning that the last ``signal=B:USR1@N`` asks for, and the other options."""
+    asked = [int(found[1]) for text in options if (found := _WARNING.fullmatch(text))]
+    others = tuple(text for text in options if not _WARNING.fullmatch(text))
+    return (asked[-1] if asked else None), others
+
+
+def seconds_of(limit: str) -> int | None:
+    """A time limit as sbatch reads it, in seconds; None: it is no number of them."""
+    found = _TIME.fullmatch(limit)
+    if not found:
+        return None
+    days, *rest = found.groups()
+    given = [int(part) for part in rest if part is not None]
+    if days is not None:  # days-hours[:minutes[:seconds]]
+        hours, minutes, seconds = (*given, 0, 0)[:3]
+    elif len(given) == 3:
+        hours, minutes, seconds = given
+    else:  # minutes[:seconds]
+        hours, (minutes, seconds) = 0, (*given, 0)[:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _check_range(what: str, value: int, low: int, high: int) -> None:

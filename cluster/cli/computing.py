@@ -30,6 +30,7 @@ from cluster.errors import UsageError
 from cluster.report import text
 
 if TYPE_CHECKING:
+    from cluster import schedule
     from cluster.spec import Spec
 
 
@@ -185,7 +186,8 @@ def _plan(spec: Path, overrides: Sequence[str], seconds: float, yes: bool, as_js
 @click.option("--parts", type=int, metavar="N", help="for Slurm: an array, a sweep in N parts")
 @click.option("--at", metavar="EVENT", help="for systemd, else when the window opens; for scrontab")
 @click.option("--print", "printed", is_flag=True, help="show what would be written, no more")
-@click.option("--remove", is_flag=True, help="take it away (Slurm: in the script's folder)")
+@click.option("--remove", is_flag=True, help="take it away (Slurm: here, or beside the spec)")
+@click.option("--yes", is_flag=True, help="more than 100,000 points of a sweep are meant")
 @click.option("--start", is_flag=True, help="one start: what the scheduler runs")
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
 @click.option("--log", type=click.Path(path_type=Path), hidden=True)
@@ -207,13 +209,19 @@ def _schedule(spec: Path, start: bool, remove: bool, as_json: bool, **options: A
     elif options["slurm"] or options["sbatch"] or options["parts"] is not None:
         document = _batch(spec, options)
     else:
-        document = schedule.put(spec, **{k: v for k, v in options.items() if k in _ASKED})
+        asked = {name: options[name] for name in ("cron", "systemd", "at", "printed")}
+        document = schedule.put(spec, _each_start(options), **asked)
     answer(document, as_json, lambda: text.scheduled(document))
     return None
 
 
-_GIVEN = ("cron", "systemd", "slurm", "sbatch", "parts", "at", "printed")
-_ASKED = ("cron", "systemd", "at", "printed", "overrides", "store")
+_GIVEN = ("cron", "systemd", "slurm", "sbatch", "parts", "at", "printed", "yes")
+
+
+def _each_start(options: Mapping[str, Any]) -> schedule.Start:
+    from cluster.schedule import Start
+
+    return Start(tuple(options["overrides"]), options["store"], options["yes"])
 
 
 def _batch(spec: Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,8 +232,7 @@ def _batch(spec: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     if options["cron"] is not None or options["systemd"]:
         raise UsageError("by which scheduler?", fix="give one of --cron, --systemd and --slurm")
     order = schedule.Order(options["at"], tuple(options["sbatch"]), options["parts"])
-    where = {name: options[name] for name in ("printed", "overrides", "store")}
-    return schedule.batch(spec, order, **where)
+    return schedule.batch(spec, order, _each_start(options), printed=options["printed"])
 
 
 def _start(

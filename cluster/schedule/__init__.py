@@ -6,7 +6,6 @@ another one finds its place in the table below, and a flag of its own in the ver
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +13,33 @@ from cluster import api
 from cluster.errors import UsageError
 from cluster.notify import filled
 from cluster.schedule import cron, slurm, systemd
-from cluster.schedule.job import Job, Scheduled, job_of, name_of
+from cluster.schedule.job import Job, Scheduled, Start, job_of, name_of
 from cluster.schedule.slurm import Order
 from cluster.spec import Spec
 
-__all__ = ["SCHEDULERS", "Job", "Order", "Scheduled", "batch", "job_of", "put", "remove"]
+__all__ = ["SCHEDULERS", "Job", "Order", "Scheduled", "Start", "batch", "job_of", "put", "remove"]
 
 SCHEDULERS = {"cron": cron, "systemd": systemd, "slurm": slurm}
 
 
 def put(
     spec: Path,
+    start: Start,
     *,
     cron: str | None = None,
     systemd: bool = False,
     at: str | None = None,
     printed: bool = False,
-    overrides: Sequence[str] = (),
-    store: Path | None = None,
 ) -> dict[str, Any]:
     """Have a scheduler start a spec in the current folder; the document of what it was given.
 
     Args:
         spec: its file.
+        start: what each start is given.
         cron: the times, for cron.
         systemd: for systemd, ``at`` a calendar event, or when the spec's window opens.
         at: see above.
         printed: nothing is touched.
-        overrides: texts of ``--set``, for each start.
-        store: instead of the spec's.
 
     Raises:
         UsageError: none or two schedulers, or a time that is none.
@@ -54,33 +51,33 @@ def put(
         raise UsageError("by which scheduler?", fix="give --cron 'TIMES', --systemd or --slurm")
     if cron is not None and at is not None:
         raise UsageError("--at is for systemd and for Slurm", fix="--cron itself says when")
-    loaded = api.load(spec, overrides)
+    loaded = _loaded(spec, start)
     kind, when = ("cron", cron) if cron is not None else ("systemd", at or _opening(loaded))
-    job = job_of(spec, store or loaded.store, overrides)
+    job = job_of(spec, loaded.store, start)
     if loaded.notify and loaded.notify.webhook:
         filled(loaded.notify.webhook, {})  # where these run it there are no variables
     return _given(kind, job, when, job.log, printed)
 
 
-def batch(
-    spec: Path,
-    order: Order,
-    *,
-    printed: bool = False,
-    overrides: Sequence[str] = (),
-    store: Path | None = None,
-) -> dict[str, Any]:
+def batch(spec: Path, order: Order, start: Start, *, printed: bool = False) -> dict[str, Any]:
     """Write a script that Slurm can be given, again and again; the document of it.
 
     Raises:
         UsageError: an order that cannot be meant; parts of what is no sweep.
         SpecError: the spec would not start.
     """
-    loaded = api.load(spec, overrides)
+    loaded = _loaded(spec, start)
     if order.parts is not None and loaded.sweep is None:
         raise UsageError("--parts is for a sweep, and the spec has none", fix="leave it out")
-    job = job_of(spec, store or loaded.store, overrides)
+    job = job_of(spec, loaded.store, start)
     return _given("slurm", job, order, slurm.log(job), printed)
+
+
+def _loaded(spec: Path, start: Start) -> Spec:
+    loaded = api.load(spec, start.overrides)
+    if start.yes and loaded.sweep is None:
+        raise UsageError("--yes is for a sweep, and the spec has none", fix="leave it out")
+    return loaded
 
 
 def _given(kind: str, job: Job, when: str | Order, log: Path, printed: bool) -> dict[str, Any]:
@@ -103,7 +100,7 @@ def _given(kind: str, job: Job, when: str | Order, log: Path, printed: bool) -> 
 def remove(spec: Path) -> dict[str, Any]:
     """Take away what any scheduler was given of a spec, which need not be there any more."""
     name = name_of(spec)
-    taken = [kind for kind, scheduler in SCHEDULERS.items() if scheduler.remove(name)]
+    taken = [kind for kind, scheduler in SCHEDULERS.items() if scheduler.remove(name, spec)]
     return {"name": name, "removed": taken}
 
 

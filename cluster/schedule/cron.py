@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from cluster import crontab
 from cluster.errors import EngineError, StoreError, UsageError
@@ -40,7 +41,7 @@ def install(job: Job, when: str) -> Scheduled:
     return text(job, when)
 
 
-def remove(name: str) -> bool:
+def remove(name: str, _spec: Path) -> bool:
     """Take a job's lines away; whether there were any."""
     try:
         return _change(lambda before: crontab.remove(before, name))

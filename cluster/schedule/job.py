@@ -20,6 +20,21 @@ _PATIENCE = 120.0
 
 
 @dataclass(frozen=True)
+class Start:
+    """What each start of a spec is given beside it.
+
+    Attributes:
+        overrides: texts of ``--set``.
+        store: instead of the spec's.
+        yes: more than 100,000 points of a sweep are meant.
+    """
+
+    overrides: tuple[str, ...] = ()
+    store: Path | None = None
+    yes: bool = False
+
+
+@dataclass(frozen=True)
 class Job:
     """A spec, to be started again and again.
 
@@ -29,6 +44,7 @@ class Job:
         folder: in which it works.
         store: absolute.
         overrides: texts of ``--set``.
+        yes: more than 100,000 points of a sweep are meant.
     """
 
     name: str
@@ -36,6 +52,7 @@ class Job:
     folder: Path
     store: Path
     overrides: tuple[str, ...] = ()
+    yes: bool = False
 
     @property
     def log(self) -> Path:
@@ -55,6 +72,7 @@ class Job:
             ClusterError: what a start would end with.
         """
         validate = [*_program("validate"), str(self.spec), "--json", *self._sets()]
+        validate += ["--yes"] if self.yes else []
         try:
             done = _run_bare(validate, self.folder)
         except subprocess.TimeoutExpired as error:
@@ -83,10 +101,11 @@ class Scheduled:
     commands: tuple[tuple[str, ...], ...]
 
 
-def job_of(spec: Path, store: str | Path, overrides: Sequence[str]) -> Job:
-    """The job of a spec in the current folder, to which ``store`` is relative."""
+def job_of(spec: Path, store: str | Path, start: Start) -> Job:
+    """The job of a spec in the current folder, to which its store is relative."""
     folder = Path.cwd()
-    return Job(name_of(spec), spec.absolute(), folder, folder / store, tuple(overrides))
+    place = folder / (start.store or store)
+    return Job(name_of(spec), spec.absolute(), folder, place, start.overrides, start.yes)
 
 
 def name_of(spec: Path) -> str:

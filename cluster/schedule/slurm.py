@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from cluster.errors import StoreError, UsageError
 from cluster.schedule.job import Job, Scheduled
-from cluster.slurm import MAX_ARRAY, Batch, SlurmError, array_limit, script, scrontab
+from cluster.slurm import MAX_ARRAY, Batch, SlurmError, array_limit, script, scrontab, warning_of
 
 _MARK = "# Written by `cluster schedule "
 _PATIENCE = 20.0
@@ -21,7 +22,7 @@ class Order:
 
     Attributes:
         at: five fields, for lines of scrontab; None: the script is handed in by hand.
-        options: of sbatch, as ``time=2:00:00``.
+        options: of sbatch, as ``time=2:00:00``; ``signal=B:USR1@N`` is the script's own warning.
         parts: tasks of an array, each with its part of a sweep; None: no array.
     """
 
@@ -38,11 +39,13 @@ def text(job: Job, order: Order) -> Scheduled:
     """
     file = _file(job.folder, job.name)
     most = _array_limit() if order.parts else MAX_ARRAY
+    warning, options = warning_of(order.options)
     try:
         batch = Batch(
             name=f"cluster-{job.name}", spec=job.spec, folder=job.folder, store=job.store,
-            python=sys.executable, overrides=job.overrides, options=order.options,
-            parts=order.parts, most=most,
+            python=sys.executable, overrides=job.overrides, options=options,
+            parts=order.parts, most=most, yes=job.yes,
+            warning=Batch.warning if warning is None else warning,
         )  # fmt: skip
         files = [(str(file), script(batch, str(file)))]
         if order.at is not None:
@@ -71,13 +74,13 @@ def install(job: Job, order: Order) -> Scheduled:
     return made
 
 
-def remove(name: str) -> bool:
-    """Take a job's script away; whether there was one in the current folder."""
-    file = _file(Path.cwd(), name)
-    if not file.exists() or not _is_ours(file):
-        return False
-    file.unlink()
-    return True
+def remove(name: str, spec: Path) -> bool:
+    """Take a job's script away; whether there was one in the current folder, or its spec's."""
+    folders = {Path.cwd().resolve(), Path(os.path.realpath(spec.parent))}
+    files = [file for file in (_file(each, name) for each in folders) if _is_ours(file)]
+    for file in files:
+        file.unlink()
+    return bool(files)
 
 
 def log(job: Job) -> Path:

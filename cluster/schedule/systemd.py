@@ -84,7 +84,7 @@ def install(job: Job, when: str) -> Scheduled:
     return made
 
 
-def remove(name: str) -> bool:
+def remove(name: str, _spec: Path) -> bool:
     """Stop a job's timer, and take both units away; whether there were any."""
     paths = [path for path in _paths(name) if path.exists()]
     if not paths:

@@ -181,7 +181,7 @@ def test_a_crontab_that_does_not_answer_is_told(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("cluster.schedule.cron._PATIENCE", 0.5)
     with pytest.raises(EngineError, match=r"crontab -l gave no answer within 0\.5 s") as caught:
-        remove("night")
+        remove("night", tmp_path / "night.yaml")
     assert caught.value.code == 69
 
 

@@ -104,7 +104,7 @@ def test_a_job_whose_limit_is_near_drains_and_goes_on(desk: Make) -> None:
 def test_a_limit_that_hits_loses_nothing(desk: Make) -> None:
     """No time to drain: Slurm kills what is there, and the next job goes on from the ledger."""
     made = desk(blocks=400, nap=1.0)
-    batch = made.batch("nodes=3", "ntasks-per-node=2", "time=1")
+    batch = made.batch("nodes=3", "ntasks-per-node=2", "time=4")
     words = f"exec {Lab.python} -m cluster submit {made.there}/spec.yaml --resume"
     text = f"#!/bin/sh\n#SBATCH --output=first.log --time=1\ntrap : TERM\n{words}\n"
     job = made.send(text, "--nodes=3", "--ntasks-per-node=2", "--chdir", str(made.there))

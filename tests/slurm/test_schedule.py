@@ -34,6 +34,46 @@ def test_the_script_is_written_and_taken_away_again(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+def test_the_script_is_found_from_another_folder(tmp_path: Path) -> None:
+    """Where it lies beside its spec."""
+    place = tmp_path / "night"
+    place.mkdir()
+    path = str(spec(place))
+    schedule(place, path, *SLURM)
+    assert schedule(tmp_path, path, "--remove")["removed"] == ["slurm"]
+    assert not list(place.glob("*.sbatch"))
+
+
+def test_a_sweep_of_very_many_points_needs_a_yes(tmp_path: Path) -> None:
+    """Which the script has too: nobody is there to be asked at night."""
+    axes = {"seed": [1], "samples": "range(1, 100002, 1)"}
+    sweep = {"matrix": axes, "exclude": [{"seed": 1}], "include": [{"seed": 2}]}
+    path = str(spec(tmp_path, sweep=sweep))
+    error = schedule(tmp_path, path, *SLURM, code=2)["error"]
+    assert (error["message"], error["fix"]) == (
+        "the sweep has 100,002 points", "--yes if that is meant"
+    )  # fmt: skip
+    made = schedule(tmp_path, path, *SLURM, "--yes", "--print")
+    assert "--quiet --store" in made["files"][0]["text"]
+    assert " --yes)\n" in made["files"][0]["text"]
+    single = str(spec(tmp_path))
+    assert "--yes is for a sweep" in json.dumps(schedule(tmp_path, single, "--yes", *SLURM, code=2))
+
+
+def test_the_warning_can_be_longer_or_shorter(tmp_path: Path) -> None:
+    """For long blocks, and for short limits, which would drain at once, again and again."""
+    path = str(spec(tmp_path))
+    error = schedule(tmp_path, path, "--slurm", "--sbatch", "time=2", code=2)["error"]
+    assert error["message"] == "the time limit must be above the warning of 180 s, got 2"
+    fix = error["fix"].partition(" or ")[2].split()
+    text = schedule(tmp_path, path, "--slurm", "--sbatch", "time=2", *fix, "--print")["files"][0]
+    assert "\n#SBATCH --signal=B:USR1@40\n#SBATCH --time=2\n" in text["text"]
+    assert "# 40 s before the limit" in text["text"]
+    for signal in ("USR1@60", "B:TERM@60"):
+        error = schedule(tmp_path, path, "--slurm", "--sbatch", f"signal={signal}", code=2)["error"]
+        assert "signal=B:USR1@SECONDS" in error["fix"]
+
+
 def test_a_time_makes_lines_for_scrontab(tmp_path: Path) -> None:
     """They hand in the script; nobody's scrontab is touched."""
     made = schedule(tmp_path, str(spec(tmp_path)), *SLURM, "--at", "0 22 * * 1-5", "--print")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.slurm import Batch, SlurmError, array_limit, script, scrontab
+from cluster.slurm import Batch, SlurmError, array_limit, script, scrontab, seconds_of
 
 ROOT = Path(__file__).parents[2]
 BATCH = Batch(
@@ -79,6 +79,8 @@ def test_a_world_is_started_by_srun() -> None:
         ({"options": ("--time=1",)}, "written as time=2:00:00"),
         ({"options": ("time=1\n#SBATCH --array=1-9",)}, "written as time=2:00:00"),
         ({"options": ("signal=TERM@9",)}, "needs sbatch's option signal"),
+        ({"options": ("time=3",)}, "must be above the warning of 180 s, got 3"),
+        ({"options": ("time=0:30",), "warning": 30}, "must be above the warning of 30 s, got 0:30"),
         ({"warning": 0}, "the warning must be from 1 to 65,535, got 0"),
         ({"restarts": -1}, "restarts must be from 0"),
         ({"parts": 0}, "parts must be from 1 to 1,000, got 0"),
@@ -89,6 +91,20 @@ def test_what_cannot_be_meant_is_refused(changes: dict[str, Any], words: str) ->
     """With what is wrong."""
     with pytest.raises(SlurmError, match=words):
         lines(**changes)
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        ("2", 120), ("2:30", 150), ("1:0:5", 3605), ("1-2", 93_600), ("1-2:03", 93_780),
+        ("1-0:0:9", 86_409), ("0", 0), ("UNLIMITED", None), ("1:2:3:4", None), ("", None),
+    ],
+)  # fmt: skip
+def test_a_time_limit_is_read_as_sbatch_does(limit: str, seconds: int | None) -> None:
+    """Also without one a script is written: what Slurm does not know, it refuses itself."""
+    assert seconds_of(limit) == seconds
+    if limit:
+        assert f"#SBATCH --time={limit}" in lines(options=(f"time={limit}",), warning=60)
 
 
 def test_scrontab_hands_the_script_in_and_one_start_waits_for_the_other() -> None:

@@ -11,6 +11,17 @@ _FIELD = re.compile(r"[0-9A-Za-z*,/-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NICKNAMES = {"@reboot", "@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight",
               "@hourly"}  # fmt: skip
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+# Of each field the name, the lowest and highest number, and the names of those from the lowest on.
+_FIELDS = (
+    ("minute", 0, 59, ()),
+    ("hour", 0, 23, ()),
+    ("day of the month", 1, 31, ()),
+    ("month", 1, 12, _MONTHS),
+    ("day of the week", 0, 7, _DAYS),
+)
+_PART = re.compile(r"(?:\*|([0-9A-Za-z]+)(?:-([0-9A-Za-z]+))?)(?:/([0-9]+))?")
 # MAX_COMMAND of cron 3.0pl1, which Debian has, less its end.
 _LONGEST = 998
 
@@ -33,6 +44,8 @@ def line(when: str, command: Sequence[str]) -> str:
     known = when in _NICKNAMES or (len(fields) == 5 and all(map(_FIELD.fullmatch, fields)))
     if not known:
         raise CrontabError(f"must be five fields such as '0 22 * * 1-5', got {when!r}")
+    if when not in _NICKNAMES:
+        check_fields(fields)
     if not command or not command[0].startswith("/"):
         raise CrontabError("the program must be an absolute path")
     if any(not word.isprintable() for word in command):
@@ -45,6 +58,38 @@ def line(when: str, command: Sequence[str]) -> str:
     if len(made) >= _LONGEST:
         raise CrontabError(f"cron takes {_LONGEST} letters of a command, this one has {len(made)}")
     return f"{' '.join(fields)} {made}"
+
+
+def check_fields(fields: Sequence[str]) -> None:
+    """See that five fields are times that there are.
+
+    Raises:
+        CrontabError: one is not, with its name and what it may be.
+    """
+    for text, (name, low, high, names) in zip(fields, _FIELDS, strict=True):
+        for part in text.split(","):
+            if not _may_be(part, low, high, names):
+                said = "" if part == text else f" in {text!r}"
+                raise CrontabError(f"the {name} must be from {low} to {high}, got {part!r}{said}")
+
+
+def _may_be(part: str, low: int, high: int, names: Sequence[str]) -> bool:
+    """Whether a part of a field is ``*``, a number or name, or a range, perhaps with a step."""
+    found = _PART.fullmatch(part)
+    if not found:
+        return False
+    first, last, step = found.groups()
+    if step is not None and int(step) == 0:
+        return False
+    ends = [_number(word, low, names) for word in (first, last) if word is not None]
+    return all(low <= end <= high for end in ends) and ends == sorted(ends)
+
+
+def _number(word: str, low: int, names: Sequence[str]) -> int:
+    """What a word stands for; of one that stands for nothing, a number below all."""
+    if word.lower() in names:
+        return low + list(names).index(word.lower())
+    return int(word) if word.isdigit() else -1
 
 
 def put(crontab: str, name: str, lines: Sequence[str]) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.crontab import CrontabError, check_fields
+
 # What Slurm itself has for MaxArraySize where nobody set it; indices are below it.
 MAX_ARRAY = 1001
 MPI = ("pmix", "pmi2")
@@ -170,6 +172,11 @@ def scrontab(batch: Batch, when: str, file: Path) -> str:
     known = len(fields) == 5 and all(map(_FIELD.fullmatch, fields))
     if not known and not re.fullmatch(r"@[a-z]+", when):
         raise SlurmError(f"must be five fields such as '0 22 * * 1-5', got {when!r}")
+    if known:
+        try:
+            check_fields(fields)
+        except CrontabError as error:
+            raise SlurmError(f"--at: {error}") from None
     # The entry is a job itself, a short one; singleton has the script wait for an earlier start.
     lines = [f"#SCRON --job-name={batch.name}-start", "#SCRON --time=5"]
     command = shlex.join(["sbatch", "--dependency=singleton", str(file)])

@@ -52,6 +52,7 @@ def text(job: Job, when: str) -> Scheduled:
     """
     if not when.isprintable() or not when.strip():
         raise UsageError(f"--at must be a calendar event such as 'Mon..Fri 22:00', got {when!r}")
+    _check_calendar(when)
     spec, folder = _escaped(str(job.spec)), _escaped(str(job.folder))
     command = " ".join(map(_word, job.command))
     service, timer = _paths(job.name)
@@ -61,6 +62,27 @@ def text(job: Job, when: str) -> Scheduled:
         (str(timer), _TIMER.format(spec=spec, when=when)),
     )
     return Scheduled(files, (_RELOAD, ("systemctl", "--user", "enable", "--now", timer.name)))
+
+
+def _check_calendar(when: str) -> None:
+    """Ask systemd whether it knows a time, where it is there to be asked.
+
+    Raises:
+        UsageError: it does not; else the timer would be written, and never start anything.
+    """
+    words = ("systemd-analyze", "calendar", "--", when)
+    try:
+        done = subprocess.run(
+            words, capture_output=True, check=False, text=True, timeout=_PATIENCE,
+            env={**os.environ, "LC_ALL": "C"},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    # By its words: it also fails where it cannot work at all, which says nothing of the time.
+    said = done.stderr.strip()
+    if done.returncode and "calendar" in said:
+        fix = "give a calendar event such as 'Mon..Fri 22:00', see 'man systemd.time'"
+        raise UsageError(f"--at: {said}", fix=fix)
 
 
 def install(job: Job, when: str) -> Scheduled:

@@ -41,7 +41,16 @@ def test_every_word_arrives_as_it_is(words: list[str]) -> None:
     assert printed == b"".join(word.encode() + b"\0" for word in words)
 
 
-@pytest.mark.parametrize("when", ["0 22 * * 1-5", "*/15 0-6 1,15 * mon", "@daily"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "0 22 * * 1-5",
+        "*/15 0-6 1,15 * mon",
+        "@daily",
+        "0-59/5 23 31 DEC 7",
+        "59 0 1 jan-mar 0,Mon-Fri",
+    ],
+)
 def test_a_time_of_cron_is_taken(when: str) -> None:
     """Five fields, or one of cron's words."""
     assert line(when, ["/bin/true"]) == f"{when} /bin/true"
@@ -52,6 +61,29 @@ def test_what_is_no_time_is_refused(when: str) -> None:
     """It could become part of the command."""
     with pytest.raises(CrontabError, match="five fields"):
         line(when, ["/bin/true"])
+
+
+@pytest.mark.parametrize(
+    ("when", "words"),
+    [
+        ("0 25 * * *", "the hour must be from 0 to 23, got '25'"),
+        ("60 * * * *", "the minute must be from 0 to 59, got '60'"),
+        ("0 0 0 * *", "the day of the month must be from 1 to 31, got '0'"),
+        ("0 0 1,32 * *", "the day of the month must be from 1 to 31, got '32' in '1,32'"),
+        ("0 0 * 13 *", "the month must be from 1 to 12, got '13'"),
+        ("0 0 * mon *", "the month must be from 1 to 12, got 'mon'"),
+        ("0 0 * * 8", "the day of the week must be from 0 to 7, got '8'"),
+        ("0 0 * * 5-1", "the day of the week must be from 0 to 7, got '5-1'"),
+        ("*/0 0 * * *", "the minute must be from 0 to 59, got '*/0'"),
+        ("0 5- * * *", "the hour must be from 0 to 23, got '5-'"),
+        ("0 ** * * *", "the hour must be from 0 to 23, got '**'"),
+    ],
+)
+def test_a_field_that_is_out_of_range_is_named(when: str, words: str) -> None:
+    """Cron itself would say no more than that there is a bad hour, once it is given the crontab."""
+    with pytest.raises(CrontabError) as caught:
+        line(when, ["/bin/true"])
+    assert str(caught.value) == words
 
 
 @pytest.mark.parametrize("command", [[], ["true"], ["/bin/echo", "a\nb"], ["/bin/echo", "\0"]])

@@ -141,6 +141,8 @@ def test_a_start_that_finds_the_run_held_says_by_whom(tmp_path: Path) -> None:
         (["--cron", NIGHTLY, "--at", "22:00"], "--at is for systemd"),
         (["--cron", "22:00"], "must be five fields"),
         (["--cron", "0 22 * * *; rm"], "must be five fields"),
+        (["--cron", "0 25 * * *", "--print"], "the hour must be from 0 to 23, got '25'"),
+        (["--slurm", "--at", "99 99 * * *", "--print"], "the minute must be from 0 to 59"),
         (["--start", "--print"], "--start runs the spec now"),
         (["--systemd"], "--at"),
         (["--systemd", "--slurm"], "by which scheduler?"),
@@ -162,6 +164,21 @@ def test_what_cannot_be_scheduled_is_refused(
     assert words in done.stderr
     assert not (tmp_path / "config").exists()
     assert not list(tmp_path.glob("*.sbatch"))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_systemd_is_asked_whether_it_knows_a_time(there: bool, tmp_path: Path) -> None:
+    """Where it is not, the units are shown as they would be."""
+    env = home(tmp_path)
+    if there:
+        need(shutil.which("systemd-analyze"), "systemd-analyze: apt install systemd")
+    else:
+        env["PATH"] = "/nonexistent"
+    words = ["schedule", spec(tmp_path), "--systemd", "--print", "--at"]
+    done = cluster(*words, "garbage", cwd=tmp_path, env=env)
+    assert done.returncode == (2 if there else 0), done.stderr
+    assert not there or "'garbage'" in done.stderr
+    assert cluster(*words, "Mon..Fri 22:00", cwd=tmp_path, env=env).returncode == 0
 
 
 def test_without_crontab_that_is_told(tmp_path: Path) -> None:

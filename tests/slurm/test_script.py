@@ -117,6 +117,8 @@ def test_scrontab_hands_the_script_in_and_one_start_waits_for_the_other() -> Non
     ]
     with pytest.raises(SlurmError, match="must be five fields"):
         scrontab(BATCH, "0 22 * *; x", Path("/n"))
+    with pytest.raises(SlurmError, match="--at: the minute must be from 0 to 59, got '99'"):
+        scrontab(BATCH, "99 99 * * *", Path("/n"))
 
 
 def test_the_example_is_what_would_be_written() -> None:

@@ -42,8 +42,8 @@ from cluster.window import start_key
 class Part:
     """The k-th of n parts of a sweep's points: those at the places k - 1, k - 1 + n, ..."""
 
-    number: int = 1
-    of: int = 1
+    number: int
+    of: int
 
     @classmethod
     def read(cls, text: str) -> Part:
@@ -91,9 +91,9 @@ def submit(
     if pinned:
         points = tuple(replace(p, request=replace(p.request, pinned=pinned)) for p in points)
     with Ledger(Path(store or spec.store), create=True) as ledger:
-        sweep, members = _entered(ledger, spec, points)
-        mine = [member for member in members if member.place in (part or Part())]
-        asked = None if part is None else frozenset(member.place for member in mine)
+        asked = None if part is None else frozenset(at for at in range(len(points)) if at in part)
+        sweep, members = _entered(ledger, spec, points, asked)
+        mine = [member for member in members if asked is None or member.place in asked]
         return _computed(ledger, sweep, spec, mine, caller or Caller(), asked)
 
 
@@ -114,6 +114,8 @@ def resume(
 ) -> SweepResult:
     """Go on with a sweep, from what its ledger holds; neither its spec's file nor kernels are read.
 
+    That is with the points that its starts were to compute: with a part, where it was in parts.
+
     Raises what :func:`cluster.api.resume` raises.
     """
     with Ledger(Path(store)) as ledger:
@@ -122,6 +124,7 @@ def resume(
         members = [
             Member(place, given, elsewhere(_in_sweep(run, given, whole), overrides), run)
             for place, given, run in sweeps.runs_of(ledger, sweep)
+            if sweep.asked is None or place in sweep.asked
         ]
         spec = members[0].request.spec if members else whole
         spec = spec.model_copy(update={"sweep": whole.sweep})
@@ -152,22 +155,29 @@ def show(name: str, store: Where | Ledger = "runs") -> SweepResult:
     """
     with opened(store) as ledger:
         sweep = the_sweep(ledger, name)
-        rows = sweeps.runs_of(ledger, sweep)
-        points = [PointResult(place, given, result_at(ledger, run)) for place, given, run in rows]
-        state = state_of([point.result.state for point in points], sweep.stopped_by)
-        pools = sweeps.pools(ledger, sweep)
-        onward = command("resume", sweep.id, store=ledger.store)
-        return SweepResult(
-            sweep=sweep.id,
-            name=sweep.name,
-            state=state,
-            stopped_by=sweep.stopped_by if state not in ("done", "running") else None,
-            points=points,
-            wall_s=sum(pool["wall"] for pool in pools),
-            nodes=_nodes(ledger, sweep, {run.key: run.definition["block"] for _, _, run in rows}),
-            events=sweeps.pool_events(ledger, sweep),
-            resume=onward if state not in ("done", "running") else None,
-        )
+        return _shown(ledger, sweep, sweep.asked)
+
+
+def _shown(ledger: Ledger, sweep: sweeps.Sweep, asked: frozenset[int] | None) -> SweepResult:
+    """A sweep as it stands with the points at these places, where not all are asked for."""
+    rows = sweeps.runs_of(ledger, sweep)
+    points = [PointResult(place, given, result_at(ledger, run)) for place, given, run in rows]
+    own = [point.result.state for point in points if asked is None or point.point in asked]
+    state = state_of(own, sweep.stopped_by)
+    pools = sweeps.pools(ledger, sweep)
+    onward = command("resume", sweep.id, store=ledger.store)
+    return SweepResult(
+        sweep=sweep.id,
+        name=sweep.name,
+        state=state,
+        stopped_by=sweep.stopped_by if state not in ("done", "running") else None,
+        points=points,
+        wall_s=sum(pool["wall"] for pool in pools),
+        nodes=_nodes(ledger, sweep, {run.key: run.definition["block"] for _, _, run in rows}),
+        events=sweeps.pool_events(ledger, sweep),
+        resume=onward if state not in ("done", "running") else None,
+        asked=asked,
+    )
 
 
 def plan(spec: Spec, seconds: float = 2.0, *, yes: bool = False) -> dict[str, Any]:
@@ -203,7 +213,7 @@ def plan(spec: Spec, seconds: float = 2.0, *, yes: bool = False) -> dict[str, An
 
 
 def _entered(
-    ledger: Ledger, spec: Spec, points: Sequence[Point]
+    ledger: Ledger, spec: Spec, points: Sequence[Point], asked: frozenset[int] | None
 ) -> tuple[sweeps.Sweep, list[Member]]:
     """Find or enter the sweep, and a run for each of its points.
 
@@ -218,7 +228,7 @@ def _entered(
         runs = _matched(points, keys, known, others, varies=varies)
         requests = _with_recorded(points, runs)
         new = [at for at, run in enumerate(runs) if run is None]
-        sweep = sweeps.enter(ledger, name, spec.name, sha256(sorted(keys)), spec.to_json())
+        sweep = sweeps.enter(ledger, name, spec.name, sha256(sorted(keys)), spec.to_json(), asked)
         entered = sweeps.enter_runs(ledger, list(_fresh(name, new, requests, keys)))
         fresh = dict(zip(new, entered, strict=True))
         found = [fresh[at] if run is None else run.key for at, run in enumerate(runs)]
@@ -310,7 +320,8 @@ def _computed(
     """Compute the members, and tell whom the spec names how all of them went, when all are free."""
 
     def result() -> SweepResult:
-        return replace(show(sweep.id, ledger), asked=asked)
+        now = the_sweep(ledger, sweep.id)
+        return _shown(ledger, now, now.asked if asked is None else asked)
 
     def note(words: str) -> None:
         with suppress(ClusterError):  # who cannot be told of does the sweep no harm either

@@ -29,6 +29,7 @@ class Sweep(NamedTuple):
     spec: dict[str, Any]
     stopped_by: str | None
     progress: dict[str, Any] | None
+    asked: frozenset[int] | None
 
 
 class Fresh(NamedTuple):
@@ -171,21 +172,28 @@ def enter_runs(ledger: Ledger, fresh: Sequence[Fresh]) -> list[int]:
     return keys
 
 
-def enter(ledger: Ledger, sweep: str, name: str, request: str, spec: object) -> Sweep:
+def enter(
+    ledger: Ledger, sweep: str, name: str, request: str, spec: object,
+    asked: frozenset[int] | None,
+) -> Sweep:  # fmt: skip
     """Enter a sweep under that id, or take the newest of the same name and points.
 
-    To be called in a transaction.
+    To be called in a transaction. ``asked`` are the places of the points that this start is to
+    compute, None all of them; those of earlier starts stay asked for.
     """
     where = "WHERE request = ? AND name = ? ORDER BY created DESC, key DESC LIMIT 1"
     found = _sweeps(ledger, where, (request, name))
     if found:
+        before = found[0].asked
+        both = None if asked is None or before is None else asked | before
         ledger.db.execute(
-            "UPDATE sweep SET spec = ? WHERE key = ?", (json.dumps(spec), found[0].key)
+            "UPDATE sweep SET spec = ?, asked = ? WHERE key = ?",
+            (json.dumps(spec), _places(both), found[0].key),
         )
-        return found[0]
+        return found[0]._replace(asked=both)
     ledger.db.execute(
-        "INSERT INTO sweep (id, name, created, request, spec) VALUES (?, ?, ?, ?, ?)",
-        (sweep, name, time.time(), request, json.dumps(spec)),
+        "INSERT INTO sweep (id, name, created, request, spec, asked) VALUES (?, ?, ?, ?, ?, ?)",
+        (sweep, name, time.time(), request, json.dumps(spec), _places(asked)),
     )
     return _sweeps(ledger, "WHERE id = ?", (sweep,))[0]
 
@@ -381,10 +389,18 @@ class Diary:
         self._scribe.put("UPDATE sweep SET progress = ? WHERE key = ?", (text, sweep.key))
 
 
+def _places(places: frozenset[int] | None) -> str | None:
+    return None if places is None else json.dumps(sorted(places))
+
+
 def _sweeps(ledger: Ledger, where: str, values: tuple[object, ...]) -> list[Sweep]:
     rows = ledger.all(f"SELECT {', '.join(Sweep._fields)} FROM sweep {where}", values)
     found = (Sweep(*row) for row in rows)
     return [
-        row._replace(spec=json.loads(row.spec), progress=json.loads(row.progress or "null"))  # type: ignore[arg-type]
+        row._replace(
+            spec=json.loads(row.spec),  # type: ignore[arg-type]
+            progress=json.loads(row.progress or "null"),  # type: ignore[arg-type]
+            asked=None if row.asked is None else frozenset(json.loads(row.asked)),  # type: ignore[arg-type]
+        )
         for row in found
     ]

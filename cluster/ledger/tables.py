@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-SCHEMA = 2
+SCHEMA = 3
 
 _WISHES = """CREATE TABLE wish (      -- of people, for a run that is being computed
     key    INTEGER PRIMARY KEY,
@@ -53,6 +53,8 @@ CREATE TABLE pool_event (              -- what happened to nodes while a pool wa
 );
 CREATE INDEX pool_event_pool ON pool_event (pool);
 """
+# JSON: the places of the points that its starts were to compute; NULL: all.
+_ASKED = "ALTER TABLE sweep ADD COLUMN asked TEXT;\n"
 TABLES = (
     """
 CREATE TABLE run (
@@ -142,6 +144,7 @@ CREATE INDEX event_run ON event (run);
 """
     + _WISHES
     + _SWEEPS
+    + _ASKED
     + """
 CREATE TABLE owner (                   -- on a network file system: the one host that may write
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -153,7 +156,10 @@ CREATE TABLE owner (                   -- on a network file system: the one host
 )
 
 # What turns a store of an older format into one of the next.
-UPGRADES = {1: _WISHES + "ALTER TABLE session ADD COLUMN start TEXT;\n" + _SWEEPS}
+UPGRADES = {
+    1: _WISHES + "ALTER TABLE session ADD COLUMN start TEXT;\n" + _SWEEPS,
+    2: _ASKED,
+}
 UNENDED = (
     "state = 'running', stopped_by = NULL, drained = NULL, counted = NULL, tally = NULL,"
     " ranges = NULL"

@@ -29,7 +29,7 @@ def of_result(result: Result) -> Message:
 
 def of_sweep(result: SweepResult) -> Message:
     """How a start of a sweep, or of a part of one, ended."""
-    state, total = result.own_state, len(result.points)
+    state, total = result.state, len(result.points)
     why = f" ({result.stopped_by})" if result.stopped_by else ""
     done = f"{result.done} of {total} points done"
     return {

@@ -77,13 +77,14 @@ def _whole(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
         _point(ledger, place, given, run, begun.get(run.key)) for place, given, run in rows
     )
     states = [point.standing.state for point in points]
+    own = [p.standing.state for p in points if sweep.asked is None or p.point in sweep.asked]
     progress, each = sweep.progress or {}, [point.standing for point in points]
     waiting = sum(point.waiting for point in points)
     goals = [standing.goal_blocks for standing in each]
     whole = Standing(
         run=sweep.id,
         name=sweep.name,
-        state=state_of(states, sweep.stopped_by),
+        state=state_of(own, sweep.stopped_by),
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(sweep.created)),
         holder=next((standing.holder for standing in each if standing.holder), None),
         kernel=sweep.spec["kernel"],

@@ -43,14 +43,16 @@ class SweepResult:
 
     Attributes:
         sweep, name: its id and its spec's name.
-        state: failed if any point has; else running, interrupted or partial if any is; else done.
+        state: of the points that are asked for: failed if any has; else running, interrupted or
+            partial if any is; else done.
         stopped_by: what ended its last start early: failure, max_time, window, nodes or a signal;
             None: nothing did.
         points: in the order of the spec.
         wall_s: seconds over all its starts.
         nodes: what each node did for the points while the sweep was computed.
         resume: the command that goes on with it, or None.
-        asked: the places of the points that were to be computed; None: all.
+        asked: the places of the points that were to be computed; None: all. The others are owed
+            by others, who may have a store of their own.
     """
 
     sweep: str
@@ -65,17 +67,14 @@ class SweepResult:
     asked: frozenset[int] | None = None
 
     @property
-    def own_state(self) -> str:
-        """The state of what was asked for: of a part of the points, others are owed by others."""
-        if self.asked is None:
-            return self.state
-        states = [point.result.state for point in self.points if point.point in self.asked]
-        return state_of(states, self.stopped_by)
+    def own(self) -> Sequence[PointResult]:
+        """The points that are asked for."""
+        return [p for p in self.points if self.asked is None or p.point in self.asked]
 
     @property
     def exit_code(self) -> int:
         """1 if a point failed; else what ended it, if it was a signal; else 3 if any is owed."""
-        return State(self.own_state).exit_code(self.stopped_by)
+        return State(self.state).exit_code(self.stopped_by)
 
     @property
     def run(self) -> str:
@@ -97,6 +96,7 @@ class SweepResult:
             "stopped_by": self.stopped_by,
             "points_done": self.done,
             "points_total": len(self.points),
+            "points_asked": len(self.own),
             "samples": sum(point.result.samples for point in self.points),
             "wall_s": self.wall_s,
             "nodes": [vars(node) for node in self.nodes],

@@ -188,12 +188,12 @@ def sweep(result: SweepResult, *, short: bool = False) -> list[Part]:
     Points that are not done come first there.
     """
     keys = given_keys(result)
-    shown = list(result.points)
+    shown = list(result.own if short else result.points)
     if short and len(shown) > _MOST_POINTS:
         shown = sorted(shown, key=lambda point: point.result.state == "done")[:_MOST_POINTS]
     state, total = State(result.state), len(result.points)
     why = f", by {result.stopped_by}" if result.stopped_by else ""
-    title = f"{state.symbol} {result.name}: {count(result.done)} of {counted(total, 'point')} done"
+    title = f"{state.symbol} {result.name}: {_points_done(result)}"
     titles = ("point", *keys, "estimate", "std error", "samples", "busy", "state")
     left = total - len(shown)
     more = f"... and {counted(left, 'more point')}: {command('show', result.sweep)}"
@@ -215,6 +215,14 @@ def sweep(result: SweepResult, *, short: bool = False) -> list[Part]:
         *nodes(result.nodes),
         *([Line(), *facts({"go on with": result.resume})] if result.resume else []),
     ]
+
+
+def _points_done(result: SweepResult) -> str:
+    total = counted(len(result.points), "point")
+    if result.asked is None or len(result.own) == len(result.points):
+        return f"{count(result.done)} of {total} done"
+    done = sum(point.result.state == "done" for point in result.own)
+    return f"{count(done)} of {count(len(result.own))} done, a part of {total}"
 
 
 def compare(document: Document) -> list[Part]:

@@ -357,6 +357,22 @@ def test_a_store_of_an_older_format_is_upgraded_and_keeps_its_runs(tmp_path: Pat
         assert sweeps.listed(ledger) == []
 
 
+def test_a_store_whose_sweeps_had_no_parts_is_upgraded(tmp_path: Path) -> None:
+    """Of the second format: all of their points were asked for."""
+    with Ledger(tmp_path, create=True) as ledger, ledger.transaction():
+        sweeps.enter(ledger, "s", "s", "request", {}, frozenset({1}))
+    with by_hand(tmp_path) as db:
+        db.execute("ALTER TABLE sweep DROP COLUMN asked")
+        db.execute("PRAGMA user_version = 2")
+    with Ledger(tmp_path) as ledger:
+        assert [sweep.asked for sweep in sweeps.listed(ledger)] == [None]
+        with ledger.transaction():
+            for name, places in (("s", (0,)), ("t", (0,)), ("t", (2,))):
+                made = sweeps.enter(ledger, f"{name}-1", name, "request", {}, frozenset(places))
+                assert sweeps.named(ledger, made.id) == made
+        assert [sweep.asked for sweep in sweeps.listed(ledger)] == [{0, 2}, None]
+
+
 @pytest.mark.fault(103)
 def test_the_package_never_unpickles() -> None:
     """No room imports pickle, marshal or shelve, but those that keep an engine's own in check."""

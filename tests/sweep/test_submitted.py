@@ -135,6 +135,44 @@ def test_parts_for_an_array_are_disjoint_and_together_all(tmp_path: Path) -> Non
     assert many["state"] == "done"
 
 
+def test_a_part_in_a_store_of_its_own_is_done_when_its_points_are(tmp_path: Path) -> None:
+    """For all who look: its page, its document, `wait`, `ls`; a resume computes no others."""
+    folder = Folder(tmp_path)
+    page = folder.said("submit", "s.yaml", "--points", "1/2")
+    assert "✓ swept: 3 of 3 done, a part of 5 points" in page
+    assert "interrupted" not in page
+    assert "go on with" not in page
+    for verb in ("wait", "show", "resume"):
+        result = ask(verb, "swept", cwd=tmp_path)
+        assert (result["state"], result["resume"]) == ("done", None)
+        assert [result[f"points_{word}"] for word in ("done", "asked", "total")] == [3, 3, 5]
+    (row,) = json.loads(folder.said("ls", "--json"))
+    assert row["state"] == "done"
+    both = folder.submit("--points", "2/2")
+    assert (both["state"], both["points_done"], both["points_asked"]) == ("done", 5, 2)
+    assert folder.show()["points_asked"] == 5
+    first = folder.submit("--points", "1/2", "--store", "whole")
+    assert (first["points_done"], first["points_asked"]) == (3, 3)
+    whole = folder.submit("--store", "whole")
+    assert [whole[f"points_{word}"] for word in ("done", "asked", "total")] == [5, 5, 5]
+
+
+def test_a_part_that_is_stopped_is_gone_on_with_as_a_part(tmp_path: Path) -> None:
+    """The command that it tells computes its own points, and no others."""
+    folder = Folder(tmp_path, sweep={"matrix": {"params.share": SHARES}, "max_time": "0.6 s"},
+                    samples=64 * 30, params={"nap": 0.02}, nodes="localhost:1")  # fmt: skip
+    result = folder.submit("--points", "2/2", code=3)
+    assert (result["state"], result["stopped_by"]) == ("partial", "max_time")
+    for _ in range(40):
+        words = arguments(result["resume"])
+        process = cluster(*words, "--json", cwd=tmp_path)
+        result = only_document(process.stdout, "submit")
+        if process.returncode == 0:
+            break
+    assert (result["state"], result["points_done"], result["points_asked"]) == ("done", 2, 2)
+    assert {point["samples"] for point in result["points"][::2]} == {0}
+
+
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
 def test_a_part_that_cannot_be_is_refused(text: str, tmp_path: Path) -> None:
     """The message says what may come."""

@@ -70,7 +70,9 @@ def check_fields(fields: Sequence[str]) -> None:
         for part in text.split(","):
             if not _may_be(part, low, high, names):
                 said = "" if part == text else f" in {text!r}"
-                raise CrontabError(f"the {name} must be from {low} to {high}, got {part!r}{said}")
+                upwards = ", and a range goes upwards" if "-" in part else ""
+                words = f"the {name} must be from {low} to {high}{upwards}, got {part!r}{said}"
+                raise CrontabError(words)
 
 
 def _may_be(part: str, low: int, high: int, names: Sequence[str]) -> bool:

@@ -73,9 +73,12 @@ def test_what_is_no_time_is_refused(when: str) -> None:
         ("0 0 * 13 *", "the month must be from 1 to 12, got '13'"),
         ("0 0 * mon *", "the month must be from 1 to 12, got 'mon'"),
         ("0 0 * * 8", "the day of the week must be from 0 to 7, got '8'"),
-        ("0 0 * * 5-1", "the day of the week must be from 0 to 7, got '5-1'"),
+        (
+            "0 0 * * 5-1",
+            "the day of the week must be from 0 to 7, and a range goes upwards, got '5-1'",
+        ),
         ("*/0 0 * * *", "the minute must be from 0 to 59, got '*/0'"),
-        ("0 5- * * *", "the hour must be from 0 to 23, got '5-'"),
+        ("0 5- * * *", "the hour must be from 0 to 23, and a range goes upwards, got '5-'"),
         ("0 ** * * *", "the hour must be from 0 to 23, got '**'"),
     ],
 )

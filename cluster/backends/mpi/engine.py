@@ -45,6 +45,12 @@ _STARTS, _LONGEST = 3, 60.0
 _SILENT = 15.0
 _NOT_FOUND = 78
 _FENCE = "cluster.backends.mpi.fence"
+# The name of this machine among places; no host has one with a space.
+_HERE = "this machine"
+RISK = (
+    "MPI listens at every address of {}, where no fence holds it: keep strangers away by a"
+    " firewall, or take backend ssh"
+)
 
 
 @dataclass
@@ -117,6 +123,8 @@ class Engine(Hosted):
         self._asking: list[Caller] = []
         self._running: dict[tuple[str, int, int], Caller] = {}
         self._folder: Path | None = None
+        self._loose: set[str] = set()
+        self._warned: set[str] = set()
 
     # -- what Hosted asks -------------------------------------------------------------------------
 
@@ -164,8 +172,16 @@ class Engine(Hosted):
 
     def _reason(self, host: Host) -> str:
         if self._world_of(host):
-            return host.reason
+            return self._with_risk(host)
         return f"no MPI world with it is up; {self._last}".rstrip("; ")
+
+    def _with_risk(self, host: Host) -> str:
+        """Once for each place: MPI listens at every address there."""
+        places = (self._loose & {_HERE, host.name}) - self._warned
+        self._warned |= places
+        if not places:
+            return host.reason
+        return f"{host.reason}; {RISK.format(' and '.join(sorted(places)))}"
 
     def _give(self, task: Task, host: Host | None) -> None:
         world = self._world_of(host) if host else None
@@ -252,6 +268,10 @@ class Engine(Hosted):
             yield Outcome.from_json(message)
         elif "up" in message:
             world.up[message["up"]] = self._attention.now
+            if not message["held"]["here"]:
+                self._loose.add(_HERE)
+            if not message["held"]["there"]:
+                self._loose.add(message["up"])
         elif "alive" in message:
             world.up |= dict.fromkeys(world.up.keys() & set(message["alive"]), self._attention.now)
         elif "unfit" in message:

@@ -73,6 +73,16 @@ def main() -> None:
     )
 
 
+def is_held() -> bool:
+    """Whether this process is in a fence that works: a socket for every address gets one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
+        try:
+            trial.bind(("", 0))
+        except OSError:
+            return True
+        return bool(trial.getsockname()[0] != "0.0.0.0")
+
+
 def interface_of(address: str) -> str:
     """The interface of this machine whose IPv4 address that is; empty where there is none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:

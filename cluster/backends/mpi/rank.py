@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
-from cluster.backends.mpi.fence import LOOPBACK, OWN_ADDRESS, interface_of
+from cluster.backends.mpi.fence import LOOPBACK, OWN_ADDRESS, interface_of, is_held
 from cluster.backends.mpi.world import DOWN, UP, World, guarded, join
 from cluster.errors import EngineError
 from cluster.family import die_with_parent
@@ -108,7 +108,7 @@ class Coordinator:
         self._here: list[list[str]] | None = None
         self._homeless: list[int] = []
         self._alive: set[str] = set()
-        self._beaten = 0.0
+        self._beaten, self._held = 0.0, is_held()
 
     def serve(self) -> None:
         """Until the dispatcher is gone."""
@@ -149,7 +149,8 @@ class Coordinator:
             self._alive.add(message["alive"])
         else:
             self._ranks[message["up"]] = rank
-            self._wire.queue({"up": message["up"], "slots": 1, "reason": f"over MPI, rank {rank}"})
+            where = {"here": self._held, "there": message["held"]}
+            self._wire.queue({"up": message["up"], "held": where})
 
     def _settle(self) -> None:
         """Tell ranks on this machine whose worker processes they are to use."""
@@ -218,7 +219,7 @@ class Relay:
         descriptor = self._connection.fileno()
         self._wire = Wire(descriptor, descriptor, self._selector, bytes)
         self._name = name
-        self._say({"up": name})
+        self._say({"up": name, "held": is_held()})
 
     def _say(self, message: object) -> None:
         self._world.queue(0, UP, message)

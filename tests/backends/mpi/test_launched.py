@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.backends.mpi.engine import RISK
 from cluster.backends.mpi.rank import transport
 from cluster.family import descendants
 from tests.backends.mpi.test_inside import alone, command_of, cpu_seconds, spec, start, told
@@ -132,3 +133,29 @@ def test_ranks_on_one_machine_open_no_port() -> None:
         "UCX_NET_DEVICES": "lo", "FI_TCP_IFACE": "lo",
     }  # fmt: skip
     assert transport("", "/folder") == {"OMPI_MCA_btl": "self,tcp"}
+
+
+# A kind of machine for which the fence has no numbers: it cannot ask for binds, as in a container
+# that forbids it.
+LOOSE = """
+import platform, sys
+
+if any("mpi.fence" in word for word in sys.orig_argv):
+    platform.machine = lambda: "another kind"
+"""
+
+
+@pytest.mark.parametrize("loose", [True, False])
+def test_it_is_told_once_where_mpi_is_not_held_to_one_address(tmp_path: Path, loose: bool) -> None:
+    """In the output and in the ledger; the run goes on."""
+    more = {}
+    if loose:
+        (tmp_path / "sitecustomize.py").write_text(LOOSE)
+        more = {"PYTHONPATH": str(tmp_path)}
+    result, err = told(submit(tmp_path, spec(tmp_path, 20, 0.0), more))
+    err = " ".join(err.split())  # it is wrapped
+    assert result["state"] == "done"
+    with sqlite3.connect(tmp_path / "runs" / "ledger.sqlite") as db:
+        texts = " ".join(text for (text,) in db.execute("SELECT text FROM event"))
+    words = RISK.format("localhost and this machine")
+    assert (err.count(words), texts.count(words)) == (loose, loose), (err, texts)

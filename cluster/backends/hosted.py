@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
 from cluster.errors import NodesMissing, UsageError
+from cluster.folders import sweep
 from cluster.launch import Change, Fleet, Happening, Host, Standing
 from cluster.nodes import Node
 from cluster.patience import Attention
@@ -104,6 +105,7 @@ class Hosted(Backend):
 
     def run(self, work: Work, source: Source) -> Items:
         """See :meth:`Backend.run`."""
+        sweep()  # an engine's files here, where its dispatcher was killed
         self._fleet = fleet = Fleet(self.nodes, work, self._selector, **self._kinds())
         fleet.hold_to(self.options.kernels, self.options.probes, self.options.probed)
         self._deadline = time.monotonic() + self.options.launch

@@ -12,9 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from cluster.backends.base import Options
 from cluster.backends.mpi.engine import RISK
 from cluster.backends.mpi.rank import transport
+from cluster.backends.ssh import Engine as Ssh
+from cluster.errors import NodesMissing
 from cluster.family import descendants
+from cluster.nodes import Node
+from cluster.testing import Script, work_of
 from tests.backends.mpi.test_inside import alone, command_of, cpu_seconds, spec, start, told
 from tests.faults.battery import wait_until_gone
 
@@ -159,3 +164,25 @@ def test_it_is_told_once_where_mpi_is_not_held_to_one_address(tmp_path: Path, lo
         texts = " ".join(text for (text,) in db.execute("SELECT text FROM event"))
     words = RISK.format("localhost and this machine")
     assert (err.count(words), texts.count(words)) == (loose, loose), (err, texts)
+
+
+def test_the_folder_of_a_killed_dispatcher_goes_with_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is on the dispatcher's machine, where no agent of the next run needs to be."""
+    cache = {"CLUSTER_CACHE": str(tmp_path / "cache")}
+    process = submit(tmp_path, spec(tmp_path, 1000, 0.1), cache)
+    ranks_below(process.pid)
+    below = set(descendants(process.pid))
+    process.kill()
+    process.communicate(timeout=60)
+    wait_until_gone(below, 20.0)
+    folders = tmp_path / "cache" / "hosts"
+    left = set(folders.iterdir())
+    assert left
+    # An engine none of whose hosts comes.
+    monkeypatch.setenv("CLUSTER_CACHE", cache["CLUSTER_CACHE"])
+    node = Node("nowhere.invalid", slots=1)
+    with Ssh((node,), Options(tick=0.1, launch=0.1)) as engine, pytest.raises(NodesMissing):
+        list(engine.run(work_of(), Script(0)))
+    assert not left & set(folders.iterdir())

@@ -19,7 +19,7 @@ from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Sea
 from cluster.backends.mpi.hand import Hand
 from cluster.backends.mpi.world import DOWN, UP, World, guarded, join
 from cluster.errors import EngineError, UsageError
-from cluster.handshake import differences, fingerprint, table
+from cluster.handshake import differences, fingerprint, is_drawn, table
 from cluster.nodes import Node
 from cluster.patience import Attention
 from cluster.work import Outcome, Task, Work
@@ -230,6 +230,8 @@ class Inside(Backend):
 
     def _begin(self, work: Work) -> None:
         self._here = fingerprint(work)
+        if self.options.probes and (begun := self.options.probes[0]) is not None:
+            self._probe = "where the run was begun", begun
         self._all.run += 1
         for rank in self._ranks:
             rank.begin()
@@ -259,11 +261,19 @@ class Inside(Backend):
             what = ", ".join(each.what for each in found)
             rank.refused = f"it differs in {what}:\n{table(rank.host, found)}"
         elif rank.probe is not None:
-            known = self._probe = self._probe or (rank.host, rank.probe)
-            if known[1] != rank.probe:
+            if self._probe is None:
+                self._learn(rank.host, rank.probe)
+            elif self._probe[1] != rank.probe:
                 rank.refused = (
-                    f"a few samples of the kernel came out differently there than on {known[0]}"
+                    f"a few samples of the kernel came out differently there than {self._probe[0]}"
                 )
+
+    def _learn(self, host: str, probe: str) -> None:
+        """Hold others, and a resume, to what came out first; how a kernel fails holds nobody."""
+        if is_drawn(probe):
+            self._probe = f"on {host}", probe
+            if self.options.probed is not None:
+                self.options.probed(0, probe)
 
     def _changes(self) -> Iterator[Outcome | NodeEvent]:
         """What became of the slots; what a silent rank had is answered for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -134,6 +135,28 @@ def test_a_lost_rank_costs_nothing_that_was_acknowledged(tmp_path: Path) -> None
     result, _ = told(world(tmp_path, *words, "--resume"))
     assert result["state"] == "done"
     assert result["digest"] == alone(tmp_path, path)
+
+
+def test_a_resume_is_held_to_how_the_kernel_came_out_where_the_run_was_begun(
+    tmp_path: Path,
+) -> None:
+    """The first world records it; ranks of another that differ are refused."""
+    words = ("submit", str(spec(tmp_path, 100, 0.05)), "--json", "--task-blocks", "1")
+    process = world(tmp_path, *words)
+    ranks = ranks_of(process.pid)
+    time.sleep(1.5)
+    os.kill(max(ranks), signal.SIGKILL)
+    process.communicate(timeout=30)
+    with sqlite3.connect(tmp_path / "runs" / "ledger.sqlite") as db:
+        ((begun,),) = db.execute("SELECT json_extract(definition, '$.probe') FROM run")
+        assert begun
+        db.execute("UPDATE run SET definition = json_set(definition, '$.probe', 'another')")
+    _, err = world(tmp_path, *words, "--resume").communicate(timeout=60)
+    assert "came out differently there than where the run was begun" in err
+    with sqlite3.connect(tmp_path / "runs" / "ledger.sqlite") as db:
+        db.execute("UPDATE run SET definition = json_set(definition, '$.probe', ?)", (begun,))
+    result, _ = told(world(tmp_path, *words, "--resume"))
+    assert result["digest"] == alone(tmp_path, tmp_path / "slow.yaml")
 
 
 # A mistake of ours in a rank, which no kernel can make.

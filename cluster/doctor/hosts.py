@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import time
 from collections import defaultdict
@@ -13,8 +14,11 @@ from importlib.util import find_spec
 from typing import Any
 
 from cluster.backends.base import Entry, Options, kind
+from cluster.backends.mpi.launcher import find
+from cluster.backends.scoop.pin import VERSION, refusal
 from cluster.doctor.finding import Finding
 from cluster.doctor.there import PATIENCE, Ear, reached, versions
+from cluster.errors import EngineError
 from cluster.launch import Change, Fleet, Host, Patience, Reach, Standing, is_here
 from cluster.nodes import Node, NodeList
 from cluster.slots import python_command
@@ -81,7 +85,8 @@ def checkup(nodes: NodeList, work: Work, entry: Entry, options: Options) -> list
     """
     if not entry.usable:
         return [Finding(entry.name, "bad", f"{entry.name} is not installed here", entry.install)]
-    return findings(visit(nodes.hosts, work, entry, options), entry, nodes.required)
+    here = [_ENGINES[entry.name]()] if entry.name in _ENGINES else []
+    return here + findings(visit(nodes.hosts, work, entry, options), entry, nodes.required)
 
 
 def findings(visits: Sequence[Visit], entry: Entry, required: int | None) -> list[Finding]:
@@ -96,6 +101,27 @@ def findings(visits: Sequence[Visit], entry: Entry, required: int | None) -> lis
     message = f"{usable} of {wanted} required hosts can be used; missing: {', '.join(missing)}"
     fix = f"mend them, or go on without them: --set nodes.required={usable}" if usable else None
     return [*found, Finding(HOSTS, "bad", message, fix)]
+
+
+def _launcher() -> Finding:
+    """What starts MPI worlds, here."""
+    try:
+        found = find(os.environ)
+    except EngineError as error:
+        return Finding("mpirun", "bad", error.message, error.fix)
+    version = ".".join(map(str, found.version))
+    return Finding("mpirun", "ok", f"{found.flavour} {version} ({found.path})")
+
+
+def _scoop() -> Finding:
+    """The version that is here."""
+    message, fix = refusal()
+    if message:
+        return Finding("scoop", "bad", message, fix)
+    return Finding("scoop", "ok", f"SCOOP {VERSION}, the one that the backend works with")
+
+
+_ENGINES: Mapping[str, Callable[[], Finding]] = {"mpi": _launcher, "scoop": _scoop}
 
 
 # -- what is said ----------------------------------------------------------------------------------
@@ -197,7 +223,9 @@ def _modules(visit: Visit, entry: Entry) -> Iterator[Finding]:
         yield Finding(entry.name, "bad", message, f"there: {entry.install}", name)
     elif other:
         fix = "install the same version there as here"
-        yield Finding(entry.name, "warn", "; ".join(other), fix, name)
+        # The backend refuses every SCOOP but one; the others work with their neighbours' versions.
+        status = "bad" if entry.name == "scoop" else "warn"
+        yield Finding(entry.name, status, "; ".join(other), fix, name)
     elif there:
         shown = ", ".join(f"{module} {version}" for module, version in there.items())
         yield Finding(entry.name, "ok", f"{shown}, as here", None, name)

@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 
-from cluster.backends.base import TABLE, Entry
+from cluster.backends.base import TABLE, Entry, Options
 from cluster.doctor.diagnosis import exit_code
 from cluster.doctor.finding import Finding
-from cluster.doctor.hosts import Visit, findings
+from cluster.doctor.hosts import Visit, checkup, findings
 from cluster.doctor.there import Ear, reached, versions
-from cluster.nodes import Node
+from cluster.nodes import Node, NodeList
 from cluster.report import text
 from cluster.report.layout import plain
+from cluster.testing import work_of
 
-SSH, MPI = (next(row for row in TABLE if row.name == name) for name in ("ssh", "mpi"))
+SSH, SCOOP, MPI = (
+    next(row for row in TABLE if row.name == name) for name in ("ssh", "scoop", "mpi")
+)
 HELLO = {
     "python": "3.12", "numpy": "2.0", "cluster": "1.0", "cores": 4, "interpreter": "/opt/python",
     "machine": "a",
@@ -67,6 +70,27 @@ def test_each_trouble_is_told_with_its_cure(
     assert (found.check, found.status, found.host) == (check, status, "h1")
     assert said in found.message
     assert found.fix
+
+
+def test_another_version_of_scoop_is_bad_for_its_backend_refuses_it() -> None:
+    """Others work with the version of their neighbours, and are only warned of."""
+    facts = FACTS | {"modules": {"numba": "1.0", "scoop": "0.7.1"}}
+    (found,) = (each for each in seen(SCOOP, facts=facts) if each.check == "scoop")
+    assert (found.status, found.host) == ("bad", "h1")
+    facts = FACTS | {"modules": {"numba": "1.0", "mpi4py": "1.0"}}
+    (found,) = (each for each in seen(MPI, facts=facts) if each.check == "mpi")
+    assert found.status == "warn"
+
+
+def test_mpi_without_an_mpirun_is_bad_before_any_host_is_visited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the cure, and the exit code of what is wrong."""
+    monkeypatch.setenv("CLUSTER_MPIRUN", "/nowhere/mpirun")
+    first, *_ = checkup(NodeList((Node("localhost", slots=1),)), work_of(), MPI, Options())
+    assert (first.check, first.status) == ("mpirun", "bad")
+    assert "/nowhere/mpirun" in first.message
+    assert exit_code([first]) == 1
 
 
 def test_threads_that_fit_the_cores_are_no_trouble() -> None:

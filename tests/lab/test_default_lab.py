@@ -56,11 +56,11 @@ def test_plain_ssh_finds_the_hosts_of_the_default_lab(default_lab: Lab, tmp_path
 def test_a_shipped_spec_runs_on_the_default_lab_without_more(
     default_lab: Lab, tmp_path: Path
 ) -> None:
-    """`scripts/lab up 3 && python -m cluster submit configs/pi-ssh.yaml` is all that it takes."""
-    done = plain(*COMMAND, "submit", f"{ROOT}/configs/pi-ssh.yaml", "--json", cwd=tmp_path)
+    """`scripts/lab up 3 && python -m cluster submit configs/pi-dispy.yaml` is all that it takes."""
+    done = plain(*COMMAND, "submit", f"{ROOT}/configs/pi-dispy.yaml", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
-    assert (result["state"], result["backend"]) == ("done", "ssh")
+    assert (result["state"], result["backend"]) == ("done", "dispy")
     assert {node["node"] for node in result["nodes"]} == default_lab.hosts.keys()
     assert all(node["samples"] for node in result["nodes"])
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,35 @@ def test_the_digest_is_that_of_serial_whatever_the_slots_and_the_speeds(
     assert sum(node["samples"] for node in nodes.values()) == result["samples"]
     assert nodes["h1"]["samples"] > nodes["h3"]["samples"] > nodes["h2"]["samples"]
     await_no_orphans(lab)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_host_that_is_five_times_slower_holds_nobody_up(
+    every_backend: str, lab: Lab, tmp_path: Path
+) -> None:
+    """Drawing takes at most 1.15 x what the hosts' summed speed allows; the better of two runs."""
+    ratios: list[float] = []
+    while len(ratios) < 2 and min(ratios, default=2.0) > 1.15:
+        (folder := tmp_path / str(len(ratios))).mkdir()
+        site = Site(folder, lab, every_backend, blocks=1300)
+        site.spec["nodes"][1]["env"]["NAP"] = "0.15"
+        site.write()
+        ratios.append(over_ideal(site, site.run()))
+    assert min(ratios) <= 1.15, ratios
+
+
+def over_ideal(site: Site, result: dict[str, Any]) -> float:
+    """The time from the first start of a task to the last answer, as a multiple of the ideal.
+
+    The ideal is that each slot draws without a pause, as fast as it drew.
+    """
+    with sqlite3.connect(site.folder / "runs" / "ledger.sqlite") as db:
+        ((begun, ended),) = db.execute("SELECT min(started), max(received) FROM outcome")
+    nodes = result["nodes"]
+    assert len(nodes) == len(ALL)
+    speed = sum(node["slots"] * node["samples"] / node["busy_s"] for node in nodes)
+    return float((ended - begun) * speed / result["samples"])
 
 
 @pytest.mark.fault(4)

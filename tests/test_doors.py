@@ -222,5 +222,5 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert headers["Version"] == cluster.__version__
     assert headers["License-Expression"] == "MIT"
     assert headers["Requires-Python"] == ">=3.11"
-    assert {"fast", "report", "all", "dev"} <= set(headers.get_all("Provides-Extra", []))
+    assert {"fast", "all", "dev"} <= set(headers.get_all("Provides-Extra", []))
     assert b"cluster = cluster.__main__:main" in wheel.read(named["entry_points.txt"])

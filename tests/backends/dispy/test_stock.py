@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,7 +73,8 @@ class Stock(NamedTuple):
     def kill(self) -> None:
         """Everything of it at once."""
         for pid in descendants(self.process.pid):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # some end with others
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

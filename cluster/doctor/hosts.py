@@ -21,7 +21,6 @@ from cluster.doctor.there import PATIENCE, Ear, reached, versions
 from cluster.errors import EngineError
 from cluster.launch import Change, Fleet, Host, Patience, Reach, Standing, is_here
 from cluster.nodes import Node, NodeList
-from cluster.slots import python_command
 from cluster.work import Work
 
 HOSTS = "hosts"
@@ -393,7 +392,10 @@ class Tour:
 
     def _told(self, asked: Mapping[Host, Any]) -> dict[Host, dict[str, Any]]:
         """What the hosts answer to a question each; those that do not are left out."""
-        started = {host: (host.name, _start(host, question)) for host, question in asked.items()}
+        started = {
+            host: (host.name, host.start_module(_THERE, question))
+            for host, question in asked.items()
+        }
         self._fleet.send()
         self._turn(
             _ANSWER,
@@ -427,9 +429,3 @@ def _one_slot(node: Node) -> Node:
 def _port(host: Host) -> int:
     """Where a run would have its process listen there; 0 is any that is free."""
     return 0 if host.node.attach is None else host.node.attach + 1
-
-
-def _start(host: Host, question: Any) -> int:
-    there = ["{python}", "-P", "-m", _THERE]
-    command = python_command("{python}", _THERE) if is_here(host.node) else there
-    return host.start(command, first=question)

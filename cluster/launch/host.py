@@ -16,6 +16,7 @@ from cluster.launch import srun
 from cluster.launch.ssh import Trouble, agent_command, agent_environment, is_here, trouble
 from cluster.nodes import Node
 from cluster.patience import Attention, backoff
+from cluster.slots import python_command
 from cluster.work import Work
 
 
@@ -174,6 +175,13 @@ class Host:
             "input": first, "talks": talks,
         }})  # fmt: skip
         return self._commands
+
+    def start_module(self, module: str, first: object = None) -> int:
+        """Have its agent start ``main`` of a module of this package; see :meth:`start`."""
+        there = ["{python}", "-P", "-m", module]
+        return self.start(
+            python_command("{python}", module) if is_here(self.node) else there, first=first
+        )
 
     def kill(self, command: int) -> None:
         """Have its agent kill a command that it started."""

@@ -13,7 +13,7 @@ from cluster.backends.dispy.relay import relay_command
 from cluster.backends.dispy.seal import fresh_secret
 from cluster.backends.dispy.stock import RISK, stock_command
 from cluster.backends.driver import Driven
-from cluster.launch import Host, agent_command, is_here
+from cluster.launch import Host, agent_command
 from cluster.nodes import Node
 from cluster.patience import backoff
 from cluster.slots import python_command
@@ -163,12 +163,10 @@ class Engine(Driven):
 
     def _start_node(self, host: Host, started: Started) -> None:
         node = host.node
-        there = ["{python}", "-P", "-m", _NODE]
-        command = python_command("{python}", _NODE) if is_here(node) else there
         # One that stands has named its ports; a firewall may know them.
         port = 0 if node.attach is None else node.attach + 1
         wanted = {**self._place(host), "port": port, "secret": self._secret}
-        started.command = host.start(command, first=wanted)
+        started.command = host.start_module(_NODE, wanted)
 
     def _place(self, host: Host) -> dict[str, Any]:
         """Where a host's node is, and where it finds us."""

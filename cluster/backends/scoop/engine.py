@@ -12,7 +12,7 @@ from cluster.backends.driver import Driven
 from cluster.backends.scoop.pin import refusal
 from cluster.backends.scoop.seal import fresh_key
 from cluster.errors import EngineError
-from cluster.launch import Fleet, Host, Standing, is_here
+from cluster.launch import Fleet, Host, Standing
 from cluster.patience import backoff
 from cluster.slots import python_command
 from cluster.work import Outcome, Work
@@ -225,9 +225,7 @@ class Engine(Driven):
         first = {
             "key": self._key, "name": seat.name, "address": address, "ports": self._doors[address],
         }  # fmt: skip
-        here = is_here(host.node)
-        command = python_command("{python}", _WORKER) if here else ["{python}", "-P", "-m", _WORKER]
-        seat.command = host.start(command, first=first)
+        seat.command = host.start_module(_WORKER, first)
 
     def _lose_seat(self, host: Host, seat: Seat, how: str) -> None:
         """Another one is started, after a pause that grows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from cluster.count import Count
+from cluster.patience import backoff
 from cluster.plan import Ranges
 
 # A host is set aside when so many tasks that it failed were then done by others.
@@ -71,7 +72,7 @@ def rest_after(losses: int) -> float:
     """Seconds that a node rests after so many losses."""
     if losses < LOSSES:
         return 0.0
-    return min(_LONGEST_REST, _REST * 2.0 ** min(losses - LOSSES, 10))
+    return backoff(losses - LOSSES, _REST, _LONGEST_REST)
 
 
 def _held(level: Ranges, first: int, stop: int) -> list[tuple[int, int]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import NamedTuple
 
 from cluster.errors import UsageError
 
 LEAST = 16
+# How a text names the secrets that are put into it when it is used.
+REFERENCE = re.compile(r"\$\{(?:file:(?P<file>/[^}]+)|(?P<name>[A-Za-z_][A-Za-z0-9_]*))\}")
 
 
 class Secret(NamedTuple):

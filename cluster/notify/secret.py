@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import ClusterError
+from cluster.secret import REFERENCE
 
-_REFERENCE = re.compile(r"\$\{(?:file:(?P<file>[^}]+)|(?P<name>[A-Za-z_][A-Za-z0-9_]*))\}")
 _LONGEST = 4096
 
 
@@ -57,8 +57,8 @@ def filled(text: str, environ: Mapping[str, str]) -> Filled:
         secrets.append(secret)
         return secret
 
-    made = _REFERENCE.sub(value, text)
-    if "$" in _REFERENCE.sub("", text):
+    made = REFERENCE.sub(value, text)
+    if "$" in REFERENCE.sub("", text):
         raise SecretError("a secret is written as ${NAME} or ${file:/path}")
     return Filled(made, tuple(secrets))
 
@@ -72,8 +72,6 @@ def _of_environment(name: str, environ: Mapping[str, str]) -> str:
 
 
 def _of_file(path: Path) -> str:
-    if not path.is_absolute():
-        raise SecretError(f"the file of a secret must be an absolute path, got {str(path)!r}")
     try:
         # A pipe that nobody writes to must not hold the run up.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

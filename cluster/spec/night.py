@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from cluster.secret import REFERENCE
 from cluster.spec.hosts import Frozen
 from cluster.spec.values import Choice, Rule, Text, fault, show
 from cluster.window import Window, WindowError, zone_of
@@ -17,7 +18,6 @@ _TIME = "([01][0-9]|2[0-3]):[0-5][0-9]"
 _LOCAL = r"http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/|$)"
 # A secret may be part of the path, never of the host: so the host can be named in messages.
 _URL = re.compile(r"https?://[^\s/${}@?#]+([/?][^\s]*)?")
-_SECRET = re.compile(r"\$\{(file:/[^}]+|[A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Webhook(Text):
             raise fault(f"must be an address such as https://host/path, got {show(value)}", secret)
         if not value.startswith("https://") and not re.match(_LOCAL, value):
             raise fault("must begin with https://: http is for localhost alone")
-        if "$" in _SECRET.sub("", value):
+        if "$" in REFERENCE.sub("", value):
             form = "a secret is written as ${NAME} or ${file:/path}"
             cure = "a $ of the address itself is written as %24"
             raise fault(f"{form}, got {show(value)}", cure)

@@ -41,10 +41,9 @@ def line(when: str, command: Sequence[str]) -> str:
         CrontabError: it cannot be written as a line.
     """
     fields = when.split()
-    known = when in _NICKNAMES or (len(fields) == 5 and all(map(_FIELD.fullmatch, fields)))
-    if not known:
-        raise CrontabError(f"must be five fields such as '0 22 * * 1-5', got {when!r}")
     if when not in _NICKNAMES:
+        if not are_five(fields):
+            raise CrontabError(f"must be five fields such as '0 22 * * 1-5', got {when!r}")
         check_fields(fields)
     if not command or not command[0].startswith("/"):
         raise CrontabError("the program must be an absolute path")
@@ -58,6 +57,11 @@ def line(when: str, command: Sequence[str]) -> str:
     if len(made) >= _LONGEST:
         raise CrontabError(f"cron takes {_LONGEST} letters of a command, this one has {len(made)}")
     return f"{' '.join(fields)} {made}"
+
+
+def are_five(fields: Sequence[str]) -> bool:
+    """Whether these look like the fields of a time; :func:`check_fields` sees that they are."""
+    return len(fields) == 5 and all(map(_FIELD.fullmatch, fields))
 
 
 def check_fields(fields: Sequence[str]) -> None:

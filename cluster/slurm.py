@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.crontab import CrontabError, check_fields
+from cluster.crontab import CrontabError, are_five, check_fields
 
 # What Slurm itself has for MaxArraySize where nobody set it; indices are below it.
 MAX_ARRAY = 1001
@@ -24,7 +24,6 @@ _OURS = {"array", "chdir", "job-name", "open-mode", "output", "requeue", "signal
 _WARNING = re.compile(r"signal=B:USR1@([0-9]{1,9})")
 # minutes, minutes:seconds, hours:minutes:seconds; days-hours and then as many again.
 _TIME = re.compile(r"(?:([0-9]+)-)?([0-9]+)(?::([0-9]+))?(?::([0-9]+))?")
-_FIELD = re.compile(r"[0-9A-Za-z*,/-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -169,7 +168,7 @@ def scrontab(batch: Batch, when: str, file: Path) -> str:
         SlurmError: the time is none.
     """
     fields = when.split()
-    known = len(fields) == 5 and all(map(_FIELD.fullmatch, fields))
+    known = are_five(fields)
     if not known and not re.fullmatch(r"@[a-z]+", when):
         raise SlurmError(f"must be five fields such as '0 22 * * 1-5', got {when!r}")
     if known:

@@ -191,7 +191,7 @@ def orphans(lab: Lab, hosts: Sequence[str] = ("h1", "h2", "h3")) -> list[str]:
     left = []
     for host in hosts:
         left += [f"{host}: {_line(pid)}" for pid in pids(lab, host) if "sshd" not in _line(pid)]
-        places = "ls -A /tmp /root/.cache/cluster/hosts 2>/dev/null | grep -v '^/' | grep -v full"
+        places = "ls -A /tmp ~/.cache/cluster/hosts 2>/dev/null | grep -v '^/' | grep -v full"
         left += [f"{host}: file {name}" for name in lab.ask("exec", host, "sh", "-c", places)
                  .stdout.split() if name != ".X11-unix"]  # fmt: skip
     here = set(descendants(os.getpid())) - lab.before_us

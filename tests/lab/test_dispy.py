@@ -142,8 +142,8 @@ def test_a_node_that_stands_and_is_cut_off_works_on(lab: Lab, tmp_path: Path) ->
 @contextmanager
 def standing(lab: Lab, host: str) -> Iterator[None]:
     """A node that stands on a host, as a person starts it there."""
-    lab.exec(host, "sh", "-c", f"umask 077; echo '{SECRET}' > /root/secret")
-    words = ["node", "--port", str(PORT), "--secret-file", "/root/secret", "--slots", "1"]
+    lab.exec(host, "sh", "-c", f"umask 077; echo '{SECRET}' > secret")
+    words = ["node", "--port", str(PORT), "--secret-file", "secret", "--slots", "1"]
     with lab.start("exec", host, Lab.python, "-P", "-m", "cluster", *words) as process:
         try:
             assert process.stdout

@@ -60,7 +60,7 @@ def test_a_host_that_sees_this_machine_under_another_address_is_refused(
     behind = f"#!/bin/sh\nSSH_CONNECTION='192.0.2.1 1 192.0.2.2 22' exec {Lab.python} \"$@\"\n"
     lab.do("exec", "h1", "sh", "-c", f"printf %s {shlex.quote(behind)} > nat; chmod +x nat")
     site = Site(tmp_path, lab, "scoop", slots={"h1": 1, "h2": 1})
-    site.spec["nodes"][0]["python"] = "/root/nat"
+    site.spec["nodes"][0]["python"] = f"{lab.exec('h1', 'pwd').strip()}/nat"
     site.write()
     try:
         error = site.start().result(69)["error"]

@@ -67,6 +67,8 @@ class Hostile(NamedTuple):
 
 
 BAD_BLOCK = 5
+# No check takes an honest engine so long, on a slow machine either.
+_LONGEST_CHECK = 120.0
 
 
 def _hostile(act: str, kind: str | None, *, kills: bool = False, words: str = "") -> Hostile:
@@ -313,7 +315,10 @@ def check_closing_is_prompt(subject: Subject) -> None:
 
 
 def check_a_revoked_task_is_ended_by_force(subject: Subject) -> None:
-    """A task that hangs is killed when the source revokes it, and answered; others go on."""
+    """A task that hangs is killed when the source revokes it, and answered; others go on.
+
+    What was drawn before it is not held back behind it.
+    """
     if subject.in_process:
         return  # cannot be: see the table in docs
     source = Script(10)
@@ -379,7 +384,15 @@ def _running(
     subject: Subject, work: Work, source: Source
 ) -> Iterator[Iterator[Outcome | NodeEvent | None]]:
     with subject.make() as engine, closing(engine.run(work, source)) as items:
-        yield items
+        yield _in_time(items)
+
+
+def _in_time(items: Items) -> Iterator[Outcome | NodeEvent | None]:
+    """The items; an engine that goes on without end has failed the check."""
+    deadline = time.monotonic() + _LONGEST_CHECK
+    for item in items:
+        assert time.monotonic() < deadline, f"the engine goes on after {_LONGEST_CHECK:g} s"
+        yield item
 
 
 def _outcomes(subject: Subject, work: Work, source: Source) -> list[Outcome]:

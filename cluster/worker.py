@@ -14,7 +14,6 @@ import os
 import select
 import signal
 import sys
-import time
 from collections import deque
 from functools import partial
 from typing import Any
@@ -24,10 +23,6 @@ from cluster.family import die_with_parent
 from cluster.kernels import Source, load
 from cluster.work import Task, Work, perform
 
-# Outcomes of short tasks are answered together: a few together cost little more than one alone.
-# One that may be waited for (its task, or the next, is not short) is never held back.
-_SHORT = 0.001
-_HOLD = 0.005
 _CHUNK = 1 << 16
 
 
@@ -59,7 +54,6 @@ def _serve(first: Work, sources: dict[str, Source], lines: Lines, marker: Marker
     # process keeps one work, however many runs there are.
     latest = first
     queue: deque[tuple[Work, Task]] = deque()
-    last_flush = 0.0
     while True:
         for message in lines.arrived(wait=not queue):
             if isinstance(message, dict):
@@ -69,15 +63,10 @@ def _serve(first: Work, sources: dict[str, Source], lines: Lines, marker: Marker
                 queue.append((latest if task.run else first, task))
         if lines.ended:
             return
-        if not queue:
-            continue
-        work, task = queue.popleft()
-        outcome = perform(work, task, begin=partial(marker.set, task.id))
-        lines.hold(outcome)
-        now = time.perf_counter()
-        if not queue or outcome.wall > _SHORT or now - last_flush > _HOLD:
-            lines.flush()
-            last_flush = now
+        if queue:
+            work, task = queue.popleft()
+            # At once: nobody can know how long the next task takes, or whether it ends.
+            lines.write(perform(work, task, begin=partial(marker.set, task.id)))
 
 
 class Marker:
@@ -124,13 +113,12 @@ class Marker:
 
 
 class Lines:
-    """JSON lines over two file descriptors, with a batch for what may leave together."""
+    """JSON lines over two file descriptors."""
 
     def __init__(self, source: int, sink: int) -> None:
         self.ended = False
         self._source, self._sink = source, sink
         self._rest = b""
-        self._held: list[str] = []
 
     def arrived(self, *, wait: bool) -> list[Any]:
         """What has come since the last call; with ``wait``, at least one message or the end."""
@@ -149,21 +137,11 @@ class Lines:
             sys.exit(0)
         return message
 
-    def hold(self, message: Any) -> None:
-        """Queue a message for the next flush."""
-        self._held.append(json.dumps(message, separators=(",", ":")))
-
-    def flush(self) -> None:
-        """Send all that is held."""
-        data = memoryview("".join(f"{line}\n" for line in self._held).encode())
-        self._held.clear()
+    def write(self, message: Any) -> None:
+        """Send one message."""
+        data = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
         while data:
             data = data[os.write(self._sink, data) :]
-
-    def write(self, message: Any) -> None:
-        """Send one message at once."""
-        self.hold(message)
-        self.flush()
 
     def _readable(self) -> bool:
         return bool(select.select([self._source], [], [], 0)[0])

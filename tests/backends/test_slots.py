@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from cluster.errors import EngineError, UsageError
 from cluster.nodes import Node
 from cluster.plan import Goal
 from cluster.spec import BACKENDS
-from cluster.testing import drive, work_of
+from cluster.testing import BAD_BLOCK, HOSTILE, Script, drive, work_of
+from cluster.work import Outcome
+from tests.backends.engines import engine
 
 ASK = """
 import json, os, sys
@@ -76,6 +80,21 @@ def test_a_python_that_is_not_there_is_an_error_of_the_engine() -> None:
     with pytest.raises(EngineError, match="No such file") as caught:
         drive(lambda: create("processes", (node,)), work_of(), Goal(1))
     assert caught.value.code == 69
+
+
+@pytest.mark.fault(17)
+@pytest.mark.parametrize("name", ["processes", "ssh"])
+def test_what_was_drawn_is_not_held_back_behind_a_task_that_hangs(name: str) -> None:
+    """All that one slot drew before is there while the next task of its pipe goes on for ever."""
+    work, script = work_of(HOSTILE["hangs"].text), Script(2 * BAD_BLOCK)
+    deadline = time.monotonic() + 60
+    drawn: set[int] = set()
+    with engine(name, slots=1) as one, closing(one.run(work, script)) as items:
+        while len(drawn) < BAD_BLOCK:
+            assert time.monotonic() < deadline, f"held back: all but {drawn}"
+            item = next(items)
+            drawn |= {item.first} if isinstance(item, Outcome) else set()
+    assert drawn == set(range(BAD_BLOCK))
 
 
 def test_a_slot_is_tried_again_where_something_is_scarce_for_a_while(

@@ -27,7 +27,7 @@ from cluster import Hits
 def f(stream, samples):
     block = stream.counter[2]
     Path({folder!r}, str(block)).touch()
-    time.sleep(0.8 * (block % 2))
+    time.sleep(4 * (block % 2))
     return Hits(block % samples, samples)
 """
 
@@ -98,10 +98,10 @@ def test_many_tasks_are_answered_over_one_connection(home: Home, tmp_path: Path)
 def test_what_takes_too_long_is_told_to_the_dispatcher(home: Home) -> None:
     """Whoever asked has the rest, and its connection serves on."""
     with closing(Desk(home.host.hello["service"])) as desk:
-        texts, left = desk.ask([task(0), task(1)], patience=0.3)
+        texts, left = desk.ask([task(0), task(1)], patience=2)
         assert [json.loads(text)[0] for text in texts] == [1]
         assert left == [2]
-        texts, left = desk.ask([task(2)], patience=0.3)
+        texts, left = desk.ask([task(2)], patience=2)
         assert ([json.loads(text)[0] for text in texts], left) == ([3], [])
         home.until(lambda: home.told)
     assert [(outcome.task, outcome.fault) for outcome in home.told] == [(2, None)]

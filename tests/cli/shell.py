@@ -41,7 +41,7 @@ def quarter(rng, samples, share=0.25):
 
 
 @kernel(reference=0.25, block=1000)
-def slow(rng, samples, pause=0.05):
+def slow(rng, samples, pause=0.1):
     open("begun", "w").close()
     time.sleep(pause)
     return Hits((rng.random(samples) < 0.25).sum(), samples)

@@ -225,7 +225,7 @@ def test_kill_9_and_resume_is_an_unbroken_run(tmp_path: Path, unbroken: str) -> 
 def test_a_signal_before_anything_began_is_one_document(tmp_path: Path) -> None:
     """Python's own words for a Ctrl-C while it imports are no answer."""
     process = started("ls", "--json", cwd=tmp_path)
-    wait_for(lambda: caught(process.pid, signal.SIGTERM))
+    wait_for(lambda: process.poll() is not None or caught(process.pid, signal.SIGTERM))
     got, out, err = ended(process, signal.SIGTERM)
     if got == 74:  # it was quicker than we
         return

@@ -106,7 +106,7 @@ def test_a_run_without_a_secret_attaches_to_no_node_that_stands(
     entry = next(row for row in TABLE if row.name == backend)
     need(entry.usable, f"{backend}: {entry.install}")
     nodes = {"hosts": f"{ONE}:1", "defaults": {"python": sys.executable}}
-    path = spec(tmp_path, "slow", samples=120_000, backend=backend, nodes=nodes)
+    path = spec(tmp_path, "slow", samples=60_000, backend=backend, nodes=nodes)
     process, run = begun(path, tmp_path)
     error = change(run, tmp_path, "--add", f"{{host: {TWO}, attach: 9700}}")["error"]
     assert error["message"] == f"{TWO}: this run cannot attach to a node that stands"
@@ -116,7 +116,7 @@ def test_a_run_without_a_secret_attaches_to_no_node_that_stands(
 @pytest.mark.parametrize("backend", ["serial", "threads", "processes"])
 def test_a_backend_of_one_machine_keeps_its_hosts(backend: str, tmp_path: Path) -> None:
     """It says so, with what to do instead, and goes on."""
-    path = spec(tmp_path, "slow", samples=120_000, backend=backend, nodes=f"{ONE}:1")
+    path = spec(tmp_path, "slow", samples=60_000, backend=backend, nodes=f"{ONE}:1")
     process, run = begun(path, tmp_path)
     error = change(run, tmp_path, "--add", TWO)["error"]
     assert "works on the hosts that it began with" in error["message"]
@@ -128,7 +128,7 @@ def test_a_world_of_the_users_own_keeps_its_hosts(tmp_path: Path) -> None:
     """Mpirun gave it these."""
     mpirun = Path(sys.executable).parent / "mpirun"
     need(mpirun.exists(), "mpirun: pip install 'cluster-montecarlo[mpi]'")
-    path = spec(tmp_path, "slow", samples=120_000)
+    path = spec(tmp_path, "slow", samples=150_000)
     root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
     words = [str(mpirun), *root, "--bind-to", "none", "--oversubscribe", "-n", "2"]
     process = subprocess.Popen(
@@ -145,7 +145,7 @@ def test_a_world_of_the_users_own_keeps_its_hosts(tmp_path: Path) -> None:
 def test_a_resume_reads_the_host_file_as_it_is_now(tmp_path: Path) -> None:
     """Hosts that came or went while nothing was computed; wishes of before are over."""
     (tmp_path / "hosts.txt").write_text(f"{ONE} slots=1\n")
-    path = spec(tmp_path, "slow", samples=120_000, backend="ssh", nodes="hosts.txt")
+    path = spec(tmp_path, "slow", samples=60_000, backend="ssh", nodes="hosts.txt")
     process, run = begun(path, tmp_path)
     change(run, tmp_path, "--add", "::1")
     process.kill()
@@ -167,7 +167,7 @@ def test_a_nodes_row_is_right_for_a_kernel_of_known_length(tmp_path: Path) -> No
     outside = time.monotonic() - begin
     (row,) = result["nodes"]
     assert (row["samples"], row["share"], row["failures"], row["goodput"]) == (60_000, 1, 0, 1)
-    assert 60 * 0.05 <= row["busy_s"] < 60 * 0.05 * 1.5
+    assert 60 * 0.1 <= row["busy_s"] < 60 * 0.1 * 1.5
     assert row["cpu_s"] < row["busy_s"] / 2
     assert row["samples_per_s"] == pytest.approx(60_000 / row["busy_s"])
     assert row["busy_s"] / (2 * outside) < row["utilisation"] <= 1

@@ -157,6 +157,10 @@ class Site:
         """Have every worker wait at this block, and at those after it, until the next start."""
         self._hold.write_text(str(block))
 
+    def release(self) -> None:
+        """Let go on who waits, and hold nobody any more."""
+        self._hold.unlink()
+
     def drawing(self) -> set[int]:
         """The workers that are in the middle of a block."""
         return {pid for pid, word in self._words().items() if word != "ends"}

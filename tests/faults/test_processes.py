@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need
-from tests.faults.battery import LOG, Site, alive, wait_until_gone
+from tests.faults.battery import LOG, Dispatcher, Site, alive, wait_until_gone
 from tests.ledger.stores import remount, small_disk
 
 FORKS = f"""
@@ -37,6 +37,12 @@ def f(stream, samples):
     told(os.getpid())
     time.sleep(60)
 """
+
+
+def wait_in_the_middle(site: Site, dispatcher: Dispatcher) -> None:
+    """Until some blocks are counted, and a worker waits at a later one, until it is released."""
+    site.hold(12)
+    assert dispatcher.wait_for(lambda: site.rows() and site.waiting())
 
 
 @pytest.mark.fault(17, 37)
@@ -63,7 +69,7 @@ def test_nothing_outlives_a_run_that_is_stopped_at_once(tmp_path: Path) -> None:
     grown = site.drawing() | dispatcher.workers()
     for _ in range(2):
         dispatcher.process.send_signal(signal.SIGINT)
-        time.sleep(0.1)
+        time.sleep(1)  # two that come at once count as one
     dispatcher.process.communicate(timeout=20)
     assert dispatcher.process.returncode == 130
     wait_until_gone(grown, patience=5)
@@ -74,9 +80,10 @@ def test_a_term_to_every_process_of_the_job_drains(tmp_path: Path) -> None:
     """As systemd and Slurm send it: the workers leave it to the dispatcher, and all is counted."""
     site = Site(tmp_path)
     dispatcher = site.submit()
-    assert dispatcher.wait_for(site.rows)
+    wait_in_the_middle(site, dispatcher)
     for pid in (*dispatcher.workers(), dispatcher.process.pid):
         os.kill(pid, signal.SIGTERM)
+    site.release()
     out, err = dispatcher.process.communicate(timeout=20)
     assert dispatcher.process.returncode == 143, err
     assert '"drained": true' in out
@@ -90,8 +97,9 @@ def test_nohup_keeps_a_run_from_a_hangup(tmp_path: Path) -> None:
     need(shutil.which("nohup"), "nohup (of the GNU core utilities)")
     site = Site(tmp_path, ("nohup", sys.executable, "-m", "cluster"))
     dispatcher = site.submit()
-    assert dispatcher.wait_for(site.rows)
+    wait_in_the_middle(site, dispatcher)
     dispatcher.process.send_signal(signal.SIGHUP)
+    site.release()
     assert dispatcher.result()["state"] == "done"
 
 
@@ -99,10 +107,11 @@ def test_nohup_keeps_a_run_from_a_hangup(tmp_path: Path) -> None:
 def test_a_stopped_dispatcher_goes_on_where_it_was(tmp_path: Path) -> None:
     """Longer than a block's timeout: what the workers answered meanwhile is counted."""
     site = Site(tmp_path)
-    dispatcher = site.start("submit", "spec.yaml", "--set", "retry.timeout=1s")
-    assert dispatcher.wait_for(site.rows)
+    dispatcher = site.start("submit", "spec.yaml", "--set", "retry.timeout=2s")
+    wait_in_the_middle(site, dispatcher)
     dispatcher.process.send_signal(signal.SIGSTOP)
-    time.sleep(2.5)
+    site.release()
+    time.sleep(4)
     dispatcher.process.send_signal(signal.SIGCONT)
     result = dispatcher.result()
     assert (result["state"], result["failures"]) == ("done", [])
@@ -115,9 +124,10 @@ def test_a_stopped_worker_is_replaced(tmp_path: Path) -> None:
     whole = site.start("submit", "spec.yaml").result()
     shutil.rmtree(site.store)
     dispatcher = site.start("submit", "spec.yaml", "--set", "retry.timeout=1s")
-    assert dispatcher.wait_for(lambda: site.rows() and site.drawing())
-    victim = min(site.drawing())
+    wait_in_the_middle(site, dispatcher)
+    victim = min(site.waiting())
     os.kill(victim, signal.SIGSTOP)
+    site.release()
     result = dispatcher.result()
     assert (result["state"], result["digest"]) == ("done", whole["digest"])
     assert not alive(victim)
@@ -130,10 +140,11 @@ def test_a_run_on_a_full_disk_is_74_with_the_command_that_goes_on(tmp_path: Path
     with small_disk(tmp_path / "disk", "size=2m") as disk:
         site = Site(disk)
         dispatcher = site.submit()
-        assert dispatcher.wait_for(site.rows)
+        wait_in_the_middle(site, dispatcher)
         with (disk / "ballast").open("wb", buffering=0) as ballast:
             while _written(ballast.fileno()):
                 pass
+        site.release()
         out, _ = dispatcher.process.communicate(timeout=60)
         assert dispatcher.process.returncode == 74
         assert "free some space" in out
@@ -173,8 +184,9 @@ def test_a_store_that_is_removed_under_a_run_is_74(tmp_path: Path) -> None:
     """``rm -rf`` in the middle: told, instead of a result that no ledger holds."""
     site = Site(tmp_path)
     dispatcher = site.submit()
-    assert dispatcher.wait_for(site.rows)
+    wait_in_the_middle(site, dispatcher)
     shutil.rmtree(site.store)
+    site.release()
     out, err = dispatcher.process.communicate(timeout=60)
     assert dispatcher.process.returncode == 74, out
     assert "removed" in out

@@ -15,6 +15,7 @@ from scripts.lab import DEFAULT, SSH_FILE, missing
 from scripts.lab_base import is_abandoned, own_name
 from scripts.lab_pace import controller
 from tests.conftest import need
+from tests.ledger.stores import SMALL_DISK
 
 ROOT = Path(__file__).parents[2]
 DOOR = ROOT / "scripts" / "lab"
@@ -252,13 +253,17 @@ def dwellers(spaces: set[str]) -> list[str]:
 
 
 def machine() -> dict[str, str]:
-    """What is to be the same after a lab as before it: names of network spaces, mounts, bridges."""
+    """What is to be the same after a lab as before it: names of network spaces, mounts, bridges.
+
+    Less the small disks that other tests mount meanwhile.
+    """
     commands = {"netns": "ip netns list", "bridges": "ip -o link show type bridge"}
     said = {
         what: subprocess.run(shlex.split(words), capture_output=True, text=True, check=True).stdout
         for what, words in commands.items()
     }
-    return said | {"mounts": Path("/proc/self/mountinfo").read_text()}
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    return said | {"mounts": "\n".join(row for row in mounts if SMALL_DISK not in row)}
 
 
 def _processes() -> list[Path]:

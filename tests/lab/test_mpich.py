@@ -39,7 +39,7 @@ def test_a_world_of_mpich_over_two_hosts_has_the_digest_of_serial(
     there: Path, lab: Lab, tmp_path: Path
 ) -> None:
     """Launched by MPICH's mpirun through our channel; each host draws, and nothing is left."""
-    site = Site(tmp_path, lab, "mpi", blocks=200, slots={"h1": 2, "h2": 1})
+    site = Site(tmp_path, lab, "mpi", blocks=600, slots={"h1": 2, "h2": 1})
     for node in site.spec["nodes"]:
         node["python"] = str(there)
     site.write()

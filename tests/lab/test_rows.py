@@ -33,10 +33,17 @@ def test_each_number_of_a_host_is_right(backend: str, lab: Lab, tmp_path: Path) 
         node["env"]["NAP"] = str(NAPS[node["host"]])
     del site.spec["nodes"][2]["slots"]  # then they are the host's cores
     site.write()
-    # So long that none is given ahead of its need, and none waits in a queue.
-    result = site.run("submit", "spec.yaml", "--task-blocks", "20")
-    rows = {row["node"]: row for row in result["nodes"]}
-    tasks = tasks_of(tmp_path)
+    late = {""}
+    for store in ("first", "second", "third"):
+        # So long that none is given ahead of its need, and none waits in a queue.
+        result = site.run("submit", "spec.yaml", "--task-blocks", "20", "--store", store)
+        rows = {row["node"]: row for row in result["nodes"]}
+        late = {host for host, row in rows.items() if row["lost_s"] >= row["tasks"] * LOST
+                or row["busy_s"] >= row["samples"] / BLOCK * NAPS[host] * SLACK + 0.2}  # fmt: skip
+        if not late:
+            break
+    assert not late, "three times in a row, which was no pause of this machine"
+    tasks = tasks_of(tmp_path / store)
     assert set(rows) == set(NAPS)
     assert sum(row["share"] for row in rows.values()) == pytest.approx(1)
     assert (rows["h1"]["slots"], rows["h2"]["slots"]) == (2, 1)
@@ -45,18 +52,18 @@ def test_each_number_of_a_host_is_right(backend: str, lab: Lab, tmp_path: Path) 
         blocks = row["samples"] // BLOCK
         assert (row["tasks"], blocks) == tasks[host]
         assert row["share"] == pytest.approx(blocks / 360)
-        assert blocks * NAPS[host] <= row["busy_s"] < blocks * NAPS[host] * SLACK + 0.2
+        assert row["busy_s"] >= blocks * NAPS[host]
         assert row["cpu_s"] < row["busy_s"] / 2
         assert row["samples_per_s"] == pytest.approx(row["samples"] / row["busy_s"])
         had = row["slots"] * result["wall_s"]
         assert row["utilisation"] == pytest.approx(row["busy_s"] / had)
         assert row["utilisation"] <= 1
-        assert 0 < row["lost_s"] < row["tasks"] * LOST
+        assert row["lost_s"] > 0
         assert (row["failures"], row["goodput"]) == (0, 1)
 
 
-def tasks_of(folder: Path) -> dict[str, tuple[int, int]]:
+def tasks_of(store: Path) -> dict[str, tuple[int, int]]:
     """Tasks and blocks by host, as the ledger's rows have them."""
-    with sqlite3.connect(folder / "runs" / "ledger.sqlite") as db:
+    with sqlite3.connect(store / "ledger.sqlite") as db:
         rows = db.execute("SELECT node, count(*), sum(stop - first) FROM outcome GROUP BY node")
         return {node: (tasks, blocks) for node, tasks, blocks in rows}

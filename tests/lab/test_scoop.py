@@ -38,7 +38,7 @@ def listening(run: Submitted) -> set[str]:
 def test_this_machine_and_hosts_work_together(lab: Lab, tmp_path: Path) -> None:
     """The broker listens at the address at which each of them sees it, and nowhere else."""
     need(all(entry.usable for entry in TABLE if entry.name == "scoop"), "scoop")
-    site = Site(tmp_path, lab, "scoop", slots={"h1": 1, "h2": 1})
+    site = Site(tmp_path, lab, "scoop", blocks=600, slots={"h1": 1, "h2": 1})
     site.spec["nodes"].insert(0, {"host": "localhost", "slots": 1, "env": {"NAP": "0.03"}})
     site.write()
     run = site.start()

@@ -13,6 +13,9 @@ from cluster.ledger import FILE, Ledger, Run, Writer
 from cluster.work import Outcome, Task, checksum
 from tests.conftest import need
 
+# What is mounted there is called so in the table of mounts.
+SMALL_DISK = "cluster-test"
+
 
 def entered(ledger: Ledger, name: str = "run") -> Run:
     """A new run of that id."""
@@ -70,7 +73,7 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
     """A file system in memory, mounted at a folder with these options."""
     folder.mkdir()
     need(os.geteuid() == 0, "root, to mount a small disk")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "cluster-test", folder])
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, SMALL_DISK, folder])
     need(mounted.returncode == 0, "the right to mount a file system (a container may lack it)")
     try:
         yield folder

@@ -45,7 +45,7 @@ def killed(folder: Folder, fate: random.Random) -> bool:
 @pytest.mark.fault(37)
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     """Once, and small: what is counted stays, states are told, and the digests are those alone."""
-    folder = Folder(tmp_path, samples=64 * 60, params={"nap": 0.01})
+    folder = Folder(tmp_path, samples=64 * 200, params={"nap": 0.01})
     assert killed(folder, random.Random(1))
     shown = folder.show()
     assert shown["state"] == "interrupted"
@@ -64,7 +64,7 @@ def test_200_points_killed_ten_times_have_the_digests_of_an_unbroken_sweep(
 ) -> None:
     """At random moments; some of the starts on another backend."""
     fate = random.Random(seed)
-    folder = Folder(tmp_path, samples=64 * 40, params={"nap": 0.004}, sweep={"matrix": SHARES})
+    folder = Folder(tmp_path, samples=64 * 40, params={"nap": 0.012}, sweep={"matrix": SHARES})
     kills = 0
     while kills < 10:
         folder.write(backend=fate.choice(["processes", "processes", "threads"]))

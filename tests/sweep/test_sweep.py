@@ -214,9 +214,9 @@ def test_equal_stream_keys_of_different_parameters_are_refused(
 def test_ten_thousand_points_are_planned_in_five_seconds() -> None:
     """The kernel is loaded once, and what does not vary is not judged again."""
     sweep = "sweep: {matrix: {params.dimension: 'range(2, 12, 1)', seed: 'range(0, 1000, 1)'}}"
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert len(points(sweep)) == 10_000
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.fault(81)
@@ -225,10 +225,10 @@ def test_a_million_points_need_a_yes() -> None:
     spec = swept("sweep: {matrix: {seed: 'range(0, 1000, 1)', samples: 'range(1, 1001, 1)'}}")
     assert spec.sweep is not None
     assert count(spec.sweep) == 1_000_000
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(UsageError, match=r"1,000,000 points \(--yes"):
         expand(spec)
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
 
 
 def test_a_sweep_survives_json() -> None:

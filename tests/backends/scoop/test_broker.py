@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def test_a_worker_gets_tasks_once_it_is_admitted_and_until_it_is_forgotten(
     origin.say(b"T", b"id 2", b"two")
     assert second.hear() == [b"T", b"two"]
     assert first.hear(0.2) == []
-    assert broker.works(1.0)
+    assert broker.works(5.0)
 
 
 @pytest.mark.fault(102)
@@ -150,7 +150,7 @@ def test_a_message_that_is_too_long_is_not_taken_in(
     stranger.close()
     worker.say(b"I", SealedPickle(key).dumps({"headless": False}))
     assert len([worker.hear() for _ in range(2)]) == 2
-    assert broker.works(1.0)
+    assert broker.works(5.0)
 
 
 def test_a_worker_that_is_barred_keeps_its_turn_until_it_is_admitted_again(
@@ -231,7 +231,7 @@ def one_slot(text: str, source: Steps) -> Iterator[Iterator[Outcome | NodeEvent 
 def test_a_task_that_is_revoked_while_it_waits_is_never_drawn(tmp_path: Path) -> None:
     """It is answered at once, while the slot is at work, and its turn never comes."""
     source, answered = Steps(), []
-    with one_slot(SLOW.format(folder=str(tmp_path), seconds=1.5), source) as items:
+    with one_slot(SLOW.format(folder=str(tmp_path), seconds=5), source) as items:
         for item in items:
             if isinstance(item, Outcome):
                 answered.append((item.task, item.fault and item.fault.kind))
@@ -246,14 +246,15 @@ def stopped_while_it_draws(word: str, folder: Path) -> list[Any]:
     """What comes of a task when a process of the engine is stopped for good."""
     before = descendants(os.getpid())
     source, told, struck = Steps(), [], False
-    with one_slot(SLOW.format(folder=str(folder), seconds=0.2), source) as items:
+    with one_slot(SLOW.format(folder=str(folder), seconds=5), source) as items:
         for item in items:
             told += [item] if item is not None else []
             if not struck and source.given:
                 for pid in descendants(os.getpid()) - before:
-                    if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                        os.kill(pid, signal.SIGSTOP)
-                        struck = True
+                    with suppress(OSError):
+                        if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                            os.kill(pid, signal.SIGSTOP)
+                            struck = True
             if any(isinstance(item, Outcome) for item in told):
                 break
     return told

@@ -27,6 +27,8 @@ from cluster.wire import Wire
 
 _BEAT = 1.0
 _AGAIN = 1.0
+# Within which dispy calls a node that let go of us.
+_CALL = 10.0
 # A node that so many looks in a row did not find cannot be reached, whatever its host says.
 _LOOK, _DEAF = 2.0, 3
 
@@ -169,16 +171,25 @@ class Driver:
         """In a thread: a node that dispy gave up still holds what it had of us, and turns away.
 
         It is told to let go; dispy's next call then takes it back. What it has computed meanwhile
-        it sends at its next pulse, which is waited for.
+        it sends at its next pulse, which is waited for. One that was taken back holds what it has
+        of us anew, and is not told again.
         """
-        while self._seats.get(seat.place.address) is seat and not seat.up:
+        while self._is_lost(seat):
             time.sleep(_AGAIN)
             try:
                 seat.place.info()
                 time.sleep(PULSE)
-                seat.place.release(self._client.held(seat.place.address))
+                if self._is_lost(seat):
+                    seat.place.release(self._client.held(seat.place.address))
             except EngineError:
                 continue
+            called = time.monotonic()
+            while self._is_lost(seat) and time.monotonic() - called < _CALL:
+                time.sleep(_AGAIN)
+
+    def _is_lost(self, seat: Seat) -> bool:
+        """Whether dispy has not taken a node back, which is still that of its host."""
+        return self._seats.get(seat.place.address) is seat and not seat.up
 
     def _watch(self, seat: Seat) -> None:
         """Have the parent told where a node cannot be reached: dispy never says so."""

@@ -38,12 +38,14 @@ class Started:
         failures: how many ended in a row.
         due: when to start it.
         heard: when it last said something; 0 before its first word.
+        missed: since when it takes no tasks, though its host is there.
     """
 
     command: int | None = None
     failures: int = 0
     due: float = 0.0
     heard: float = 0.0
+    missed: float = 0.0
 
 
 class Engine(Driven):
@@ -131,10 +133,21 @@ class Engine(Driven):
                 self._start_node(host, started)
             elif not host.ready:
                 started.heard = started.heard and now
-            elif started.command is not None and started.heard and now - started.heard > _SILENT:
+                started.missed = now
+            elif started.command is not None and (fault := self._fault(name, started, now)):
                 host.kill(started.command)
-                self._lose_node(host, started, f"its dispynode was silent for {_SILENT:g} s")
+                self._lose_node(host, started, fault)
         yield from super()._tend()
+
+    def _fault(self, name: str, started: Started, now: float) -> str:
+        """Why a node that was started is of no use, or empty."""
+        if self._up.get(name, (0, ""))[0]:
+            started.missed = now
+        if started.heard and now - started.heard > _SILENT:
+            return f"its dispynode was silent for {_SILENT:g} s"
+        if now - started.missed > self.options.ready:
+            return f"its dispynode took no tasks for {self.options.ready:g} s"
+        return ""
 
     def _hear_node(self, host: Host, started: Started, message: dict[str, Any]) -> None:
         started.heard = self._attention.now
@@ -167,6 +180,7 @@ class Engine(Driven):
         port = 0 if node.attach is None else node.attach + 1
         wanted = {**self._place(host), "port": port, "secret": self._secret}
         started.command = host.start_module(_NODE, wanted)
+        started.missed = self._attention.now
 
     def _place(self, host: Host) -> dict[str, Any]:
         """Where a host's node is, and where it finds us."""

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ _TICK = 1.0
 _PROBES = 2.0
 _PATIENCE = 3.0
 _DEAF = 3
+_HUNG = 60.0
 # A job's last answer may still be on its way when its process is seen to have ended.
 _ROUNDS = 2
 
@@ -41,10 +43,17 @@ def main() -> None:
     node = Node(wanted, tempfile.mkdtemp(prefix="dispynode-", dir=os.environ["CLUSTER_FOLDER"]))
     node.open()
     lines.write({"port": node.port})
+    threading.Thread(target=_tell, args=(node, lines), daemon=True).start()
     while True:
         time.sleep(_TICK)
         node.look()
+
+
+def _tell(node: Node, lines: Lines) -> None:
+    """In a thread: say that this process is alive; a look may take as long as the node is slow."""
+    while time.monotonic() - node.looked < _HUNG:
         lines.write({"alive": True})
+        time.sleep(_TICK)
 
 
 class Node:
@@ -54,6 +63,9 @@ class Node:
         wanted: ``address`` and ``port`` to listen at (port 0 is any), ``jobs`` at a time, and the
             ``secret``.
         folder: a private one for dispynode's files.
+
+    Attributes:
+        looked: when a look at it began last.
     """
 
     def __init__(self, wanted: Mapping[str, Any], folder: str) -> None:
@@ -68,7 +80,7 @@ class Node:
         # Jobs only wait for the host's workers, so there may be more of them than cores.
         self._dispynode.num_cpus = self._dispynode.avail_cpus = int(wanted["jobs"])
         self._ended: dict[int, int] = {}
-        self._deaf, self._probe_at = 0, 0.0
+        self._deaf, self._probe_at, self.looked = 0, 0.0, time.monotonic()
 
     def open(self) -> None:
         """Begin to answer.
@@ -81,6 +93,7 @@ class Node:
 
     def look(self) -> None:
         """See what dispynode does not: jobs that were killed, and that it is past help itself."""
+        self.looked = time.monotonic()
         self._answer_for_the_dead()
         if any(_has_ended(client.setup_proc) for client in list(self._dispynode.clients.values())):
             _end("the process that jobs are forked from has ended")

@@ -36,7 +36,7 @@ class Holds:
         try:
             with translated(folder):
                 folder.mkdir(mode=0o700, exist_ok=True)
-                for run in runs:
+                for run in sorted(runs):  # else two sweeps may each refuse the other
                     self._hold(f"{folder}/{run}", run, me)
             ledger.own()
         except BaseException:

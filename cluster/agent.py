@@ -14,6 +14,7 @@ import os
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections import deque
@@ -27,7 +28,7 @@ from cluster.child import Child
 from cluster.desk import SOCKET
 from cluster.family import adopt, descendants
 from cluster.folders import machine, private_folder, remove, sweep
-from cluster.handshake import fingerprint, probe, probed
+from cluster.handshake import fingerprint, is_lost, probe, probed
 from cluster.kernels import Source
 from cluster.nodes import Node, usable_cores
 from cluster.slots import Slots, slot_environment
@@ -107,7 +108,7 @@ class Agent:
         self._first, self._wire, self._selector = first, wire, selector
         self._heard = time.monotonic()
         self._told: dict[str, Any] = {"usable": -1}
-        self._probing = True
+        self._probing, self._lost_probes = True, 0
         self._waiting: deque[Waiting] = deque()
         self._askers: dict[int, Client] = {}
         self._commands: dict[int, Child] = {}
@@ -177,7 +178,7 @@ class Agent:
                 wanted["command"], self._selector, environment=self._environment(wanted["env"]),
                 folder=self._node.cwd, talks=bool(wanted["talks"]), leashed=True,
             )  # fmt: skip
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             how = f"it could not be started: {error}"
             self._say({"exited": number, "status": None, "how": how})
             return
@@ -232,6 +233,10 @@ class Agent:
         self._answer(Outcome.without_answer(task, "returned", why, None), client)
 
     def _give_what_waits(self) -> None:
+        if self._slots.broken and not self._probing:
+            for entry in self._waiting:
+                self._give_back(entry.task, entry.client, self._slots.reason)
+            self._waiting.clear()
         for _ in range(len(self._waiting) if self._slots.usable else 0):
             entry = self._waiting.popleft()
             if not entry.task.run or entry.task.run in self._works:
@@ -274,8 +279,9 @@ class Agent:
         self._say(told)
 
     def _end_probe(self, outcome: Outcome) -> None:
-        if outcome.fault is not None and outcome.fault.kind == "returned":
-            self._told["usable"] = 0  # its worker died before it: the next one is asked
+        if is_lost(outcome, self._lost_probes):
+            self._told["usable"] = 0  # the next worker is asked
+            self._lost_probes += 1
             return
         self._probing = False
         self._say({"probe": probed(outcome)})

@@ -20,6 +20,8 @@ _PROBE_BLOCK = 1 << 62
 _PROBE_SAMPLES = 4096
 _DRAWS = 1000
 _FAILED = "failed"
+# So often a probe is drawn again whose worker died in it.
+_AGAIN = 2
 
 # What must be equal, in the order in which a person looks for the cause.
 _WORDS = {
@@ -92,6 +94,19 @@ def probed(outcome: Outcome) -> str:
     if outcome.tally is not None:
         return outcome.tally
     return f"{_FAILED}: {outcome.fault.type}" if outcome.fault else _FAILED
+
+
+def is_lost(outcome: Outcome, times: int) -> bool:
+    """Whether a probe is to be drawn again: its worker died, before or in it.
+
+    In it, a few times at most: once may have been for want of memory.
+
+    Args:
+        outcome: of the probe.
+        times: it was drawn again so often.
+    """
+    kind = outcome.fault.kind if outcome.fault else ""
+    return kind == "returned" or (kind == "lost" and times < _AGAIN)
 
 
 def is_drawn(probe: str) -> bool:

@@ -7,7 +7,6 @@ What is left to an engine is how a task gets to a host and its outcome back.
 from __future__ import annotations
 
 import selectors
-import time
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -108,13 +107,13 @@ class Hosted(Backend):
         sweep()  # an engine's files here, where its dispatcher was killed
         self._fleet = fleet = Fleet(self.nodes, work, self._selector, **self._kinds())
         fleet.hold_to(self.options.kernels, self.options.probes, self.options.probed)
-        self._deadline = time.monotonic() + self.options.launch
+        self._deadline = self._attention.now + self.options.launch
         self._begin(work)
         ended = False
         while True:
             self._attention.look()
             for happening in fleet.tend():
-                yield from self._on(happening)
+                yield from self._on(happening, source)
             for outcome in self._tend():
                 yield from self._passed_on(outcome)
             yield from self._overdue()
@@ -149,7 +148,8 @@ class Hosted(Backend):
         """Tell an engine that chooses which hosts it may give nothing to."""
         if not self.chooses:
             return
-        shut = fleet.hosts.keys() & {*self._leaving, *source.avoided()}
+        useless = (name for name, host in fleet.hosts.items() if host.ready and not host.usable)
+        shut = fleet.hosts.keys() & {*self._leaving, *source.avoided(), *useless}
         for name in shut ^ (self._shut & fleet.hosts.keys()):
             self._bar(fleet.hosts[name], name in shut)
         self._shut = shut
@@ -175,9 +175,10 @@ class Hosted(Backend):
         """What the agents do; see :class:`cluster.launch.Fleet`."""
         return {"tells": self.chooses}
 
-    def _on(self, happening: Happening) -> Iterator[Outcome | NodeEvent]:
+    def _on(self, happening: Happening, source: Source) -> Iterator[Outcome | NodeEvent]:
         host, change, message = happening
         if change is Change.READY:
+            self._brief(host, source)
             self._on_ready(host)
         elif change in (Change.GONE, Change.REFUSED):
             self._on_gone(host)
@@ -185,6 +186,13 @@ class Hosted(Backend):
             yield from self._hear(host, message)
         elif not host.ready:
             yield from self._lost(host)
+
+    def _brief(self, host: Host, source: Source) -> None:
+        """Tell a fresh agent of the tasks that an engine which chooses may still give it."""
+        if self.chooses:
+            for run in {task.run for task, _ in self._taken.values() if task.run}:
+                host.introduce(source.work_of(run))
+            host.say({"revoke": sorted(self._revoked)})
 
     def _hear(self, host: Host, message: Any) -> Iterator[Outcome]:
         if isinstance(message, list):
@@ -202,9 +210,13 @@ class Hosted(Backend):
         yield outcome
 
     def _lost(self, host: Host) -> Iterator[Outcome]:
-        """Answer for a host that is gone or silent: what it had is offered to others."""
+        """Answer for a host that is gone or silent: what it had is offered to others.
+
+        With the last one goes what an engine that chooses has not given to any.
+        """
+        left = self._fleet is not None and any(each.ready for each in self._fleet.hosts.values())
         for task, name in tuple(self._taken.values()):
-            if name == host.name:
+            if name == host.name or not (name or left):
                 yield self._without(task, host.reason, name, kind="stranded")
 
     def _without(self, task: Task, reason: str, name: str = "", kind: str = "returned") -> Outcome:
@@ -250,7 +262,7 @@ class Hosted(Backend):
         ready = sum(1 for host in hosts if host.ready and self._slots(host))
         required = min(self._required, len(hosts))
         never = sum(host.standing is Standing.REFUSED for host in hosts)
-        late = time.monotonic() > self._deadline
+        late = self._attention.now > self._deadline
         # All that is wrong is told at once: who may still turn out well, or not, is waited for.
         settled = not any(host.standing is Standing.STARTING for host in hosts)
         if ready >= required:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from cluster.handshake import fingerprint, is_drawn, probed
+from cluster.handshake import fingerprint, is_drawn, is_lost, probed
 from cluster.launch.host import Host, Patience, Reach, Standing, first_words
 from cluster.launch.ssh import agent_command
 from cluster.nodes import Node
@@ -139,8 +139,9 @@ class Fleet:
             self._ending.remove((host, deadline))
 
     def _on_probe(self, host: Host, outcome: Outcome) -> None:
-        """A further kernel was probed there; where its worker died before it, it is asked anew."""
-        if outcome.fault is not None and outcome.fault.kind == "returned":
+        """A further kernel was probed there; where its worker died, it may be asked anew."""
+        if is_lost(outcome, host.lost_probes):
+            host.lost_probes += 1
             host.ask(-outcome.task, self._works[-outcome.task])
         else:
             host.probes[-outcome.task] = probed(outcome)

@@ -81,6 +81,7 @@ class Host:
         hello: what the agent said of itself; empty before.
         probes: how the probes of the kernels came out there so far, by their numbers.
         asked: it was asked for those of all kernels.
+        lost_probes: how often one was asked for again.
         clock: its clock beside ours, as the quickest heartbeat told; None before the first.
         usable: worker processes that are ready there.
         born: how many agents there were.
@@ -99,7 +100,7 @@ class Host:
         self.reason, self.fix = "not reached yet", ""
         self.hello: dict[str, Any] = {}
         self.probes: dict[int, str] = {}
-        self.asked = False
+        self.asked, self.lost_probes = False, 0
         self.clock: Clock | None = None
         self._left: dict[int, float] = {}
         self.usable = self.born = 0
@@ -231,7 +232,7 @@ class Host:
         self.standing, self.hello, self.probes = Standing.STARTING, {}, {}
         self.usable, self._number = 0, 0
         self._knows, self._told = set(), set()
-        self.clock, self._left, self.asked = None, {}, False
+        self.clock, self._left, self.asked, self.lost_probes = None, {}, False, 0
         self.born += 1
         self._since = self._heard = self._beaten = now
         by_step = srun.reaches(self.node)

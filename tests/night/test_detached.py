@@ -189,7 +189,9 @@ def test_watching_shows_progress_and_disturbs_nothing(tmp_path: Path) -> None:
     assert "digest" in out
     result = ask("show", run, cwd=tmp_path)
     assert (result["state"], result["stopped_by"]) == ("done", "samples")
-    assert all("slots: " in event["text"] or "slot: " in event["text"] for event in result["events"])
+    assert all(
+        "slots: " in event["text"] or "slot: " in event["text"] for event in result["events"]
+    )
 
 
 @pytest.mark.slow

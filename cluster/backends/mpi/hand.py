@@ -17,7 +17,7 @@ from typing import Any
 
 from cluster.backends.mpi.world import DOWN, UP, World
 from cluster.family import die_with_parent
-from cluster.handshake import fingerprint, probe, probed
+from cluster.handshake import fingerprint, is_lost, probe, probed
 from cluster.kernels import Source
 from cluster.nodes import local
 from cluster.slots import Slots
@@ -46,7 +46,7 @@ class Hand:
         self._slots: Slots | None = None
         self._run, self._works = 0, dict[str, Work]()
         self._waiting: deque[Task] = deque()
-        self._probing, self._told = False, (-1, "")
+        self._probing, self._lost_probes, self._told = False, 0, (-1, "")
         self._heard = self._beaten = time.monotonic()
         self._say({"seat": socket.gethostname()})
 
@@ -94,7 +94,7 @@ class Hand:
         self._sources: dict[str, Source] = {}
         work = Work.from_json(wanted["work"], self._sources)
         self._run, self._works = wanted["run"], {}
-        self._probing, self._told = True, (-1, "")
+        self._probing, self._lost_probes, self._told = True, 0, (-1, "")
         self._slots = Slots(self._node, work, self._selector, float(wanted["ready"]))
         self._first = work
         self._say({"hello": fingerprint(work)})
@@ -106,7 +106,7 @@ class Hand:
     def _on_revoke(self, ids: list[int]) -> None:
         for task in [task for task in self._waiting if task.id in ids]:
             self._waiting.remove(task)
-            self._answer(Outcome.without_answer(task, "returned", "not begun", None))
+            self._give_back(task, "not begun")
         if self._slots is not None:
             self._slots.revoke(ids)
 
@@ -132,6 +132,8 @@ class Hand:
         if self._told != (told := (slots.usable, slots.reason)):
             self._told = told
             self._on_slot(slots)
+        while self._waiting and slots.broken:
+            self._give_back(self._waiting.popleft(), slots.reason)
         while self._waiting and slots.usable:
             task = self._waiting.popleft()
             slots.give(task, self._works.get(task.run))
@@ -143,10 +145,15 @@ class Hand:
             slots.give(task, few)
         self._say({"usable": slots.usable, "reason": slots.reason, "broken": slots.broken})
 
+    def _give_back(self, task: Task, why: str) -> None:
+        self._answer(Outcome.without_answer(task, "returned", why, None))
+
     def _answer(self, outcome: Outcome) -> None:
         if not self._probing or outcome.task != 0:
             self._say([self._run, *outcome])
-        elif outcome.fault is None or outcome.fault.kind != "returned":
+        elif is_lost(outcome, self._lost_probes):
+            self._lost_probes += 1
+        else:
             self._probing = False
             self._say({"probe": probed(outcome)})
 

@@ -30,8 +30,9 @@ from cluster.wire import Wire
 
 _BEAT = 1.0
 _TICK = 200
-# An idle worker and a task that waits for one come together within a moment, or never will.
-_STUCK = 10.0
+# An idle worker and a task that waits for one come together within a moment, or never will; a
+# worker that is stopped is noticed earlier, by whoever started it.
+_STUCK = 15.0
 _ORIGIN = "origin"
 # Tasks wait here only where they are short; then so many at most travel together.
 _MOST_TOGETHER = 128

@@ -128,6 +128,12 @@ class Engine(Driven):
             self._say({"revoke": sorted(fresh)})
         return fresh
 
+    def _lost(self, host: Host) -> Iterator[Outcome]:
+        """What no worker has is not kept for hosts that may come back."""
+        before = set(self._taken)
+        yield from super()._lost(host)
+        self._say({"revoke": sorted(before - self._taken.keys())})
+
     # -- what is heard ----------------------------------------------------------------------------
 
     def _on_said(self, message: Mapping[str, Any]) -> None:

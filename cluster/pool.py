@@ -74,17 +74,19 @@ class Caller:
 
 
 class Night(NamedTuple):
-    """What ends a start of a sweep, whatever pools it has, and what it is known by.
+    """What is one for a start of a sweep, whatever pools it has: its ends, key and wishes.
 
     Attributes:
         closes: when its window closes, in seconds since the epoch; None: there is none.
         start: the key of a scheduled start; None: it is a person's.
         over: when its max_time is over, on the steady clock; None: it has none.
+        wished: the key of the last wish when it took hold of the points.
     """
 
     closes: float | None
     start: str | None
-    over: float | None = None
+    over: float | None
+    wished: int
 
 
 def _kernels(owed: Sequence[Member], points: Sequence[Member]) -> list[Member]:
@@ -137,7 +139,7 @@ class Pool:
             with self._ledger.scribe() as self._scribe:
                 self._diary = sweeps.Diary(self._scribe, pool, backend, slots, self._night.start)
                 writer = Writer(self._scribe, self._members[0].run)
-                self._roster = roster_of(self._ledger, self._spec, self._wishes, writer)
+                self._roster = roster_of(self._spec, self._wishes, self._night.wished, writer)
                 reason = self._turned(backend)
                 self._scribe.flush()
         except StoreError as error:

@@ -112,7 +112,7 @@ def hold(ledger: Ledger, run: str, request: Request, caller: Caller) -> Iterator
 def compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None:
     """Compute what is missing of a run whose lock is held, and record how that ended."""
     tell, clock = caller.tell, caller.clock
-    request = seated(request)
+    request, wished = seated(request), ledger.last_wish()
     goal, work = request.goal, request.work(run.id)
     count = recount(ledger, run, goal, work, (request.scale, request.offset), tell)
     tell(Started(run.id, count.blocks, goal.size, request.block, request.spec.backend))
@@ -137,7 +137,7 @@ def compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None:
                 weights={node.host: node.weight for node in nodes},
             )  # fmt: skip
             roster = roster_of(
-                ledger, request.spec, lambda after: ledger.wishes(run, after), writer
+                request.spec, lambda after: ledger.wishes(run, after), wished, writer
             )
 
             def engine() -> Backend:
@@ -178,17 +178,17 @@ def opening(spec: Spec, now: float) -> tuple[Closed | None, float | None]:
 
 
 def roster_of(
-    ledger: Ledger, spec: Spec, newer: Callable[[int], Iterable[Wish]], writer: Writer
+    spec: Spec, newer: Callable[[int], Iterable[Wish]], last: int, writer: Writer
 ) -> Roster:
-    """The hosts of a spec while it is computed; what was wished for before is over.
+    """The hosts of a spec while it is computed.
 
     Args:
-        ledger: where the wishes are.
         spec: names the hosts.
         newer: the wishes after the one of a key.
+        last: the key of the last wish when this start took hold of the run; it and those before
+            it are over.
         writer: answers them.
     """
-    last = ledger.last_wish()
 
     def wishes() -> Iterator[Wish]:
         nonlocal last

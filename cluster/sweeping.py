@@ -357,6 +357,7 @@ def _compute(
     open_ones = [member for member in members if not _has_all(member.run, member.request)]
     start = _key(sweep, spec, caller)
     with Holds(ledger, [member.run.id for member in open_ones]) as holds:
+        wished = ledger.last_wish()
         spent = sweeps.had_their_time(ledger, sweep, start) if start else frozenset()
         owed = _judged(ledger, sweep, [m for m in open_ones if m.run.key not in spent])
         if owed or not spent:
@@ -375,7 +376,8 @@ def _compute(
         for member in owed:
             pools[_backend(member.request)].append(member)
         limit = spec.sweep.max_time if spec.sweep else None
-        night = Night(closes, start, None if limit is None else caller.clock.steady() + limit)
+        over = None if limit is None else caller.clock.steady() + limit
+        night = Night(closes, start, over, wished)
         for backend, some in pools.items():
             pool = Pool(ledger, sweep, spec, some, holds, caller, night)
             if pool.compute(backend, members) is not None:

@@ -210,7 +210,12 @@ class Ledger(Database):
         hosts = json.dumps({"add": [node.to_json() for node in add], "drain": list(drain)})
         self.own()
         with self.transaction():
-            row = self.db.execute("INSERT INTO wish (run, hosts) VALUES (?, ?)", (run.key, hosts))
+            # By the time, for a key must not come back after `gc`: it would be taken for heard.
+            row = self.db.execute(
+                "INSERT INTO wish (key, run, hosts)"
+                " SELECT max(coalesce(max(key), 0) + 1, ?), ?, ? FROM wish",
+                (time.time_ns(), run.key, hosts),
+            )
         assert row.lastrowid is not None
         return row.lastrowid
 
@@ -219,9 +224,10 @@ class Ledger(Database):
         return int(self.all("SELECT coalesce(max(key), 0) FROM wish", ())[0][0])
 
     def wishes(self, run: Run, after: int) -> list[Wish]:
-        """The wishes for a run that are newer than one."""
+        """The wishes for a run that are newer than one, and not answered yet."""
         rows = self.all(
-            "SELECT key, hosts FROM wish WHERE run = ? AND key > ? ORDER BY key", (run.key, after)
+            "SELECT key, hosts FROM wish WHERE run = ? AND key > ? AND answer IS NULL ORDER BY key",
+            (run.key, after),
         )
         return [Wish.read(*row) for row in rows]
 

@@ -302,11 +302,12 @@ def last_pool_event(ledger: Ledger, sweep: Sweep) -> int:
 
 
 def wishes(ledger: Ledger, sweep: Sweep, after: int) -> list[tuple[str, Wish]]:
-    """The wishes for points of a sweep that are newer than one, each with its run's id."""
+    """The wishes for points that are newer than one and not answered, each with its run's id."""
     rows = ledger.all(
         "SELECT r.id, w.key, w.hosts FROM wish AS w JOIN run AS r ON r.key = w.run WHERE w.key > ?"
-        " AND w.run IN (SELECT run FROM point WHERE sweep = ?) ORDER BY w.key", (after, sweep.key),
-    )  # fmt: skip
+        " AND w.answer IS NULL AND w.run IN (SELECT run FROM point WHERE sweep = ?) ORDER BY w.key",
+        (after, sweep.key),
+    )
     return [(run, Wish.read(key, hosts)) for run, key, hosts in rows]
 
 

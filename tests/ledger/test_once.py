@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import cluster.ledger.writer as writer_room
 from cluster.errors import StoreError
-from cluster.ledger import Ledger, Run, Wish
+from cluster.ledger import Ledger, Run, Wish, remove
 from cluster.ledger.tables import TABLES
 from cluster.nodes import Node
 from cluster.work import Fault, Task
@@ -195,7 +195,19 @@ def test_a_wish_is_for_one_run_and_answered_once(tmp_path: Path) -> None:
         with ledger.writer(runs[0]) as writer:
             writer.answer(keys[2], {"added": ["h"]})
         assert ledger.answer(keys[2]) == {"added": ["h"]}
+        assert [wish.key for wish in ledger.wishes(runs[0], 0)] == [keys[0]]
         assert ledger.last_wish() == keys[2]
+
+
+def test_a_wish_is_newer_than_one_whose_run_was_removed(tmp_path: Path) -> None:
+    """Whoever computes another run has heard of that one, and asks for what came after it."""
+    with Ledger(tmp_path, create=True) as ledger:
+        old, new = entered(ledger, "old"), entered(ledger, "new")
+        ledger.wish(old, (), ["g"])
+        heard = ledger.last_wish()
+        remove(ledger, old)
+        key = ledger.wish(new, (), ["h"])
+        assert [wish.key for wish in ledger.wishes(new, heard)] == [key]
 
 
 def test_a_range_that_is_set_aside_is_owed_again(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ NAPS = """
 import os, time
 from cluster import Hits
 def f(stream, samples):
-    time.sleep(float(os.environ.get("NAP", "0.02")))
+    if stream.block < 1000:  # not the probe
+        time.sleep(float(os.environ.get("NAP", "0.02")))
     return Hits(1, samples)
 """
 
@@ -100,19 +101,19 @@ def test_what_no_worker_has_goes_with_the_last_host(monkeypatch: pytest.MonkeyPa
                 killed = True
     assert killed
     assert sorted({outcome.task for outcome in answered}) == list(range(1, 201))
-    assert {o.fault.kind for o in answered if o.fault} == {"stranded"}
+    assert {o.fault.kind for o in answered if o.fault} <= {"stranded", "returned"}
 
 
 class Point(Script):
-    """Six tasks of a point of a sweep: two, and the rest once it goes on."""
+    """Six tasks of a point of a sweep, of which so many may be given."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, allowed: int) -> None:
         super().__init__(6)
-        self.goes_on, self._work = False, work
+        self.allowed, self._work = allowed, work
 
     def take(self, node: str | None = None) -> Task | Pause:
         """See :class:`cluster.backends.base.Source`."""
-        if len(self.given) == 2 and not self.goes_on:
+        if len(self.given) == self.allowed < 6:
             return Pause.NOW
         task = super().take(node)
         return task._replace(run="point 7") if isinstance(task, Task) else task
@@ -125,19 +126,21 @@ class Point(Script):
 def test_a_host_that_comes_back_knows_the_runs_of_what_waits() -> None:
     """Where the engine chooses, it is given tasks that were begun with before it came."""
     work = work_of(NAPS)
-    source, answered, away = Point(work), list[Outcome](), False
-    nodes = Node(ONE, slots=1, env=(("NAP", "4"),)), Node(TWO, slots=1, env=(("NAP", "0.1"),))
+    source, answered, up, away = Point(work, 0), list[Outcome](), set[str](), False
+    nodes = Node(ONE, slots=1, env=(("NAP", "100"),)), Node(TWO, slots=1, env=(("NAP", "0.1"),))
     with hosted("scoop", *nodes) as engine, closing(engine.run(work, source)) as items:
         for item in items:
-            answered += [item] if isinstance(item, Outcome) else []
-            if answered and not away:
-                kill_the_agent(engine, TWO)
-                away = True
-            if away and isinstance(item, NodeEvent) and (item.node, item.slots) == (TWO, 0):
-                source.goes_on = True
-    assert [(outcome.task, outcome.fault) for outcome in answered if outcome.fault] == []
-    assert len({outcome.task for outcome in answered}) == 6
-    assert sum(outcome.node == TWO for outcome in answered) >= 3
+            if isinstance(item, Outcome):
+                answered.append(item)
+                if not away:
+                    kill_the_agent(engine, TWO)
+                    away = True
+            elif isinstance(item, NodeEvent):
+                up |= {item.node} if item.slots else set()
+                source.allowed = 6 if away else 2 if len(up) == 2 else 0
+            if len(answered) == 5:
+                break  # the other host sleeps on
+    assert {(outcome.node, outcome.fault) for outcome in answered} == {(TWO, None)}
 
 
 @pytest.mark.fault(18)
@@ -154,7 +157,7 @@ def f(stream, samples):
     time.sleep(0.02)
     return Hits(1, samples)
 """
-    source, answered, back = Point(work_of(text)), list[Outcome](), False
+    source, answered, back = Point(work_of(text), 2), list[Outcome](), False
     away = False
     with hosted("ssh") as engine, closing(engine.run(work_of(text), source)) as items:
         for item in items:
@@ -164,7 +167,7 @@ def f(stream, samples):
                 kill_the_agent(engine, ONE)
                 away = True
             if away and isinstance(item, NodeEvent):
-                source.goes_on = True
+                source.allowed = 6
                 back = back or item.slots == 1
     assert back
     assert not short.exists()

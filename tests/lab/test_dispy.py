@@ -55,7 +55,7 @@ def test_a_killed_driver_is_replaced(lab: Lab, tmp_path: Path) -> None:
 @pytest.mark.fault(102)
 def test_nothing_listens_elsewhere_and_a_stranger_changes_nothing(lab: Lab, tmp_path: Path) -> None:
     """A host that knows no secret sends noise and pickles to every port of the run."""
-    site = Site(tmp_path, lab, "dispy", blocks=800, slots={"h1": 1, "h2": 1})
+    site = Site(tmp_path, lab, "dispy", blocks=400, slots={"h1": 1, "h2": 1})
     run = site.start()
     run.await_words("h1: 1 slot")
     run.await_words("h2: 1 slot")
@@ -110,7 +110,7 @@ for message in messages():
 def test_a_node_that_stands_works_beside_a_host_of_ssh(lab: Lab, tmp_path: Path) -> None:
     """h1 over ssh, h3 by its standing node, which is killed and started again in the middle."""
     with standing(lab, "h3"):
-        site = _mixed(lab, tmp_path, blocks=1200)
+        site = _mixed(lab, tmp_path, blocks=600)
         run = site.start()
         run.await_words(rf"{lab.hosts['h3']}: 1 slot")
         for pid in pids(lab, "h3", "cluster node"):

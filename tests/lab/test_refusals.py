@@ -224,7 +224,7 @@ def test_a_run_does_not_begin_with_fewer_hosts_than_are_required(lab: Lab, tmp_p
 
 def test_a_resume_is_held_to_what_the_first_host_of_the_run_drew(lab: Lab, tmp_path: Path) -> None:
     """A host on which the kernel comes out differently is refused, though it is the only one."""
-    site = Site(tmp_path, lab, "ssh", blocks=600, slots={"h1": 1}, kernel=KERNEL_OF_A_KIND)
+    site = Site(tmp_path, lab, "ssh", blocks=300, slots={"h1": 1}, kernel=KERNEL_OF_A_KIND)
     run = site.start()
     run.await_words("h1: 1 slot")
     time.sleep(1)

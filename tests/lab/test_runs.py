@@ -90,7 +90,7 @@ def over_ideal(site: Site, result: dict[str, Any]) -> float:
 @pytest.mark.fault(4)
 def test_a_killed_worker_costs_what_it_was_drawing(backend: str, lab: Lab, tmp_path: Path) -> None:
     """Its block is drawn again; the failure names the host."""
-    site = Site(tmp_path, lab, backend, blocks=600)
+    site = Site(tmp_path, lab, backend, blocks=400)
     run = started(site)
     kill(pids(lab, "h1", "cluster.worker")[0])
     result = run.result()
@@ -136,7 +136,7 @@ def test_a_killed_dispatcher_leaves_nothing_and_a_resume_ends_right(
     backend: str, lab: Lab, tmp_path: Path
 ) -> None:
     """Kill -9 of the dispatcher: every process on every host ends, and the ledger has it all."""
-    site = Site(tmp_path, lab, backend, blocks=600)
+    site = Site(tmp_path, lab, backend, blocks=400)
     run = started(site)
     kill(run.process.pid)
     run.end()

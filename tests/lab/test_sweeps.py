@@ -92,7 +92,7 @@ def test_a_sweep_outlives_a_lost_host_and_a_killed_dispatcher(lab: Lab, tmp_path
 
 def test_the_hosts_of_a_sweep_change_while_it_runs(lab: Lab, tmp_path: Path) -> None:
     """By its name, by one of its points, and by its host file; each point tells of its hosts."""
-    at = swept(tmp_path, lab, "ssh", blocks=180)
+    at = swept(tmp_path, lab, "ssh", blocks=120)
     at.spec["nodes"] = {
         "file": "hosts.txt", "defaults": {"python": lab.python, "env": {"NAP": "0.03"}},
     }  # fmt: skip
@@ -116,7 +116,7 @@ def test_the_hosts_of_a_sweep_change_while_it_runs(lab: Lab, tmp_path: Path) -> 
     slots = {node["node"]: node["slots"] for node in result["nodes"]}
     assert slots == {"h1": 1, "h2": 2, "h3": 1}
     assert all(node["samples"] and node["utilisation"] for node in result["nodes"])
-    assert sum(node["samples"] for node in result["nodes"]) == 12 * 180 * BLOCK
+    assert sum(node["samples"] for node in result["nodes"]) == 12 * 120 * BLOCK
     last = {node["node"]: node["slots"] for node in result["points"][-1]["nodes"]}
     assert last["h2"] == 2
     told = [f"{event['node']}: {event['text']}" for event in result["events"]]
@@ -143,7 +143,7 @@ def g(rng, samples, share=0.25):
 def test_each_kernel_of_a_sweep_is_probed_on_each_host(lab: Lab, tmp_path: Path) -> None:
     """A host on which a later one comes out differently, or fails, is refused; and by name."""
     sweep = {"matrix": {"kernel": ["kernel.py:f", "kernel.py:g"]}}
-    site = Site(tmp_path, lab, "ssh", blocks=600, slots={"h1": 1}, kernel=OF_A_KIND, sweep=sweep)
+    site = Site(tmp_path, lab, "ssh", blocks=300, slots={"h1": 1}, kernel=OF_A_KIND, sweep=sweep)
     run = site.start()
     run.await_words("h1: 1 slot")
     time.sleep(1)

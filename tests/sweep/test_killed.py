@@ -45,7 +45,7 @@ def killed(folder: Folder, fate: random.Random) -> bool:
 @pytest.mark.fault(37)
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     """Once, and small: what is counted stays, states are told, and the digests are those alone."""
-    folder = Folder(tmp_path, samples=64 * 200, params={"nap": 0.01})
+    folder = Folder(tmp_path, samples=64 * 120, params={"nap": 0.01})
     assert killed(folder, random.Random(1))
     shown = folder.show()
     assert shown["state"] == "interrupted"

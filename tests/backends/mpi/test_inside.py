@@ -122,7 +122,7 @@ def test_other_verbs_are_answered_once(tmp_path: Path) -> None:
 
 def test_a_lost_rank_costs_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     """It ends the world, soon; the same command with --resume has the digest of serial."""
-    path = spec(tmp_path, 400, 0.05)
+    path = spec(tmp_path, 250, 0.05)
     words = ("submit", str(path), "--json", "--task-blocks", "1")
     process = world(tmp_path, *words)
     ranks = ranks_of(process.pid)
@@ -141,7 +141,7 @@ def test_a_resume_is_held_to_how_the_kernel_came_out_where_the_run_was_begun(
     tmp_path: Path,
 ) -> None:
     """The first world records it; ranks of another that differ are refused."""
-    words = ("submit", str(spec(tmp_path, 400, 0.05)), "--json", "--task-blocks", "1")
+    words = ("submit", str(spec(tmp_path, 250, 0.05)), "--json", "--task-blocks", "1")
     process = world(tmp_path, *words)
     ranks = ranks_of(process.pid)
     time.sleep(1.5)

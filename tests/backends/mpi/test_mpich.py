@@ -50,7 +50,7 @@ def test_a_world_of_the_users_own_has_the_digest(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_lost_rank_costs_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     """It ends the world; the same command with --resume ends right."""
-    path = spec(tmp_path, 400, 0.05)
+    path = spec(tmp_path, 250, 0.05)
     words = ("submit", str(path), "--json", "--task-blocks", "1")
     process = world(tmp_path, *words)
     ranks = ranks_of(process.pid)

@@ -72,7 +72,7 @@ def test_the_hosts_of_a_spec_are_listed_one_by_one(tmp_path: Path) -> None:
 
 def test_a_run_takes_other_hosts_and_refuses_what_cannot_be(tmp_path: Path) -> None:
     """What is refused says why, and changes nothing; then one host takes the other's place."""
-    path = spec(tmp_path, "slow", samples=240_000, backend="ssh", nodes=f"{ONE}:1")
+    path = spec(tmp_path, "slow", samples=150_000, backend="ssh", nodes=f"{ONE}:1")
     process, run = begun(path, tmp_path)
     for words, said in (
         (("--drain", "locahost"), "locahost is no host of this run"),
@@ -89,7 +89,7 @@ def test_a_run_takes_other_hosts_and_refuses_what_cannot_be(tmp_path: Path) -> N
     rows = {row["node"]: row for row in result["nodes"]}
     assert rows[ONE]["samples"] > 0
     assert rows[TWO]["samples"] > 0
-    assert rows[ONE]["samples"] + rows[TWO]["samples"] == 240_000
+    assert rows[ONE]["samples"] + rows[TWO]["samples"] == 150_000
     assert f"hosts: {TWO} added; {ONE} to be drained (asked for)" in err
     told = [event["text"] for event in result["events"] if event["node"] == ONE]
     assert told[-2:] == [
@@ -106,7 +106,7 @@ def test_a_run_without_a_secret_attaches_to_no_node_that_stands(
     entry = next(row for row in TABLE if row.name == backend)
     need(entry.usable, f"{backend}: {entry.install}")
     nodes = {"hosts": f"{ONE}:1", "defaults": {"python": sys.executable}}
-    path = spec(tmp_path, "slow", samples=60_000, backend=backend, nodes=nodes)
+    path = spec(tmp_path, "slow", samples=40_000, backend=backend, nodes=nodes)
     process, run = begun(path, tmp_path)
     error = change(run, tmp_path, "--add", f"{{host: {TWO}, attach: 9700}}")["error"]
     assert error["message"] == f"{TWO}: this run cannot attach to a node that stands"
@@ -116,7 +116,7 @@ def test_a_run_without_a_secret_attaches_to_no_node_that_stands(
 @pytest.mark.parametrize("backend", ["serial", "threads", "processes"])
 def test_a_backend_of_one_machine_keeps_its_hosts(backend: str, tmp_path: Path) -> None:
     """It says so, with what to do instead, and goes on."""
-    path = spec(tmp_path, "slow", samples=60_000, backend=backend, nodes=f"{ONE}:1")
+    path = spec(tmp_path, "slow", samples=40_000, backend=backend, nodes=f"{ONE}:1")
     process, run = begun(path, tmp_path)
     error = change(run, tmp_path, "--add", TWO)["error"]
     assert "works on the hosts that it began with" in error["message"]
@@ -128,7 +128,7 @@ def test_a_world_of_the_users_own_keeps_its_hosts(tmp_path: Path) -> None:
     """Mpirun gave it these."""
     mpirun = Path(sys.executable).parent / "mpirun"
     need(mpirun.exists(), "mpirun: pip install 'cluster-montecarlo[mpi]'")
-    path = spec(tmp_path, "slow", samples=150_000)
+    path = spec(tmp_path, "slow", samples=100_000)
     root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
     words = [str(mpirun), *root, "--bind-to", "none", "--oversubscribe", "-n", "2"]
     process = subprocess.Popen(

@@ -120,7 +120,7 @@ def test_a_store_is_for_its_owner(tmp_path: Path) -> None:
 @pytest.mark.fault(55)
 def test_others_look_while_it_runs(tmp_path: Path) -> None:
     """status, show and ls read a run that another process computes; resume is told who has it."""
-    path = spec(tmp_path, "slow", params={"pause": 0.7})
+    path = spec(tmp_path, "slow", params={"pause": 0.6})
     process = started("submit", path, "--quiet", cwd=tmp_path)
     wait_for(lambda: counted(tmp_path))
     run = newest(tmp_path)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need
-from tests.faults.battery import LOG, Dispatcher, Site, alive, wait_until_gone
+from tests.faults.battery import LOG, SAMPLES, Dispatcher, Site, alive, wait_until_gone
 from tests.ledger.stores import remount, small_disk
 
 FORKS = f"""
@@ -79,7 +79,8 @@ def test_nothing_outlives_a_run_that_is_stopped_at_once(tmp_path: Path) -> None:
 def test_a_term_to_every_process_of_the_job_drains(tmp_path: Path) -> None:
     """As systemd and Slurm send it: the workers leave it to the dispatcher, and all is counted."""
     site = Site(tmp_path)
-    dispatcher = site.submit()
+    # More than may have been started when it comes.
+    dispatcher = site.start("submit", "spec.yaml", "--set", f"samples={10 * SAMPLES}")
     wait_in_the_middle(site, dispatcher)
     for pid in (*dispatcher.workers(), dispatcher.process.pid):
         os.kill(pid, signal.SIGTERM)

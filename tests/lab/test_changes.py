@@ -89,6 +89,7 @@ def test_a_drained_host_can_come_back(backend: str, lab: Lab, tmp_path: Path) ->
     ended(at, run, "h1", "h2")
 
 
+@pytest.mark.slow
 def test_the_host_file_is_read_again_when_it_changes(
     backend: str, lab: Lab, tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_the_host_file_is_read_again_when_it_changes(
     ended(at, run, "h1", "h2", "h3")
 
 
+@pytest.mark.slow
 def test_a_host_that_is_down_at_the_start_joins_when_it_is_up(
     backend: str, lab: Lab, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ for message in messages():
 """
 
 
+@pytest.mark.slow
 def test_a_node_that_stands_works_beside_a_host_of_ssh(lab: Lab, tmp_path: Path) -> None:
     """h1 over ssh, h3 by its standing node, which is killed and started again in the middle."""
     with standing(lab, "h3"):

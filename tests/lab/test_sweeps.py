@@ -143,7 +143,7 @@ def g(rng, samples, share=0.25):
 def test_each_kernel_of_a_sweep_is_probed_on_each_host(lab: Lab, tmp_path: Path) -> None:
     """A host on which a later one comes out differently, or fails, is refused; and by name."""
     sweep = {"matrix": {"kernel": ["kernel.py:f", "kernel.py:g"]}}
-    site = Site(tmp_path, lab, "ssh", blocks=300, slots={"h1": 1}, kernel=OF_A_KIND, sweep=sweep)
+    site = Site(tmp_path, lab, "ssh", blocks=200, slots={"h1": 1}, kernel=OF_A_KIND, sweep=sweep)
     run = site.start()
     run.await_words("h1: 1 slot")
     time.sleep(1)

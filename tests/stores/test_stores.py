@@ -175,7 +175,7 @@ def test_what_was_compared_before_a_row_had_no_answer_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also the differences; the row is unchecked, and it is said why."""
-    monkeypatch.setattr("cluster.verify._PATIENCE", 3.0)
+    monkeypatch.setattr("cluster.verify._PATIENCE", 2.0)
     monkeypatch.chdir(tmp_path)
     path = spec(tmp_path, backend="threads")
     (tmp_path / "kernels.py").write_text(STALLS)

@@ -231,7 +231,7 @@ def one_slot(text: str, source: Steps) -> Iterator[Iterator[Outcome | NodeEvent 
 def test_a_task_that_is_revoked_while_it_waits_is_never_drawn(tmp_path: Path) -> None:
     """It is answered at once, while the slot is at work, and its turn never comes."""
     source, answered = Steps(), []
-    with one_slot(SLOW.format(folder=str(tmp_path), seconds=5), source) as items:
+    with one_slot(SLOW.format(folder=str(tmp_path), seconds=3), source) as items:
         for item in items:
             if isinstance(item, Outcome):
                 answered.append((item.task, item.fault and item.fault.kind))

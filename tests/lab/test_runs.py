@@ -170,7 +170,7 @@ def test_a_host_that_is_cut_off_for_good_is_done_without(
     site = Site(tmp_path, lab, backend, blocks=1400)
     run = started(site)
     lab.cut("h2")
-    assert run.await_words(r"h2: 0 slots", 20) < 12
+    assert run.await_words(r"h2: 0 slots", 10) < 8
     ends_right(site, run)
 
 

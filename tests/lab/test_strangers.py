@@ -88,7 +88,7 @@ def test_a_stranger_changes_nothing_and_runs_nothing(
 
 def attack(lab: Lab, places: list[tuple[str, int, list[str]]], mark: str) -> int:
     """Have h3 do its worst to these places; how many connections it made."""
-    folder = Path(f"/proc/{keeper(Named(lab.name), 'h3')}/root/srv")
+    folder = Path("/proc", str(keeper(Named(lab.name), "h3")), "root", "srv")
     (folder / "stranger.py").write_text(STRANGER.read_text())
     (folder / "places.json").write_text(json.dumps(places))
     said = lab.exec("h3", lab.python, "/srv/stranger.py", "/srv/places.json", mark)

@@ -101,12 +101,27 @@ def _number(word: str, low: int, names: Sequence[str]) -> int:
 def put(crontab: str, name: str, lines: Sequence[str]) -> str:
     """The crontab with lines of ours under a name, in the place of those it had before."""
     block = [_begin(name), *lines, _end(name)]
-    return _text([*_others(crontab, name), *block])
+    others = remove(crontab, name)
+    # Without a line break at its end, the last line of somebody else would run into ours.
+    gap = "" if not others or others.endswith("\n") else "\n"
+    return others + gap + "".join(f"{text}\n" for text in block)
 
 
 def remove(crontab: str, name: str) -> str:
-    """The crontab without our lines of that name."""
-    return _text(_others(crontab, name))
+    """The crontab without our lines of that name; every other one stays, its line break too.
+
+    Raises:
+        CrontabError: a marker is missing: what is whose cannot be told, so nothing is touched.
+    """
+    lines = re.findall(r"[^\n]*\n|[^\n]+", crontab)
+    # An editor may have given all lines the line breaks of Windows, ours among them.
+    bare = [text.rstrip("\r\n") for text in lines]
+    marks = [at for at, text in enumerate(bare) if text in (_begin(name), _end(name))]
+    wanted = [_begin(name), _end(name)] * (len(marks) // 2)
+    if [bare[at] for at in marks] != wanted:
+        raise CrontabError(f"the markers of {name!r} do not match; mend the crontab by hand")
+    ours = {at for first, last in list(pairwise(marks))[::2] for at in range(first, last + 1)}
+    return "".join(text for at, text in enumerate(lines) if at not in ours)
 
 
 def _begin(name: str) -> str:
@@ -121,23 +136,3 @@ def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise CrontabError(f"no name for a schedule: {name!r}")
     return name
-
-
-def _others(crontab: str, name: str) -> list[str]:
-    """Every line that is not between our markers.
-
-    Raises:
-        CrontabError: a marker is missing: what is whose cannot be told, so nothing is touched.
-    """
-    lines = crontab.split("\n")
-    lines = lines[:-1] if lines[-1] == "" else lines
-    marks = [at for at, text in enumerate(lines) if text in (_begin(name), _end(name))]
-    wanted = [_begin(name), _end(name)] * (len(marks) // 2)
-    if [lines[at] for at in marks] != wanted:
-        raise CrontabError(f"the markers of {name!r} do not match; mend the crontab by hand")
-    ours = {at for first, last in list(pairwise(marks))[::2] for at in range(first, last + 1)}
-    return [text for at, text in enumerate(lines) if at not in ours]
-
-
-def _text(lines: Sequence[str]) -> str:
-    return "".join(f"{text}\n" for text in lines)

@@ -35,7 +35,7 @@ def replace(path: Path, text: str) -> None:
     make_folder(path.parent)
     part = path.with_suffix(f"{path.suffix}.part")
     try:
-        with part.open("w") as file:
+        with part.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

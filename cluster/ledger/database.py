@@ -94,8 +94,10 @@ class Database:
                 raise
 
     def all(self, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        # A name that somebody typed may not be UTF-8; then it is the name of nothing in here.
+        known = tuple(_known(value) if isinstance(value, str) else value for value in values)
         with translated(self.path):
-            return self.db.execute(sql, values).fetchall()
+            return self.db.execute(sql, known).fetchall()
 
     def check(self) -> str:
         """SQLite's own verdict on the file: ``ok``, or what is wrong."""
@@ -182,7 +184,8 @@ def file_system(path: Path) -> str:
     Empty where that cannot be told.
     """
     try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        # Any mount point, of whatever user, may have a name in another encoding.
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return ""
     real = path.resolve()
@@ -221,6 +224,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _known(text: str) -> str:
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _text(data: bytes) -> str:

@@ -152,6 +152,7 @@ def _quota(folder: Path, version: int) -> Iterator[float]:
 
 def _lines(path: Path) -> Sequence[str]:
     try:
-        return path.read_text().splitlines()
-    except (OSError, ValueError):
+        # A mount point or a cgroup may have a name in any encoding.
+        return path.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
         return ()

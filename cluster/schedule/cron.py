@@ -118,23 +118,25 @@ def _busy() -> StoreError:
 def _read() -> str:
     done = _crontab("-l")
     if done.returncode == 0:
-        return done.stdout
-    if "no crontab for" in done.stderr:
+        # The lines of others are bytes of any encoding: UTF-8 or not, they are written back as
+        # they came.
+        return done.stdout.decode(errors="surrogateescape")
+    if b"no crontab for" in done.stderr:
         return ""
     raise _refused(done)
 
 
 def _write(lines: str) -> None:
     done = _crontab("-", lines) if lines else _crontab("-r")
-    if done.returncode != 0 and "no crontab for" not in done.stderr:
+    if done.returncode != 0 and b"no crontab for" not in done.stderr:
         raise _refused(done)
 
 
-def _crontab(argument: str, lines: str | None = None) -> subprocess.CompletedProcess[str]:
+def _crontab(argument: str, lines: str = "") -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
-            ["crontab", argument], check=False, input=lines or "", capture_output=True, text=True,
-            env={**os.environ, "LC_ALL": "C"}, timeout=_PATIENCE,
+            ["crontab", argument], check=False, input=lines.encode(errors="surrogateescape"),
+            capture_output=True, env={**os.environ, "LC_ALL": "C"}, timeout=_PATIENCE,
         )  # fmt: skip
     except FileNotFoundError:
         fix = "install cron (Debian and Ubuntu: apt install cron), or use --systemd"
@@ -144,8 +146,9 @@ def _crontab(argument: str, lines: str | None = None) -> subprocess.CompletedPro
         raise EngineError(words, fix="see what it waits for, then try again") from None
 
 
-def _refused(done: subprocess.CompletedProcess[str]) -> EngineError:
-    return EngineError(f"crontab: {done.stderr.strip() or f'exit code {done.returncode}'}")
+def _refused(done: subprocess.CompletedProcess[bytes]) -> EngineError:
+    said = done.stderr.decode(errors="replace").strip()
+    return EngineError(f"crontab: {said or f'exit code {done.returncode}'}")
 
 
 def _user() -> str:

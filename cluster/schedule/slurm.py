@@ -12,7 +12,7 @@ from cluster.errors import StoreError, UsageError
 from cluster.schedule.job import Job, Scheduled
 from cluster.slurm import MAX_ARRAY, Batch, SlurmError, array_limit, script, scrontab, warning_of
 
-_MARK = "# Written by `cluster schedule "
+_MARK = b"# Written by `cluster schedule "
 _PATIENCE = 20.0
 
 
@@ -67,7 +67,7 @@ def install(job: Job, order: Order) -> Scheduled:
     if file.exists() and not _is_ours(file):
         raise UsageError(f"{file} is not of cluster's making", fix="move it away")
     try:
-        file.write_text(written)
+        file.write_text(written, "utf-8")
         file.chmod(0o755)
     except OSError as error:
         raise StoreError(f"{error.strerror or error}", where=str(file)) from None
@@ -94,8 +94,8 @@ def _file(folder: Path, name: str) -> Path:
 
 def _is_ours(file: Path) -> bool:
     try:
-        return any(line.startswith(_MARK) for line in file.read_text().splitlines()[:2])
-    except (OSError, UnicodeDecodeError):
+        return any(line.startswith(_MARK) for line in file.read_bytes().splitlines()[:2])
+    except OSError:
         return False
 
 
@@ -103,7 +103,7 @@ def _array_limit() -> int:
     """How large an array may be: what this site's Slurm says, else what Slurm has by itself."""
     words = ("scontrol", "show", "config")
     try:
-        done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=_PATIENCE)
+        done = subprocess.run(words, check=False, capture_output=True, timeout=_PATIENCE)
     except (OSError, subprocess.TimeoutExpired):
         return MAX_ARRAY
-    return array_limit(done.stdout)
+    return array_limit(done.stdout.decode(errors="replace"))

@@ -73,8 +73,8 @@ def _check_calendar(when: str) -> None:
     words = ("systemd-analyze", "calendar", "--", when)
     try:
         done = subprocess.run(
-            words, capture_output=True, check=False, text=True, timeout=_PATIENCE,
-            env={**os.environ, "LC_ALL": "C"},
+            words, capture_output=True, check=False, encoding="utf-8", errors="replace",
+            timeout=_PATIENCE, env={**os.environ, "LC_ALL": "C"},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return
@@ -140,8 +140,9 @@ def _told(command: tuple[str, ...]) -> str | None:
     """Run a command of systemd's; what it said where it failed, None where it did not."""
     try:
         done = subprocess.run(
-            command, capture_output=True, check=False, text=True, timeout=_PATIENCE
-        )
+            command, capture_output=True, check=False, encoding="utf-8", errors="replace",
+            timeout=_PATIENCE,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return None if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"

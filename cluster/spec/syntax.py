@@ -60,6 +60,9 @@ def _utf8(source: bytes) -> str:
 def _not_text(text: str, index: int) -> Fault:
     code = ord(text[index])
     offset = len(text[:index].encode("utf-8", "surrogatepass"))
+    if 0xDC80 <= code <= 0xDCFF:  # how Python has such a byte of an argument
+        message = f"not UTF-8: byte 0x{code - 0xDC00:02x} at offset {offset}"
+        return Fault(message, _place(text, index), "write it as UTF-8")
     surrogate = 0xD800 <= code <= 0xDFFF
     kind = "half a surrogate pair" if surrogate else "a control or unassigned character"
     message = f"{kind} (U+{code:04X}) at byte {offset}"

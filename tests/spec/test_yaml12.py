@@ -136,6 +136,7 @@ def test_crlf_and_a_byte_order_mark_are_accepted() -> None:
         pytest.param("a: 1\nb: \0", "2:4", "U+0000) at byte 8", marks=pytest.mark.fault(75)),
         pytest.param("a: \x1b[1m", "1:4", "control", marks=pytest.mark.fault(75)),
         pytest.param("a: \ud800", "1:4", "half a surrogate", marks=pytest.mark.fault(75)),
+        pytest.param("a: caf\udce9", "1:7", "0xe9 at offset 6", marks=pytest.mark.fault(75)),
         pytest.param('a: "\\ud800"', "1:4", "half a surrogate", marks=pytest.mark.fault(75)),
         pytest.param('a: "\\0"', "1:4", "control character", marks=pytest.mark.fault(75)),
         pytest.param('a: "\\U00110000"', "1:1", "not valid YAML", marks=pytest.mark.fault(75)),

@@ -135,7 +135,7 @@ class Engine(Hosted):
         # As one word, and one file: that is all that some launchers take.
         shell = self._folder / "rsh"
         words = shlex.join(python_command(sys.executable, "cluster.backends.mpi.rsh"))
-        shell.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        shell.write_bytes(os.fsencode(f'#!/bin/sh\nexec {words} "$@"\n'))
         shell.chmod(0o700)
         self._shell = str(shell)
 

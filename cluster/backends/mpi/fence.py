@@ -202,7 +202,7 @@ def _memory(thread: int, place: int, size: int) -> bytes:
 
 def _socket_of(thread: int, descriptor: int) -> socket.socket:
     """A socket of another process, which is then that of both."""
-    status = Path(f"/proc/{thread}/status").read_text()
+    status = Path(f"/proc/{thread}/status").read_text("utf-8", "replace")
     process = int(status.partition("\nTgid:")[2].split(maxsplit=1)[0])
     handle = os.pidfd_open(process)
     libc = ctypes.CDLL(None, use_errno=True)

@@ -47,7 +47,8 @@ def find(environ: Mapping[str, str]) -> Launcher:
             [path, "--version"],
             check=False,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=20,
             env=scrubbed(environ),
         )

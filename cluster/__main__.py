@@ -8,10 +8,8 @@ import sys
 
 def main() -> int:
     """Run the command line; returns the exit code."""
-    if not sys.flags.safe_path and sys.path and sys.path[0] in ("", os.getcwd()):
-        # `python -m` puts the current folder first, where somebody's random.py may lie. The
-        # package itself was found already; nothing else is to be found there.
-        del sys.path[0]
+    _leave_folder_out()
+    _take_own_package()
     if sys.argv[1:] in ([], ["--help"], ["-h"], ["help"]):
         from cluster.verbs import help_text
 
@@ -30,6 +28,35 @@ def main() -> int:
         return run(sys.argv[1:])
     except StopNow as stop:
         return _interrupted(*stop.args)
+
+
+def _leave_folder_out() -> None:
+    """Import nothing from the current folder, which `python -m` puts first on the path.
+
+    Somebody's random.py may lie there. The package itself was found already.
+    """
+    try:
+        here = os.getcwd()
+    except OSError:
+        here = ""  # gone; the verbs tell of it
+    if not sys.flags.safe_path and sys.path and sys.path[0] in ("", here):
+        del sys.path[0]
+
+
+def _take_own_package() -> None:
+    """Have ``cluster`` be the package that this file is of.
+
+    A folder of that name, in the current one or on PYTHONPATH, may have been found before it.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    found = getattr(sys.modules.get("cluster"), "__file__", None)
+    if found and os.path.samefile(os.path.dirname(found), folder):
+        return
+    for name in [name for name in sys.modules if f"{name}.".startswith("cluster.")]:
+        del sys.modules[name]
+    sys.path.insert(0, os.path.dirname(folder))
+    __import__("cluster")
+    del sys.path[0]
 
 
 def _in_a_world(rank: int) -> int:

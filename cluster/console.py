@@ -125,6 +125,22 @@ def reader_gone() -> int:
     return 128 + signal.SIGPIPE
 
 
+def check_folder() -> None:
+    """See that the current folder is there, which all relative paths are relative to.
+
+    Raises:
+        UsageError: it was removed since the shell went there, or cannot be reached.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        fix = "change to one that is there"
+        raise UsageError("the current folder is gone", fix=fix) from None
+    except OSError as error:
+        words = f"the current folder cannot be used: {error.strerror}"
+        raise UsageError(words, fix="change to another one") from None
+
+
 def complete_streams() -> None:
     """Give a process that was started without standard streams (``>&-``) empty ones.
 

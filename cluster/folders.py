@@ -49,7 +49,11 @@ def sweep() -> None:
 
 def _places() -> tuple[Path, ...]:
     """Where private folders are, and what their names begin with."""
-    return cache_folder() / "hosts" / f"{machine()}-", Path(_MEMORY, f"cluster-{os.getuid()}-")
+    memory = Path(_MEMORY, f"cluster-{os.getuid()}-")
+    try:
+        return cache_folder() / "hosts" / f"{machine()}-", memory
+    except OSError:
+        return (memory,)
 
 
 def _folder_in(place: Path) -> Path:
@@ -98,5 +102,7 @@ def machine() -> str:
     """What tells two machines apart that are reached under two names."""
     for place in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
         with suppress(OSError):
-            return Path(place).read_text().strip()
+            # An image of a container may have an empty one.
+            if name := Path(place).read_text("ascii", "ignore").strip():
+                return name
     return socket.gethostname().replace("-", "_")

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from cluster import __version__
-from cluster.console import signals, translated
+from cluster.console import check_folder, signals, translated
 from cluster.dispatch import Stop
 from cluster.errors import UsageError, did_you_mean
 from cluster.report import live, text
@@ -52,8 +52,13 @@ def verb(name: str) -> Callable[[Function], click.Command]:
     """A verb, with its line from the table and the option that all verbs have."""
 
     def decorate(function: Function) -> click.Command:
+        @functools.wraps(function)
+        def called(*given: Any, **options: Any) -> Any:
+            check_folder()
+            return function(*given, **options)
+
         option = click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
-        return group.command(name, help=f"{VERBS[name].capitalize()}.")(option(function))
+        return group.command(name, help=f"{VERBS[name].capitalize()}.")(option(called))
 
     return decorate
 

@@ -64,11 +64,15 @@ def _root() -> Finding:
 
 
 def _cache() -> Finding:
-    folder = cache_folder()
+    fix = "set CLUSTER_CACHE to a folder that you can write"
+    try:
+        folder = cache_folder()
+    except OSError:
+        words = "this user's home is not known: compiled kernels are lost"
+        return Finding("cache", "warn", words, fix)
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     if os.access(existing, os.W_OK):
         return Finding("cache", "ok", f"kernels are unpacked below {folder}")
-    fix = "set CLUSTER_CACHE to a folder that you can write"
     return Finding("cache", "warn", f"{folder} cannot be written: compiled kernels are lost", fix)
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from cluster.kernels import cache_folder
@@ -49,7 +50,10 @@ def facts(modules: Sequence[str]) -> dict[str, Any]:
     Args:
         modules: whose versions are told, None where they are missing.
     """
-    folder = cache_folder()
+    try:
+        folder = cache_folder()
+    except OSError:
+        folder = Path("/")  # where nothing can be written, as without a home
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     return {
         "cache": str(folder),

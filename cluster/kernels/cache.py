@@ -15,12 +15,19 @@ _MEMORY = "/dev/shm"
 
 
 def cache_folder() -> Path:
-    """Where kernels are unpacked: below CLUSTER_CACHE, XDG_CACHE_HOME or ~/.cache."""
+    """Where kernels are unpacked: below CLUSTER_CACHE, XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        OSError: none of them is known: this user has no entry, as in some containers.
+    """
     named = os.environ.get("CLUSTER_CACHE")
     if named:
         return Path(named)
     home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "cluster"
+    try:
+        return (Path(home) if home else Path.home() / ".cache") / "cluster"
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
 
 
 def unpack(source: Source) -> Path:
@@ -34,7 +41,7 @@ def unpack(source: Source) -> Path:
         if not _holds(folder, source):
             _replace(folder, source)
         return folder
-    except (OSError, RuntimeError):
+    except OSError:
         # No home, a full or a read-only disk: the kernel still runs, only its cache is lost.
         return _unpack_aside(source)
 

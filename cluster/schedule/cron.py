@@ -86,9 +86,10 @@ def _change(edit: Callable[[str], str]) -> bool:
 @contextmanager
 def _one_of_ours() -> Iterator[None]:
     """Of our own commands one edits at a time: they lock the user's home, which leaves nothing."""
+    entry = _entry()
     try:
-        home = os.open(pwd.getpwuid(os.getuid()).pw_dir, os.O_RDONLY | os.O_CLOEXEC)
-    except (KeyError, OSError):
+        home = os.open(entry.pw_dir if entry else "/", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
         home = os.open("/", os.O_RDONLY | os.O_CLOEXEC)
     try:
         deadline = time.monotonic() + _PATIENCE
@@ -148,12 +149,19 @@ def _crontab(argument: str, lines: str = "") -> subprocess.CompletedProcess[byte
 
 def _refused(done: subprocess.CompletedProcess[bytes]) -> EngineError:
     said = done.stderr.decode(errors="replace").strip()
-    return EngineError(f"crontab: {said or f'exit code {done.returncode}'}")
+    kind = EngineError if _entry() else _NoCrontab  # a user without an entry has no crontab
+    return kind(f"crontab: {said or f'exit code {done.returncode}'}")
 
 
 def _user() -> str:
     """Whose crontab it is; a bare environment has no USER."""
+    entry = _entry()
+    return entry.pw_name if entry else f"user {os.getuid()}"
+
+
+def _entry() -> pwd.struct_passwd | None:
+    """Of this user in the table of users; in a container there may be none."""
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return pwd.getpwuid(os.getuid())
     except KeyError:
-        return f"user {os.getuid()}"
+        return None

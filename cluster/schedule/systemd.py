@@ -108,7 +108,10 @@ def install(job: Job, when: str) -> Scheduled:
 
 def remove(name: str, _spec: Path) -> bool:
     """Stop a job's timer, and take both units away; whether there were any."""
-    paths = [path for path in _paths(name) if path.exists()]
+    try:
+        paths = [path for path in _paths(name) if path.exists()]
+    except _NoHome:
+        return False
     if not paths:
         return False
     # Before the files go: without them systemd does not know what to disable. Where it does not
@@ -120,11 +123,18 @@ def remove(name: str, _spec: Path) -> bool:
     return True
 
 
+class _NoHome(StoreError):
+    """No place for units, and so none in it."""
+
+
 _RELOAD = ("systemctl", "--user", "daemon-reload")
 
 
 def _paths(name: str) -> tuple[Path, Path]:
-    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    if not os.path.isabs(home):
+        raise _NoHome(f"there is no folder for units: the home of user {os.getuid()} is not known",
+                      fix="set HOME or XDG_CONFIG_HOME")  # fmt: skip
     folder = Path(home) / "systemd" / "user"
     return folder / f"cluster-{name}.service", folder / f"cluster-{name}.timer"
 

@@ -50,10 +50,13 @@ def find(environ: Mapping[str, str]) -> Launcher:
             encoding="utf-8",
             errors="replace",
             timeout=20,
-            env=scrubbed(environ),
+            env=_home() | scrubbed(environ),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineError(f"{path} does not say its version: {error}") from None
+    if done.returncode:
+        said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[0]
+        raise EngineError(f"{path} does not say its version: {said}")
     return Launcher(path, *flavour_of(path, done.stdout))
 
 
@@ -125,12 +128,18 @@ def environment(launcher: Launcher, environ: Mapping[str, str], shell: str) -> d
         if os.geteuid() == 0:
             # Kernels run as this user with every other backend, too.
             more |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return {**scrubbed(environ), **more}
+    return {**_home(), **scrubbed(environ), **more}
 
 
 def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
     """An environment without the variables of launchers and their MPI."""
     return {name: value for name, value in environ.items() if not _INHERITED.match(name)}
+
+
+def _home() -> dict[str, str]:
+    """The variable without which Open MPI does not start; a user may have no entry to ask."""
+    home = os.path.expanduser("~")
+    return {"HOME": home if os.path.isabs(home) else "/"}
 
 
 def moved(text: str, launcher: Launcher, prefix: str) -> str:

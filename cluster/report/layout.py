@@ -6,6 +6,8 @@ would obey instead of show is written out as an escape.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -22,6 +24,7 @@ _GAP = 2
 _LABEL = 11
 # Columns narrower than this are not folded: a title, and prose.
 _FOLDED, _FOLDED_PROSE = 6, 16
+_SIZE = re.compile(r"0*[1-9][0-9]{0,4}")
 # What stands for our own symbols where an encoding has no place for them.
 _ASCII = str.maketrans({"✓": "+", "✗": "x", "◐": "~", "▸": ">", "…": "...", "±": "+/-"})
 
@@ -186,7 +189,15 @@ def terminal(stream: TextIO) -> Console:
             # Rich's own way is to redirect stdout and exit.
             raise BrokenPipeError
 
-    return Harmless(file=stream, markup=False, emoji=False, highlight=False)
+    # Rich believes any digits: in a width of 0 it shows nothing at all. Without a size in the
+    # environment it asks the terminal, and takes 80 columns where that does not know.
+    given = {name: value for name, value in os.environ.items() if _may_be_told(name, value)}
+    return Harmless(file=stream, markup=False, emoji=False, highlight=False, _environ=given)
+
+
+def _may_be_told(name: str, value: str) -> bool:
+    """Whether a variable is right for rich: no size of a terminal, or one that can be."""
+    return name not in ("COLUMNS", "LINES") or bool(_SIZE.fullmatch(value))
 
 
 def fitted(text: str, encoding: str) -> str:

@@ -126,6 +126,39 @@ def test_any_width_will_do(columns: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "size",
+    [
+        {"COLUMNS": "0"},
+        {"COLUMNS": "0", "LINES": "0"},
+        {"COLUMNS": "²"},
+        {"COLUMNS": "-5"},
+        {"COLUMNS": "abc"},
+        {"COLUMNS": "9" * 5000},
+        {"COLUMNS": "0", "TERM": "dumb"},
+        {"COLUMNS": "0", "NO_COLOR": "1"},
+        {"COLUMNS": None, "TERM": None},
+    ],
+    ids=lambda size: " ".join(f"{name}={(value or '')[:4]}" for name, value in size.items()),
+)
+def test_a_size_that_cannot_be_is_none(size: dict[str, str | None], folder: Path) -> None:
+    """The terminal's own is taken, or 80 columns where it does not know: this one does not."""
+    code, received = in_terminal(["ls"], folder, 0, **size)
+    shown = screen(received, 80)
+    assert code == 0
+    assert any(line.startswith("quarter-") and "done" in line for line in shown)
+    assert max(map(len, shown)) <= 80
+
+
+def test_a_run_is_shown_in_a_terminal_of_no_size(tmp_path: Path) -> None:
+    """Its bar, and then its result."""
+    path = spec(tmp_path, "slow", params={"pause": 0.02})
+    code, received = in_terminal(["submit", path], tmp_path, 0, LINES="0")
+    assert code == 0
+    assert "━" in received
+    assert any(line.startswith("✓ slow: 0.2") for line in screen(received, 80))
+
+
+@pytest.mark.parametrize(
     ("env", "bar", "colour"),
     [({"TERM": "dumb"}, False, False), ({"NO_COLOR": "1"}, True, False), ({}, True, True)],
     ids=["dumb", "no colour", "plain"],

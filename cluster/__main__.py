@@ -79,13 +79,14 @@ def _handle_signals() -> None:
     import signal
 
     from cluster.errors import StopNow
+    from cluster.family import catch
 
     def stop(number: int, _frame: object) -> None:
         raise StopNow(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
+            catch(number, stop)
 
 
 def _interrupted(number: int) -> int:

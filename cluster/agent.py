@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from cluster.child import Child
 from cluster.desk import SOCKET
-from cluster.family import adopt, descendants
+from cluster.family import adopt, catch, descendants
 from cluster.folders import machine, private_folder, remove, sweep
 from cluster.handshake import fingerprint, is_lost, probe, probed
 from cluster.kernels import Source
@@ -46,7 +46,7 @@ _STRANGE = 10.0
 def main() -> None:
     """Serve until the input ends. Started by the dispatcher, never by hand."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, leave_it)
+        catch(number, leave_it)
     adopt()
     with selectors.DefaultSelector() as selector:
         wire = Wire(*take_descriptors(), selector)

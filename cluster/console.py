@@ -16,6 +16,7 @@ import click
 
 from cluster.dispatch import Stop
 from cluster.errors import ClusterError, Interrupted, StopNow, StoreError, UsageError
+from cluster.family import catch
 from cluster.report import text
 
 # SIGUSR1 is what Slurm and mpirun can send to warn a job; by itself it would end the process.
@@ -60,7 +61,7 @@ def handled(handlers: Handlers) -> Iterator[None]:
     """Signal handlers for a while; Python allows them in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         handlers = {}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before = {number: catch(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

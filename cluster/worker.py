@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from cluster.errors import KernelError
-from cluster.family import die_with_parent
+from cluster.family import catch, die_with_parent
 from cluster.kernels import Source, load
 from cluster.work import Task, Work, perform
 
@@ -34,7 +34,7 @@ def main() -> None:
     if os.getppid() != parent:
         os._exit(1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, leave_it)
+        catch(number, leave_it)
     marker = Marker(int(sys.argv[1]))
     lines = Lines(*take_descriptors())
     faulthandler.enable()
@@ -160,6 +160,6 @@ def take_descriptors() -> tuple[int, int]:
 def leave_it(_number: int, _frame: object) -> None:
     """What a keyboard, Slurm or systemd sends to every process of a job is for the dispatcher.
 
-    It drains, and ends its workers in its own way. Ignoring would be inherited by what a kernel
-    starts; a handler is not.
+    It drains, and ends its workers in its own way. Ignoring would be inherited by every program
+    that a kernel starts; a handler is not.
     """

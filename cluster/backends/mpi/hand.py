@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.backends.mpi.world import DOWN, UP, World
-from cluster.family import die_with_parent
+from cluster.family import catch, die_with_parent
 from cluster.handshake import fingerprint, is_lost, probe, probed
 from cluster.kernels import Source
 from cluster.nodes import local
@@ -55,7 +55,7 @@ class Hand:
         die_with_parent()
         # What a launcher forwards is for the coordinator, which drains.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, leave_it)
+            catch(number, leave_it)
         while not self.ended:
             self.tend()
             self._world.flush()

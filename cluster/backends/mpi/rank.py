@@ -20,7 +20,7 @@ from typing import Any
 from cluster.backends.mpi.fence import LOOPBACK, OWN_ADDRESS, interface_of, is_held
 from cluster.backends.mpi.world import DOWN, UP, World, guarded, join
 from cluster.errors import EngineError
-from cluster.family import die_with_parent
+from cluster.family import catch, die_with_parent
 from cluster.wire import Wire, dial
 from cluster.worker import leave_it
 
@@ -31,7 +31,7 @@ def main() -> None:
     """Be one of the ranks. Started by a launcher, never by hand."""
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, leave_it)
+        catch(number, leave_it)
     os.environ.update(transport(os.environ.get(OWN_ADDRESS, ""), os.environ.get("TMPDIR", "/tmp")))
     try:
         world = join()

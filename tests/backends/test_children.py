@@ -1,0 +1,91 @@
+"""What kernels start: processes behave in a worker as they do in a script."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _pytest.mark import ParameterSet
+
+from cluster.backends.base import TABLE
+from tests.cli.shell import cluster
+from tests.conftest import need
+
+KERNELS = '''
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+from cluster import Moments
+
+
+def square(x):
+    return x * x
+
+
+def forks(rng, samples):
+    """All that a script may do with the processes that it forks."""
+    context = multiprocessing.get_context("fork")
+    with context.Pool(2) as pool:  # which ends by terminate() and join()
+        assert pool.map(square, range(9)) == [square(x) for x in range(9)]
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        assert list(pool.map(square, range(9))) == [square(x) for x in range(9)]
+    for pause in (0.0, 0.05):  # in the moment of its start, and after it
+        process = context.Process(target=time.sleep, args=(600,))
+        process.start()
+        time.sleep(pause)
+        process.terminate()
+        process.join(10)
+        assert process.exitcode == -signal.SIGTERM, process.exitcode
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        assert ending(number) == -number
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGUSR1, lambda *_: os._exit(7))
+        assert ending(signal.SIGUSR1) == 7  # its own handler is inherited, as everywhere
+        signal.signal(signal.SIGUSR1, before)
+    return Moments.of(rng.random(samples))
+
+
+def ending(number):
+    """How a forked child ends that is sent a signal."""
+    pid = os.fork()
+    if not pid:
+        time.sleep(600)
+    os.kill(pid, number)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+'''
+# The others start a world of their own; all draw in the same worker process.
+QUICK = {"serial", "threads", "processes"}
+
+
+def case(backend: str, *values: object) -> ParameterSet:
+    """A case of a backend; slow where that one is somebody else's."""
+    marks = () if backend in QUICK else pytest.mark.slow
+    return pytest.param(backend, *values, marks=marks)
+
+
+def submitted(folder: Path, kernel: str, backend: str, **keys: object) -> dict[str, Any]:
+    """Three blocks of a kernel on two slots of a backend; the result's document."""
+    entry = next(entry for entry in TABLE if entry.name == backend)
+    need(entry.usable, f"{backend}: {entry.install}")
+    document: dict[str, object] = {
+        "kernel": f"kernels.py:{kernel}", "samples": 300, "block": 100, "seed": 3,
+        "nodes": "localhost:2", "backend": backend, "retry": {"timeout": 20}, **keys,
+    }  # fmt: skip
+    (folder / "kernels.py").write_text(KERNELS)
+    path = folder / "spec.yaml"
+    path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in document.items()))
+    result: dict[str, Any] = json.loads(cluster("submit", path, "--json", cwd=folder).stdout)
+    return result
+
+
+@pytest.mark.parametrize("backend", [case(entry.name) for entry in TABLE])
+def test_what_a_kernel_forks_ends_as_it_does_in_a_script(backend: str, tmp_path: Path) -> None:
+    """Signals do to it what they do by default, from its first moment on: nothing hangs."""
+    result = submitted(tmp_path, "forks", backend)
+    assert (result.get("failures"), result.get("state")) == ([], "done")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,19 @@ from pathlib import Path
 from cluster.kernels.model import Source
 
 _MEMORY = "/dev/shm"
+# Beside the kernels' own folders: a kernel that starts a fresh Python hands it its functions by the
+# name of their module, and there that name leads here.
+_MODULES = ".modules"
+_STAND_IN = '''\
+"""A kernel's module, for processes that the kernel starts."""
+import os, pathlib, sys
+sys.path.insert(0, os.environ["{root}"])
+from cluster.kernels.load import run_as
+del sys.path[0]
+sys.modules[__name__] = run_as(__name__, pathlib.Path(__file__).parents[1] / "{sha}", {entry!r})
+'''
+# Where this package is, for those processes.
+ROOT = "CLUSTER_PACKAGE"
 
 
 def cache_folder() -> Path:
@@ -30,6 +44,16 @@ def cache_folder() -> Path:
         raise OSError(str(error)) from None
 
 
+def module_name(source: Source) -> str:
+    """What a kernel's module is called in every process."""
+    return f"_cluster_kernel_{source.sha[:16]}"
+
+
+def modules_folder(folder: Path) -> Path:
+    """Where the modules of kernels are found by name, for one that is unpacked in ``folder``."""
+    return folder.parent / _MODULES
+
+
 def unpack(source: Source) -> Path:
     """Write the files once, whole or not at all; what is there is believed only if it is equal."""
     try:
@@ -40,6 +64,7 @@ def unpack(source: Source) -> Path:
             raise PermissionError
         if not _holds(folder, source):
             _replace(folder, source)
+        _written(modules_folder(folder), _stand_in(source))
         return folder
     except OSError:
         # No home, a full or a read-only disk: the kernel still runs, only its cache is lost.
@@ -49,9 +74,19 @@ def unpack(source: Source) -> Path:
 def _unpack_aside(source: Source) -> Path:
     """In a folder of this process: on the disk for such, else in memory."""
     try:
-        return _written(Path(_scratch().name) / source.sha, source)
+        return _aside(Path(_scratch().name), source)
     except OSError:
-        return _written(Path(_scratch(_MEMORY).name) / source.sha, source)
+        return _aside(Path(_scratch(_MEMORY).name), source)
+
+
+def _aside(root: Path, source: Source) -> Path:
+    _written(root / _MODULES, _stand_in(source))
+    return _written(root / source.sha, source.files)
+
+
+def _stand_in(source: Source) -> dict[str, str]:
+    text = _STAND_IN.format(root=ROOT, sha=source.sha, entry=source.entry)
+    return {f"{module_name(source)}.py": text}
 
 
 def _holds(folder: Path, source: Source) -> bool:
@@ -66,19 +101,19 @@ def _holds(folder: Path, source: Source) -> bool:
 def _replace(folder: Path, source: Source) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=f".{source.sha[:8]}-", dir=folder.parent))
     try:
-        _written(fresh, source)
+        _written(fresh, source.files)
         with suppress(OSError):
             fresh.rename(folder)
             return
         # Another worker came first, or something else stands there: heal it file by file.
-        _written(folder, source)
+        _written(folder, source.files)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _written(folder: Path, source: Source) -> Path:
+def _written(folder: Path, files: Mapping[str, str]) -> Path:
     """The folder, with the files in it."""
-    for name, text in source.files.items():
+    for name, text in files.items():
         target = folder / name
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not target.is_file() or target.read_bytes() != text.encode():

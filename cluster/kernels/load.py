@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import sys
 from functools import lru_cache
+from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 from cluster.errors import KernelError
-from cluster.kernels.cache import unpack
+from cluster.kernels.cache import ROOT, module_name, modules_folder, unpack
 from cluster.kernels.model import FORMS, Kernel, Source, Traits, not_a_kernel
 
 
@@ -42,28 +44,60 @@ def load(source: Source) -> Kernel:
 
 def _import(source: Source, folder: Path) -> ModuleType:
     """Run the file as a module of its own; its listed neighbours import by their plain names."""
-    name = f"_cluster_kernel_{source.sha[:16]}"
-    spec = importlib.util.spec_from_file_location(name, folder / source.entry)
-    if spec is None or spec.loader is None:
-        raise KernelError(f"{source.entry} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
     _forget_neighbours(source)
-    # Only where there are neighbours: a kernel named as an installed module must not hide it.
-    paths = [str(folder)] if len(source.files) > 1 else []
-    sys.path[:0] = paths
-    sys.modules[name] = module
+    _make_findable(source, folder)
     try:
-        spec.loader.exec_module(module)
+        return run_as(module_name(source), folder, source.entry)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
         raise KernelError(
             f"{source.entry} does not import: {type(error).__name__}: {error}",
             where=_line_of(error, folder / source.entry, source.entry),
         ) from error
-    finally:
-        for path in paths:
-            sys.path.remove(path)
+
+
+def run_as(name: str, folder: Path, entry: str) -> ModuleType:
+    """Run the file of an unpacked kernel as the module of that name, here or in a child of it.
+
+    Raises:
+        Exception, SystemExit: what the file raises.
+    """
+    spec = importlib.util.spec_from_file_location(name, folder / entry)
+    if spec is None or spec.loader is None:
+        raise KernelError(f"{entry} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
+
+
+_beside: set[str] = set()
+
+
+def _make_findable(source: Source, folder: Path) -> None:
+    """Have this process, and every Python that a kernel starts from it, find the modules.
+
+    multiprocessing and loky give their children the path that this process has.
+    """
+    os.environ[ROOT] = str(Path(__file__).parents[2])
+    modules = str(modules_folder(folder))
+    if modules not in sys.path:
+        sys.path.append(modules)
+    for path in _beside.intersection(sys.path):
+        sys.path.remove(path)
+    _beside.clear()
+    if len(source.files) > 1:
+        _beside.add(str(folder))
+        # A kernel that is named as an installed module must not hide it.
+        hides = _is_installed(source.entry.removesuffix(".py"))
+        sys.path.insert(len(sys.path) if hides else 0, str(folder))
+
+
+def _is_installed(name: str) -> bool:
+    return name in sys.stdlib_module_names or PathFinder.find_spec(name) is not None
 
 
 def _forget_neighbours(source: Source) -> None:

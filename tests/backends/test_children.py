@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,23 @@ def forks(rng, samples):
     return Moments.of(rng.random(samples))
 
 
+def spawns(rng, samples, joblib=False):
+    """Functions of this file, and of its neighbour, in processes that begin afresh."""
+    import near  # not before: it is found at any time
+
+    for method in ("spawn", "forkserver"):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            assert pool.map_async(square, range(9)).get(60) == [square(x) for x in range(9)]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert list(pool.map(near.double, range(9), timeout=60)) == [2 * x for x in range(9)]
+    if joblib:
+        from joblib import Parallel, delayed
+
+        done = Parallel(n_jobs=2)(delayed(square)(x) for x in range(9))
+        assert done == [square(x) for x in range(9)]
+    return Moments.of(rng.random(samples))
+
+
 def ending(number):
     """How a forked child ends that is sent a signal."""
     pid = os.fork()
@@ -75,9 +93,11 @@ def submitted(folder: Path, kernel: str, backend: str, **keys: object) -> dict[s
     need(entry.usable, f"{backend}: {entry.install}")
     document: dict[str, object] = {
         "kernel": f"kernels.py:{kernel}", "samples": 300, "block": 100, "seed": 3,
-        "nodes": "localhost:2", "backend": backend, "retry": {"timeout": 20}, **keys,
+        "include": ["near.py"], "nodes": "localhost:2", "backend": backend,
+        "retry": {"timeout": 20}, **keys,
     }  # fmt: skip
     (folder / "kernels.py").write_text(KERNELS)
+    (folder / "near.py").write_text("def double(x): return 2 * x\n")
     path = folder / "spec.yaml"
     path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in document.items()))
     result: dict[str, Any] = json.loads(cluster("submit", path, "--json", cwd=folder).stdout)
@@ -88,4 +108,14 @@ def submitted(folder: Path, kernel: str, backend: str, **keys: object) -> dict[s
 def test_what_a_kernel_forks_ends_as_it_does_in_a_script(backend: str, tmp_path: Path) -> None:
     """Signals do to it what they do by default, from its first moment on: nothing hangs."""
     result = submitted(tmp_path, "forks", backend)
+    assert (result.get("failures"), result.get("state")) == ([], "done")
+
+
+@pytest.mark.parametrize("backend", [case(entry.name) for entry in TABLE])
+def test_what_a_kernel_spawns_finds_the_functions_that_it_is_given(
+    backend: str, tmp_path: Path
+) -> None:
+    """By spawn, forkserver, an executor, and loky where that is installed."""
+    params = {"joblib": find_spec("joblib") is not None}
+    result = submitted(tmp_path, "spawns", backend, samples=100, params=params)
     assert (result.get("failures"), result.get("state")) == ([], "done")

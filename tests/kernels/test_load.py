@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -203,11 +204,27 @@ def test_two_kernels_each_get_their_own_neighbour() -> None:
     assert drawn == [Hits(2, 10), Hits(6, 10), Hits(2, 10)]
 
 
-def test_the_path_is_as_before_after_a_load() -> None:
-    """Loading leaves no folder on sys.path."""
-    before = list(sys.path)
-    loaded("import helper\n" + PLAIN, helper="")
-    assert sys.path == before
+@pytest.mark.parametrize("neighbours", [{}, {"helper.py": ""}])
+def test_a_load_hides_no_module_that_was_found_before(neighbours: dict[str, str]) -> None:
+    """Whatever a kernel's file is called."""
+    before = PathFinder.find_spec("random")
+    load(Source("random.py", "coin", {"random.py": PLAIN, **neighbours}))
+    assert PathFinder.find_spec("random") == before
+
+
+def test_the_path_does_not_grow_with_every_kernel() -> None:
+    """It has the neighbours of the last kernel, and one folder for the modules of all."""
+    sizes = set()
+    for number in range(3):
+        loaded(f"import helper\n# {number}\n{PLAIN}", helper="")
+        sizes.add(len(sys.path))
+    assert len(sizes) == 1
+
+
+def test_a_neighbour_is_found_at_any_time() -> None:
+    """Also by a function that imports it when it is called."""
+    late = PLAIN.replace("    return", "    import helper\n    return")
+    load(made(late, helper="")).draw(Stream(1, 1, 0), 10, {})
 
 
 def test_files_are_unpacked_once_into_a_private_folder(cache: Path) -> None:

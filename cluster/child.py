@@ -71,7 +71,7 @@ class Child:
             os.set_blocking(descriptor, False)
             self._watch(descriptor, lambda _mask: self._read_words())
         self._watch(self._end, self._on_end)
-        self.gone = False
+        self.gone = self._killed = False
 
     @property
     def pid(self) -> int:
@@ -106,6 +106,10 @@ class Child:
 
     def kill(self) -> None:
         """Kill it, and all that it forked."""
+        self._killed = self._killed or not self._has_ended()
+        self._kill_group()
+
+    def _kill_group(self) -> None:
         # Once its status is taken, its number may be another's.
         if self._process.returncode is None:
             os.killpg(self.pid, signal.SIGKILL)
@@ -129,7 +133,7 @@ class Child:
         """Read its last words, kill what is left of its group, and say how it ended."""
         self._wire.read()
         self._read_words()
-        self.kill()
+        self._kill_group()
         status = self._status()
         self._wire.close()
         for descriptor in tuple(self._watched):
@@ -137,7 +141,7 @@ class Child:
         os.close(self._end)
         for pipe in self._pipes:
             pipe.close()
-        return _describe(status, self._tail)
+        return _describe(status, self._tail, self._killed)
 
     def _status(self) -> int | None:
         """Its exit status; None where not even SIGKILL ends it: it waits for a dead disk."""
@@ -149,6 +153,8 @@ class Child:
     def _has_ended(self) -> bool:
         # Seen without reaping: the process group keeps its number until it is killed as a whole.
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        if self._process.returncode is not None:
+            return True
         return os.waitid(os.P_PID, self.pid, options) is not None
 
     def _on_end(self, _mask: int) -> None:
@@ -174,10 +180,12 @@ class Child:
                 self._tail = (self._tail + data)[-_TAIL:]
 
 
-def _describe(status: int | None, tail: bytes) -> str:
+def _describe(status: int | None, tail: bytes, killed: bool) -> str:
     words = tail.decode(errors="replace").strip()
     if status is None:
         cause = f"its process was not gone {_DYING:g} s after SIGKILL, and is left behind"
+    elif killed:
+        cause = "its process was killed"
     elif status >= 0:
         cause = f"its process exited with {status}"
     elif -status == signal.SIGKILL:

@@ -247,6 +247,9 @@ class Hosted(Backend):
         return None if host.ready or first or not host.born else Standing.AWAY
 
     def _words(self, host: Host) -> str:
+        if host.standing is Standing.STARTING and host.usable:
+            limit = f"{self.options.launch:g} s"
+            return f"a few samples of the kernel, a probe, did not come back within {limit}"
         reason = self._reason(host) if host.ready else host.reason
         return f"{reason} ({host.fix})" if host.fix and not host.ready else reason
 

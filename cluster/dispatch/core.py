@@ -499,6 +499,9 @@ class Core:
             return
         if fault.kind == "timeout" and task.id not in self._expired:
             fault = fault._replace(kind="returned")
+        elif fault.kind == "timeout":
+            limit = f"not done after {self.policy.timeout:g} s (retry.timeout)"
+            fault = fault._replace(message=f"{limit}; {fault.message}")
         if fault.kind == "stranded":
             # Its node is gone. That is not the block's fault, but not without end.
             often = self._stranded.add(first, task.stop)

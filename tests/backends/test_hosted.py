@@ -11,6 +11,7 @@ import pytest
 from cluster.backends import hosted
 from cluster.backends.base import Items, NodeEvent, Options, Source
 from cluster.backends.ssh import Engine
+from cluster.errors import NodesMissing
 from cluster.launch import Host
 from cluster.nodes import Node
 from cluster.testing import Script, work_of
@@ -58,3 +59,15 @@ def test_a_revoked_task_that_nobody_answers_is_answered_for(
     assert outcome.fault is not None
     assert (outcome.fault.kind, outcome.node) == ("timeout", "localhost")
     assert "not answered" in outcome.fault.message
+
+
+def test_a_kernel_that_hangs_in_its_probe_is_told_as_that() -> None:
+    """The host is in order: it is the kernel that was waited for, and how long."""
+    node, hangs = Node("localhost", slots=1), "import time\ndef f(rng, samples): time.sleep(60)"
+    with Engine((node,), Options(tick=0.1, launch=2.0)) as engine:
+        words = "localhost: .* of the kernel, a probe, did not come back within 2 s"
+        with (
+            pytest.raises(NodesMissing, match=words),
+            closing(engine.run(work_of(hangs), Script(1))) as items,
+        ):
+            list(items)

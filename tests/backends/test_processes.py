@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.backends.base import Backend, NodeEvent, Options, create
+from cluster.backends.base import TABLE, Backend, NodeEvent, Options, create
 from cluster.dispatch import Policy
 from cluster.errors import EngineError
 from cluster.nodes import Node
@@ -175,6 +175,24 @@ def test_a_kill_is_told_as_what_it_may_have_been() -> None:
     told = [outcome.fault.message for outcome in outcomes if outcome.fault]
     assert told
     assert all("SIGKILL" in words and "memory" in words for words in told)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["processes", "ssh", *(pytest.param(e.name, marks=pytest.mark.slow) for e in TABLE if e.needs)],
+)
+def test_a_block_over_its_time_is_told_with_the_limit_and_its_key(name: str) -> None:
+    """It was killed for that, and for nothing else."""
+    text = KERNEL.format(act="print('at it', flush=True); time.sleep(60)")
+    driven = drive(
+        lambda: engine(name, 1, QUIET), work_of(text), Goal(8),
+        policy=Policy(lost=1, timeout=0.5, pinned=1),
+    )  # fmt: skip
+    (told,) = driven.failures
+    assert (told["kind"], told["type"]) == ("timeout", "BlockTimeout")
+    assert told["message"] == (
+        "not done after 0.5 s (retry.timeout); its process was killed; its last words: at it"
+    )
 
 
 @pytest.mark.fault(38, 39)

@@ -70,7 +70,7 @@ def _draw(work: Work, task: Task, environment: Mapping[str, str], limit: float) 
     with suppress(ValueError):
         return Outcome.from_json(json.loads(data))
     if verdict == "timeout":
-        how = f"was killed after {limit:g} s in one block"
+        how = "was killed"
     else:
         code = os.waitstatus_to_exitcode(status)
         how = f"exited with {code}" if code >= 0 else f"died of {signal.Signals(-code).name}"

@@ -113,7 +113,7 @@ def resume(
     ``overrides`` may change where it runs (backend, nodes, retry), never what it computes.
     Raises what :func:`submit` raises, and UsageError where there is no such run.
     """
-    with Ledger(Path(store)) as ledger:
+    with Ledger(Path(store), write=True) as ledger:
         row = ledger.run(run)
         request = elsewhere(Request.from_json(row.definition), overrides)
         with hold(ledger, row.id, request, Caller(observe, stop)) as caller:
@@ -133,7 +133,7 @@ def extend(
 
     Raises what :func:`submit` raises, and UsageError where the new goal asks for less.
     """
-    with Ledger(Path(store)) as ledger:
+    with Ledger(Path(store), write=True) as ledger:
         row = ledger.run(run)
         old = Request.from_json(row.definition)
         request = extended(old, overrides)
@@ -246,7 +246,7 @@ def change_nodes(
         NoAnswer: it has not answered in time.
     """
     added, drained = hosts_of(add, "--add"), [node.host for node in hosts_of(drain, "--drain")]
-    with Ledger(Path(store)) as ledger:
+    with Ledger(Path(store), write=True) as ledger:
         name, rows = _meant(ledger, run)
         row = _computed_now(ledger, name, rows)
         wish = ledger.wish(row, added, drained)

@@ -45,7 +45,7 @@ def prunable(
         raise UsageError("which runs?", fix="--older-than 30d, or --keep 10")
     now, seen = time.time(), dict[str, int]()
     found = []
-    with Ledger(store) as ledger:
+    with Ledger(store, write=True) as ledger:
         for together in _together(ledger):
             if any(ledger.state(run) != State.DONE.value for run in together):
                 continue
@@ -76,7 +76,7 @@ def prune(runs: list[Old], store: Path = Path("runs")) -> list[str]:
     One that is in use, or is no longer done, stays.
     """
     removed = []
-    with Ledger(store) as ledger:
+    with Ledger(store, write=True) as ledger:
         for old in runs:
             run = ledger.run(old.run)
             if ledger.state(run) != State.DONE.value:

@@ -118,7 +118,7 @@ def resume(
 
     Raises what :func:`cluster.api.resume` raises.
     """
-    with Ledger(Path(store)) as ledger:
+    with Ledger(Path(store), write=True) as ledger:
         sweep = the_sweep(ledger, name)
         whole = Spec.from_json(sweep.spec)
         members = [

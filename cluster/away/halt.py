@@ -44,7 +44,7 @@ def halt(run: str, store: Path, *, now: bool = False, timeout: float | None = 60
         Unreachable: the process is of another host, or another user.
         Locked: it drains still when the timeout is over.
     """
-    with Ledger(store) as ledger:
+    with Ledger(store, write=True) as ledger:
         found = subject(ledger, run)
         here = socket.gethostname()
         owners = sorted(found.owners(), key=lambda owner: owner.host != here)

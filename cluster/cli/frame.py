@@ -63,12 +63,24 @@ def verb(name: str) -> Callable[[Function], click.Command]:
     return decorate
 
 
+class Folder(click.Path):
+    """The name of a folder; an empty one, as of a variable that is not set, is none."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, as it was written."""
+        if not str(value) or "\0" in str(value):
+            self.fail(f"must be a folder, got {value!r} (a dot is the one you are in)", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 store_option = click.option(
-    "--store", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-    help="folder of the ledger",
-)  # fmt: skip
+    "--store", type=Folder(), default=Path("runs"), show_default=True, help="folder of the ledger"
+)
 own_store_option = click.option(
-    "--store", type=click.Path(path_type=Path), default=None, help="instead of the spec's"
+    "--store", type=Folder(), default=None, help="instead of the spec's"
 )
 overrides_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="override a key of the spec"

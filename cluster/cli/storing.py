@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from cluster.cli.frame import (
+    Folder,
     answer,
     overrides_option,
     quiet_option,
@@ -64,7 +65,7 @@ def _verify(
 @verb("export")
 @run_argument
 @click.option("--blocks", required=True, metavar="A-B", help="the blocks, both included")
-@click.option("--to", type=click.Path(path_type=Path), required=True, help="the shard's folder")
+@click.option("--to", type=Folder(), required=True, help="the shard's folder")
 @store_option
 def _export(run: str, blocks: str, to: Path, store: Path, as_json: bool) -> None:
     from cluster.shards import export
@@ -74,8 +75,8 @@ def _export(run: str, blocks: str, to: Path, store: Path, as_json: bool) -> None
 
 
 @verb("merge")
-@click.argument("out", type=click.Path(path_type=Path))
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("out", type=Folder())
+@click.argument("sources", nargs=-1, required=True, type=Folder())
 @click.option("--verify", is_flag=True, help="compare what is counted twice, bit for bit")
 def _merge(out: Path, sources: Sequence[Path], verify: bool, as_json: bool) -> int:
     from cluster.shards import merge

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +14,15 @@ from cluster.durable import make_folder
 from cluster.errors import Locked, StoreError
 from cluster.ledger.faults import BUSY, no_store, translated
 from cluster.ledger.locks import Owner
+from cluster.ledger.places import (
+    check_ours,
+    check_place,
+    connected,
+    connected_to_read,
+    may_write,
+    private_copy,
+    read_only,
+)
 from cluster.ledger.tables import SCHEMA, TABLES, UPGRADES, statements
 
 FILE = "ledger.sqlite"
@@ -32,18 +41,24 @@ _OWNER_DEAD = 60.0
 class Database:
     """An open store. Reading disturbs nobody; a run is written by the one who holds its lock.
 
+    A store that this process may not write is read as it is; an older format is brought up to
+    date in a private copy.
+
     Args:
         store: the folder.
         create: make it where it is missing; else that is an error.
+        write: it is to be written: one that is read-only is refused at once.
 
     Raises:
-        StoreError: it cannot be opened, or was written by a newer version.
+        StoreError: it cannot be opened, was written by a newer version, or is no store.
     """
 
-    def __init__(self, store: Path, *, create: bool = False) -> None:
+    def __init__(self, store: Path, *, create: bool = False, write: bool = False) -> None:
         self.store = store
         self.path = store / FILE
+        self._open = ExitStack()
         with translated(self.path):
+            check_place(store, self.path)
             if create:
                 make_folder(store)
             elif not self.path.is_file():
@@ -51,8 +66,11 @@ class Database:
             self.network = file_system(store) in NETWORK
             if create:
                 _make_private(self.path)
-            self.db = self.connect()
+            self.writable = may_write(self.path)
+            if create or write:
+                self.check_writable()
             try:
+                self.db = self._opened()
                 self._prepare(create)
             except BaseException:
                 self.close()
@@ -69,20 +87,43 @@ class Database:
     def close(self) -> None:
         """Close the file."""
         with suppress(sqlite3.Error):
-            self.db.close()
+            self._open.close()
+
+    def check_writable(self) -> None:
+        """Raise where this process may look at the store, and not write it."""
+        if not self.writable:
+            raise read_only(self.path)
 
     def connect(self) -> sqlite3.Connection:
-        # Autocommit: every transaction below is written out.
-        db = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        db = connected(str(self.path.absolute()))
+        self._configure(db)
+        return db
+
+    def _configure(self, db: sqlite3.Connection) -> None:
         _set_journal(db, "DELETE" if self.network else "WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
-        # A flipped bit must not keep whole rows from being read: their checksum tells it.
-        db.text_factory = _text
+
+    def _opened(self) -> sqlite3.Connection:
+        if self.writable:
+            db = connected(str(self.path.absolute()))
+        else:
+            db = connected_to_read(self.path, self.network, self._open)
+        self._open.enter_context(closing(db))
+        # Before the journal's mode is set: that would be written into another program's file.
+        check_ours(db, self.path)
+        if self.writable:
+            self._configure(db)
         return db
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
+        self.check_writable()
+        with self._transaction():
+            yield
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         with translated(self.path):
             self.db.execute("BEGIN IMMEDIATE")
             try:
@@ -151,6 +192,8 @@ class Database:
                 raise no_store(self.store)
             self._make_tables()
         elif version in UPGRADES:
+            if not self.writable:
+                self.db = private_copy(self.db, self._open)
             self._upgrade()
         elif version != SCHEMA:
             raise StoreError(
@@ -160,7 +203,7 @@ class Database:
             )
 
     def _upgrade(self) -> None:
-        with self.transaction():
+        with self._transaction():
             # Another process may have been first.
             (version,) = self.db.execute("PRAGMA user_version").fetchone()
             for step in range(version, SCHEMA):
@@ -228,7 +271,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _known(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="replace")
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="replace")

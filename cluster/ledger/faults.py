@@ -34,7 +34,10 @@ def _cure(error: sqlite3.Error) -> str:
     if "locked" in text:
         return f"another process kept the store busy for {BUSY:g} s; try again"
     if "malformed" in text or "not a database" in text:
-        return "the file is damaged: restore it, or recover it with sqlite3's .recover"
+        return (
+            "the file is damaged, or no store: restore it, recover it with sqlite3's .recover,"
+            " or name another --store"
+        )
     return LOOK
 
 

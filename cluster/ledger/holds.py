@@ -31,6 +31,7 @@ class Holds:
     def __init__(self, ledger: Ledger, runs: Sequence[str]) -> None:
         self.all = frozenset(runs)
         self._held: dict[str, int] = {}
+        ledger.check_writable()
         _make_room(len(runs))
         me, folder = Owner.here(), ledger.lock_path("")
         try:

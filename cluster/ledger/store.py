@@ -152,6 +152,7 @@ class Ledger(Database):
         Raises:
             Locked: another process holds it; or, on a network file system, another host the store.
         """
+        self.check_writable()
         path = self.lock_path(run)
         with translated(path):
             path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from cluster.errors import Problem, SpecError
+from cluster.spec.bare import bare_secrets
 from cluster.spec.hosts import Context, DefaultsForm, NodeForm, NodesForm
 from cluster.spec.messages import wording
 from cluster.spec.overrides import apply
@@ -27,12 +28,16 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Origin(NamedTuple):
-    """The file and folder of a spec, its earlier overrides, and the environment for host lists."""
+    """The file and folder of a spec, its earlier overrides, and the environment for host lists.
+
+    ``written``: by a person, now; what a ledger recorded is not judged again by rules for people.
+    """
 
     file: str
     base: Folder
     overrides: tuple[str, ...] = ()
     environ: Mapping[str, str] = os.environ
+    written: bool = False
 
 
 def judge(
@@ -43,7 +48,7 @@ def judge(
     Raises:
         SpecError: every problem of the text, the overrides and the values.
     """
-    file, base, earlier, environ = origin
+    file, base, earlier, environ, written = origin
     data, values, keys, findings, broken = document
     source = Source(file, base, (*earlier, *changes), data, values, keys)
     problems = [source.finding(found) for found in findings]
@@ -54,6 +59,8 @@ def judge(
     source = source.with_overridden(applied.paths)
     problems += [*applied.problems, *_nulls(source, broken), *_goal(model, source)]
     problems += _set_and_swept(data, applied.paths, source)
+    if written or any(path[:1] == ("notify",) for path in applied.paths):
+        problems += _bare_secrets(source)
     named = {"name": _name_of(file), **data}
     try:
         instance = model.model_validate(named, context=Context(base, environ))
@@ -162,6 +169,22 @@ def _set_and_swept(data: dict[str, Any], paths: set[Path], source: Source) -> It
     for path in paths:
         if join(path) in swept:
             yield source.problem(path, "the sweep varies it", "set several values, as in a,b")
+
+
+def _bare_secrets(source: Source) -> Iterator[Problem]:
+    """What would be kept in the ledger for everyone who may read it."""
+    notify = _as_dict(_as_dict(source.data).get("notify"))
+    cures = {
+        "webhook": "write ${NAME} in its place, a variable, or ${file:/path}, a file of yours",
+        "command": "let the command read it from a file or a variable",
+    }
+    for key, cure in cures.items():
+        given = notify.get(key)
+        texts = given if isinstance(given, list) else [given]
+        for at, text in enumerate(texts):
+            path: Path = ("notify", key) if text is given else ("notify", key, at)
+            if isinstance(text, str):
+                yield from (source.problem(path, why, cure) for why in bare_secrets(text))
 
 
 def _no_target(data: dict[str, Any], until: dict[str, Any], source: Source) -> Iterator[Problem]:

@@ -58,7 +58,7 @@ def parse(
     Raises:
         SpecError: every problem at once, in order of place.
     """
-    return Spec.read(read(text), Origin(file, base, environ=environ), overrides)
+    return Spec.read(read(text), Origin(file, base, environ=environ, written=True), overrides)
 
 
 def hosts_of(texts: Sequence[str], option: str) -> tuple[Node, ...]:

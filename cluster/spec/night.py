@@ -57,13 +57,14 @@ class Webhook(Text):
     def judge(self, value: str) -> None:
         if not _URL.fullmatch(value):
             secret = "a secret is written as ${NAME} or ${file:/path}, after the host"
-            raise fault(f"must be an address such as https://host/path, got {show(value)}", secret)
+            # Not quoted: what stands there instead may be a password.
+            raise fault("must be an address such as https://host/path", secret)
         if not value.startswith("https://") and not re.match(_LOCAL, value):
             raise fault("must begin with https://: http is for localhost alone")
         if "$" in REFERENCE.sub("", value):
             form = "a secret is written as ${NAME} or ${file:/path}"
             cure = "a $ of the address itself is written as %24"
-            raise fault(f"{form}, got {show(value)}", cure)
+            raise fault(form, cure)
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ class Notify(Frozen):
     webhook: Annotated[str, Webhook()] | None = Field(
         default=None,
         description="Address that the message is posted to as JSON; ${NAME} in its path stands "
-        "for a variable of the environment, ${file:/path} for a file that only you can read.",
+        "for a variable of the environment, ${file:/path} for a file that only you can read; a "
+        "secret itself is refused.",
     )
 
     @model_validator(mode="after")

@@ -141,7 +141,7 @@ def test_a_store_may_have_any_name(
     with Ledger(Path(name), create=True) as ledger:
         insert(ledger, entered(ledger), 0, 5)
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    with read_only(Path(name), tmp_path / "there?") as there, Ledger(there) as ledger:
+    with read_only(tmp_path / name, tmp_path / "there?") as there, Ledger(there) as ledger:
         assert len(ledger.runs()) == 1
 
 

@@ -415,7 +415,7 @@ def test_a_secret_at_the_end_of_what_is_kept_is_masked_too(
         ("{webhook: ''}", "not empty"),
         ("{webhook: 'https://host/${TOKEN'}", "a secret is written as"),
         ("{webhook: 'https://host/${file:here}'}", "a secret is written as"),
-        ("{webhook: https://host/$TOKEN}", "is written as ${NAME} or ${file:/path}, got the text"),
+        ("{webhook: https://host/$TOKEN}", "is written as ${NAME} or ${file:/path}"),
         ("{webhook: 'https://host/x?$top=1'}", "a $ of the address itself is written as %24"),
         ("{on: [done]}", "nobody is named to be told"),
         ("{on: [], command: [a]}", "names no event"),
@@ -435,6 +435,68 @@ def test_what_is_wrong_with_notify_is_told(notify: str, words: str, tmp_path: Pa
         api.load(path)
     assert all(problem.path.startswith("notify") for problem in caught.value.problems)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://hooks.slack.com/services/T00/B00/abc",
+        "https://discord.com/api/webhooks/1/abc",
+        "https://ntfy.sh/words",
+        "https://h.example.org/hooks/8h1qtdkr8jnizc7tbnrk5awqxr",
+        "https://h.example.org/hooks/550e8400-e29b-41d4-a716-446655440000",
+        "https://h.example.org/hooks/qkXbRtYwZs",
+        "https://h.example.org/hooks/%71k8b3t9w",
+        "https://h.example.org/${NAME}/8h1qtdkr8jnizc7tbnrk5awqxr",
+        "https://h.example.org/hook?token=abc",
+        "https://h.example.org/hook?x=8h1qtdkr8jnizc7tbnrk5awqxr",
+        "http://localhost:8080/hooks/8h1qtdkr8jnizc7tbnrk5awqxr",
+    ],
+)
+@pytest.mark.parametrize("how", ["webhook", "command", "set"])
+def test_a_secret_in_an_address_is_refused_and_not_repeated(
+    how: str, address: str, tmp_path: Path
+) -> None:
+    """It would lie in the ledger for all who may read that; the cure is told with the place."""
+    given = {"command": ["curl", address]} if how == "command" else {"webhook": address}
+    if "${" in address and how == "command":
+        given = {"command": ["curl", address.replace("${NAME}", "x")]}
+    keys: dict[str, Any] = {} if how == "set" else {"notify": given}
+    path = written(tmp_path, **keys)
+    overrides = [f"notify.webhook={address}"] if how == "set" else []
+    with pytest.raises(SpecError) as caught:
+        api.load(path, overrides)
+    (problem,) = caught.value.problems
+    assert problem.path.startswith("notify.")
+    assert "secret" in problem.message
+    assert address.rpartition("/")[2] not in str(problem)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://hooks.slack.com/${HOOK}",
+        "https://hooks.slack.com/services/T0ABCDEF12/B0ABCDEF12/${HOOK}",
+        "https://chat.example.org/hooks/nightly-runs-of-the-group?channel=montecarlo",
+        "https://h.example.org/api/v1beta1/namespaces/physics2024/notifyWhenRunEnds",
+        "https://h.example.org/hook?token=${HOOK}",
+        "https://h.example.org",
+        "http://localhost:8080/hook/20261124-1",
+    ],
+)
+def test_an_address_of_words_is_no_secret(address: str, tmp_path: Path) -> None:
+    """Nor is one that names where its secret is."""
+    spec = api.load(written(tmp_path, notify={"webhook": address}))
+    assert spec.notify
+    assert spec.notify.webhook == address
+
+
+def test_a_run_that_was_recorded_with_a_secret_still_goes_on(tmp_path: Path) -> None:
+    """Older versions took it; refusing it now would only take the run away."""
+    spec = api.load(written(tmp_path, notify={"webhook": "https://h.example.org/hook"}))
+    recorded = spec.to_json()
+    recorded["notify"]["webhook"] = "https://ntfy.sh/words"
+    assert Spec.from_json(recorded).notify
 
 
 def test_a_scheduled_start_has_no_variables(tmp_path: Path) -> None:

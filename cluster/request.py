@@ -246,7 +246,7 @@ def extended(request: Request, overrides: Sequence[str]) -> Request:
 
 
 def _problem(spec: Spec, fault: ParamFault) -> Problem:
-    path = f"params.{fault.name}" if fault.name else "params"
+    path = "kernel" if fault.of_kernel else f"params.{fault.name}" if fault.name else "params"
     return spec.problem(path, fault.message, fault.fix)
 
 
@@ -295,12 +295,6 @@ def _bind(
     """Canonical parameters, scale, offset and reference; errors at their place in the spec."""
     try:
         params = kernel.resolve(spec.params)
+        return params, *kernel.scale(params), kernel.reference(params)
     except ParamError as error:
         raise SpecError(_problem(spec, fault) for fault in error.faults) from error
-    try:
-        scale, offset = kernel.scale(params)
-        reference = kernel.reference(params)
-    except Exception as error:
-        message = f"the kernel's scale, offset or reference fails for these: {error}"
-        raise SpecError([spec.problem("params", message)]) from error
-    return params, scale, offset, reference

@@ -9,7 +9,15 @@ from pathlib import Path, PurePosixPath
 
 from cluster.errors import KernelError, did_you_mean
 from cluster.kernels.model import Source, not_a_kernel
-from cluster.kernels.text import form_of, functions, nearest, parse, read
+from cluster.kernels.text import (
+    form_of,
+    functions,
+    nearest,
+    other_definition,
+    parameters,
+    parse,
+    read,
+)
 
 
 def freeze(reference: str, base: Path, include: Iterable[str] = ()) -> Source:
@@ -50,18 +58,26 @@ def _find(place: str, base: Path) -> Path:
 
 
 def _check_function(source: Source) -> None:
-    known = functions(source.files[source.entry], source.entry)
+    text = source.files[source.entry]
+    known = functions(text, source.entry)
     found = known.get(source.function)
-    if found is None:
+    if found is not None:
+        if not form_of(found):
+            raise not_a_kernel(source.name, parameters(found), f"{source.entry}:{found.lineno}")
+        return
+    defined = other_definition(parse(text, source.entry), source.function)
+    if defined is None:
         kernels = [name for name, node in known.items() if form_of(node)]
         raise KernelError(
             f"{source.entry} defines no function {source.function!r}",
             fix=did_you_mean(source.function, known)
             or (f"its kernels: {', '.join(kernels)}" if kernels else None),
         )
-    if not form_of(found):
-        names = [a.arg for a in (*found.args.posonlyargs, *found.args.args)]
-        raise not_a_kernel(source.name, names)
+    if defined.what is not None:
+        raise KernelError(
+            f"{source.function!r} {defined.what}", where=f"{source.entry}:{defined.line}",
+            fix=defined.fix,
+        )  # fmt: skip
 
 
 def _check_siblings(source: Source, folder: Path) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import os
 import sys
 from functools import lru_cache
 from importlib.machinery import PathFinder
+from inspect import Parameter
 from pathlib import Path, PurePosixPath
 from types import ModuleType
+from typing import Any
 
 from cluster.errors import KernelError
 from cluster.kernels.cache import ROOT, module_name, modules_folder, unpack
+from cluster.kernels.callables import layers, oddity, parameters_of, place_of
 from cluster.kernels.model import FORMS, Kernel, Source, Traits, not_a_kernel
 
 
@@ -29,17 +31,51 @@ def load(source: Source) -> Kernel:
     call = getattr(module, source.function, None)
     if not callable(call):
         raise KernelError(f"{source.entry} defines no function {source.function!r}")
-    # A compiled function hides its parameters; every wrapper of note keeps the one it wraps.
-    parameters = list(inspect.signature(inspect.unwrap(call)).parameters.values())
+    if odd := oddity(call):
+        raise KernelError(f"{source.function!r} {odd[0]}", where=place_of(call), fix=odd[1])
+    names, defaults = _parameters(source, call)
+    return Kernel(source, call, names[0], defaults, _traits(call))
+
+
+def _parameters(source: Source, call: Any) -> tuple[list[str], dict[str, object]]:
+    """The names of all parameters, and the defaults of those beyond the first two."""
+    try:
+        parameters = parameters_of(call)
+    except (ValueError, TypeError) as error:
+        raise KernelError(
+            f"the parameters of {source.name} cannot be found out: {error}", where=place_of(call),
+            fix="write a function that calls it: def f(rng, samples): ...",
+        ) from None  # fmt: skip
     names = [parameter.name for parameter in parameters]
-    if len(names) < 2 or names[0] not in FORMS or names[1] != "samples":
-        raise not_a_kernel(source.name, names)
-    loose = [p.name for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if loose:
-        raise KernelError(f"{source.name} must name its parameters, not take *{loose[0]}")
-    defaults = {parameter.name: parameter.default for parameter in parameters[2:]}
-    traits = getattr(call, "__cluster__", Traits())
-    return Kernel(source, call, names[0], defaults, traits)
+    by_place = [p.name for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+    if (
+        by_place[:2] != names[:2]
+        or len(names) < 2
+        or names[0] not in FORMS
+        or names[1] != "samples"
+    ):
+        raise not_a_kernel(source.name, names, place_of(call))
+    for parameter in parameters[2:]:
+        _judge(source, call, parameter)
+    return names, {parameter.name: parameter.default for parameter in parameters[2:]}
+
+
+def _judge(source: Source, call: Any, parameter: Parameter) -> None:
+    """Refuse a parameter that cannot be given by its name."""
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        message = (
+            f"{source.name} must name its parameters, not take {str(parameter).partition(':')[0]}"
+        )
+        raise KernelError(message, where=place_of(call), fix="name each, with a default")
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        message = f"{source.name} takes {parameter.name!r} by its place, and params give it by name"
+        raise KernelError(message, where=place_of(call), fix="put the / before it, or leave it out")
+
+
+def _traits(call: Any) -> Traits:
+    """What a decorator says of a callable, or of what that calls."""
+    told = (getattr(layer, "__cluster__", None) for layer in layers(call))
+    return next((traits for traits in told if isinstance(traits, Traits)), Traits())
 
 
 def _import(source: Source, folder: Path) -> ModuleType:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
+import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,11 +15,14 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 from cluster.canonical import sha256
 from cluster.errors import KernelError, did_you_mean
+from cluster.kernels.callables import place_of
+from cluster.kernels.defaults import SAYABLE, Unsayable, instead, stated
 from cluster.streams import Stream
 from cluster.tally import Tally
 
 DEFAULT_BLOCK = 65_536
 FORMS = ("rng", "stream")
+_LARGEST_BLOCK = 2**63 - 1
 
 # Modules that a file of ``include`` must not stand in for.
 _TAKEN = sys.stdlib_module_names | {"cluster", "numba", "numpy"}
@@ -63,20 +68,40 @@ def kernel(function: Any = None, **traits: Any) -> Any:  # noqa: D417 - they are
             recorded with every outcome.
 
     Raises:
-        TypeError: an unknown word.
-        ValueError: a block that is not a positive integer.
+        TypeError: an unknown word, or one of the wrong type.
+        ValueError: a block below 1.
     """
+    if function is not None and not callable(function):
+        raise TypeError(f"@kernel takes its words by name, as in {_EXAMPLE}, got {function!r}")
+    if unknown := [word for word in traits if word not in Traits._fields]:
+        cure = did_you_mean(unknown[0], Traits._fields) or f"it has {', '.join(Traits._fields)}"
+        raise TypeError(f"@kernel has no word {unknown[0]!r}; {cure}")
     described = Traits(**traits)
-    if isinstance(described.block, bool) or not isinstance(described.block, int):
-        raise ValueError(f"block must be an integer, got {described.block!r}")
-    if described.block < 1:
-        raise ValueError(f"block must be at least 1, got {described.block}")
+    described = described._replace(block=_block(described.block))
+    if not isinstance(described.variant, str):
+        raise TypeError(f"variant must be text, got {described.variant!r}")
 
     def mark(function: F) -> F:
         function.__cluster__ = described  # type: ignore[attr-defined]
         return function
 
     return mark if function is None else mark(function)
+
+
+_EXAMPLE = "@kernel(block=100_000)"
+
+
+def _block(value: Any) -> int:
+    """The block of a decorator; numpy's integers are integers."""
+    try:
+        block = operator.index(value)
+    except TypeError:
+        block = None
+    if block is None or isinstance(value, bool):
+        raise ValueError(f"block must be an integer, got {value!r}")
+    if not 1 <= block <= _LARGEST_BLOCK:
+        raise ValueError(f"block must be at least 1 and below 2**63, got {block}")
+    return block
 
 
 @dataclass(frozen=True)
@@ -143,15 +168,73 @@ class Kernel:
         return self.call(first, samples, **params)
 
     def scale(self, params: Mapping[str, object]) -> tuple[float, float]:
-        """``(scale, offset)`` for these parameters."""
-        return float(_of(self.traits.scale, params)), float(_of(self.traits.offset, params))
+        """``(scale, offset)`` for these parameters.
+
+        Raises:
+            ParamError: one of them is no finite number.
+        """
+        return self._finite("scale", params), self._finite("offset", params)
 
     def reference(self, params: Mapping[str, object]) -> float | tuple[float, ...] | None:
-        """The exact value for these parameters, in the scaled unit, or None."""
-        value = _of(self.traits.reference, params)
+        """The exact value for these parameters, in the scaled unit, or None.
+
+        Raises:
+            ParamError: it is neither a number, nor a list of numbers, nor None.
+        """
+        value = self._trait("reference", params)
         if value is None:
             return None
-        return tuple(map(float, value)) if isinstance(value, Iterable) else float(value)
+        listed = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+        values = [_real(each) for each in (value if listed else [value])]
+        known = tuple(each for each in values if each is not None and not math.isnan(each))
+        if not values or len(known) < len(values):
+            fix = "make it a number, a list of numbers, or None where it is not known"
+            raise self._odd("reference", value, fix, params)
+        return known if listed else known[0]
+
+    def _finite(self, name: str, params: Mapping[str, object]) -> float:
+        value = self._trait(name, params)
+        number = _real(value)
+        if number is None or not math.isfinite(number):
+            fix = "make it a finite number, or a function of parameters that returns one"
+            raise self._odd(name, value, fix, params)
+        return number
+
+    def _trait(self, name: str, params: Mapping[str, object]) -> Any:
+        """What the decorator says, or what its function returns for these parameters."""
+        trait = getattr(self.traits, name)
+        if not callable(trait):
+            return trait
+        try:
+            return trait(**self._asked(trait, params))
+        except Exception as error:
+            fix = "mend the params or the kernel; it may use the kernel's own parameters, by name"
+            raise self._wrong(name, f"fails: {describe(error)}", fix, params) from error
+
+    def _asked(self, trait: Any, params: Mapping[str, object]) -> dict[str, object]:
+        """The parameters that a function of the decorator takes; its own defaults are its own."""
+        wanted = inspect.signature(trait).parameters.values()
+        asked = [p.name for p in wanted if p.name in params or p.default is p.empty]
+        if strange := [name for name in asked if name not in params]:
+            raise LookupError(f"the kernel has no parameter {strange[0]!r}")
+        return {name: params[name] for name in asked}
+
+    def _odd(self, name: str, value: object, fix: str, params: Mapping[str, object]) -> ParamError:
+        kind = "" if isinstance(value, int | float) else f"the {type(value).__name__} "
+        return self._wrong(name, f"is {kind}{_shown(value)}", fix, params)
+
+    def _wrong(self, name: str, what: str, fix: str, params: Mapping[str, object]) -> ParamError:
+        """A word of the decorator that comes to nothing, at the parameter that may have done it."""
+        trait = getattr(self.traits, name)
+        place = (place_of(trait) if callable(trait) else None) or self.where
+        used = _names_of(trait)
+        given = {key: value for key, value in params.items() if key in used}
+        odd = [key for key, value in given.items() if not _alike(self.defaults[key], value)]
+        suspects = odd or [key for key in given if given[key] != _plainly(self.defaults[key])]
+        words = ", ".join(f"{key}={_shown(value)}" for key, value in given.items())
+        message = f"the kernel's {name} {what}{f', for {words}' if words else ''} (at {place})"
+        suspect = suspects[0] if suspects else None
+        return ParamError([ParamFault(suspect, message, fix, of_kernel=suspect is None)])
 
     def resolve(self, params: Mapping[str, object]) -> dict[str, object]:
         """The canonical parameters: defaults filled in, 3 and 3.0 as the default writes them.
@@ -167,18 +250,44 @@ class Kernel:
         ]
         if missing:
             faults.append(ParamFault(None, f"{self.source.name} needs {', '.join(missing)}", None))
+        filled = {**params, **self._stated(params, faults)}
         if faults:
             raise ParamError(faults)
-        filled = {**self.defaults, **params}
         return {name: _like(self.defaults[name], filled[name]) for name in sorted(filled)}
+
+    @property
+    def where(self) -> str:
+        """``file.py:line`` of the function that draws."""
+        return place_of(self.call) or self.source.entry
+
+    def _stated(
+        self, params: Mapping[str, object], faults: list[ParamFault]
+    ) -> Mapping[str, object]:
+        """The defaults that are used, as a spec would write them; faults are added."""
+        values: dict[str, object] = {}
+        for name, default in self.defaults.items():
+            if name in params or default is inspect.Parameter.empty:
+                continue
+            try:
+                values[name] = stated(default)
+            except Unsayable as error:
+                message = f"the default of {name!r} {error.what} (at {self.where})"
+                cure = instead(name, error.value)
+                fix = f"{SAYABLE}; here {cure}" if cure else SAYABLE
+                faults.append(ParamFault(name, message, fix, of_kernel=True))
+        return values
 
 
 class ParamFault(NamedTuple):
-    """A parameter that does not fit the kernel: its name, what is wrong, and the fix."""
+    """A parameter that does not fit: its name, what is wrong, the fix, and whose fault it is.
+
+    ``of_kernel``: the kernel's file is to be mended, not the spec's ``params``.
+    """
 
     name: str | None
     message: str
     fix: str | None
+    of_kernel: bool = False
 
 
 class ParamError(ValueError):
@@ -189,19 +298,62 @@ class ParamError(ValueError):
         super().__init__("; ".join(fault.message for fault in self.faults))
 
 
-def not_a_kernel(name: str, parameters: list[str]) -> KernelError:
+def not_a_kernel(name: str, parameters: list[str], where: str | None) -> KernelError:
     """The error of a function whose parameters are not a kernel's."""
     return KernelError(
         f"{name} is not a kernel: its parameters are ({', '.join(parameters)})",
+        where=where,
         fix="a kernel is f(rng, samples, ...) with a numpy Generator, or f(stream, samples, ...)",
     )
 
 
-def _of(trait: Any, params: Mapping[str, object]) -> Any:
-    if not callable(trait):
-        return trait
-    wanted = inspect.signature(trait).parameters
-    return trait(**{name: params[name] for name in wanted})
+def describe(error: BaseException) -> str:
+    """An error of a person's code on one line, whatever its own text does."""
+    try:
+        text = str(error).strip()
+    except Exception:  # the user's __str__ may raise anything
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # the user's __repr__ may raise anything
+        return "that cannot be shown"
+
+
+def _real(value: Any) -> float | None:
+    """A number of Python's or numpy's as a float, or None; text that reads as one is none."""
+    if isinstance(value, bool | str | bytes | bytearray):
+        return None
+    try:
+        return float(value)
+    except Exception:
+        return None
+
+
+def _names_of(trait: Any) -> frozenset[str]:
+    """The parameters that a function of the decorator takes, where that can be found out."""
+    try:
+        return frozenset(inspect.signature(trait).parameters) if callable(trait) else frozenset()
+    except (ValueError, TypeError):
+        return frozenset()
+
+
+def _plainly(default: object) -> object:
+    """A default as it is recorded, where it can be."""
+    try:
+        return stated(default)
+    except Unsayable:
+        return inspect.Parameter.empty
+
+
+def _alike(default: object, value: object) -> bool:
+    """Whether a parameter is what its default is: a number, or a text."""
+    kinds = [next((k for k in (int | float, str) if isinstance(v, k)), None)
+             for v in (default, value)]  # fmt: skip
+    return kinds[0] == kinds[1]
 
 
 def _unknown(name: str, kernel: Kernel) -> ParamFault:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster.errors import KernelError, did_you_mean
+from cluster.kernels.callables import ASYNC, CLASS
 from cluster.kernels.model import DEFAULT_BLOCK, FORMS
 
 
@@ -17,6 +18,94 @@ def form_of(function: ast.FunctionDef) -> str | None:
     if len(first) == 2 and first[0].arg in FORMS and first[1].arg == "samples":
         return first[0].arg
     return None
+
+
+def parameters(function: ast.FunctionDef) -> list[str]:
+    """The names of a function's parameters, as they are written; a * before those by name only."""
+    own = function.args
+    placed = [each.arg for each in (*own.posonlyargs, *own.args)]
+    rest = [f"*{own.vararg.arg}"] if own.vararg else ["*"] if own.kwonlyargs else []
+    named = [each.arg for each in own.kwonlyargs]
+    return [*placed, *rest, *named, *([f"**{own.kwarg.arg}"] if own.kwarg else [])]
+
+
+class Definition(NamedTuple):
+    """What has a name in a file beside a function of the module's level.
+
+    Attributes:
+        line: where.
+        what: what it is, where that is no kernel; None: it is judged when it is loaded.
+        fix: what to write instead.
+    """
+
+    line: int
+    what: str | None = None
+    fix: str | None = None
+
+
+def other_definition(tree: ast.Module, name: str) -> Definition | None:
+    """What a file defines by a name that is no function of the module's level, or None."""
+    return _defined_in(tree, name) or _defined_inside(tree, name)
+
+
+def _defined_in(tree: ast.AST, name: str) -> Definition | None:
+    """A class, an async function or an assignment at the module's level."""
+    found: Definition | None = None
+    for node in ast.iter_child_nodes(tree):
+        match node:
+            case ast.ClassDef(name=defined) if defined == name:
+                found = Definition(node.lineno, *CLASS)
+            case ast.AsyncFunctionDef(name=defined) if defined == name:
+                found = Definition(node.lineno, *ASYNC)
+            case (
+                ast.Assign(targets=[ast.Name(id=target)])
+                | ast.AnnAssign(target=ast.Name(id=target))
+            ) if target == name:
+                found = _assigned(node.value, node.lineno)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() | ast.Lambda():
+                continue
+            case ast.Import() | ast.ImportFrom():
+                found = _brought_in(node, name) or found
+            case _:
+                found = _defined_in(node, name) or found
+    return found
+
+
+def _assigned(value: ast.expr | None, line: int) -> Definition:
+    match value:
+        case ast.Lambda():
+            return Definition(line, "is a lambda", "write it as a function: def f(rng, samples)")
+        case ast.Name(id=other):
+            return Definition(line, f"is another name of {other!r}", f"name {other} itself")
+        case None | ast.Constant() | ast.List() | ast.Dict() | ast.Tuple() | ast.Set():
+            return Definition(line, "is no function", "name a function: def f(rng, samples)")
+    return Definition(line)
+
+
+def _brought_in(node: ast.Import | ast.ImportFrom, name: str) -> Definition | None:
+    for alias in node.names:
+        if name == (alias.asname or alias.name) and isinstance(node, ast.ImportFrom):
+            fix = f"name that module itself, as in {node.module}:{alias.name}"
+            return Definition(node.lineno, f"is imported from {node.module!r}", fix)
+    return None
+
+
+def _defined_inside(tree: ast.AST, name: str) -> Definition | None:
+    """A function inside of another one, or of a class."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for inner in ast.walk(node):
+            if inner is not node and isinstance(inner, _FUNCTION) and inner.name == name:
+                kind = (
+                    "a method of the class" if isinstance(node, ast.ClassDef) else "defined inside"
+                )
+                what = f"is {kind} {node.name!r}, where no worker can find it"
+                return Definition(inner.lineno, what, "move it to the module's level")
+    return None
+
+
+_FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def functions(text: str, file: str) -> dict[str, ast.FunctionDef]:

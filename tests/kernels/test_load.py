@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -157,7 +158,7 @@ def test_an_unknown_or_missing_param_is_refused() -> None:
 @pytest.mark.parametrize("word", ["*rest", "**rest"])
 def test_a_kernel_names_its_parameters(word: str) -> None:
     """A kernel that takes anything has no canonical params."""
-    with pytest.raises(KernelError, match=r"must name its parameters, not take \*rest"):
+    with pytest.raises(KernelError, match=f"name its parameters, not take {re.escape(word)} "):
         loaded(f"def coin(rng, samples, {word}): pass")
 
 

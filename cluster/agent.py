@@ -83,7 +83,6 @@ class Agent:
 
             * ``node``, ``work``: as their ``to_json`` gives them;
             * ``way``: how this process was started: ``here``, by ``ssh`` or by ``srun``;
-            * ``slots``: whether to keep worker processes, or only to probe the kernel;
             * ``silence``: seconds without any word after which to end;
             * ``ready``: seconds within which a worker must be ready;
             * ``tells``: whether to say which tasks the engine's processes here begin.
@@ -195,7 +194,7 @@ class Agent:
     # -- what happens here ------------------------------------------------------------------------
 
     def _tend(self) -> None:
-        for outcome in tuple(self._slots.tend()):  # an answer to the probe may close them
+        for outcome in self._slots.tend():
             self._answer(outcome, self._askers.pop(outcome.task, None))
         self._tell_usable()
         for message, client in self._service.tend():
@@ -285,8 +284,6 @@ class Agent:
             return
         self._probing = False
         self._say({"probe": probed(outcome)})
-        if not self._first["slots"]:
-            self._slots.close()
 
     def _watch(self, number: int, command: Child) -> None:
         for message in command.messages():

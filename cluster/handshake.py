@@ -7,6 +7,7 @@ differs, by name and with the differences.
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,6 +21,13 @@ _PROBE_BLOCK = 1 << 62
 _PROBE_SAMPLES = 4096
 _DRAWS = 1000
 _FAILED = "failed"
+_LONGEST_WHY = 300
+_MISSING = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
+# What it means that the same blocks came out differently, drawn twice in one place.
+IMPURE = (
+    "the kernel draws from something else than its generator"
+    " (numpy.random, random, the clock, a set's order)"
+)
 # So often a probe is drawn again whose worker died in it.
 _AGAIN = 2
 
@@ -93,7 +101,20 @@ def probed(outcome: Outcome) -> str:
     """What is to be compared of a probe: its tally, or how the kernel failed."""
     if outcome.tally is not None:
         return outcome.tally
-    return f"{_FAILED}: {outcome.fault.type}" if outcome.fault else _FAILED
+    fault = outcome.fault
+    return failed(f"{fault.type}: {fault.message}" if fault else "")
+
+
+def failed(why: str) -> str:
+    """A probe that did not come out as a tally, and why, in a line."""
+    line = "".join(letter for letter in " ".join(why.split()) if letter.isprintable())
+    return f"{_FAILED}: {line[:_LONGEST_WHY]}".rstrip(": ")
+
+
+def missing_module(words: str) -> str | None:
+    """The package that a kernel could not import for it is not installed; None: another trouble."""
+    found = _MISSING.search(words)
+    return found[1] if found else None
 
 
 def is_lost(outcome: Outcome, times: int) -> bool:

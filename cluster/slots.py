@@ -120,11 +120,11 @@ class Slots:
         for slot in self._slots if ids else ():
             slot.revoke(ids)
 
-    def close(self) -> None:
+    def close(self, grace: float = _GRACE) -> None:
         """End all processes: the idle ones by themselves, after a moment by force."""
         for slot in self._slots:
             slot.close_input()
-        deadline = time.monotonic() + _GRACE
+        deadline = time.monotonic() + grace
         for slot in self._slots:
             slot.end(deadline)
         self._slots.clear()

@@ -232,6 +232,8 @@ class Hosted(Backend):
                 self._told[host.name] = slots
                 self._named[host.name] = self._absence(host)
                 words = "draining: it gets no more tasks" if leaves else self._words(host)
+                if host.ready and host.remark:
+                    words, host.remark = f"{words}; {host.remark}", ""
                 yield NodeEvent(host.name, slots, words, leaves)
 
     def _is_news(self, host: Host) -> bool:
@@ -265,7 +267,8 @@ class Hosted(Backend):
         ready = sum(1 for host in hosts if host.ready and self._slots(host))
         required = min(self._required, len(hosts))
         never = sum(host.standing is Standing.REFUSED for host in hosts)
-        late = self._attention.now > self._deadline
+        # A probe that is being drawn has a limit of its own, and what it comes to is then told.
+        late = self._attention.now > self._deadline and not fleet.deciding
         # All that is wrong is told at once: who may still turn out well, or not, is waited for.
         settled = not any(host.standing is Standing.STARTING for host in hosts)
         if ready >= required:

@@ -296,7 +296,7 @@ class Tour:
         self._selector = selector
         self._fleet = Fleet(
             [_one_slot(visit.node) for visit in visits], work, selector,
-            Patience(beat=_BEAT, ready=_MEET), slots=False, reach=reach,
+            Patience(beat=_BEAT, ready=_MEET), reach=reach,
         )  # fmt: skip
         self._answers: dict[tuple[str, int], dict[str, Any]] = {}
 

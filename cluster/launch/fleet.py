@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from cluster.handshake import fingerprint, is_drawn, is_lost, probed
+from cluster.handshake import fingerprint, is_lost, missing_module, probed
 from cluster.launch.host import Host, Patience, Reach, Standing, first_words
-from cluster.launch.ssh import agent_command
+from cluster.launch.jury import Fit, Jury, Probed, Verdict, difference
+from cluster.launch.own import Own
+from cluster.launch.ssh import agent_command, is_here
 from cluster.nodes import Node
 from cluster.work import Outcome, Work
 
 _GRACE = 3.0
-Probed = Callable[[int, str], object]
 
 
 class Change(Enum):
@@ -43,7 +44,6 @@ class Fleet:
         nodes: the hosts.
         work: the run's first work.
         selector: watches all connections.
-        slots: whether the agents keep worker processes.
         tells: whether they say which tasks an engine's processes begin.
         reach: the command that reaches the agent of a node.
     """
@@ -55,17 +55,17 @@ class Fleet:
         selector: selectors.BaseSelector,
         patience: Patience | None = None,
         *,
-        slots: bool = True,
         tells: bool = False,
         reach: Reach = agent_command,
     ) -> None:
         self._works = [work]
         self.patience = patience or Patience()
         self._selector, self._reach = selector, reach
-        self._first = first_words(work, self.patience, slots=slots, tells=tells)
+        self._first = first_words(work, self.patience, tells=tells)
         self._here = fingerprint(work)
-        self._known: dict[int, tuple[str, str]] = {}
-        self._probed: Probed | None = None
+        self._jury = Jury()
+        self._own: Own | None = None
+        self._begun = time.monotonic()
         self._seen: dict[str, tuple[Standing, int]] = {}
         self._ending: list[tuple[Host, float]] = []
         self.hosts: dict[str, Host] = {}
@@ -74,19 +74,16 @@ class Fleet:
     def hold_to(
         self, others: Sequence[Work], probes: Sequence[str | None], tell: Probed | None
     ) -> None:
-        """Refuse hosts where a kernel's probe comes out otherwise than where the run was begun.
+        """Refuse hosts where a kernel's probe comes out otherwise than it should.
 
         Args:
             others: a work of each further kernel of a sweep.
-            probes: how each came out there; None: the first host that draws it is what others are
-                held to.
-            tell: is then called with the kernel's number, and how it came out on that.
+            probes: how each came out where the run was begun; None: this is to be judged, see
+                :mod:`cluster.launch.jury`.
+            tell: is then called with the kernel's number, and how it came out.
         """
         self._works += others
-        self._probed = tell
-        for number, probe in enumerate(probes):
-            if probe is not None:
-                self._known[number] = "where the run was begun", probe
+        self._jury = Jury(probes, tell)
 
     def add(self, nodes: Sequence[Node]) -> None:
         """Reach these as well."""
@@ -104,6 +101,13 @@ class Fleet:
         host.close()
         self._ending.append((host, time.monotonic() + _GRACE))
 
+    @property
+    def deciding(self) -> bool:
+        """Whether a probe is being drawn, which has its own limit in time."""
+        hosts = self.hosts.values()
+        drawing = any(h.standing is Standing.STARTING and h.drawing is not None for h in hosts)
+        return drawing or (self._own is not None and not self._own.settled)
+
     def tend(self) -> Iterator[Happening]:
         """See to every host, and tell what happened."""
         self._end_removed()
@@ -116,6 +120,17 @@ class Fleet:
             if host.standing is Standing.STARTING and host.hello:
                 self._judge(host)
             yield from self._changes(host)
+        self._draw()
+
+    def _draw(self) -> None:
+        """Have the probes drawn here, too; the hosts are on their way already."""
+        if self._own is None:
+            nodes = [host.node for host in self.hosts.values()]
+            patience = self.patience
+            self._own = Own(
+                self._works, nodes, self._jury, self._selector, patience.others, patience.probe
+            )
+        self._own.tend()
 
     def send(self) -> None:
         """Send what was said to the hosts."""
@@ -124,6 +139,8 @@ class Fleet:
 
     def close(self) -> None:
         """End all agents at once: by themselves, after a moment by force."""
+        if self._own is not None:
+            self._own.close()
         for host in self.hosts.values():
             host.close()
         deadline = time.monotonic() + _GRACE
@@ -139,51 +156,93 @@ class Fleet:
             self._ending.remove((host, deadline))
 
     def _on_probe(self, host: Host, outcome: Outcome) -> None:
-        """A further kernel was probed there; where its worker died, it may be asked anew."""
+        """A further probe was drawn there; where its worker died, it may be asked for anew."""
+        number = -outcome.task
         if is_lost(outcome, host.lost_probes):
             host.lost_probes += 1
-            host.ask(-outcome.task, self._works[-outcome.task])
+            self._ask(host, number, anew=True)
         else:
-            host.probes[-outcome.task] = probed(outcome)
+            host.probes[number] = probed(outcome)
+
+    def _ask(self, host: Host, number: int, *, anew: bool = False) -> None:
+        """Have a kernel probed there; from the number of kernels on, each of them a second time."""
+        host.ask(number, self._works[number % len(self._works)], anew=anew)
 
     def _judge(self, host: Host) -> None:
-        """Accept a host that has shaken hands, if all probes came out as on the others.
+        """Accept or refuse a host that has shaken hands, once its probes can be judged.
 
         The further kernels of a sweep are asked for once the first one was drawn.
         """
+        count = len(self._works)
         if host.probes and not host.asked:
             host.asked = True
-            for number, work in enumerate(self._works[1:], 1):
-                host.ask(number, work)
-        if len(host.probes) < len(self._works):
+            for number in range(1, count):
+                self._ask(host, number)
+        drawn = {number: probe for number, probe in host.probes.items() if number < count}
+        for number, probe in drawn.items():
+            self._jury.hear(host.name, number, probe)
+            if module := missing_module(probe):
+                self._refuse_for_want(host, number, module)
+                return
+        if len(drawn) < count:
+            self._hurry(host)
             return
-        held = {n: known for n, known in self._known.items() if n in host.probes}
-        differing = [n for n, (_, known) in held.items() if known != host.probes[n]]
-        if differing:
-            self._refuse(host, differing[0], held[differing[0]][0])
-        else:
-            self._learn(host)
-            host.accept()
+        complete = not any(map(self._is_awaited, self.hosts.values()))
+        verdicts = {n: self._jury.verdict(n, probe, complete) for n, probe in drawn.items()}
+        bad = [n for n, each in verdicts.items() if each.fit not in (Fit.FITS, Fit.WAITS)]
+        if bad:
+            self._turn_away(host, bad[0], verdicts[bad[0]])
+        elif all(each.fit is Fit.FITS for each in verdicts.values()):
+            self._accept(host)
 
-    def _learn(self, host: Host) -> None:
-        """Hold others to what came out on a host first; how a kernel fails there holds nobody."""
-        for number, probe in host.probes.items():
-            if number not in self._known and is_drawn(probe):
-                self._known[number] = f"on {host.name}", probe
-                if self._probed is not None:
-                    self._probed(number, probe)
+    def _is_awaited(self, host: Host) -> bool:
+        """Whether the probes of a host that is tried first may still come, and tell."""
+        if host.standing is not Standing.STARTING or host.born > 1:
+            return False
+        early = time.monotonic() - self._begun < self.patience.others
+        owes = any(number not in host.probes for number in range(len(self._works)))
+        return owes and (early or host.drawing is not None)
 
-    def _refuse(self, host: Host, number: int, where: str) -> None:
-        name = f" {self._works[number].source.name}" if len(self._works) > 1 else ""
-        if not is_drawn(host.probes[number]):
-            words = f"the kernel{name} {host.probes[number]} there, and did not {where}"
+    def _accept(self, host: Host) -> None:
+        for number in range(len(self._works)):
+            if not self._jury.is_known(number):
+                self._jury.confirm(number, host.probes[number])
+                host.remark = host.remark or self._jury.remark(number)
+        host.accept()
+
+    def _hurry(self, host: Host) -> None:
+        """Refuse a host whose next probe is overdue."""
+        if host.overdue:
+            host.refuse(
+                f"the kernel's probe did not come back within {self.patience.probe:g} s",
+                "see whether the kernel waits for something there (a child process, a lock, a"
+                " file); or give it a smaller block, for a probe is one block of up to 4,096"
+                " samples",
+            )
+
+    def _refuse_for_want(self, host: Host, number: int, module: str) -> None:
+        words = f"the kernel{self._name(number)} needs the module {module}, which is missing there"
+        host.refuse(words, host.installing(module))
+
+    def _turn_away(self, host: Host, number: int, verdict: Verdict) -> None:
+        """Refuse a host for a probe; where it came out differently, once it was drawn twice."""
+        name, where = self._name(number), verdict.where
+        if verdict.fit is Fit.FAILS:
+            words = f"the kernel{name} {host.probes[number]}; {where} it did not"
             host.refuse(words, "see that it can be imported and run there, or leave the host out")
             return
-        host.refuse(
-            f"a few samples of the kernel{name} came out differently there than {where}"
-            " (another type of CPU, or other libraries)",
-            "leave the host out, or run the kernel only on hosts of its kind",
-        )
+        again = number + len(self._works)
+        if host.twice != again:
+            host.twice = again
+            self._ask(host, again)
+        if again not in host.probes and not host.overdue:
+            return
+        host.refuse(*difference(
+            name, verdict, host.probes.get(again) in (None, host.probes[number]), is_here(host.node)
+        ))  # fmt: skip
+
+    def _name(self, number: int) -> str:
+        return f" {self._works[number].source.name}" if len(self._works) > 1 else ""
 
     def _changes(self, host: Host) -> Iterator[Happening]:
         before, usable = self._seen[host.name]

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from cluster import __version__
 from cluster.child import Child
-from cluster.handshake import differences, probe, table
+from cluster.handshake import differences, missing_module, probe, table
 from cluster.launch import srun
+from cluster.launch.lacking import installing
 from cluster.launch.ssh import Trouble, agent_command, agent_environment, is_here, trouble
 from cluster.nodes import Node
 from cluster.patience import Attention, backoff
@@ -33,6 +34,8 @@ class Patience:
             agents of one run work on a host.
         first, longest: before the first and, growing, between further attempts to reach a host.
         ready: within which an attempt must have shaken hands.
+        probe: within which a probe of the kernel must have come back.
+        others: in which hosts that are not up yet are waited for where those that are differ.
     """
 
     beat: float = 2.0
@@ -42,6 +45,8 @@ class Patience:
     first: float = 1.0
     longest: float = 15.0
     ready: float = 60.0
+    probe: float = 30.0
+    others: float = 20.0
 
 
 Reach = Callable[[Node], Sequence[str]]
@@ -79,9 +84,14 @@ class Host:
         reason: in words.
         fix: what the person can do about it, or empty.
         hello: what the agent said of itself; empty before.
-        probes: how the probes of the kernels came out there so far, by their numbers.
+        probes: how the probes of the kernels came out there so far, by their numbers; those of
+            second draws have further numbers.
         asked: it was asked for those of all kernels.
         lost_probes: how often one was asked for again.
+        drawing: since when its next probe is awaited, on the clock of what is heard; None: no
+            worker is there to draw it.
+        twice: the number of the probe that it was asked to draw a second time.
+        remark: what a person is to be told of it once, beside its reason.
         clock: its clock beside ours, as the quickest heartbeat told; None before the first.
         usable: worker processes that are ready there.
         born: how many agents there were.
@@ -100,7 +110,9 @@ class Host:
         self.reason, self.fix = "not reached yet", ""
         self.hello: dict[str, Any] = {}
         self.probes: dict[int, str] = {}
-        self.asked, self.lost_probes = False, 0
+        self.asked, self.lost_probes, self.remark = False, 0, ""
+        self.drawing: float | None = None
+        self.twice: int | None = None
         self.clock: Clock | None = None
         self._left: dict[int, float] = {}
         self.usable = self.born = 0
@@ -129,6 +141,12 @@ class Host:
         """Whether there is no agent, or it has ended."""
         return self._agent is None or self._agent.gone
 
+    @property
+    def overdue(self) -> bool:
+        """Whether a probe has not come back in its time."""
+        late = self._attention.now - self._patience.probe
+        return self.drawing is not None and self.drawing < late
+
     # -- towards it -------------------------------------------------------------------------------
 
     def say(self, message: Mapping[str, Any]) -> None:
@@ -147,8 +165,9 @@ class Host:
             self._knows.add(work.run)
             self.say({"work": work.to_json(self._told)})
 
-    def ask(self, number: int, work: Work) -> None:
-        """Have it probe a further kernel of a sweep; the outcome comes as that of a task does."""
+    def ask(self, number: int, work: Work, *, anew: bool = False) -> None:
+        """Have it draw a further probe, ``anew`` in the same time; its outcome is as of a task."""
+        self.drawing = self.drawing if anew else self._attention.now
         few, task = probe(work, number)
         self.introduce(few)
         self.say({"tasks": [task]})
@@ -187,6 +206,10 @@ class Host:
     def kill(self, command: int) -> None:
         """Have its agent kill a command that it started."""
         self.say({"kill": command})
+
+    def installing(self, module: str) -> str:
+        """The line that installs a module there that the kernel needs."""
+        return installing(module, self.node, self.hello.get("interpreter"))
 
     def refuse(self, reason: str, fix: str = "") -> None:
         """Never use it again."""
@@ -233,6 +256,7 @@ class Host:
         self.usable, self._number = 0, 0
         self._knows, self._told = set(), set()
         self.clock, self._left, self.asked, self.lost_probes = None, {}, False, 0
+        self.drawing = self.twice = None
         self.born += 1
         self._since = self._heard = self._beaten = now
         by_step = srun.reaches(self.node)
@@ -260,10 +284,7 @@ class Host:
         if "hello" in message:
             self._shake(message["hello"])
         elif "usable" in message:
-            self.usable, self.reason = int(message["usable"]), str(message["reason"])
-            if message["never"]:
-                fix = "see that the kernel can be imported by the interpreter there"
-                self.refuse(f"no worker starts there: {self.reason}", fix)
+            self._on_usable(message)
         elif "probe" in message:
             self.probes[0] = str(message["probe"])
         elif "unfit" in message:
@@ -276,6 +297,16 @@ class Host:
         else:
             return False
         return True
+
+    def _on_usable(self, message: Mapping[str, Any]) -> None:
+        self.usable, self.reason = int(message["usable"]), str(message["reason"])
+        if self.usable and self.drawing is None:
+            self.drawing = self._attention.now
+        if message["never"]:
+            fix = "see that the kernel can be imported by the interpreter there"
+            if module := missing_module(self.reason):
+                fix = self.installing(module)
+            self.refuse(f"no worker starts there: {self.reason}", fix)
 
     def _tell_time(self, beat: Mapping[str, Any]) -> None:
         """Half the round trip is what its clock cannot be off more by."""
@@ -308,7 +339,7 @@ class Host:
             self.say({"beat": self._number})
             self.send()
         quiet = now - self._heard
-        if self.standing is Standing.STARTING:
+        if self.standing is Standing.STARTING and self.drawing is None:
             if now - self._since > patience.ready:
                 words = (self._agent.words if self._agent else "") or self.reason
                 self._lose(f"not ready within {patience.ready:g} s; {words}".rstrip("; "))
@@ -346,11 +377,10 @@ class Host:
         self._next_try = self._attention.now + pause
 
 
-def first_words(work: Work, patience: Patience, *, slots: bool, tells: bool) -> dict[str, Any]:
+def first_words(work: Work, patience: Patience, *, tells: bool) -> dict[str, Any]:
     """What every agent of a run is told first, beside its node."""
     return {
         "work": work.to_json(),
-        "slots": slots,
         "tells": tells,
         "silence": patience.silence,
         "ready": patience.ready,

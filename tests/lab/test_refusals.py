@@ -32,8 +32,12 @@ KERNEL_OF_A_KIND = """
 import os, time
 from cluster import Hits
 
+time.sleep(float(os.environ.get("LATE", "0")))
+
 def f(rng, samples):
     time.sleep(0.02)
+    if os.environ.get("KIND") == "2":
+        import pytest
     return Hits((rng.random(samples) < 0.25).sum() + int(os.environ.get("KIND", "0")), samples)
 """
 Trouble = Callable[[Site], str]
@@ -170,6 +174,8 @@ def test_a_kernel_that_cannot_be_imported_on_a_host_is_told(lab: Lab, tmp_path: 
     error = site.start().result(69, seconds=25)["error"]
     assert error["message"].startswith("0 of 3 required hosts are ready; missing:\nh1: no worker")
     assert "No module named 'pytest'" in error["message"]
+    for host in lab.hosts:
+        assert f"(ssh {host} {Lab.python} -m pip install pytest)" in error["message"]
     assert error["fix"] is None
 
 
@@ -220,6 +226,54 @@ def test_a_run_does_not_begin_with_fewer_hosts_than_are_required(lab: Lab, tmp_p
     assert error["fix"].endswith("--set nodes.required=1")
     result = site.run("submit", "spec.yaml", "--set", "nodes.required=1")
     assert (result["state"], result["digest"]) == ("done", site.digest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("late", "required"), [("h3", 1), ("h2", 1), ("h3", 2), ("h2", 2), ("", 1)]
+)
+def test_a_host_that_counts_wrongly_is_not_believed_whenever_it_comes(
+    late: str, required: int, every_backend: str, lab: Lab, tmp_path: Path
+) -> None:
+    """It is refused, for what this machine drew; where all are required the run does not begin."""
+    site = Site(tmp_path, lab, every_backend, blocks=200, nap=0.01, kernel=KERNEL_OF_A_KIND,
+                slots=dict.fromkeys(("h2", "h3"), 1))  # fmt: skip
+    for each in site.spec["nodes"]:
+        host = each["host"]
+        each["env"] |= {"KIND": str(int(host == "h2")), "LATE": str(1.5 * (host == late))}
+    site.spec["nodes"] = {"hosts": site.spec["nodes"], "required": required}
+    site.write()
+    run = site.start()
+    said = "a few samples of the kernel came out differently there than here (another type of CPU"
+    if required > 1:
+        assert f"h2: {said}" in run.result(69)["error"]["message"]
+        return
+    result = run.result()
+    assert (result["state"], result["digest"]) == ("done", site.digest)
+    assert f"h2: 0 slots, {said}" in run.told
+    assert {row["node"]: row["samples"] for row in result["nodes"]}["h2"] == 0
+
+
+@pytest.mark.slow
+def test_a_host_without_a_module_of_the_kernel_is_refused_with_the_line_that_installs_it(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """By name; the run goes on with the others, and the doctor does not say that all is well."""
+    site = Site(tmp_path, lab, "ssh", blocks=60, kernel=KERNEL_OF_A_KIND)
+    node(site)["env"]["KIND"] = "2"
+    site.spec["nodes"] = {"hosts": site.spec["nodes"], "required": 2}
+    site.write()
+    run = site.start()
+    result = run.result()
+    assert (result["state"], result["digest"], result["failures"]) == ("done", site.digest, [])
+    said = "the kernel needs the module pytest, which is missing there"
+    line = f"ssh h2 {Lab.python} -m pip install pytest"
+    assert f"h2: 0 slots, {said} ({line})" in run.told
+    found = site.start("doctor", "spec.yaml").result(1)["findings"]
+    (bad,) = [each for each in found if each["status"] == "bad"]
+    assert (bad["host"], bad["message"], bad["fix"]) == ("h2", said, line)
+    probed = [each["host"] for each in found if "the kernel's probe runs" in each["message"]]
+    assert probed == ["h1", "h3"]
 
 
 def test_a_resume_is_held_to_what_the_first_host_of_the_run_drew(lab: Lab, tmp_path: Path) -> None:

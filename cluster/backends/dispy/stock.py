@@ -25,7 +25,7 @@ from cluster.backends.dispy.probe import Place, Unreachable
 from cluster.backends.dispy.shim import VERSION
 from cluster.errors import EngineError, UsageError
 from cluster.family import die_with_parent
-from cluster.handshake import probe, probed
+from cluster.handshake import is_lost, probe, probed
 from cluster.kernels import Source
 from cluster.nodes import Node
 from cluster.secret import Secret
@@ -45,7 +45,8 @@ _PATIENCE = 4.0
 _TAKEN = 8.0
 # A job answers by itself when a block has had its time; one that does not for so long never will.
 _GRACE = 10.0
-_HELLO, _PROBE = -1, 0
+# Further probes have numbers below 0, which are not as far off.
+_HELLO, _PROBE = -(1 << 40), 0
 
 
 class Unfit(Exception):
@@ -140,6 +141,7 @@ class Stock(Driver):
         self._hung: dict[int, Outcome] = {}
         self._begun = self._answered = time.monotonic()
         self._taken = self._met = False
+        self._lost_probes = 0
         threading.Thread(target=self._ask, daemon=True).start()
 
     # -- what the dispatcher says -----------------------------------------------------------------
@@ -234,9 +236,7 @@ class Stock(Driver):
             return
         outcome = Outcome.from_json(found["outcome"])
         if outcome.task == _PROBE:
-            self._met = True
-            self._wire.queue({"probe": probed(outcome)})
-            self._tell_usable(self._slots, "ready")
+            self._end_probe(outcome)
         elif _is_hung(outcome) and outcome.task not in self._revoked:
             # Whether a block has had its time, the dispatcher says, whose clock is a little slower.
             self._hung[outcome.task] = outcome
@@ -248,9 +248,21 @@ class Stock(Driver):
         here = _own_address(self._place)
         places = {"slots": self._slots, "dispatcher": here, "address": self._place.address}
         self._wire.queue({"hello": {**hello, **places}})
+        self._tell_usable(self._slots, "ready")
+        self._draw_probe()
+
+    def _draw_probe(self) -> None:
         few, task = probe(self._works[""])
         self._works[few.run] = few
         self.on_task(list(task), self._name)
+
+    def _end_probe(self, outcome: Outcome) -> None:
+        if is_lost(outcome, self._lost_probes):
+            self._lost_probes += 1
+            self._draw_probe()
+            return
+        self._met = True
+        self._wire.queue({"probe": probed(outcome)})
 
     def _on_lost(self, event: Event) -> None:
         """A job that its node ended without an answer was an attempt; others were not begun."""

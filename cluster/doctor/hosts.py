@@ -19,6 +19,7 @@ from cluster.backends.scoop.pin import VERSION, refusal
 from cluster.doctor.finding import Finding
 from cluster.doctor.there import PATIENCE, Ear, reached, versions
 from cluster.errors import EngineError
+from cluster.handshake import is_drawn
 from cluster.launch import Change, Fleet, Host, Patience, Reach, Standing, is_here
 from cluster.nodes import Node, NodeList
 from cluster.work import Work
@@ -51,19 +52,25 @@ class Visit:
         stock: it is a stock dispynode, which can only draw; no agent is there to ask.
         trouble: why no agent is there, and the cure; empty where one is.
         hello: what the agent said of itself.
+        probe: how the probe of the kernel came out there; see :func:`cluster.handshake.probed`.
+        remark: what a run there would tell of how it was judged, or empty.
         clock: seconds that its clock is ahead, and within what; None: not measured.
         facts: see :func:`cluster.doctor.there.facts`; empty where it did not tell.
         blocked: connections that an engine would make and that failed: which of ``_ROUTES``, to
             where, and why.
+        untried: those of ``_ROUTES`` that were not tried, for want of an answer or of others.
     """
 
     node: Node
     stock: bool = False
     trouble: tuple[str, str] = ("", "")
     hello: Mapping[str, Any] = field(default_factory=dict)
+    probe: str = ""
+    remark: str = ""
     clock: tuple[float, float] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     blocked: list[tuple[str, str, str]] = field(default_factory=list)
+    untried: set[str] = field(default_factory=set)
 
     @property
     def way(self) -> str:
@@ -132,7 +139,9 @@ def _of_host(visit: Visit, entry: Entry) -> Iterator[Finding]:
     if reason:
         yield Finding("host", "bad", reason, fix or None, name)
         return
-    yield Finding("host", "ok", _who(visit), None, name)
+    yield _who(visit)
+    if visit.remark:
+        yield Finding("probe", "warn", visit.remark, "compare the numbers of two kinds", name)
     yield _cores(visit)
     if visit.clock is not None:
         yield _clock(visit, *visit.clock)
@@ -148,12 +157,16 @@ def _of_host(visit: Visit, entry: Entry) -> Iterator[Finding]:
         yield Finding("user", "warn", "root there: kernels could change any file", fix, name)
 
 
-def _who(visit: Visit) -> str:
-    hello = visit.hello
+def _who(visit: Visit) -> Finding:
+    """Who it is, and how the kernel's probe came out, where it was drawn."""
+    name, hello = visit.node.host, visit.hello
     same = "Python {python}, numpy {numpy}, cluster {cluster}, kernel and draws as here"
-    return (
-        f"{visit.way}; {same.format_map(hello)}; the kernel's probe runs ({hello['interpreter']})"
-    )
+    words = f"{visit.way}; {same.format_map(hello)}; "
+    if visit.probe and not is_drawn(visit.probe):
+        fix = "see that the kernel can be imported and run there"
+        return Finding("host", "bad", f"{words}the kernel's probe {visit.probe}", fix, name)
+    probe = "the kernel's probe runs " if visit.probe else ""
+    return Finding("host", "ok", f"{words}{probe}({hello['interpreter']})", None, name)
 
 
 def _cores(visit: Visit) -> Finding:
@@ -182,10 +195,15 @@ def _threads(visit: Visit) -> Finding:
     """Threads of numerical libraries: each slot has so many."""
     name, cores = visit.node.host, int(visit.hello["cores"])
     slots = visit.node.slots or cores
-    counts = {k: int(v) for k, v in visit.facts["threads"].items() if str(v).isdigit()}
+    told = {key: str(value) for key, value in visit.facts["threads"].items()}
+    if odd := [f"{key}={value}" for key, value in told.items() if not value.isdigit()]:
+        message = f"{', '.join(odd)}: libraries choose how many threads each slot has"
+        fix = f"leave it out of the node's env, or set it to {max(1, cores // slots)}"
+        return Finding("threads", "warn", message, fix, name)
+    counts = {key: int(value) for key, value in told.items()}
     most = max(counts, key=lambda key: counts[key], default="")
     if not most or counts[most] <= 1:
-        message = "libraries have one thread a slot (OMP_NUM_THREADS=1 and others)"
+        message = f"libraries have one thread a slot ({', '.join(counts)})" if most else "not told"
         return Finding("threads", "ok", message, None, name)
     message = f"{most}={counts[most]} in each of {slots} slots, on {cores} usable cores"
     if counts[most] * slots <= cores:
@@ -212,7 +230,8 @@ def _modules(visit: Visit, entry: Entry) -> Iterator[Finding]:
     numba = there.pop("numba", None)
     if numba is None and find_spec("numba"):
         fix = "install numba there; counts are the same without it"
-        yield Finding("numba", "warn", "missing there: kernels run as numpy, slower", fix, name)
+        message = "missing there: kernels that have a numpy twin run as that, slower"
+        yield Finding("numba", "warn", message, fix, name)
     here = dict(versions(entry.needs))
     missing = [module for module, version in there.items() if version is None]
     other = [f"{module} {version}, here {here[module]}" for module, version in there.items()
@@ -243,8 +262,11 @@ def _ports(visit: Visit, entry: Entry) -> Finding:
             " which needs none"
         )
         return Finding("ports", "bad", said, fix, name)
+    if "from" in visit.untried or "to" in visit.untried:
+        message = "not tried: it did not answer when it was asked to try them"
+        return Finding("ports", "warn", message, "see whether other programs start there", name)
     ways = {"from": "it reaches us", "to": "we reach it", "between": "it reaches the others"}
-    message = ", ".join(ways[route] for route in ways if route in routes)
+    message = ", ".join(ways[route] for route in ways if route in routes - visit.untried)
     where = "on free ports" if visit.node.attach is None else "on the ports that a run takes"
     return Finding("ports", "ok", f"{message} {where}", None, name)
 
@@ -306,10 +328,13 @@ class Tour:
 
     def meet(self) -> None:
         """Wait until each has an agent, or has none."""
-        self._turn(_MEET, lambda: all(map(self._is_settled, self._fleet.hosts.values())))
-        for host in self._fleet.hosts.values():
+        hosts = self._fleet.hosts.values()
+        self._turn(_MEET, lambda: all(map(self._is_settled, hosts)))
+        # A probe that is being drawn has a limit of its own.
+        self._turn(_MEET, lambda: not self._fleet.deciding)
+        for host in hosts:
             seen = self.visits[host.name]
-            seen.hello = host.hello
+            seen.hello, seen.probe, seen.remark = host.hello, host.probes.get(0, ""), host.remark
             if not host.ready:
                 seen.trouble = host.reason, host.fix
 
@@ -328,6 +353,8 @@ class Tour:
     def try_ports(self, routes: frozenset[str]) -> None:
         """Try the connections that an engine would make."""
         hosts = [host for host in self._ready() if self.visits[host.name].facts]
+        for host in hosts:
+            self.visits[host.name].untried = set(routes)
         if "to" in routes:
             self._try_to(hosts)
         if "from" in routes:
@@ -340,6 +367,7 @@ class Tour:
     def _try_to(self, hosts: Sequence[Host]) -> None:
         said = reached([self._place(host) for host in hosts])
         for host, why in zip(hosts, said, strict=True):
+            self.visits[host.name].untried.discard("to")
             deaf = self.visits[host.name].facts["deaf"]
             if deaf or why:
                 address = str(host.hello["address"])
@@ -358,6 +386,7 @@ class Tour:
             else:
                 asked[host] = {"reach": [(address, ear.port, ear.word)]}
         for host, answer in self._told(asked).items():
+            self.visits[host.name].untried.discard("from")
             for why in filter(None, answer["reached"]):
                 self.visits[host.name].blocked.append(("from", str(host.hello["dispatcher"]), why))
         for ear in ears.values():
@@ -369,6 +398,7 @@ class Tour:
         others = {host: [other for other in remote if other is not host] for host in remote}
         asked = {host: {"reach": [self._place(other) for other in others[host]]} for host in remote}
         for host, answer in self._told(asked).items():
+            self.visits[host.name].untried -= {"between"} if others[host] else set()
             for other, why in zip(others[host], answer["reached"], strict=True):
                 if why:
                     self.visits[host.name].blocked.append(("between", other.name, why))

@@ -42,10 +42,15 @@ def _packages() -> Iterator[Finding]:
         except PackageNotFoundError:
             yield Finding(name, "bad", f"{name} is not installed", f"pip install {name}")
     if find_spec("numba"):
-        yield Finding("numba", "ok", f"numba {version('numba')}: compiled kernels are used")
+        yield Finding("numba", "ok", f"numba {version('numba')}")
     else:
         fix = "pip install 'cluster-montecarlo[fast]'"
-        yield Finding("numba", "warn", "numba is missing: kernels run as numpy, slower", fix)
+        yield Finding(
+            "numba",
+            "warn",
+            "numba is missing: kernels that have a numpy twin run as that, slower",
+            fix,
+        )
 
 
 def _cores() -> Finding:

@@ -12,6 +12,7 @@ from cluster.doctor.diagnosis import exit_code
 from cluster.doctor.finding import Finding
 from cluster.doctor.hosts import Visit, checkup, findings
 from cluster.doctor.there import Ear, reached, versions
+from cluster.handshake import failed
 from cluster.nodes import Node, NodeList
 from cluster.report import text
 from cluster.report.layout import plain
@@ -60,6 +61,9 @@ def test_a_host_that_is_well_has_no_trouble() -> None:
         ({"facts": FACTS | {"threads": {"OMP_NUM_THREADS": "2"}}}, "threads", "warn", "4 slots"),
         ({"facts": FACTS | {"modules": {"numba": None}}}, "numba", "warn", "slower"),
         ({"facts": FACTS | {"root": True}}, "user", "warn", "root"),
+        ({"facts": FACTS | {"threads": {"OMP_NUM_THREADS": ""}}}, "threads", "warn", "choose"),
+        ({"probe": failed("OSError: no disk")}, "host", "bad", "probe failed: OSError: no disk"),
+        ({"remark": "here it came out differently"}, "probe", "warn", "differently"),
     ],
 )
 def test_each_trouble_is_told_with_its_cure(
@@ -70,6 +74,22 @@ def test_each_trouble_is_told_with_its_cure(
     assert (found.check, found.status, found.host) == (check, status, "h1")
     assert said in found.message
     assert found.fix
+
+
+@pytest.mark.parametrize("probe", ["", failed("OSError"), '{"hits":1}'])
+def test_the_probe_is_said_to_run_where_it_was_drawn(probe: str) -> None:
+    """Not where it failed, nor where nobody saw it."""
+    said = any("the kernel's probe runs" in each.message for each in seen(probe=probe))
+    assert said == probe.startswith("{")
+
+
+def test_a_connection_that_nobody_tried_is_not_said_to_work() -> None:
+    """For want of an answer, or of another host to reach."""
+    facts = FACTS | {"modules": {"numba": "1", **dict(versions(MPI.needs))}}
+    (found,) = troubles(entry=MPI, facts=facts, untried={"from"})
+    assert (found.check, found.status) == ("ports", "warn")
+    (ports,) = (f for f in seen(MPI, facts=facts, untried={"between"}) if f.check == "ports")
+    assert ports.message == "it reaches us, we reach it on free ports"
 
 
 def test_another_version_of_scoop_is_bad_for_its_backend_refuses_it() -> None:

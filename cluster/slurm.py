@@ -147,7 +147,7 @@ def script(batch: Batch, file: str = "") -> str:
     return _SCRIPT.format(
         spec=quoted["spec"],
         file=shlex.quote(file) if file else "this file",
-        look=f"{quoted['python']} -m cluster ls --store {looked}",
+        look=f"{quoted['python']} -P -m cluster ls --store {looked}",
         options="\n".join(f"#SBATCH {option}" for option in _options(batch)),
         restarts=batch.restarts,
         command=shlex.join(words),

@@ -88,4 +88,4 @@ def _program() -> list[str]:
     if found and os.path.dirname(found) == os.path.dirname(sys.executable):
         return ["cluster"]
     near = os.path.relpath(sys.executable)
-    return [sys.executable if near.startswith(os.pardir) else near, "-m", "cluster"]
+    return [sys.executable if near.startswith(os.pardir) else near, "-P", "-m", "cluster"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from scripts.lab_base import PYTHON, ROOT, LabError, all_keepers, say
 
 STORE = ROOT / ".venv-lab"
-SOURCES = ("cluster", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("cluster", "cluster_command.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 NOT_ON_HOSTS = {"all", "dev", "mpich"}  # of two MPIs in one environment the last one wins
 MAY_BE_MISSING = "numba"
 VERSION = "{}.{}".format(*sys.version_info[:2])

@@ -31,7 +31,7 @@ def blocks(page: str, kind: str) -> list[str]:
 def commands(page: str) -> Iterator[list[str]]:
     """Every cluster command of a page, in a console or in a sentence, from its verb on."""
     text = (ROOT / page).read_text()
-    lines = re.findall(r"^\$ python -m (cluster .*)$", text, re.M)
+    lines = re.findall(r"^\$ (?:python -m )?(cluster .*)$", text, re.M)
     for line in [*lines, *re.findall(r"`(cluster [a-z][^`(]*)`", text)]:
         yield shlex.split(line, comments=True)[1:]
 
@@ -41,7 +41,7 @@ def sessions(page: str) -> Iterator[tuple[list[str], list[str]]]:
     for block in blocks(page, "console"):
         for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
             command, *lines = part.splitlines()
-            yield shlex.split(command), lines
+            yield shlex.split(command.removeprefix("python -m ")), lines
 
 
 @pytest.fixture
@@ -95,6 +95,14 @@ def test_its_commands_exist(page: str) -> None:
             group.commands[verb].make_context(verb, numbers)
 
 
+@pytest.mark.parametrize("folder", ["docs", "configs"])
+def test_no_page_runs_whatever_lies_in_the_current_folder(folder: str) -> None:
+    """With `python -m cluster` Python itself would take a cluster.py or a types.py from there."""
+    for path in sorted((ROOT / folder).iterdir()):
+        shown = re.findall(r"^.*(?:\$|#|&&|srun|mpirun).* -m cluster .*$", path.read_text(), re.M)
+        assert [line for line in shown if "-P -m" not in line] == [], path
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_its_links_and_paths_lead_somewhere(page: str) -> None:
     """Every relative link, and every script and spec that a console names."""
@@ -116,12 +124,12 @@ def test_its_sessions_print_what_they_show(
     for folder in ("configs", "jobs"):
         (written.parent / folder).symlink_to(ROOT / folder)
     for command, lines in sessions(page):
-        if command[:3] != ["python", "-m", "cluster"] or of_one_machine(command, lines):
+        if command[0] != "cluster" or of_one_machine(command, lines):
             continue
         if SEVERAL.search(" ".join(command)):
             continue
         capfd.readouterr()
-        assert cli.run(command[3:]) == 0
+        assert cli.run(command[1:]) == 0
         out, _ = capfd.readouterr()
         shown = [line for line in lines if promised(line)]
         assert [line for line in out.splitlines() if line in shown] == shown
@@ -130,7 +138,7 @@ def test_its_sessions_print_what_they_show(
 def of_one_machine(command: list[str], lines: list[str]) -> bool:
     """Whether a command is about a run that only the page's author has, or was stopped by hand."""
     named = any(re.search(r"-\d{8}-\d{6}-", word) for word in command)
-    return named or command[3] == "ls" or any("interrupted: SIGINT" in line for line in lines)
+    return named or command[1] == "ls" or any("interrupted: SIGINT" in line for line in lines)
 
 
 def promised(line: str) -> bool:

@@ -20,7 +20,7 @@ MAX_ARRAY = 1001
 MPI = ("pmix", "pmi2")
 
 _OPTION = re.compile(r"([a-z][a-z-]*)(?:=(.+))?", re.DOTALL)
-_OURS = {"array", "chdir", "job-name", "open-mode", "output", "requeue", "signal"}
+_OURS = {"array", "chdir", "open-mode", "output", "requeue", "signal"}
 _WARNING = re.compile(r"signal=B:USR1@([0-9]{1,9})")
 # minutes, minutes:seconds, hours:minutes:seconds; days-hours and then as many again.
 _TIME = re.compile(r"(?:([0-9]+)-)?([0-9]+)(?::([0-9]+))?(?::([0-9]+))?")
@@ -44,7 +44,7 @@ class Batch:
     """A job that submits one spec.
 
     Attributes:
-        name: of the job; two jobs of one name can be kept from running at once.
+        name: of the logs, and of the job where the options have no ``job-name``.
         spec, folder, store: absolute; the folder is where it works, and where its log is.
         python: the interpreter that has the project, on every host.
         overrides: texts of ``--set``.
@@ -70,6 +70,26 @@ class Batch:
     most: int = MAX_ARRAY
     mpi: str | None = None
     yes: bool = False
+
+    @property
+    def job_name(self) -> str:
+        """What Slurm calls the job; two of one name can be kept from running at once.
+
+        Raises:
+            SlurmError: an option that leaves the name out.
+        """
+        given = [text for text in self.options if _is_job_name(text)]
+        if not given:
+            return self.name
+        found = _OPTION.fullmatch(given[-1])
+        if not found or found[2] is None or not found[2].isprintable():
+            words = f"a job's name is written as job-name=project:night, got {given[-1]!r}"
+            raise SlurmError(words)
+        return found[2]
+
+
+def _is_job_name(option: str) -> bool:
+    return option.partition("=")[0] == "job-name"
 
 
 _SCRIPT = """\
@@ -177,7 +197,8 @@ def scrontab(batch: Batch, when: str, file: Path) -> str:
         except CrontabError as error:
             raise SlurmError(f"--at: {error}") from None
     # The entry is a job itself, a short one; singleton has the script wait for an earlier start.
-    lines = [f"#SCRON --job-name={batch.name}-start", "#SCRON --time=5"]
+    name = shlex.quote(f"{batch.job_name}-start")
+    lines = [f"#SCRON --job-name={name}", "#SCRON --time=5"]
     command = shlex.join(["sbatch", "--dependency=singleton", str(file)])
     return "".join(f"{line}\n" for line in [*lines, f"{' '.join(fields)} {command}"])
 
@@ -190,9 +211,9 @@ def _launcher(batch: Batch) -> list[str]:
 def _options(batch: Batch) -> list[str]:
     """What stands behind ``#SBATCH``, ours and the person's."""
     # The log of an array's task is named by the array and the task.
-    log = "%x-%A-%a.log" if batch.parts else "%x-%j.log"
+    log = f"{batch.name}-{'%A-%a' if batch.parts else '%j'}.log"
     options = [
-        f"--job-name={batch.name}",
+        f"--job-name={shlex.quote(batch.job_name)}",
         f"--chdir={shlex.quote(str(batch.folder))}",
         f"--output={log}",
         "--open-mode=append",
@@ -200,7 +221,7 @@ def _options(batch: Batch) -> list[str]:
         f"--signal=B:USR1@{batch.warning}",
     ]
     options += [f"--array=1-{batch.parts}"] if batch.parts else []
-    return options + [_option(text) for text in batch.options]
+    return options + [_option(text) for text in batch.options if not _is_job_name(text)]
 
 
 def _option(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -39,12 +41,27 @@ def test_every_option_stands_where_sbatch_reads_it() -> None:
     text = lines(options=("time=2:00:00", "exclusive", "comment=a b"), warning=300)
     options = [line.removeprefix("#SBATCH ") for line in text if line.startswith("#SBATCH")]
     assert options == [
-        "--job-name=cluster-nightly", "--chdir='/home/me/my work'", "--output=%x-%j.log",
-        "--open-mode=append", "--requeue", "--signal=B:USR1@300", "--time=2:00:00", "--exclusive",
-        "--comment='a b'",
+        "--job-name=cluster-nightly", "--chdir='/home/me/my work'",
+        "--output=cluster-nightly-%j.log", "--open-mode=append", "--requeue",
+        "--signal=B:USR1@300", "--time=2:00:00", "--exclusive", "--comment='a b'",
     ]  # fmt: skip
     first = next(at for at, line in enumerate(text) if line and not line.startswith("#"))
     assert all(not line.startswith("#SBATCH") for line in text[first:])
+
+
+@pytest.mark.parametrize("name", ["proj-sub:test", "a b", "it's", "-x", "a=b", "%x"])
+@pytest.mark.parametrize("parts", [None, 4])
+def test_a_job_has_the_name_that_its_site_asks_for(name: str, parts: int | None) -> None:
+    """In the script once, in the lines for scrontab too; the logs have ours, as they are told."""
+    batch = replace(BATCH, options=("job-name=x", "time=9", f"job-name={name}"), parts=parts)
+    text = script(batch)
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    names = re.findall(r"^#SBATCH (--job-name=.*)$", text, re.M)
+    assert [shlex.split(each) for each in names] == [[f"--job-name={name}"]]
+    assert re.search(r"^#SBATCH --output=cluster-nightly-%", text, re.M)
+    entry = scrontab(batch, "@daily", Path("/n")).splitlines()
+    assert shlex.split(entry[0])[1:] == [f"--job-name={name}-start"]
+    assert entry[-1] == "@daily sbatch --dependency=singleton /n"
 
 
 def test_an_array_has_a_part_of_the_sweep_to_each_task_and_a_ledger() -> None:
@@ -79,6 +96,9 @@ def test_a_world_is_started_by_srun() -> None:
         ({"options": ("--time=1",)}, "written as time=2:00:00"),
         ({"options": ("time=1\n#SBATCH --array=1-9",)}, "written as time=2:00:00"),
         ({"options": ("signal=TERM@9",)}, "needs sbatch's option signal"),
+        ({"options": ("job-name",)}, "written as job-name=project:night, got 'job-name'"),
+        ({"options": ("job-name=",)}, "written as job-name=project:night, got 'job-name='"),
+        ({"options": ("job-name=a\nb",)}, "written as job-name=project:night"),
         ({"options": ("time=3",)}, "must be above the warning of 180 s, got 3"),
         ({"options": ("time=0:30",), "warning": 30}, "must be above the warning of 30 s, got 0:30"),
         ({"warning": 0}, "the warning must be from 1 to 65,535, got 0"),

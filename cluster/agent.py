@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from cluster.child import Child
 from cluster.desk import SOCKET
 from cluster.family import adopt, catch, descendants
-from cluster.folders import machine, private_folder, remove, sweep
+from cluster.folders import boot, machine, private_folder, remove, sweep
 from cluster.handshake import fingerprint, is_lost, probe, probed
 from cluster.kernels import Source
 from cluster.nodes import Node, usable_cores
@@ -320,6 +320,7 @@ class Agent:
             "cores": usable_cores(),
             "hostname": socket.gethostname(),
             "machine": machine(),
+            "boot": boot(),
             "prefix": sys.prefix,
             "interpreter": sys.executable,
             "clock": time.time(),

@@ -98,6 +98,16 @@ def _is_held(folder: Path) -> bool:
     return False
 
 
+def boot() -> str:
+    """What tells this start of the system from all others; empty where that is not told.
+
+    Clones have the machine-id of their master, and starts of their own.
+    """
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii", "ignore").strip()
+    return ""
+
+
 def machine() -> str:
     """What tells two machines apart that are reached under two names."""
     for place in ("/etc/machine-id", "/var/lib/dbus/machine-id"):

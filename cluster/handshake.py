@@ -73,6 +73,11 @@ def differences(here: Mapping[str, str], there: Mapping[str, Any]) -> list[Diffe
     return [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
 
 
+def is_one_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two agents are on one machine under two names, by what each says of itself."""
+    return all(one.get(key) and one[key] == other.get(key) for key in ("machine", "boot"))
+
+
 def table(name: str, found: list[Difference]) -> str:
     """The differences for people, a line each."""
     rows = [("", "here", name), *found]

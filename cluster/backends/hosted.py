@@ -13,6 +13,7 @@ from typing import Any
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
 from cluster.errors import NodesMissing, UsageError
 from cluster.folders import sweep
+from cluster.handshake import is_one_machine
 from cluster.launch import Change, Fleet, Happening, Host, Standing
 from cluster.nodes import Node
 from cluster.patience import Attention
@@ -252,8 +253,23 @@ class Hosted(Backend):
         if host.standing is Standing.STARTING and host.usable:
             limit = f"{self.options.launch:g} s"
             return f"a few samples of the kernel, a probe, did not come back within {limit}"
-        reason = self._reason(host) if host.ready else host.reason
-        return f"{reason} ({host.fix})" if host.fix and not host.ready else reason
+        if host.ready:
+            return self._reason(host) + self._counted_twice(host)
+        reason = host.reason
+        return f"{reason} ({host.fix})" if host.fix else reason
+
+    def _counted_twice(self, host: Host) -> str:
+        """What is told of a host that is the machine of one before it, and too much for that."""
+        hosts = self._fleet.hosts.values() if self._fleet is not None else ()
+        others = [each for each in hosts if each is not host and self._told.get(each.name)
+                  and is_one_machine(each.hello, host.hello)]  # fmt: skip
+        slots = host.usable + sum(each.usable for each in others)
+        cores = int(host.hello.get("cores") or slots)
+        if not others or slots <= cores:
+            return ""
+        names = " and ".join(each.name for each in others)
+        return (f"; it is the same machine as {names}: {slots} slots on {cores}"
+                f" core{'s' if cores > 1 else ''}, leave one of the names out")  # fmt: skip
 
     def _is_open(self, fleet: Fleet) -> bool:
         """Whether tasks may be given: the required hosts are, or once were, ready.

@@ -6,9 +6,12 @@ if it cannot be read as an option or by a shell.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +57,18 @@ __all__ = [
     "names_file",
     "parse",
     "parse_entry",
+    "read_beside",
     "read_hostfile",
     "usable_cores",
 ]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_FILE_NAME = re.compile(r"\.txt$|\.hosts$|hostfile$|machinefile$")
+_FILE_NAME = re.compile(
+    r"\.(txt|hosts|lst|list|csv|ini|cfg|conf|ya?ml|json)$"
+    r"|(host|machine|node)s?[_-]?(file|list)([._-][^/]*)?$"
+)
+# What no name of a file beside the spec has.
+_LISTED = re.compile(r"[\[\],:@/]")
 
 
 def parse(
@@ -107,8 +116,9 @@ def parse_entry(
     if entry.strip() == "auto":
         return allocated(environ, base_dir)
     if names_file(entry, base_dir):
-        return read_hostfile(base_dir / entry)
-    return expand(entry, room)
+        return read_beside(entry, base_dir)
+    _check_no_file(entry, base_dir)
+    return expand(entry, room, ports=True)
 
 
 def names_file(text: str, base_dir: Path) -> bool:
@@ -118,11 +128,65 @@ def names_file(text: str, base_dir: Path) -> bool:
         return False
     if "/" in text or _FILE_NAME.search(text):
         return True
+    return bool(text) and _is_file(base_dir / text)
+
+
+def read_beside(name: str, base_dir: Path) -> tuple[Node, ...]:
+    """The nodes of a host file that is named relative to a folder.
+
+    Raises:
+        NodeError: as in :func:`read_hostfile`; the file lies elsewhere, or has another name.
+    """
+    path = base_dir / name
+    if not path.exists():
+        fix = _way_to(name, base_dir) if _is_file(Path(name)) else None
+        fix = fix or did_you_mean(path.name, _files(path.parent))
+        raise NodeError(f"no file {path}", fix=fix)
+    return read_hostfile(path)
+
+
+def _check_no_file(text: str, base_dir: Path) -> None:
+    """See that a text is no name of a host file that was only looked for in the wrong place.
+
+    Raises:
+        NodeError: it would be taken for a host, and hardly is one.
+    """
+    if text == "localhost" or _CONTROL.search(text):
+        return
+    if _is_file(Path(text)):
+        words = f"{text!r} is a file in the current folder, and host files are relative to the spec"
+        raise NodeError(words, fix=f"{_way_to(text, base_dir)}; or {{host: {text}}} for a host")
+    names = [] if _LISTED.search(text) else [n for n in _files(base_dir) if _FILE_NAME.search(n)]
+    if close := get_close_matches(text, names, n=1, cutoff=0.85):
+        fix = f"did you mean {close[0]!r}? or {{host: {text}}} for a host"
+        raise NodeError(f"there is no file {text!r}", fix=fix)
+
+
+def _way_to(name: str, base_dir: Path) -> str:
+    """How a spec in a folder names a file of the current one."""
+    way = os.path.relpath(name, base_dir)
+    return f"write {way if '/' in way else f'./{way}'}"
+
+
+def _is_file(path: Path) -> bool:
     try:
-        return bool(text) and (base_dir / text).is_file()
+        return path.is_file()
     except OSError:
         # A host list may be longer than a file's name can be.
         return False
+
+
+def _files(folder: Path) -> tuple[str, ...]:
+    """The names in a folder; it is read once for all entries of a list."""
+    try:
+        return _names_at(str(folder), folder.stat().st_mtime_ns)
+    except OSError:
+        return ()
+
+
+@lru_cache(maxsize=8)
+def _names_at(folder: str, _changed: int) -> tuple[str, ...]:
+    return tuple(sorted(os.listdir(folder)))
 
 
 def _from_mapping(entry: Mapping[str, Any], room: int) -> tuple[Node, ...]:
@@ -181,9 +245,11 @@ class Roster:
         if not fits:
             raise NodeError(f"more than {MAX_NODES:,} hosts up to here", entry=entry)
         for node in group:
-            if node.host in self._entry_of:
-                raise NodeError(_twice(node.host, self._entry_of[node.host], entry), entry=entry)
-            self._entry_of[node.host] = entry
+            # A name server does not tell N1, n1 and n1. apart.
+            name = node.host.lower().removesuffix(".")
+            if name in self._entry_of:
+                raise NodeError(_twice(node.host, self._entry_of[name], entry), entry=entry)
+            self._entry_of[name] = entry
             self.nodes.append(node)
 
     def close(self) -> tuple[Node, ...]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from cluster.nodes.hostlist import expand, parse_slots
-from cluster.nodes.node import MAX_NODES, MAX_SLOTS, Node, NodeError
+from cluster.nodes.node import MAX_NODES, MAX_SLOTS, Node, NodeError, is_ipv6
 
+_SECTION = re.compile(r"\[[A-Za-z_][^\]]*\]")
 _MAX_FILE = 4 * 2**20
 # A scheduler may write a host once for each of its slots.
 _MAX_ENTRIES = 4 * MAX_NODES
@@ -34,7 +36,7 @@ def read_hostfile(path: Path, bare: int | None = None) -> tuple[Node, ...]:
     entries = 0
     for number, line in enumerate(_text_of(path).splitlines(), 1):
         try:
-            nodes = _line_nodes(line.partition("#")[0].split())
+            nodes = _line_nodes(_words(line))
             entries += len(nodes)
             if entries > _MAX_ENTRIES:
                 _fail(f"more than {_MAX_ENTRIES:,} entries")
@@ -62,15 +64,27 @@ def _text_of(path: Path) -> str:
         _fail(f"cannot read {path}: {error.strerror}")
     if len(data) > _MAX_FILE:
         _fail(f"{path} is over {_MAX_FILE // 2**20} MiB")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        _fail(f"{path} is not UTF-8: it looks like UTF-16", "save it as UTF-8")
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
+def _words(line: str) -> Sequence[str]:
+    """The words of a line before its comment, which may be in any encoding."""
+    text = line.partition("#")[0]
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        _fail(f"{path} is not UTF-8 at byte {error.start}")
+        text.encode()
+    except UnicodeEncodeError:
+        _fail("not UTF-8", "save the file as UTF-8; host names are ASCII")
+    return text.split()
 
 
 def _line_nodes(words: Sequence[str]) -> tuple[Node, ...]:
     if not words:
         return ()
+    if _SECTION.fullmatch(" ".join(words)) and not is_ipv6(words[0].strip("[]")):
+        _fail(f"{' '.join(words)!r} is a section, as Ansible has them",
+              "list the hosts alone, a line each, as: host slots=4")  # fmt: skip
     settings = dict(map(_setting, words[1:]))
     nodes = expand(words[0])
     keys = [key for key in ("slots", "max_slots", "max-slots") if key in settings]

@@ -65,7 +65,7 @@ class _Entry(NamedTuple):
         return math.prod(sum(choice.size for choice in piece) for piece in self.pieces)
 
 
-def expand(text: str, room: int = MAX_NODES) -> tuple[Node, ...]:
+def expand(text: str, room: int = MAX_NODES, *, ports: bool = False) -> tuple[Node, ...]:
     """The nodes of one host list: ``n[01-16,20]``, ``a[1-2],b3``, ``host:4``, ``4/host``.
 
     An entry is ``[SLOTS/][USER@]HOST[:SLOTS]``; an IPv6 address stands in brackets, ``[::1]:4``.
@@ -74,11 +74,13 @@ def expand(text: str, room: int = MAX_NODES) -> tuple[Node, ...]:
     Args:
         text: the list.
         room: so many hosts there may be; it is judged before any is made.
+        ports: a person may have meant one by ``:22``, which is then refused. In a host file it is
+            a number of slots.
 
     Raises:
         NodeError: with the column of what is wrong; more hosts than there is room for.
     """
-    entries = [_parse_entry(entry, column) for entry, column in _split(text)]
+    entries = [_parse_entry(entry, column, ports) for entry, column in _split(text)]
     total = sum(entry.size for entry in entries)
     if total > room:
         left = "" if room == MAX_NODES else f"; there is room for {room:,} more"
@@ -146,17 +148,22 @@ def _stripped(entry: str, start: int) -> tuple[str, int]:
     return bare, start + len(entry) - len(entry.lstrip(" "))
 
 
-def _parse_entry(entry: str, column: int) -> _Entry:
+def _parse_entry(entry: str, column: int, ports: bool) -> _Entry:
     found = _ENTRY.fullmatch(entry)
     # Every group is optional or takes any text, so the pattern fits whatever is written.
     assert found is not None
     at = {name: column + found.start(name) for name in found.groupdict()}
     before, user, host, after = found.groups()
+    if not host and after == "":
+        fix = f"write {f'{before}/' if before else ''}localhost"
+        raise NodeError("':' is GNU parallel's word for this machine", at["after"] - 1, fix)
     if user is not None:
         _refuse(user_fault(user), at["user"])
     slots = _slots(before, after, at)
-    if user is not None and after == "22":
-        fix = f"write {{host: {host}, user: {user}, port: 22}}"
+    if after == "22" and (ports or user is not None):
+        login = f"{user}@" if user else ""
+        fix = (f"write {{host: {host}, {f'user: {user}, ' if user else ''}port: 22}}, or"
+               f" 22/{login}{host} for as many slots")  # fmt: skip
         raise NodeError("':22' is 22 slots here, and looks like a port", at["after"], fix)
     return _Entry(column, _pieces(host, at["host"]), slots, user)
 
@@ -177,8 +184,10 @@ def _pieces(host: str, column: int) -> Sequence[Sequence[_Names]]:
     if ":" in host:
         fix = "put an IPv6 address in brackets: [::1]"
         raise NodeError(f"{host!r} is not a host name", column, fix)
-    fault = host_fault(_BRACKET.sub("0", host))
-    _refuse(fault and fault.replace(repr(_BRACKET.sub("0", host)), repr(host)), column)
+    one = _BRACKET.sub("0", host)
+    fault = host_fault(one)
+    slots = "write slots as host:4" if host.isdigit() else None
+    _refuse(fault and fault.replace(repr(one), repr(host)), column, slots)
     return list(_choices(host, column))
 
 

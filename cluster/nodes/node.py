@@ -14,6 +14,8 @@ MAX_NODES = 100_000
 MAX_SLOTS = 4_096
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})")
+# What inet_aton(3) reads as an address, in one to four numbers, which no name may be.
+_NUMBERS = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)(\.(0[xX][0-9a-fA-F]*|[0-9]+))*\.?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}")
 _SCOPE = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -215,6 +217,18 @@ def host_fault(text: str) -> str | None:
         return None if is_ipv6(text) else f"{text!r} is not an IPv6 address"
     if not _HOST.fullmatch(text):
         return f"{text!r} is not a host name"
+    return _number_fault(text)
+
+
+def _number_fault(text: str) -> str | None:
+    """Why a text of numbers is no address; ssh would take 4 for 0.0.0.4, and 010 for an octal."""
+    if text.isdigit():
+        return f"{text!r} is a number, not a host name"
+    if _NUMBERS.fullmatch(text):
+        try:
+            ipaddress.IPv4Address(text)
+        except ValueError:
+            return f"{text!r} is not an IPv4 address"
     return None
 
 

@@ -30,7 +30,7 @@ from cluster.nodes import (
     local,
     names_file,
     parse_entry,
-    read_hostfile,
+    read_beside,
 )
 from cluster.spec.values import (
     Duration,
@@ -220,7 +220,7 @@ class Nodes(HostRule):
         form = NodesForm.model_validate(_mapping(value), context=context)
         if form.file is not None:
             with _located("file"):
-                nodes = read_hostfile(context.base / form.file)
+                nodes = read_beside(form.file, context.base)
                 context.roster.add(context.entries, nodes)
             context.files.append(HostFile(form.file, tuple(node.host for node in nodes)))
         if isinstance(value, Mapping) and not {"hosts", "file"} & set(value):

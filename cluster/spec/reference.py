@@ -195,11 +195,13 @@ _CONCLUSION = """\
 | text | meaning |
 |---|---|
 | `n[01-16,20]`, `a[1-2],b3` | a Slurm host list |
-| `host:4`, `4/host` | a host with 4 slots (a port is a key of its own) |
+| `host:4`, `4/host` | a host with 4 slots (a port is a key of its own: 22 slots are `22/host`) |
 | `user@host`, `"[::1]:4"` | a user for ssh; an IPv6 address stands in brackets |
 | `hosts.txt`, `path/to/hostfile` | a host file of Open MPI or MPICH; its lines add up |
 | `auto` | the hosts that Slurm or PBS gave to this job; outside of a job nothing can be run |
 
-A text names a file where it holds a `/`, ends in `.txt`, `.hosts`, `hostfile` or `machinefile`, or
-where there is such a file beside the spec. A host may stand only once.
+A text names a file where it holds a `/`, ends as such files do (`.txt`, `.hosts`, `.lst`, `.csv`,
+`hostfile`, `machine_list`), or where there is such a file beside the spec; `{host: ...}` is a host
+whatever its name is. A host may stand only once. A machine under two names is told in a run,
+where it has more slots than cores.
 """

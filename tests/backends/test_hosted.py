@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,10 +13,12 @@ from cluster.backends import hosted
 from cluster.backends.base import Items, NodeEvent, Options, Source
 from cluster.backends.ssh import Engine
 from cluster.errors import NodesMissing
+from cluster.handshake import is_one_machine
 from cluster.launch import Host
-from cluster.nodes import Node
+from cluster.nodes import Node, usable_cores
 from cluster.testing import Script, work_of
 from cluster.work import Outcome, Task
+from tests.conftest import need
 
 
 @contextmanager
@@ -35,6 +38,43 @@ def test_a_dispatcher_that_is_held_up_takes_no_host_for_silent() -> None:
     with running(Script(0, pauses=10**9)) as items:
         time.sleep(7.0)
         assert [next(items) for _ in range(20)] == [None] * 20
+
+
+@pytest.mark.fault(84)
+@pytest.mark.parametrize("more", [1, 0])
+def test_a_machine_under_two_names_is_told_where_it_has_too_many_slots(more: int) -> None:
+    """By name, as it comes; not where its cores are enough for both."""
+    cores = usable_cores()
+    need(cores > 1, "two cores")
+    nodes = (Node("localhost", slots=cores - 1 + more), Node("127.0.0.1", slots=1))
+    told: list[str] = []
+    with (
+        Engine(nodes, Options(tick=0.1)) as engine,
+        closing(engine.run(work_of(), Script(0, pauses=10**9))) as items,
+    ):
+        deadline = time.monotonic() + 30
+        slots: dict[str, int] = {}
+        while sum(slots.values()) < cores + more and time.monotonic() < deadline:
+            if isinstance(item := next(items), NodeEvent):
+                slots[item.node] = item.slots
+                told.append(f"{item.node}: {item}")
+    found = [line for line in told if "same machine" in line]
+    if not more:
+        assert found == []
+        return
+    assert re.fullmatch(
+        r"(localhost|127.0.0.1): .* it is the same machine as (localhost|127.0.0.1):"
+        rf" {cores + 1} slots on {cores} cores, leave one of the names out", found[-1],
+    )  # fmt: skip
+
+
+def test_clones_are_two_machines() -> None:
+    """They have the machine-id of their master, and starts of their own."""
+    one = {"machine": "a", "boot": "1"}
+    assert is_one_machine(one, one)
+    for other in ({"machine": "a", "boot": "2"}, {"machine": "b", "boot": "1"}, {"machine": "a"}):
+        assert not is_one_machine(one, other)
+    assert not is_one_machine({"machine": "", "boot": "1"}, {"machine": "", "boot": "1"})
 
 
 class Loses(Engine):

@@ -296,6 +296,24 @@ def test_a_resume_is_held_to_what_the_first_host_of_the_run_drew(lab: Lab, tmp_p
     assert 0 < begun["samples"] < result["samples"]
 
 
+@pytest.mark.fault(84)
+def test_a_run_tells_of_one_machine_under_two_names(lab: Lab, tmp_path: Path) -> None:
+    """Whose slots are more than its cores; nothing is said of hosts of their own."""
+    site = Site(tmp_path, lab, "ssh", blocks=40)
+    for each in site.spec["nodes"]:
+        each["slots"] = 1
+    node(site)["slots"] = 64
+    site.spec["nodes"][2].update(host=lab.hosts["h2"])
+    site.write()
+    result = site.run("submit", "spec.yaml")
+    assert result["state"] == "done"
+    told = {e["node"]: e["text"] for e in result["events"] if "same machine" in e["text"]}
+    assert told
+    assert told.keys() <= {"h2", lab.hosts["h2"]}
+    assert all(f"the same machine as {name}" in " ".join(told.values())
+               for name in {"h2", lab.hosts["h2"]} - told.keys())  # fmt: skip
+
+
 @pytest.mark.fault(22, 84)
 def test_the_doctor_finds_one_machine_under_two_names_and_too_many_slots(
     lab: Lab, tmp_path: Path

@@ -85,6 +85,15 @@ def test_slots_hold_for_every_host_of_the_entry() -> None:
         ("a,h:99999", 4, "from 1 to"),
         ("2/h:2", 4, "before and after"),
         ("me@h:22", 5, "looks like a port"),
+        ("4", 0, "'4' is a number, not a host name"),
+        ("n1,4", 3, "'4' is a number, not a host name (column 4); write slots as host:4"),
+        ("[1-4]", 0, "'[1-4]' is a number"),
+        ("127.1", 0, "not an IPv4 address"),
+        ("10.0.0.256", 0, "not an IPv4 address"),
+        ("10.0.0.[08-09]", 0, "not an IPv4 address"),
+        ("0x7f000001", 0, "not an IPv4 address"),
+        (":", 0, "GNU parallel's word for this machine (column 1); write localhost"),
+        ("a,4/:", 4, "GNU parallel's word for this machine (column 5); write 4/localhost"),
         ("::1", 0, "not a host name"),
         ("[::g]", 1, "not an IPv6 address"),
         ("[::1%$(id)]", 1, "not an IPv6 address"),
@@ -105,14 +114,29 @@ def test_slots_hold_for_every_host_of_the_entry() -> None:
 )
 def test_a_bad_host_list_points_at_the_column(text: str, column: int, words: str) -> None:
     """What is wrong is named, with its place in the text."""
-    with pytest.raises(NodeError, match=words.replace("[", r"\[")) as caught:
+    with pytest.raises(NodeError) as caught:
         expand(text)
+    assert words in str(caught.value)
     assert caught.value.column == column
+
+
+@pytest.mark.fault(82)
+@pytest.mark.parametrize("user", ["", "me@"])
+@pytest.mark.parametrize("host", ["n1", "n[1-4]", "[::1]"])
+def test_what_looks_like_a_port_is_asked_about(user: str, host: str) -> None:
+    """With a user and without; both that can be meant have a way to be written."""
+    with pytest.raises(NodeError, match="':22' is 22 slots here, and looks like a port") as caught:
+        expand(f"{user}{host}:22", ports=True)
+    assert caught.value.fix
+    assert caught.value.fix.endswith(f"or 22/{user}{host} for as many slots")
+    assert "port: 22}" in caught.value.fix
+    assert {node.slots for node in expand(f"22/{user}{host}", ports=True)} == {22}
+    assert {node.slots for node in expand(f"{host}:22")} == {22}  # as MPICH's host files have it
 
 
 @pytest.mark.fault(81)
 @pytest.mark.parametrize(
-    "text", ["n[1-100001]", "n[1-999999999999]", "n[0-99999],m", "[0-999][0-999][0-999]" * 3]
+    "text", ["n[1-100001]", "n[1-999999999999]", "n[0-99999],m", "n" + "[0-999]" * 9]
 )
 def test_a_list_that_is_too_long_is_refused_at_once(text: str) -> None:
     """The size is computed, not counted out."""

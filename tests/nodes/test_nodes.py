@@ -183,6 +183,57 @@ def test_a_host_file_of_open_mpi_and_of_mpich(tmp_path: Path) -> None:
     assert found[1].user == "me"
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbfa slots=4\r\n[fe80::1]:2\r\n",
+        b"# caf\xe9\n\ta\tslots=4 # \xff\n[fe80::1] slots=2",
+        b"a slots=3 max_slots=8\na\n\n[fe80::1]\n[fe80::1]\n",
+        b"a:4\r[fe80::1]:2\r",
+        b"2/a\n2/a\n2/[fe80::1]\n",
+    ],
+    ids=["byte order mark", "Latin-1 comment", "repeats", "old line breaks", "parallel"],
+)
+def test_a_host_file_comes_from_any_editor_and_scheduler(tmp_path: Path, data: bytes) -> None:
+    """Comments may be in any encoding, lines may end in any way."""
+    (tmp_path / "hosts").write_bytes(data)
+    assert read_hostfile(tmp_path / "hosts") == (Node("a", slots=4), Node("fe80::1", slots=2))
+
+
+@pytest.mark.parametrize("text", ["hostfile_1", "lab.lst", "machines", "hosts.tx"])
+@pytest.mark.parametrize("key", [False, True])
+def test_a_host_file_that_lies_elsewhere_is_no_host(
+    text: str, key: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the current folder, or under another name beside the spec: what was meant is told."""
+    (tmp_path / "conf").mkdir()
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "conf", "a\n", "hosts.txt")
+    typed = text == "hosts.tx"
+    if not typed:
+        write(tmp_path, "a\n", text)
+    with pytest.raises(NodeError) as caught:
+        nodes.read_beside(text, Path("conf")) if key else parse(text, Path("conf"), {})
+    assert caught.value.fix
+    assert ("did you mean 'hosts.txt'?" if typed else f"write ../{text}") in caught.value.fix
+    assert parse([{"host": text}], Path("conf"), {}) == (Node(text),)
+
+
+@pytest.mark.parametrize("text", ["hosts.lst", "hostfile_123", "nodes.csv", "my_hostlist", "x.ini"])
+def test_a_file_that_is_not_there_is_not_a_host_instead(text: str, tmp_path: Path) -> None:
+    """What is named as people name such files is one."""
+    with pytest.raises(NodeError, match=f"no file .*{text}"):
+        parse(text, tmp_path, {})
+
+
+@pytest.mark.fault(84)
+def test_a_name_in_other_letters_is_the_same_host() -> None:
+    """No name server tells them apart."""
+    for other in ("N1", "n1.", "N1."):
+        with pytest.raises(NodeError, match="stands twice"):
+            parse(["n1", other], Path(), {})
+
+
 @pytest.mark.fault(82, 83)
 @pytest.mark.parametrize(
     ("text", "words"),
@@ -197,6 +248,13 @@ def test_a_host_file_of_open_mpi_and_of_mpich(tmp_path: Path) -> None:
         ("a slot=4", ":1: 'slot=4' is not a setting"),
         ("u@a\nv@a", ":2: 'a' had another user"),
         ("a slots=4000\na slots=4000", ":2: the lines of 'a' add up"),
+        ("a,4\nb,2", ":1: '4' is a number, not a host name; write slots as host:4"),
+        (":\na", ":1: ':' is GNU parallel's word for this machine; write localhost"),
+        ("[lab]\na", r":1: '\[lab\]' is a section, as Ansible has them; list the hosts alone"),
+        ("[lab:children]\na", r":1: '\[lab:children\]' is a section"),
+        ("a ansible_host=10.0.0.1", ":1: 'ansible_host=10.0.0.1' is not a setting"),
+        ("a,b,", ":1: a host name is missing; is there a comma too many"),
+        ("a;4", ":1: 'a;4' is not a host name"),
     ],
 )
 def test_a_wrong_host_file_names_the_line(tmp_path: Path, text: str, words: str) -> None:
@@ -220,6 +278,8 @@ def test_what_is_no_readable_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"a\xff")
     (tmp_path / "huge").write_bytes(b"#" * (4 * 2**20 + 1))
     words = {".": "not a file", "pipe": "not a file", "none": "no file", "latin": "not UTF-8"}
+    (tmp_path / "wide").write_bytes("a\n".encode("utf-16"))
+    words["wide"] = "looks like UTF-16"
     for name, expected in {**words, "huge": "over 4 MiB"}.items():
         with pytest.raises(NodeError, match=expected):
             read_hostfile(tmp_path / name)

@@ -11,12 +11,12 @@ def main() -> int:
     _leave_folder_out()
     _take_own_package()
     if sys.argv[1:] in ([], ["--help"], ["-h"], ["help"]):
-        from cluster.verbs import help_text
-
-        sys.stdout.write(help_text() + "\n")
-        return 0
+        if _helped():
+            return 0
+        sys.argv[1:] = ["--help"]
     from cluster.errors import StopNow
 
+    _undo_inherited()
     try:
         _handle_signals()
         from cluster.backends.mpi.world import told_rank, told_size
@@ -28,6 +28,20 @@ def main() -> int:
         return run(sys.argv[1:])
     except StopNow as stop:
         return _interrupted(*stop.args)
+
+
+def _helped() -> bool:
+    """Print the help; False where it cannot be written, which the verbs know how to tell."""
+    from cluster.verbs import help_text
+
+    if sys.stdout is None:
+        return False
+    try:
+        sys.stdout.write(help_text() + "\n")
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _leave_folder_out() -> None:
@@ -72,6 +86,17 @@ def _in_a_world(rank: int) -> int:
         return play(lambda: run(sys.argv[1:]))
     except EngineError as error:
         return refused(error, sys.argv[1:]) if rank == 0 else error.code
+
+
+def _undo_inherited() -> None:
+    """Take back what a parent may have set, and no command can work with."""
+    import signal
+
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        # The system would reap our processes itself, and tell nobody how they ended.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # A umask may keep others out, not us from what we make ourselves.
+    os.umask(os.umask(0o077) & 0o077)
 
 
 def _handle_signals() -> None:

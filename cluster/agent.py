@@ -47,6 +47,7 @@ def main() -> None:
     """Serve until the input ends. Started by the dispatcher, never by hand."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         catch(number, leave_it)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who started us may have ignored it
     adopt()
     with selectors.DefaultSelector() as selector:
         wire = Wire(*take_descriptors(), selector)

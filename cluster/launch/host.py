@@ -266,7 +266,8 @@ class Host:
                 start(self.node), self._selector, environment=agent_environment(self.node)
             )
         except OSError as error:
-            self._away(Trouble(f"{error.strerror}: {error.filename}", "", is_here(self.node)))
+            place = f": {error.filename}" if error.filename else ""
+            self._away(Trouble(f"{error.strerror}{place}", "", is_here(self.node)))
             return
         way = "here" if is_here(self.node) else "srun" if by_step else "ssh"
         self.say({"node": self.node.to_json(), "way": way, **self._first})

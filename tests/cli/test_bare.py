@@ -71,6 +71,31 @@ def test_a_user_without_an_entry_and_a_home_computes(backend: str, tmp_path: Pat
     assert units.stderr.splitlines()[-1] == "  set HOME or XDG_CONFIG_HOME"
 
 
+INHERITED = {
+    "SIGCHLD is ignored": ("ssh", "trap '' CHLD"),
+    "all signals are ignored": ("processes", "trap '' PIPE CHLD INT TERM HUP USR1"),
+    "the umask keeps us out": ("ssh", "umask 777"),
+    "the umask keeps nobody out": ("processes", "umask 000"),
+    "few files, low priority": ("processes", "ulimit -n 64; renice -n 19 $$ >&2"),
+    "no environment": ("ssh", 'exec env -i PYTHONPATH="$PYTHONPATH" "$@"'),
+}
+
+
+@pytest.mark.parametrize(("backend", "line"), INHERITED.values(), ids=INHERITED)
+def test_what_a_parent_left_is_borne(backend: str, line: str, tmp_path: Path) -> None:
+    """As cron, systemd, a daemon or a shell may start us; and no file is for others than its owner.
+
+    As a user whom the rights of files bind, where that can be had.
+    """
+    path = spec(tmp_path, backend=backend, samples=2000)
+    bound = NOBODY if run([*NOBODY, "true"], tmp_path).returncode == 0 else []
+    words = [*bound, "bash", "-c", f'{line}; exec "$@"', "sh", *COMMAND, "submit", path]
+    done = run([*words, "--json", "-q"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert only_document(done.stdout, "submit")["state"] == "done"
+    assert {each.stat().st_mode & 0o077 for each in (tmp_path / "runs").rglob("*")} == {0}
+
+
 def test_mpirun_has_a_home_where_we_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Open MPI does not even say its version without; ours is passed on as it is."""
     launcher = Launcher("/bin/mpirun", "openmpi", (5, 0))

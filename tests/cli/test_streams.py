@@ -70,6 +70,17 @@ def test_output_that_cannot_be_written_is_74(flag: str, folder: Path) -> None:
     assert len(process.stderr.splitlines()) == 1
 
 
+@pytest.mark.fault(44)
+@pytest.mark.parametrize("words", ["", "--help"])
+def test_a_help_that_cannot_be_written_is_told(words: str, folder: Path) -> None:
+    """Though it is printed before any verb is loaded; without a stream it goes nowhere."""
+    full = shell(f"cluster {words} > /dev/full", folder)
+    assert (full.returncode, len(full.stderr.splitlines())) == (74, 1)
+    assert "No space left" in full.stderr
+    closed = shell(f"cluster {words} >&-", folder)
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("function", ["quarter", "loud"])
 def test_a_missing_standard_stream_is_replaced(closed: str, function: str, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def find(environ: Mapping[str, str]) -> Launcher:
             encoding="utf-8",
             errors="replace",
             timeout=20,
-            env=_home() | scrubbed(environ),
+            env=_least() | scrubbed(environ),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineError(f"{path} does not say its version: {error}") from None
@@ -128,7 +128,7 @@ def environment(launcher: Launcher, environ: Mapping[str, str], shell: str) -> d
         if os.geteuid() == 0:
             # Kernels run as this user with every other backend, too.
             more |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return {**_home(), **scrubbed(environ), **more}
+    return {**_least(), **scrubbed(environ), **more}
 
 
 def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
@@ -136,10 +136,10 @@ def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if not _INHERITED.match(name)}
 
 
-def _home() -> dict[str, str]:
-    """The variable without which Open MPI does not start; a user may have no entry to ask."""
+def _least() -> dict[str, str]:
+    """What Open MPI does not start without; a user may have no entry to ask for a home."""
     home = os.path.expanduser("~")
-    return {"HOME": home if os.path.isabs(home) else "/"}
+    return {"HOME": home if os.path.isabs(home) else "/", "PATH": os.defpath}
 
 
 def moved(text: str, launcher: Launcher, prefix: str) -> str:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from cluster.child import Child
 from cluster.desk import SOCKET
 from cluster.family import adopt, catch, descendants
-from cluster.folders import boot, machine, private_folder, remove, sweep
+from cluster.folders import boot, hostname, machine, private_folder, remove, sweep
 from cluster.handshake import fingerprint, is_lost, probe, probed
 from cluster.kernels import Source
 from cluster.nodes import Node, usable_cores
@@ -319,7 +319,7 @@ class Agent:
             "pid": os.getpid(),
             "slots": self._node.slots,
             "cores": usable_cores(),
-            "hostname": socket.gethostname(),
+            "hostname": hostname(),
             "machine": machine(),
             "boot": boot(),
             "prefix": sys.prefix,

@@ -98,6 +98,12 @@ def _is_held(folder: Path) -> bool:
     return False
 
 
+def hostname() -> str:
+    """This host's name, as text that any file takes: the system allows every byte in it."""
+    name = socket.gethostname().encode(errors="surrogateescape")
+    return name.decode(errors="backslashreplace")
+
+
 def boot() -> str:
     """What tells this start of the system from all others; empty where that is not told.
 
@@ -115,4 +121,4 @@ def machine() -> str:
             # An image of a container may have an empty one.
             if name := Path(place).read_text("ascii", "ignore").strip():
                 return name
-    return socket.gethostname().replace("-", "_")
+    return hostname().replace("-", "_")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
 from cluster.away.subject import Subject, subject
 from cluster.errors import ClusterError, Locked
 from cluster.family import born
+from cluster.folders import hostname
 from cluster.ledger import Ledger, Owner
 from cluster.verbs import command
 
@@ -46,7 +46,7 @@ def halt(run: str, store: Path, *, now: bool = False, timeout: float | None = 60
     """
     with Ledger(store, write=True) as ledger:
         found = subject(ledger, run)
-        here = socket.gethostname()
+        here = hostname()
         owners = sorted(found.owners(), key=lambda owner: owner.host != here)
         if not all(_asked(ledger, found, owner, now=now) for owner in owners):
             return halt(found.id, store, now=now, timeout=timeout)
@@ -90,7 +90,7 @@ class _Process:
 
     def __enter__(self) -> _Process:
         owner = self._owner
-        if owner.host != socket.gethostname():
+        if owner.host != hostname():
             raise self._unreachable("it is on another host", f"run this on {owner.host}")
         try:
             self._descriptor = os.pidfd_open(owner.pid)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from cluster.errors import ClusterError, StoreError
 from cluster.events import Event, NodeChanged, Progress, Started, SweepStarted
+from cluster.folders import hostname
 from cluster.ledger import log_of
 from cluster.report.result import Result
 from cluster.report.swept import SweepResult
@@ -102,7 +102,7 @@ def speak_into(path: Path, arguments: Sequence[str]) -> None:
     except OSError as error:
         raise StoreError(f"{error.strerror or error}", where=str(path)) from None
     stamp = time.strftime("%Y-%m-%d %H:%M:%S%z")
-    place = f"process {os.getpid()} on {socket.gethostname()}"
+    place = f"process {os.getpid()} on {hostname()}"
     line = f"== {stamp} {place}: cluster {shlex.join(arguments)}\n"
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import Locked
 from cluster.family import born
+from cluster.folders import hostname
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Owner:
     def here(cls) -> Owner:
         """This process, now."""
         pid = os.getpid()
-        return cls(socket.gethostname(), pid, time.time(), born(pid))
+        return cls(hostname(), pid, time.time(), born(pid))
 
     @property
     def process(self) -> tuple[str, int, int | None]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 from cluster.errors import ClusterError
+from cluster.folders import hostname
 from cluster.report.numbers import value_text
 from cluster.report.result import Result
 from cluster.report.swept import SweepResult
@@ -54,4 +54,4 @@ def of_loss(run: str, name: str, node: str, reason: str) -> Message:
 
 
 def _head(event: str, line: str) -> Message:
-    return {"schema": 1, "event": event, "text": line, "host": socket.gethostname()}
+    return {"schema": 1, "event": event, "text": line, "host": hostname()}

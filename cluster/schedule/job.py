@@ -118,8 +118,8 @@ def name_of(spec: Path) -> str:
 
 def _run_bare(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=folder, env=BARE, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-        encoding="utf-8", errors="replace", timeout=_PATIENCE,
+        command, cwd=str(folder), env=BARE, stdin=subprocess.DEVNULL, capture_output=True,
+        check=False, encoding="utf-8", errors="replace", timeout=_PATIENCE,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.backends.mpi.launcher import find
+from cluster.folders import hostname
 from cluster.schedule.slurm import Order, text
 from tests.cli.shell import COMMAND, PATIENCE, ROOT, ask, cluster, environment, spec
 from tests.conftest import need
@@ -67,6 +69,24 @@ def test_a_mount_point_of_any_name_disturbs_no_store(tmp_path: Path) -> None:
         timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_a_host_may_have_any_name(tmp_path: Path) -> None:
+    """The system takes every byte in it; locks, the ledger and messages have it as text."""
+    need(os.geteuid() == 0, "root: only root can have a host's name of its own")
+    path = spec(tmp_path, samples=2000, nodes="localhost:1", backend="ssh")
+    code = (
+        "import os, socket, sys; socket.sethostname(b'caf\\xe9');"
+        " os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    named = ["unshare", "--uts", sys.executable, "-P", "-c", code]
+    for words in (["submit", path, "--json"], ["ls", "--json"]):
+        done = subprocess.run(
+            [*named, *COMMAND, *words], cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)),
+            capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert hostname() == socket.gethostname()
 
 
 def program(folder: Path, name: str, line: str) -> Path:

@@ -24,6 +24,7 @@ from cluster.backends.dispy.pipe import carry
 from cluster.backends.dispy.seal import Seal
 from cluster.backends.dispy.shim import HANDSHAKE, Gate
 from cluster.errors import UsageError
+from cluster.folders import hostname
 from cluster.slots import python_command
 
 _LONGEST = 16 << 20
@@ -151,7 +152,7 @@ def own_address() -> str:
     Raises:
         UsageError: it has none that other hosts can reach.
     """
-    name = socket.gethostname()
+    name = hostname()
     try:
         address = socket.gethostbyname(name)
     except OSError:

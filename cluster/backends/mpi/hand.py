@@ -9,7 +9,6 @@ import json
 import os
 import selectors
 import signal
-import socket
 import time
 from collections import deque
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 
 from cluster.backends.mpi.world import DOWN, UP, World
 from cluster.family import catch, die_with_parent
+from cluster.folders import hostname
 from cluster.handshake import fingerprint, is_lost, probe, probed
 from cluster.kernels import Source
 from cluster.nodes import local
@@ -48,7 +48,7 @@ class Hand:
         self._waiting: deque[Task] = deque()
         self._probing, self._lost_probes, self._told = False, 0, (-1, "")
         self._heard = self._beaten = time.monotonic()
-        self._say({"seat": socket.gethostname()})
+        self._say({"seat": hostname()})
 
     def serve(self) -> int:
         """Until the coordinator ends it; the whole life of a rank that is no coordinator."""

@@ -11,6 +11,7 @@ from typing import NoReturn
 from cluster.nodes.hostlist import expand, parse_slots
 from cluster.nodes.node import MAX_NODES, MAX_SLOTS, Node, NodeError, is_ipv6
 
+_EQUALS = re.compile(r"\s*=\s*")
 _SECTION = re.compile(r"\[[A-Za-z_][^\]]*\]")
 _MAX_FILE = 4 * 2**20
 # A scheduler may write a host once for each of its slots.
@@ -76,7 +77,8 @@ def _words(line: str) -> Sequence[str]:
         text.encode()
     except UnicodeEncodeError:
         _fail("not UTF-8", "save the file as UTF-8; host names are ASCII")
-    return text.split()
+    # Open MPI takes blanks around the equals sign.
+    return _EQUALS.sub("=", text).split()
 
 
 def _line_nodes(words: Sequence[str]) -> tuple[Node, ...]:

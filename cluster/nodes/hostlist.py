@@ -29,6 +29,12 @@ _ENTRY = re.compile(
     r"(?:(?P<before>[0-9]+)/)?(?:(?P<user>[^@]*)@)?(?P<host>.*?)(?::(?P<after>[^:\[\]]*))?",
     re.DOTALL,
 )
+# What people write for something else.
+_MEANT = (
+    (r"[0-9]+", "write slots as host:4"),
+    (r"\w[\w.]*(\s+\w[\w.]*)+", "separate hosts by commas"),
+    (r"\w[\w.]*?\{?[0-9]+\.\.+[\w.]*\}?", "write a range as n[01-16]"),
+)
 _FORM = "write it as n[01-16,20]"
 
 
@@ -185,10 +191,15 @@ def _pieces(host: str, column: int) -> Sequence[Sequence[_Names]]:
         fix = "put an IPv6 address in brackets: [::1]"
         raise NodeError(f"{host!r} is not a host name", column, fix)
     one = _BRACKET.sub("0", host)
-    fault = host_fault(one)
-    slots = "write slots as host:4" if host.isdigit() else None
-    _refuse(fault and fault.replace(repr(one), repr(host)), column, slots)
+    if fault := host_fault(one):
+        raise NodeError(fault.replace(repr(one), repr(host)), column, _meant(host))
     return list(_choices(host, column))
+
+
+def _meant(host: str) -> str | None:
+    """How to write what was meant by a text that is no host; None where that cannot be told."""
+    short = host[:80]
+    return next((fix for pattern, fix in _MEANT if re.fullmatch(pattern, short)), None)
 
 
 def _choices(host: str, column: int) -> Iterator[list[_Names]]:

@@ -215,7 +215,7 @@ def host_fault(text: str) -> str | None:
         return f"a host name may not start with '-', or ssh would read {text!r} as an option"
     if ":" in text:
         return None if is_ipv6(text) else f"{text!r} is not an IPv6 address"
-    if not _HOST.fullmatch(text):
+    if not _HOST.fullmatch(text) or ".." in text:
         return f"{text!r} is not a host name"
     return _number_fault(text)
 

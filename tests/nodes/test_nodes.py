@@ -189,10 +189,11 @@ def test_a_host_file_of_open_mpi_and_of_mpich(tmp_path: Path) -> None:
         b"\xef\xbb\xbfa slots=4\r\n[fe80::1]:2\r\n",
         b"# caf\xe9\n\ta\tslots=4 # \xff\n[fe80::1] slots=2",
         b"a slots=3 max_slots=8\na\n\n[fe80::1]\n[fe80::1]\n",
+        b"a slots = 4\n[fe80::1] slots= 2 max_slots =4\n",
         b"a:4\r[fe80::1]:2\r",
         b"2/a\n2/a\n2/[fe80::1]\n",
     ],
-    ids=["byte order mark", "Latin-1 comment", "repeats", "old line breaks", "parallel"],
+    ids=["byte order mark", "Latin-1 comment", "repeats", "blanks", "old line breaks", "parallel"],
 )
 def test_a_host_file_comes_from_any_editor_and_scheduler(tmp_path: Path, data: bytes) -> None:
     """Comments may be in any encoding, lines may end in any way."""

@@ -34,6 +34,6 @@ def test_it_names_the_interpreter_where_it_does_not(
     """From the folder that holds the environment its path is short."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert command("ls") == f"{sys.executable} -m cluster ls"
+    assert command("ls") == f"{sys.executable} -P -m cluster ls"
     monkeypatch.chdir(Path(sys.executable).parents[2])
-    assert command("ls") == f"{'/'.join(Path(sys.executable).parts[-3:])} -m cluster ls"
+    assert command("ls") == f"{'/'.join(Path(sys.executable).parts[-3:])} -P -m cluster ls"

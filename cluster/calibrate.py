@@ -116,9 +116,10 @@ def blocks_needed(trial: Trial, request: Request) -> int | None:
     per_block = trial.tally.samples // trial.blocks
     estimate = trial.tally.estimate(goal.target.confidence, request.scale, request.offset)
     factor = max(_factor(goal.target, estimate), _scarcity(goal.target, trial.tally))
-    if not math.isfinite(factor):
+    drawn = trial.tally.samples * factor
+    if not math.isfinite(drawn):
         return goal.blocks
-    samples = max(math.ceil(trial.tally.samples * factor), goal.target.min_samples)
+    samples = max(math.ceil(drawn), goal.target.min_samples)
     wanted = blocks_for(samples, per_block)
     stop = Checkpoints(Goal(None)).segment(max(0, wanted - 1)).stop
     return stop if goal.blocks is None else min(stop, goal.blocks)
@@ -127,7 +128,8 @@ def blocks_needed(trial: Trial, request: Request) -> int | None:
 def _factor(target: Target, estimate: Estimate) -> float:
     """How many times the samples of the trial the hardest measure needs."""
     pairs = zip(estimate.measures, target.limits, strict=True)
-    return max((value / limit) ** 2 for value, limit in pairs if limit is not None)
+    ratios = [value / limit for value, limit in pairs if limit is not None]
+    return max(ratio * ratio for ratio in ratios)  # infinite beyond the doubles, where ** raises
 
 
 def _scarcity(target: Target, tally: Tally) -> float:

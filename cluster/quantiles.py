@@ -42,7 +42,10 @@ def tail(z: float, freedom: float = math.inf) -> float:
     """
     if freedom > 1000 or not math.isfinite(z):
         return math.erfc(abs(z) / math.sqrt(2))
-    return max(0.0, 1.0 - _t_inside(abs(z), max(1, int(freedom)))) if z else 1.0
+    square = z * z
+    if not square or math.isinf(square):  # so far out or in that no digit of it is left
+        return 0.0 if square else 1.0
+    return max(0.0, 1.0 - _t_inside(abs(z), max(1, int(freedom))))
 
 
 def _t_density(t: float, freedom: int) -> float:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from cluster.quantiles import normal_z, student_t
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 # Every finite double is an integer multiple of 2**-1074, every product of two of 2**-2148.
 _SUM_BITS = 1074
 _SQUARES_BITS = 2 * _SUM_BITS
+# Values are squared in these units where their own squares leave the range of the doubles.
+_RESCALED = 600
 # Rows of this many columns are added elementwise, which fixes the order of every float addition
 # whatever vector unit numpy found; the columns are then added exactly by fsum.
 _COLUMNS = 256
@@ -45,6 +49,8 @@ class Estimate:
         std_error: standard error of ``value``, in its unit and shape.
         low, high: ends of the confidence interval.
         confidence: the probability with which such intervals cover, 0 to 1.
+        half: half the interval as it was computed, before its ends were rounded to doubles, which
+            beside a large value have few digits for it; None: as the ends say.
     """
 
     value: float | tuple[float, ...]
@@ -52,10 +58,13 @@ class Estimate:
     low: float | tuple[float, ...]
     high: float | tuple[float, ...]
     confidence: float
+    half: float | None = None
 
     @property
     def half_width(self) -> float:
         """Half the interval; of the widest bin where there are several."""
+        if self.half is not None:
+            return _worst([self.half])
         pairs = zip(_each(self.low), _each(self.high), strict=True)
         return _worst((high - low) / 2 for low, high in pairs)
 
@@ -178,6 +187,9 @@ class Moments(Tally):
         mean nor the number of blocks costs digits of the variance (Chan, Golub & LeVeque, The
         American Statistician 37 (1983) 242, the corrected two-pass algorithm).
 
+        Where squares leave the range of the doubles, above 1e154 or below 1e-154, they are taken
+        in other units.
+
         Raises:
             TallyError: not 1-d, no values, not real numbers, a NaN or an infinity.
         """
@@ -187,16 +199,18 @@ class Moments(Tally):
         count = array.size
         if not count:
             raise TallyError("no values: a block has one value a sample")
-        # An overflow or a NaN is reported once, below, in words that name the values.
+        # An overflow or a NaN is looked into below.
         with np.errstate(over="ignore", invalid="ignore"):
             centre = _ordered_sum(array) / count
             deviations = array - centre
             first, second = _ordered_sum(deviations), _ordered_sum(deviations * deviations)
         if not (math.isfinite(centre) and math.isfinite(second)):
-            raise TallyError("the values hold a NaN or an infinity, or their squares overflow")
-        c, d1, d2 = (_units(x) for x in (centre, first, second))
+            _check_finite(array)
+            small = cls.of(np.ldexp(array, -_RESCALED))
+            return cls(small.total << _RESCALED, small.squares << 2 * _RESCALED, count)
+        c, d1 = _units(centre), _units(first)
         # The sum of d**2 is at least sum(d)**2 / n: rounding, or underflow, may have lost that.
-        d2 = max(d2 << (_SQUARES_BITS - _SUM_BITS), -(-d1 * d1 // count))
+        d2 = max(_square_units(deviations, second), -(-d1 * d1 // count))
         return cls(count * c + d1, count * c * c + 2 * c * d1 + d2, count)
 
     @property
@@ -226,15 +240,28 @@ class Moments(Tally):
             "sum_squares": _to_hex(self.squares, _SQUARES_BITS),
         }
 
+    @property
+    def _spread(self) -> int:
+        """N (n - 1) times the sample variance, exactly, in units of 2**-2148."""
+        return self.samples * self.squares - self.total**2
+
     def estimate(self, confidence: float, scale: float = 1, offset: float = 0) -> Estimate:
-        error = math.sqrt(self.variance / self.samples) if self.samples else math.nan
-        half = student_t(confidence, self.samples - 1) * error if self.samples > 1 else math.inf
-        mean = self.mean
-        return _scaled(Estimate(mean, error, mean - half, mean + half, confidence), scale, offset)
+        n = self.samples
+        if not n:
+            return Estimate(math.nan, math.nan, math.nan, math.nan, confidence)
+        # All of it in fractions, rounded once: a double's range and digits limit nothing before.
+        mean = Fraction(self.total, n << _SUM_BITS) * Fraction(scale) + Fraction(offset)
+        value = _ratio(mean.numerator, mean.denominator)
+        if n < 2:
+            return Estimate(value, math.nan, -math.inf, math.inf, confidence)
+        root = _root(self._spread, n * n * (n - 1)) * abs(Fraction(scale)) / (1 << _SUM_BITS)
+        half = root * Fraction(student_t(confidence, n - 1))
+        ends = (_double(mean - half), _double(mean + half))
+        return _apart(Estimate(value, _size(root), *ends, confidence, _size(half)))
 
     def scarce(self, *, plain: bool) -> int | None:
         # Values that were all equal say nothing of the spread: as blind as no hits at all.
-        return None if self.variance > 0 else 0
+        return None if self._spread > 0 and self.samples > 1 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,6 +447,46 @@ def _ratio(numerator: int, denominator: int) -> float:
         return math.inf if numerator > 0 else -math.inf
 
 
+def _double(number: Fraction) -> float:
+    return _ratio(number.numerator, number.denominator)
+
+
+def _size(error: Fraction) -> float:
+    """An error as a double: one that is not zero is not rounded to zero."""
+    return max(_double(error), math.ulp(0.0)) if error else 0.0
+
+
+def _root(numerator: int, denominator: int) -> Fraction:
+    """The square root of a fraction, to 64 bits or more."""
+    shift = max(0, 128 + denominator.bit_length() - numerator.bit_length())
+    shift += shift % 2
+    return Fraction(math.isqrt((numerator << shift) // denominator), 1 << shift // 2)
+
+
+def _check_finite(array: NDArray[np.float64]) -> None:
+    """Raise for a value that has no square at all, naming the first one."""
+    import numpy as np
+
+    for what, found in (("a NaN", np.isnan(array)), ("an infinity", np.isinf(array))):
+        if found.any():
+            raise TallyError(f"the values hold {what}, first at sample {int(found.argmax())}")
+
+
+def _square_units(deviations: NDArray[np.float64], second: float) -> int:
+    """The sum of the squares of deviations, in units of 2**-2148.
+
+    Args:
+        deviations: the values less their mean.
+        second: that sum as doubles give it; below their normal range its digits are lost.
+    """
+    import numpy as np
+
+    if second >= deviations.size * sys.float_info.min or not deviations.any():
+        return _units(second) << (_SQUARES_BITS - _SUM_BITS)
+    exact = _units(_ordered_sum(np.square(np.ldexp(deviations, _RESCALED))))
+    return -(-exact >> 2 * _RESCALED - (_SQUARES_BITS - _SUM_BITS))
+
+
 def _to_hex(number: int, bits: int) -> str:
     """``mantissa * 2**-bits`` as a hexadecimal float of any length, as in ``0x3p-1``."""
     zeros = (number & -number).bit_length() - 1 if number else bits
@@ -453,13 +520,35 @@ def _scaled(raw: Estimate, scale: float, offset: float) -> Estimate:
         return offset + scale * value
 
     def size(error: float) -> float:
-        return abs(scale) * error
+        return max(abs(scale) * error, math.ulp(0.0)) if error and scale else 0 * error
 
     low, high = (raw.low, raw.high) if scale >= 0 else (raw.high, raw.low)
-    return Estimate(
-        _map(place, raw.value), _map(size, raw.std_error), _map(place, low), _map(place, high),
-        raw.confidence,
+    return _apart(
+        Estimate(
+            _map(place, raw.value), _map(size, raw.std_error), _map(place, low), _map(place, high),
+            raw.confidence, size(raw.half_width),
+        )
     )  # fmt: skip
+
+
+def _apart(made: Estimate) -> Estimate:
+    """The same, with an interval that has a width wherever there is an error.
+
+    Beside a large offset or mean the ends may be rounded to the value itself.
+    """
+    low, high = made.low, made.high
+    if isinstance(made.value, tuple):
+        rows = zip(*map(_each, (made.value, made.std_error, low, high)), strict=True)
+        low, high = zip(*(_ends_apart(*row) for row in rows), strict=True)
+    else:
+        low, high = _ends_apart(made.value, made.std_error, low, high)  # type: ignore[arg-type]
+    return replace(made, low=low, high=high)
+
+
+def _ends_apart(value: float, error: float, low: float, high: float) -> tuple[float, float]:
+    if not error > 0 or low < value < high:
+        return low, high
+    return min(low, math.nextafter(value, -math.inf)), max(high, math.nextafter(value, math.inf))
 
 
 def _map(function: Any, value: float | tuple[float, ...]) -> float | tuple[float, ...]:

@@ -20,6 +20,7 @@ from cluster.tally import Histogram, Hits, Moments, Tally
 SIGMAS = 8.0
 _LEAST_OF_NODE, _LEAST_OF_REST = 10, 30
 _MOST_BINS = 32
+_LARGE = 256
 
 
 @dataclass
@@ -59,14 +60,14 @@ class Part:
         scaled = Part([], [], self.blocks, self.tasks)
         for at, (total, square) in enumerate(zip(self.sums, self.squares, strict=True)):
             mean, scatter = like.sums[at] / like.blocks, like.variance(at)
-            inside = square - 2 * mean * total + mean**2 * self.blocks
+            inside = square - 2 * mean * total + mean * mean * self.blocks
             scaled.sums.append((total - mean * self.blocks) / math.sqrt(scatter) if scatter else 0)
             scaled.squares.append(max(0.0, inside) / scatter if scatter else 0)
         return scaled
 
     def variance(self, at: int) -> float:
         """The variance of one block's mean."""
-        inside = self.squares[at] - self.sums[at] ** 2 / self.blocks
+        inside = self.squares[at] - self.sums[at] * self.sums[at] / self.blocks
         return max(0.0, inside) / (self.tasks - 1)
 
 
@@ -76,10 +77,15 @@ class Parts:
     def __init__(self) -> None:
         self._nodes: dict[str, Part] = {}
         self._origin: list[float] = []
+        self._exponent = 0
 
     def add(self, node: str, blocks: int, tally: Tally) -> None:
         """A task was counted."""
         values = _means(tally)
+        if not self._origin:
+            self._exponent = _exponent(values)
+        if self._exponent:
+            values = [math.ldexp(value, -self._exponent) for value in values]
         self._origin = self._origin or values
         shifted = [value - zero for value, zero in zip(values, self._origin, strict=True)]
         part = self._nodes.get(node)
@@ -151,6 +157,12 @@ def _distance(own: Part, rest: Part, at: int) -> float:
     error = math.sqrt(max(own.variance(at), known) / own.blocks + known / rest.blocks)
     apart = abs(own.sums[at] / own.blocks - rest.sums[at] / rest.blocks)
     return apart / error if error else 0.0
+
+
+def _exponent(values: Sequence[float]) -> int:
+    """The power of two in which means are counted whose squares would not be doubles; else 0."""
+    exponent = math.frexp(max(map(abs, values), default=0.0))[1]
+    return exponent if abs(exponent) > _LARGE else 0
 
 
 def _means(tally: Tally) -> list[float]:

@@ -95,6 +95,9 @@ def compare(
         why = "nothing is counted of one of them, or they are not of one kind"
         return Comparison(*own, "unknown", None, None, None, None, independent, why, nodes)
     difference, error, z, p = found
+    if not math.isfinite(error) and not math.isinf(difference):
+        why = "the standard error of one of them is not known: one sample has none"
+        return Comparison(*own, "unknown", difference, None, None, None, independent, why, nodes)
     same = _same_tally(a.result, b.result)
     verdict = "differ" if p * among < LEVEL else "agree"
     note: str | None = None
@@ -142,13 +145,22 @@ def _of_values(a: Side, b: Side) -> tuple[float, float, float, float]:
     one, other = a.result, b.result
     difference = one.estimate - other.estimate
     if a.scaling == b.scaling and (pooled := _pooled(one, other)) is not None:
-        return _judged(difference, abs(a.scaling[0]) * pooled)
+        # From the fractions themselves: a scale may leave few digits, or none, of their errors.
+        apart, error = pooled
+        _, _, z, p = _judged(math.copysign(1, a.scaling[0]) * apart, error)
+        return difference, abs(a.scaling[0]) * error, z, p
     first, second = one.std_error, other.std_error
-    return _judged(difference, math.hypot(first, second), _freedom(one, other))
+    freedom = _freedom(one, other)
+    if math.isfinite(difference) and math.isfinite(math.hypot(first, second)):
+        return _judged(difference, math.hypot(first, second), freedom)
+    # Beyond the doubles: a quarter of each is within them.
+    error = math.hypot(first / 4, second / 4)
+    _, _, z, p = _judged(one.estimate / 4 - other.estimate / 4, error, freedom)
+    return difference, math.hypot(first, second), z, p
 
 
-def _pooled(a: Result, b: Result) -> float | None:
-    """Standard error of the difference of two hit fractions, if both are one in truth.
+def _pooled(a: Result, b: Result) -> tuple[float, float] | None:
+    """Difference of two hit fractions, and its standard error if both are one in truth.
 
     It has width also where one of them has no hit, or nothing but hits.
     """
@@ -157,14 +169,19 @@ def _pooled(a: Result, b: Result) -> float | None:
         return None
     n, m = first["samples"], second["samples"]
     share = (first["hits"] + second["hits"]) / (n + m)
-    return math.sqrt(share * (1 - share) * (1 / n + 1 / m))
+    apart = first["hits"] / n - second["hits"] / m
+    return apart, math.sqrt(share * (1 - share) * (1 / n + 1 / m))
 
 
 def _freedom(a: Result, b: Result) -> float:
-    """Welch's degrees of freedom."""
-    first, second = a.std_error**2, b.std_error**2
+    """Welch's degrees of freedom, from the ratio of the two errors: their squares may be none."""
+    largest: float = max(a.std_error, b.std_error)
+    if not 0 < largest < math.inf:
+        return math.inf
+    first: float = (a.std_error / largest) ** 2
+    second: float = (b.std_error / largest) ** 2
     parts = first**2 / max(1, a.samples - 1) + second**2 / max(1, b.samples - 1)
-    return (first + second) ** 2 / parts if parts else math.inf
+    return (first + second) ** 2 / parts
 
 
 def _judged(

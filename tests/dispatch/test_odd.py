@@ -49,6 +49,20 @@ def parts(seed: int, kind: str, bias: float = 0.0, tasks: int = 600) -> Parts:
 
 
 @pytest.mark.fault(61)
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e170, 1e300])
+def test_an_odd_node_is_found_over_the_whole_range_of_doubles(size: float) -> None:
+    """Means whose squares are no doubles scatter like any others."""
+    rng = np.random.default_rng(5)
+    for bias in (0.0, 1.0):
+        made = Parts()
+        for number in range(300):
+            node = "abbccc"[number % 6]
+            values = rng.normal(1.0 + (bias if node == "a" else 0.0), 0.5, BLOCK)
+            made.add(node, 1, Moments.of(values * size))
+        assert (made.odd() or [None])[0] == ("a" if bias else None)
+
+
+@pytest.mark.fault(61)
 @pytest.mark.parametrize("kind", ["hits", "rare", "correlated", "far", "heavy", "bins"])
 def test_honest_nodes_are_never_called_odd(kind: str) -> None:
     """Whatever the kernel: rare events, samples that hang together, no variance."""

@@ -45,6 +45,36 @@ def test_a_scale_stretches_the_difference_and_not_z() -> None:
     assert four.z == pytest.approx(plain.z)
 
 
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e200, 1e300, -1e200])
+def test_no_scale_takes_z_out_of_the_range_of_doubles(scale: float) -> None:
+    """Squares of such errors are no doubles: z and p are those of the unscaled ones."""
+    for a, b in (
+        (Hits(400, 1000), Hits(460, 1000)),
+        (Moments.of([1.0, 2.0, 3.0, 4.0, 5.0]), Moments.of([2.0, 4.0, 6.0, 8.0, 10.0, 12.0])),
+    ):
+        plain = judged(a, b)
+        found = compare(side(a, 1, scale=scale), side(b, 2, scale=scale))
+        few = 1e-2 if scale == 1e-320 else 1e-9
+        assert found.z == pytest.approx(math.copysign(1, scale) * (plain.z or 0), rel=few)
+        assert found.p == pytest.approx(plain.p, rel=10 * few)
+        assert found.verdict == plain.verdict
+
+
+@pytest.mark.parametrize("far", [1e-300, 1e300, 1.7e308])
+def test_means_many_errors_apart_differ(far: float) -> None:
+    """Their difference, or its square in standard errors, is beyond the doubles."""
+    one, other = Moments.of([far, far * 1.01, far]), Moments.of([-far, -far * 1.01, -far])
+    assert judged(one, other).z == pytest.approx(2 / 0.0047, rel=0.1)
+    close = Moments.of([far, math.nextafter(far, 0)] * 3)
+    assert judged(close, other).verdict == "differ"
+
+
+def test_one_sample_agrees_with_nothing() -> None:
+    """Its standard error is not known, so nor is z."""
+    found = judged(Moments.of([1.0]), Moments.of([2.0, 3.0]))
+    assert (found.verdict, found.z) == ("unknown", None)
+
+
 def test_no_hit_in_one_of_them_is_comparable_all_the_same() -> None:
     """Its own standard error is nought."""
     assert judged(Hits(0, 1000), Hits(1, 1000)).verdict == "agree"

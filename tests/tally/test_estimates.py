@@ -13,6 +13,12 @@ from cluster.tally import Estimate, Histogram, Hits, Moments
 CONFIDENCES = (0.5, 0.9, 0.95, 0.99, 0.999999)
 
 
+def has_width(made: Estimate) -> bool:
+    """Whether the interval has an end on either side of each value."""
+    low, value, high = (np.atleast_1d(part) for part in (made.low, made.value, made.high))
+    return bool((low < value).all() and (value < high).all())
+
+
 @pytest.mark.fault(63)
 @pytest.mark.parametrize("confidence", CONFIDENCES)
 @pytest.mark.parametrize(
@@ -73,10 +79,74 @@ def test_one_value_has_no_error() -> None:
 
 
 @pytest.mark.fault(58)
-def test_blocks_too_far_apart_have_an_infinite_error() -> None:
-    """Each block is possible by itself; together their variance is beyond the doubles."""
+@pytest.mark.parametrize(
+    "size", [1e-320, 1e-300, 1e-200, 1e-170, 1e-160, 1e-154, 1e-100, 1e100, 1e154, 1e200, 1e300]
+)
+def test_an_error_is_right_over_the_whole_range_of_doubles(size: float) -> None:
+    """Where squares, or the variance, are no doubles: standard error and interval all the same."""
+    values = np.random.default_rng(3).normal(1.0, 0.5, 2000)
+    blocks = [Moments.of(block * size) for block in np.split(values, 4)]
+    got = blocks[0].merge(blocks[1]).merge(blocks[2].merge(blocks[3])).estimate(0.95)
+    error = values.std(ddof=1) / math.sqrt(values.size)
+    few = 1e-3 if size == 1e-320 else 1e-12  # subnormal numbers have fewer digits
+    assert got.value == pytest.approx(values.mean() * size, rel=few)
+    assert got.std_error == pytest.approx(error * size, rel=few, abs=5e-324)
+    assert got.half_width == pytest.approx(1.9612 * error * size, rel=1e-3, abs=1e-323)
+    assert has_width(got)
+    assert blocks[0].scarce(plain=True) is None
+
+
+def test_blocks_far_apart_have_the_error_of_their_values() -> None:
+    """Each block is of equal values; together they vary by more than a square can say."""
     got = Moments.of([1e200] * 3).merge(Moments.of([-1e200] * 3)).estimate(0.95)
-    assert (got.value, got.std_error, got.low, got.high) == (0, math.inf, -math.inf, math.inf)
+    assert got.value == 0
+    assert got.std_error == pytest.approx(1e200 / math.sqrt(5))
+    assert got.half_width == pytest.approx(2.5706 * 1e200 / math.sqrt(5), rel=1e-4)
+
+
+def test_an_interval_beyond_the_doubles_has_no_end() -> None:
+    """The largest doubles of both signs: the error is one still, the ends are not."""
+    got = Moments.of([1.7e308, -1.7e308]).estimate(0.95)
+    assert got.std_error == pytest.approx(1.7e308)
+    assert (got.value, got.low, got.high) == (0, -math.inf, math.inf)
+
+
+@pytest.mark.parametrize("mean", [1e9, -1e9, 1e16, 1e300])
+def test_a_small_spread_about_a_large_mean_is_not_rounded_away(mean: float) -> None:
+    """The half width has all its digits; the ends, which have fewer, lie on both sides."""
+    step = math.ulp(mean)
+    values = np.full(10_000, mean)
+    values[::2] += step
+    got = Moments.of(values).estimate(0.95)
+    error = step / 2 / 100
+    assert got.std_error == pytest.approx(error, rel=1e-3)
+    assert got.half_width == pytest.approx(1.96 * error, rel=1e-3)
+    assert has_width(got)
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, -1e-200, 1e200])
+@pytest.mark.parametrize("offset", [0.0, 1e9])
+@pytest.mark.parametrize(
+    "tally",
+    [Hits(20, 100), Histogram((0, 1, 2), (10, 30), 40, 20, 100), Moments.of([1.0, 2.0, 4.0])],
+    ids=["hits", "histogram", "moments"],
+)
+def test_no_scale_makes_an_error_nought(
+    tally: Hits | Histogram | Moments, offset: float, scale: float
+) -> None:
+    """An interval of width nought would say that nothing is uncertain."""
+    raw, got = tally.estimate(0.95), tally.estimate(0.95, scale, offset)
+    assert got.half_width == pytest.approx(abs(scale) * raw.half_width, rel=1e-9, abs=1e-323)
+    assert has_width(got)
+    assert (np.atleast_1d(got.std_error) > 0).all()
+
+
+def test_an_offset_that_cancels_the_mean_leaves_its_digits() -> None:
+    """A double of the mean alone would be off by more than the error."""
+    values = np.full(10_000, 1e9)
+    values[::2] += math.ulp(1e9)
+    got = Moments.of(values).estimate(0.95, 1.0, -1e9)
+    assert got.value == math.ulp(1e9) / 2
 
 
 def test_scale_and_offset_move_all_of_an_estimate() -> None:

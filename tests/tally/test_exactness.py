@@ -85,6 +85,22 @@ def test_values_whose_squares_underflow_are_counted(values: list[float]) -> None
     assert Moments.of(values).mean == pytest.approx(math.fsum(values) / len(values), abs=5e-324)
 
 
+@pytest.mark.fault(58)
+@pytest.mark.parametrize(
+    "values",
+    [[1e-320, 2e-320, 5e-324], [1e-170, -2e-170], [1e-155, 3e-155], [1e200, 0.0],
+     [1.7e308, -1.7e308], [1e308, 1.1e308] * 350, [1e308, 1e-308]],
+)  # fmt: skip
+def test_sums_are_those_of_fractions_where_squares_are_no_doubles(values: list[float]) -> None:
+    """Below 1e-154 and above 1e154: the variance is that of exact arithmetic, after a trip too."""
+    tally = Moments.of(values)
+    exact = variance([Fraction(value) for value in values])
+    spread = Fraction(tally.samples * tally.squares - tally.total**2, 1 << 2148)
+    ratio = spread / (len(values) * (len(values) - 1)) / exact
+    assert float(ratio) == pytest.approx(1, rel=1e-9)
+    assert from_json(tally.to_json()) == tally
+
+
 def test_an_array_gives_the_bits_of_its_contiguous_copy() -> None:
     """Strides, byte order and the list form do not enter a tally of moments."""
     values = np.random.default_rng(1).normal(size=5001)

@@ -113,12 +113,24 @@ def test_a_sum_beyond_any_double_is_refused_at_once(text: str) -> None:
 @pytest.mark.fault(56, 58, 59)
 @pytest.mark.parametrize(
     "values",
-    [[1.0, np.nan], [np.inf, 1.0], [-np.inf], [1e200, 0.0], [1.7e308, -1.7e308], [1e308] * 700,
-     [], 3.0, [[1.0]], ["1"], [1j], [None], [object()], np.array(["2020-01-01"], "M8[D]")],
+    [[1.0, np.nan], [np.inf, 1.0], [-np.inf], [], 3.0, [[1.0]], ["1"], [1j], [None], [object()],
+     np.array(["2020-01-01"], "M8[D]")],
 )  # fmt: skip
 def test_values_without_moments_are_refused(values: Any) -> None:
-    """NaN, infinities, overflowing squares, other shapes and dtypes; nothing is only warned of."""
+    """NaN, infinities, other shapes and dtypes; nothing is only warned of."""
     with pytest.raises(TallyError):
+        Moments.of(values)
+
+
+@pytest.mark.fault(56)
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [([1.0, np.nan, np.inf], "a NaN, first at sample 1"),
+     ([1.0, 2.0, -np.inf], "an infinity, first at sample 2")],
+)  # fmt: skip
+def test_what_is_wrong_with_a_value_is_told_with_its_place(values: Any, words: str) -> None:
+    """A NaN and an infinity have different causes."""
+    with pytest.raises(TallyError, match=words):
         Moments.of(values)
 
 

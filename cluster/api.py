@@ -22,6 +22,7 @@ from cluster.request import Request, elsewhere, extended, placed
 from cluster.running import Caller, compute, enough, hold, resolved, scheduled, seated, started
 from cluster.spec import Spec, hosts_of
 from cluster.spec import load as load_spec
+from cluster.state import State
 from cluster.verbs import command
 from cluster.window import start_key
 from cluster.work import Fault, Task, perform
@@ -131,6 +132,8 @@ def extend(
 ) -> Result:
     """Ask more of a run: more ``samples`` or a tighter ``until``, drawing only new blocks.
 
+    The same wish again, as after a start of it that was killed, goes on to what it asked for.
+
     Raises what :func:`submit` raises, and UsageError where the new goal asks for less.
     """
     with Ledger(Path(store), write=True) as ledger:
@@ -138,10 +141,20 @@ def extend(
         old = Request.from_json(row.definition)
         request = extended(old, overrides)
         with hold(ledger, row.id, request, Caller(observe, stop)) as caller:
-            _check_more(ledger, row, request, old)
-            ledger.set_goal(row, request.to_json(), request.goal.to_json())
+            row = ledger.run(row.id)
+            if not _asked_already(row, request, old, overrides):
+                _check_more(ledger, row, request, old)
+                ledger.set_goal(row, request.to_json(), request.goal.to_json())
             compute(ledger, ledger.run(row.id), request, caller)
         return show(row.id, ledger)
+
+
+def _asked_already(run: Run, request: Request, old: Request, overrides: Sequence[str]) -> bool:
+    """Whether what is asked for was recorded before, and has no end or is the same wish again."""
+    if request.goal != old.goal:
+        return False
+    wished = old.spec.overrides[-len(overrides) :] == tuple(overrides)
+    return wished or not (run.state == State.DONE.value or run.stopped_by == "max_samples")
 
 
 def _check_more(ledger: Ledger, run: Run, request: Request, old: Request) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.shell import COMMAND, ROOT, ask, environment, spec
 from tests.conftest import need
 from tests.faults.battery import LOG, SAMPLES, Dispatcher, Site, alive, wait_until_gone
 from tests.ledger.stores import remount, small_disk
@@ -155,6 +156,29 @@ def test_a_run_on_a_full_disk_is_74_with_the_command_that_goes_on(tmp_path: Path
         remount(disk, "size=8m")
         assert site.go_on().result()["digest"] == unbroken["digest"]
         assert kept.items() <= site.rows().items()
+
+
+@pytest.mark.fault(37, 52)
+@pytest.mark.parametrize("write", [3, 9, 14, "the end"])
+def test_an_extend_that_was_killed_is_sent_again_and_goes_on(
+    tmp_path: Path, write: int | str
+) -> None:
+    """At whatever write it was killed, and where it had ended already: the digest is one."""
+    need(shutil.which("strace"), "strace (apt install strace)")
+    path = spec(tmp_path, backend="serial", nodes=None)
+    run = ask("submit", path, cwd=tmp_path)["run"]
+    calls = "fdatasync,fsync,pwrite64"
+    kill = () if write == "the end" else ("-e", f"inject={calls}:signal=KILL:when={write}")
+    traced = ["strace", "-o", "/dev/null", "-f", "-e", f"trace={calls}", *kill]
+    probe = subprocess.run([*traced[:4], "true"], capture_output=True)
+    need(probe.returncode == 0, "the right to trace a process (a container may lack it)")
+    extend = ("extend", run, "--samples", "80e3")
+    env = environment(PYTHONPATH=str(ROOT))
+    subprocess.run([*traced, *COMMAND, *extend], cwd=tmp_path, env=env, capture_output=True)
+    again = ask(*extend, cwd=tmp_path)
+    assert (again["state"], again["samples"]) == ("done", 80_000)
+    fresh = ask("submit", path, "--set", "samples=80e3", cwd=tmp_path)
+    assert again["digest"] == fresh["digest"]
 
 
 @pytest.mark.fault(45)

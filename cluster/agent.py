@@ -31,7 +31,7 @@ from cluster.folders import boot, hostname, machine, private_folder, remove, swe
 from cluster.handshake import fingerprint, is_lost, probe, probed
 from cluster.kernels import Source
 from cluster.nodes import Node, usable_cores
-from cluster.slots import Slots, slot_environment
+from cluster.slots import FILES, Slots, slot_environment
 from cluster.wire import Door, Wire
 from cluster.work import Outcome, Task, Work
 from cluster.worker import leave_it, take_descriptors
@@ -114,7 +114,8 @@ class Agent:
         self._commands: dict[int, Child] = {}
         self._revoked: set[int] = set()
         self._folder: Path | None = None
-        self._slots = Slots(self._node, self._work, selector, float(first["ready"]))
+        # An engine may have a process of its own here for each slot, which then asks for tasks.
+        self._slots = Slots(self._node, self._work, selector, float(first["ready"]), 2 * FILES)
         self._service = Service(selector)
         sweep()
         self._say({"hello": self._hello()})

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, cast
 
+from cluster.descriptors import give_back
 from cluster.family import die_with_parent
 from cluster.wire import Wire, take
 
@@ -54,6 +55,7 @@ class Child:
             pass_fds=descriptors, start_new_session=True, cwd=folder, env=environment,
             preexec_fn=die_with_parent if leashed else None,  # noqa: PLW1509 - the agent has no threads
         )  # fmt: skip
+        give_back(self._process.pid)
         try:
             self._end = os.pidfd_open(self._process.pid)
         except OSError:

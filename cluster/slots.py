@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.child import Child
+from cluster.descriptors import left, raised
 from cluster.nodes import Node
 from cluster.patience import backoff
 from cluster.work import Outcome, Task, Work
@@ -29,6 +30,8 @@ _GRACE = 0.5
 # What a machine may have too little of for a while: descriptors, processes, memory.
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 _LONGEST = 15.0
+# Open files that a slot takes: three pipes, its process, the memory that is shared with it.
+FILES = 5
 
 # -P keeps the current folder, where a random.py may lie, off the path. The package is found where
 # this process has it, and that place leaves the path once it is imported.
@@ -64,13 +67,23 @@ class Slots:
         work: what the workers load before they are ready.
         selector: watches the processes; handlers are the keys' data, called with the event mask.
         ready: seconds within which a process must be ready.
+        files: open files that a slot takes in this process.
     """
 
     def __init__(
-        self, node: Node, work: Work, selector: selectors.BaseSelector, ready: float
-    ) -> None:
+        self, node: Node, work: Work, selector: selectors.BaseSelector, ready: float,
+        files: int = FILES,
+    ) -> None:  # fmt: skip
         self._ready_within = ready
-        self._slots = [Slot(index, node, work, selector) for index in range(node.slots or 1)]
+        wanted = node.slots or 1
+        count = max(1, min(wanted, left() // files))
+        self._too_few = ""
+        if count < wanted:
+            self._too_few = (
+                f"{wanted} do not fit: a process may have {raised():,} files open here"
+                " (raise 'ulimit -Hn')"
+            )
+        self._slots = [Slot(index, node, work, selector) for index in range(count)]
 
     def tend(self) -> Iterator[Outcome]:
         """See to every process: start it, pass on its answers, answer for it once it is dead."""
@@ -94,11 +107,12 @@ class Slots:
 
     @property
     def reason(self) -> str:
-        """Why a slot is broken, or that some are not ready; ``ready`` where all are."""
+        """Why a slot is broken, or some are not ready or too many; ``ready`` where all are."""
         broken = next((slot.broken for slot in self._slots if slot.broken), "")
         broken = broken or next((slot.held_up for slot in self._slots if slot.held_up), "")
         waiting = len(self._slots) - self.usable
-        return broken or (f"{waiting} of {len(self._slots)} are starting" if waiting else "ready")
+        starting = f"{waiting} of {len(self._slots)} are starting" if waiting else ""
+        return broken or starting or self._too_few or "ready"
 
     def give(self, task: Task, work: Work | None = None) -> None:
         """Add a task to what the least busy slot is to do; ``send`` sends it.

@@ -18,7 +18,7 @@ from cluster.dispatch import SystemClock
 from cluster.errors import ClusterError, UsageError
 from cluster.events import SweepStarted
 from cluster.ledger import Ledger, Run, Where, opened, sweeps
-from cluster.ledger.holds import Holds
+from cluster.ledger.holds import Holds, check_room
 from cluster.notify import Teller
 from cluster.outlook import look_ahead
 from cluster.pool import Caller, Member, Night, Pool
@@ -217,7 +217,8 @@ def _entered(
 ) -> tuple[sweeps.Sweep, list[Member]]:
     """Find or enter the sweep, and a run for each of its points.
 
-    In one transaction: of two that send the same sweep at once, one enters it.
+    In one transaction: of two that send the same sweep at once, one enters it, and nothing is
+    entered of one that this process could not hold.
     """
     keys = [point.request.key for point in points]
     name = new_id(spec.name)
@@ -235,10 +236,17 @@ def _entered(
         given = (point.values for point in points)
         sweeps.set_points(ledger, sweep, zip(found, given, strict=True))
         rows = {place: run for place, _, run in sweeps.runs_of(ledger, sweep)}
-    return sweep, [
-        Member(place, point.values, request, rows[place])
-        for place, (point, request) in enumerate(zip(points, requests, strict=True))
-    ]
+        members = [
+            Member(place, point.values, request, rows[place])
+            for place, (point, request) in enumerate(zip(points, requests, strict=True))
+        ]
+        check_room(len([m for m in _open(members) if asked is None or m.place in asked]))
+    return sweep, members
+
+
+def _open(members: Sequence[Member]) -> list[Member]:
+    """The members that may owe blocks."""
+    return [member for member in members if not _has_all(member.run, member.request)]
 
 
 def _matched(
@@ -354,7 +362,7 @@ def _compute(
     ledger: Ledger, sweep: sweeps.Sweep, spec: Spec, members: Sequence[Member], caller: Caller
 ) -> None:
     """Compute what the members owe, a pool for each backend, one after the other."""
-    open_ones = [member for member in members if not _has_all(member.run, member.request)]
+    open_ones = _open(members)
     start = _key(sweep, spec, caller)
     with Holds(ledger, [member.run.id for member in open_ones]) as holds:
         wished = ledger.last_wish()

@@ -21,6 +21,7 @@ ROOMS = (
     "state",
     "canonical",
     "durable",
+    "descriptors",
     "window",
     "crontab",
     "patience",

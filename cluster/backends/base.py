@@ -18,6 +18,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
+from cluster.descriptors import raised
 from cluster.errors import EngineError, UsageError, did_you_mean
 from cluster.launch import agent_command
 from cluster.nodes import Node
@@ -126,6 +127,7 @@ class Backend(ABC):
     def __init__(self, nodes: Sequence[Node], options: Options) -> None:
         self.nodes = tuple(nodes)
         self.options = options
+        raised()  # each slot and each host takes some files
 
     def __enter__(self) -> Self:
         return self

@@ -23,6 +23,7 @@ from typing import Any
 from cluster.backends.base import Options
 from cluster.backends.hosted import Hosted
 from cluster.child import Child
+from cluster.descriptors import raised
 from cluster.errors import EngineError
 from cluster.launch import Host
 from cluster.nodes import Node
@@ -40,6 +41,7 @@ _GRACE = 3.0
 
 def connect(selector: selectors.BaseSelector, decode: Callable[[bytes], Any] = json.loads) -> Wire:
     """The driver's side: a wire to the dispatcher that started this process."""
+    raised()  # a connection or two to each host
     connection = dial(os.environ[_ADDRESS])
     descriptor = connection.detach()
     wire = Wire(descriptor, descriptor, selector, decode)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import resource
 from collections.abc import Sequence
 from typing import Self
 
+from cluster.descriptors import raised
 from cluster.errors import UsageError
 from cluster.ledger.faults import translated
 from cluster.ledger.locks import Owner, flock, write_owner
@@ -32,7 +32,7 @@ class Holds:
         self.all = frozenset(runs)
         self._held: dict[str, int] = {}
         ledger.check_writable()
-        _make_room(len(runs))
+        check_room(len(runs))
         me, folder = Owner.here(), ledger.lock_path("")
         try:
             with translated(folder):
@@ -70,16 +70,16 @@ class Holds:
         write_owner(descriptor, me)
 
 
-def _make_room(files: int) -> None:
-    """Let this process have so many more files open, as far as it may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = files + _SPARE
-    if soft == resource.RLIM_INFINITY or wanted <= soft:
-        return
-    if hard != resource.RLIM_INFINITY and wanted > hard:
-        parts = -(-files // max(1, hard - _SPARE))
+def check_room(runs: int) -> None:
+    """Refuse to hold so many runs at once where this process may not have as many files open.
+
+    Raises:
+        UsageError: it may not.
+    """
+    may = raised()
+    if runs + _SPARE > may:
+        parts = -(-runs // max(1, may - _SPARE))
         raise UsageError(
-            f"{files:,} points need as many open files, and this process may have {hard:,}",
+            f"{runs:,} points need as many open files, and this process may have {may:,}",
             fix=f"submit them in parts, --points 1/{parts} and so on, or raise 'ulimit -Hn'",
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from cluster.descriptors import give_back
 from cluster.notify.secret import Filled, SecretError, filled
 from cluster.slots import python_command
 from cluster.spec import Notify
@@ -125,6 +126,7 @@ class Notifier:
             except OSError as error:
                 self._note(f"not notified of {event}: {channel}: {error.strerror}")
                 return
+        give_back(process.pid)
         self._sent.append(_Sent(event, channel, process, said, time.monotonic()))
 
     def _tell(self, sent: _Sent, code: int | str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -159,7 +160,15 @@ def test_a_run_on_a_full_disk_is_74_with_the_command_that_goes_on(tmp_path: Path
 
 
 @pytest.mark.fault(37, 52)
-@pytest.mark.parametrize("write", [3, 9, 14, "the end"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(3, marks=pytest.mark.slow),
+        9,
+        pytest.param(14, marks=pytest.mark.slow),
+        "the end",
+    ],
+)
 def test_an_extend_that_was_killed_is_sent_again_and_goes_on(
     tmp_path: Path, write: int | str
 ) -> None:
@@ -232,6 +241,39 @@ def test_too_few_descriptors_are_told_in_one_line(tmp_path: Path, limit: int) ->
     assert "Traceback" not in process.stderr
     if process.returncode:
         assert "Too many open files" in process.stderr or "unable to open" in process.stderr
+
+
+DESCRIPTORS = """
+import resource
+from cluster import Hits
+
+def f(rng, samples):
+    return Hits(resource.getrlimit(resource.RLIMIT_NOFILE)[0], samples)
+"""
+
+
+@pytest.mark.fault(46)
+@pytest.mark.parametrize("backend", ["processes", "ssh"])
+def test_descriptors_are_taken_as_far_as_they_go(tmp_path: Path, backend: str) -> None:
+    """The soft limit is raised, and where the hard one is short there are fewer slots, in words.
+
+    Kernels have the limit that the command was started with: a select() knows no more than 1,023.
+    """
+    site = Site(tmp_path)
+    (tmp_path / "kernel.py").write_text(DESCRIPTORS)
+    given = ("--set", f"backend={backend}", "--set", "nodes=localhost:12", "--json")
+    process = subprocess.run(
+        [sys.executable, "-m", "cluster", "submit", "spec.yaml", *given],
+        cwd=tmp_path, env=site.environment, capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 110)),
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout)
+    assert result["tally"]["hits"] == 40 * result["blocks"]
+    assert any(
+        re.match(r"[2-9] slots: 12 do not fit: .* 110 files", event["text"])
+        for event in result["events"]
+    )
 
 
 def _made(folder: Path) -> Path:

@@ -453,6 +453,7 @@ def test_too_many_points_for_this_process_are_refused_with_the_way_round(tmp_pat
         wrong = only_document(process.stdout, "error")["error"]
         os._exit(0 if process.returncode == 2 and "--points 1/6" in wrong["fix"] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert ask("ls", cwd=tmp_path) == [], "nothing of it was entered"
 
 
 @pytest.mark.parametrize("backend", ["serial", "processes"])

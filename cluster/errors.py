@@ -26,6 +26,9 @@ from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any
 
+# What people are shown of a spec's problems: characters of one, and how many.
+_MOST_TEXT, _MOST_TOLD = 600, 50
+
 
 class ClusterError(Exception):
     """Base of every error that this package raises on purpose.
@@ -80,6 +83,10 @@ class Problem:
     message: str
     fix: str | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", shortened(self.message))
+        object.__setattr__(self, "fix", self.fix and shortened(self.fix))
+
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         key = f"{self.path}: " if self.path else ""
@@ -97,7 +104,10 @@ class SpecError(UsageError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         by_place = attrgetter("file", "line", "column", "path", "message")
         self.problems: Sequence[Problem] = tuple(sorted(set(problems), key=by_place))
-        super().__init__("\n".join(map(str, self.problems)))
+        lines = [*map(str, self.problems[:_MOST_TOLD])]
+        if len(self.problems) > _MOST_TOLD:
+            lines.append(f"and {len(self.problems) - _MOST_TOLD:,} more of the kind")
+        super().__init__("\n".join(lines))
 
     def to_json(self) -> dict[str, object]:
         """The ``{"errors": [...]}`` document of the command line's ``--json``."""
@@ -166,6 +176,14 @@ def retold(code: int, document: Mapping[str, Any]) -> ClusterError:
     error = ClusterError(told["message"], where=told["where"], fix=told["fix"])
     error.code = code
     return error
+
+
+def shortened(text: str) -> str:
+    """A text for people: what was quoted may be as long as a file, and its ends say enough."""
+    if len(text) <= _MOST_TEXT:
+        return text
+    half = _MOST_TEXT // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

@@ -9,7 +9,17 @@ from typing import Any, NamedTuple
 
 from cluster.backends.base import Backend, Options, create, seat
 from cluster.count import Count
-from cluster.dispatch import Clock, Core, Ending, Roster, Stop, SystemClock, Turns, recount
+from cluster.dispatch import (
+    Clock,
+    Core,
+    Ending,
+    Roster,
+    Stop,
+    SystemClock,
+    Turns,
+    Unstepped,
+    recount,
+)
 from cluster.dispatch.flights import Pace
 from cluster.dispatch.many import Manner, Many
 from cluster.dispatch.nodes import Nodes
@@ -111,7 +121,7 @@ class Pool:
         self._members, self._holds, self._caller = members, holds, caller
         self._night = night
         self._by_tag = {member.run.id: member for member in members}
-        self._clock = caller.clock
+        self._clock, self._stamps = caller.clock, Unstepped(caller.clock)
         self._kin: dict[tuple[str, int], dict[str, Pace]] = defaultdict(dict)
         self._begun: dict[int, float] = {}
         self._released: list[tuple[int, str]] = []
@@ -235,12 +245,12 @@ class Pool:
             lambda first, stop: list(ledger.counted(run, first, stop)),
             weights={node.host: node.weight for node in self._roster.nodes}, shared=nodes,
             kin=self._kin[request.source.sha, request.block], tag=run.id,
-            first=number + len(self._members), step=len(self._members),
+            first=number + len(self._members), step=len(self._members), stamps=self._stamps,
         )  # fmt: skip
 
     def began(self, number: int) -> None:
         """See :class:`cluster.dispatch.many.Book`."""
-        self._begun[number] = self._clock.now()
+        self._begun[number] = self._stamps.now()
         self._diary.begin(self._members[number].run, self._begun[number])
 
     def ended(self, number: int, core: Core, ending: Ending) -> None:

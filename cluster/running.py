@@ -110,7 +110,19 @@ def hold(ledger: Ledger, run: str, request: Request, caller: Caller) -> Iterator
 
 
 def compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None:
-    """Compute what is missing of a run whose lock is held, and record how that ended."""
+    """Compute what is missing of a run whose lock is held, and record how that ended.
+
+    Raises:
+        StoreError: with the command that goes on.
+    """
+    try:
+        _compute(ledger, run, request, caller)
+    except StoreError as error:
+        error.fix = f"{error.fix}: {command('resume', run.id, store=ledger.store)}"
+        raise
+
+
+def _compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None:
     tell, clock = caller.tell, caller.clock
     request, wished = seated(request), ledger.last_wish()
     goal, work = request.goal, request.work(run.id)
@@ -129,31 +141,25 @@ def compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None:
     nodes = placed(request.spec.nodes.hosts)
     slots = {node.host: node.slots or 0 for node in nodes}
     session = ledger.begin(run, request.spec.backend, slots, caller.start)
-    try:
-        with ledger.writer(run) as writer:
-            core = Core(
-                work, count, policy_of(request), writer, clock, tell,
-                lambda first, stop: list(ledger.counted(run, first, stop)),
-                weights={node.host: node.weight for node in nodes},
+    with ledger.writer(run) as writer:
+        core = Core(
+            work, count, policy_of(request), writer, clock, tell,
+            lambda first, stop: list(ledger.counted(run, first, stop)),
+            weights={node.host: node.weight for node in nodes},
+        )  # fmt: skip
+        roster = roster_of(request.spec, lambda after: ledger.wishes(run, after), wished, writer)
+
+        def engine() -> Backend:
+            # All that are required came up once; after that, one is enough.
+            required = 1 if core.outcomes else request.spec.nodes.required
+            options = replace(
+                Options.of(request.spec), required=required, probes=(request.probe,),
+                probed=lambda _number, tally: writer.probe(tally),
             )  # fmt: skip
-            roster = roster_of(
-                request.spec, lambda after: ledger.wishes(run, after), wished, writer
-            )
+            return create(request.spec.backend, roster.nodes, options)
 
-            def engine() -> Backend:
-                # All that are required came up once; after that, one is enough.
-                required = 1 if core.outcomes else request.spec.nodes.required
-                options = replace(
-                    Options.of(request.spec), required=required, probes=(request.probe,),
-                    probed=lambda _number, tally: writer.probe(tally),
-                )  # fmt: skip
-                return create(request.spec.backend, roster.nodes, options)
-
-            ending = Loop(core, caller.stop or Stop(), goal.max_time, closes, roster).run(engine)
-            writer.flush()
-    except StoreError as error:
-        error.fix = f"{error.fix}: {command('resume', run.id, store=ledger.store)}"
-        raise
+        ending = Loop(core, caller.stop or Stop(), goal.max_time, closes, roster).run(engine)
+        writer.flush()
     _finish(ledger, run, count, ending)
     ledger.end(session, ending.wall)
 

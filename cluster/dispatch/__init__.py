@@ -8,7 +8,7 @@ clock (but the one they are given).
 
 from __future__ import annotations
 
-from cluster.dispatch.clock import Clock, SystemClock
+from cluster.dispatch.clock import Clock, SystemClock, Unstepped
 from cluster.dispatch.core import Core, Policy
 from cluster.dispatch.loop import Ending, Loop, Stop, Turns
 from cluster.dispatch.recount import recount
@@ -24,5 +24,6 @@ __all__ = [
     "Stop",
     "SystemClock",
     "Turns",
+    "Unstepped",
     "recount",
 ]

@@ -16,6 +16,25 @@ class Clock(Protocol):
         """Seconds on a clock that never steps."""
 
 
+class Unstepped:
+    """A clock that agrees with another one's wall clock now, and goes on from there steadily.
+
+    What is measured between two of its times is right also where the wall clock steps meanwhile.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._steady = clock.steady
+        self._zero = clock.now() - clock.steady()
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._zero + self._steady()
+
+    def steady(self) -> float:
+        """Seconds on a clock that never steps."""
+        return self._steady()
+
+
 class SystemClock:
     """The machine's clocks."""
 

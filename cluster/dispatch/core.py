@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, field
 from cluster.backends.base import NodeEvent, Pause
 from cluster.count import Count
 from cluster.dispatch.blame import STRIKES, Failures, Stranded
-from cluster.dispatch.clock import Clock
+from cluster.dispatch.clock import Clock, Unstepped
 from cluster.dispatch.flights import Flight, NodeState, Pace, Suspect
 from cluster.dispatch.nodes import Nodes
 from cluster.dispatch.odd import Parts
@@ -92,8 +92,11 @@ class Core:
     tag: str = ""
     first: int = 1
     step: int = 1
+    #: Tells when a task was given and came back; one for all cores that are computed together.
+    stamps: Unstepped | None = None
 
     def __post_init__(self) -> None:
+        self._stamps = self.stamps or Unstepped(self.clock)
         self.nodes = Nodes(self.clock.steady()) if self.shared is None else self.shared
         self.paces: dict[str, Pace] = {}
         self._next = self.first
@@ -435,7 +438,7 @@ class Core:
         return blocks * pace * _COPY_GAIN < expected - elapsed
 
     def _send(self, found: Suspect, node: str | None, state: NodeState) -> Task:
-        created = self.clock.now()
+        created = self._stamps.now()
         task = Task(self._next, found.first, found.stop, found.attempt, created, self.tag)
         self._next += self.step
         blocks, now = task.stop - task.first, self.clock.steady()
@@ -476,7 +479,7 @@ class Core:
             return
         self.count.add(outcome.first, outcome.stop, tally)
         self.parts.add(outcome.node, outcome.stop - outcome.first, tally)
-        self.writer.count(task, outcome, self.clock.now())
+        self.writer.count(task, outcome, self._stamps.now())
         self._blame(outcome)
         # The first whole answer counts; a copy that is still out computes what nobody needs.
         if outcome.stop == task.stop:

@@ -43,18 +43,25 @@ def freeze(reference: str, base: Path, include: Iterable[str] = ()) -> Source:
 def _find(place: str, base: Path) -> Path:
     if place.endswith(".py"):
         path = base / place
-        if path.is_file():
+        if _is_there(path):
             return path
         raise KernelError(f"no file {path}", fix=nearest(path.name, path.parent))
     parts = place.split(".")
     for folder in (Path.cwd(), *map(Path, sys.path)):
         path = folder.joinpath(*parts).with_suffix(".py")
-        if path.is_file():
+        if _is_there(path):
             return path
     raise KernelError(
         f"no module {place!r} in the current folder or on the Python path",
         fix="name the file instead: path/to/file.py:function, relative to the spec",
     )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name may be too long for any file
+        return False
 
 
 def _check_function(source: Source) -> None:

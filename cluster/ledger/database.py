@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from cluster.durable import make_folder
 from cluster.errors import Locked, StoreError
-from cluster.ledger.faults import BUSY, no_store, translated
+from cluster.ledger.faults import BUSY, is_full, no_store, translated
 from cluster.ledger.locks import Owner
 from cluster.ledger.places import (
     check_ours,
@@ -70,7 +70,7 @@ class Database:
             if create or write:
                 self.check_writable()
             try:
-                self.db = self._opened()
+                self.db = self._opened(read=not (create or write))
                 self._prepare(create)
             except BaseException:
                 self.close()
@@ -104,16 +104,22 @@ class Database:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
 
-    def _opened(self) -> sqlite3.Connection:
-        if self.writable:
-            db = connected(str(self.path.absolute()))
-        else:
+    def _opened(self, *, read: bool) -> sqlite3.Connection:
+        if not self.writable:
             db = connected_to_read(self.path, self.network, self._open)
-        self._open.enter_context(closing(db))
-        # Before the journal's mode is set: that would be written into another program's file.
-        check_ours(db, self.path)
-        if self.writable:
+            self._open.enter_context(closing(db))
+            check_ours(db, self.path)
+            return db
+        db = self._open.enter_context(closing(connected(str(self.path.absolute()))))
+        try:
+            # Before the journal's mode is set: that would be written into another program's file.
+            check_ours(db, self.path)
             self._configure(db)
+        except sqlite3.OperationalError as error:
+            if not (read and is_full(error, self.path)):
+                raise
+            self.writable = False  # there is no room for the index: it is looked at all the same
+            return self._opened(read=read)
         return db
 
     @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +13,10 @@ from cluster.errors import StoreError
 
 # Seconds to wait for another process that writes.
 BUSY = 30.0
-LOOK = "check the disk and the rights of the folder, then resume"
+LOOK = "check the disk and the rights of the folder, then try again"
+# A disk with less room than this takes no further page of the database, or none of its index.
+_FULL = 1 << 16
+_NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 @contextmanager
@@ -20,17 +25,32 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise StoreError(f"{error}", where=str(path), fix=_cure(error)) from error
+        # SQLite calls it so only where it writes the database, not where it maps the index.
+        words = "database or disk is full" if is_full(error, path) else str(error)
+        raise StoreError(words, where=str(path), fix=_cure(words)) from error
     except OSError as error:
-        raise StoreError(f"{error.strerror or error}", where=str(path), fix=LOOK) from error
+        words = str(error.strerror or error)
+        raise StoreError(words, where=str(path), fix=_cure(words)) from error
 
 
-def _cure(error: sqlite3.Error) -> str:
-    text = str(error)
+def is_full(error: sqlite3.Error, path: Path) -> bool:
+    """Whether an error of SQLite is that of a disk without room."""
+    if "full" in str(error):
+        return True
+    if "I/O error" not in str(error) and "unable to open" not in str(error):
+        return False
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _FULL
+
+
+def _cure(text: str) -> str:
     if "counted already" in text:
         return "see that no other process works on this run, then resume"
-    if "full" in text:
-        return "free some space, then resume; nothing that was counted is lost"
+    if "full" in text or text in _NO_ROOM:
+        return "free some space, then try again; nothing that was counted is lost"
     if "locked" in text:
         return f"another process kept the store busy for {BUSY:g} s; try again"
     if "malformed" in text or "not a database" in text:

@@ -160,7 +160,8 @@ class Ledger(Database):
         try:
             flock(descriptor, path, run)
             self.own()
-            write_owner(descriptor, Owner.here())
+            with translated(path):
+                write_owner(descriptor, Owner.here())
             yield
         finally:
             # A child that was forked meanwhile has the descriptor too: closing frees nothing.
@@ -256,9 +257,9 @@ class Ledger(Database):
 
     def node_totals(self, run: Run, counted: int | None = None) -> list[NodeTotals]:
         """What each node has of the blocks [0, counted), or of all."""
-        # Each difference is of one clock, so that the clocks of two hosts need not agree. A time
-        # that could not be was kept as 0: it says nothing.
-        lost = "max(0.0, (received - created) - (ended - started))"
+        # Each length of time is of one steady clock, so that neither the clocks of two hosts need
+        # to agree nor one may not step. A time that could not be was kept as 0: it says nothing.
+        lost = "max(0.0, (received - created) - wall)"
         rows = self.all(
             "SELECT node, count(*), sum(stop - first), sum(wall), sum(cpu),"
             f" sum(CASE WHEN started > 0 THEN {lost} ELSE 0.0 END) FROM outcome"

@@ -266,7 +266,7 @@ def pools(ledger: Ledger, sweep: Sweep) -> list[dict[str, Any]]:
 
 def pool_totals(ledger: Ledger, sweep: Sweep) -> list[PoolTotals]:
     """What each node counted for each run while pools of the sweep were up."""
-    lost = "max(0.0, (o.received - o.created) - (o.ended - o.started))"
+    lost = "max(0.0, (o.received - o.created) - o.wall)"
     rows = ledger.all(
         "SELECT o.node, o.run, count(*), sum(o.stop - o.first), sum(o.wall), sum(o.cpu),"
         f" sum(CASE WHEN o.started > 0 THEN {lost} ELSE 0.0 END)"

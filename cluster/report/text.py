@@ -382,7 +382,7 @@ def repro(document: Document) -> list[Part]:
 def error(error: ClusterError) -> list[str]:
     """The lines that tell an error: what went wrong, where, and its cure."""
     if isinstance(error, SpecError):
-        return [fitted(str(problem), "utf-8") for problem in error.problems]
+        return [fitted(line, "utf-8") for line in str(error).splitlines()]
     place = f"{error.where}: " if error.where else ""
     lines = [f"error: {place}{error.message}", *([f"  {error.fix}"] if error.fix else [])]
     return [fitted(line, "utf-8") for line in lines]

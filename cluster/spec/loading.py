@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.errors import Problem, SpecError, UsageError, did_you_mean
+from cluster.errors import Problem, SpecError, UsageError, did_you_mean, shortened
 from cluster.nodes import Node, NodeError, Roster, parse_entry
 from cluster.spec.hosts import NodeForm
 from cluster.spec.judge import Origin
@@ -78,7 +78,7 @@ def hosts_of(texts: Sequence[str], option: str) -> tuple[Node, ...]:
             roster.add(index, parse_entry(entry, Path(), os.environ, roster.room))
         except NodeError as error:
             error.entry = None
-            raise UsageError(f"{option} {text!r}: {error}") from None
+            raise UsageError(shortened(f"{option} {text!r}: {error}")) from None
     return tuple(roster.nodes)
 
 

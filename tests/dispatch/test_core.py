@@ -477,6 +477,26 @@ def test_a_jump_of_the_wall_clock_revokes_nothing(tmp_path: Path, step: float) -
         assert tiles(b.rows(), 2)
 
 
+@pytest.mark.fault(31, 32)
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+@pytest.mark.parametrize("where", ["dispatcher", "worker"])
+def test_a_jump_of_the_wall_clock_is_no_time_lost(tmp_path: Path, step: float, where: str) -> None:
+    """What a task was on its way and waited is measured on clocks that do not step."""
+    with bench(tmp_path, Goal(1)) as b:
+        b.join()
+        task = b.take()
+        b.clock.advance(3.0)
+        begun = b.clock.now()
+        if where == "dispatcher":
+            b.clock.step_wall(step)
+            b.answer(task, wall=2.0)
+        else:
+            b.answer(task, wall=2.0, started=begun, ended=begun + max(0.0, 2.0 + step))
+        b.finish()
+        assert b.rows()
+        assert b.ledger.node_totals(b.run)[0].lost == pytest.approx(1.0)
+
+
 @pytest.mark.fault(33)
 def test_a_suspended_dispatcher_renews_every_lease(tmp_path: Path) -> None:
     """Time in which nobody looked at a clock (a lid that was closed) is nobody's delay."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import cluster
+from cluster import api
 from cluster.dispatch import Policy
 from cluster.errors import StoreError
 from cluster.events import Alarm
@@ -23,6 +24,7 @@ from cluster.ledger import FILE, SCHEMA, Ledger, Run, sweeps
 from cluster.plan import Goal
 from cluster.testing import Driven, drive, work_of
 from tests.backends.engines import serial
+from tests.cli.shell import spec
 from tests.ledger.stores import by_hand, damage, entered, insert, put, remount, small_disk, tally
 
 GOAL = Goal(12)
@@ -113,6 +115,27 @@ def test_a_run_on_a_full_disk_resumes_to_the_same_digest(tmp_path: Path) -> None
             drive(serial, work_of(), Goal(400), store=disk)
         (disk / "ballast").unlink()
         assert drive(serial, work_of(), Goal(400), store=disk).digest == honest.digest
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize("room", ["8k", "32k", "100k", "180k"])
+def test_a_disk_that_is_full_at_submit_is_told_with_what_to_do(tmp_path: Path, room: str) -> None:
+    """Before the run is entered it is sent again, after that resumed; and looking needs no room."""
+    path = spec(tmp_path, backend="serial", nodes=None, samples=4000)
+    with small_disk(tmp_path / "disk", f"size={room}") as disk:
+        with pytest.raises(StoreError, match="full") as caught:
+            cluster.submit(cluster.load(path), store=disk / "runs")
+        fix = str(caught.value.fix)
+        assert fix.startswith("free some space, then try again")
+        assert ("cluster resume" in fix) == (room == "180k")
+        if room == "180k":
+            (run,) = api.runs(disk / "runs")
+            assert run.state == "interrupted"
+        else:
+            with pytest.raises(StoreError, match="no store"):
+                api.runs(disk / "runs")
+        remount(disk, "size=8m")
+        assert cluster.submit(cluster.load(path), store=disk / "runs", resume=True).blocks == 4
 
 
 @pytest.mark.fault(46)

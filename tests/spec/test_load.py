@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from cluster.errors import SpecError
 from cluster.nodes import Node, NodeList, local
+from cluster.request import resolve
 from cluster.spec import Retry, Spec, Until, load, parse
 from cluster.spec.values import OURS
 
@@ -76,6 +77,35 @@ nodes:
 retry: {attempts: 3, timeout: 2d}
 store: ../runs
 """
+
+
+LONG = "x" * 70_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"kernel: k.py:{LONG}",
+        f"kernel: {LONG}.py:k",
+        f"kernel: k.py:k\nnodes: {LONG}",
+        f"kernel: k.py:k\nnodes: [{LONG}, 'n[{LONG}]']",
+        f"kernel: k.py:k\nnodes: k.py:{LONG}",
+        f"kernel: k.py:k\nparams: {{{LONG[:900]}: 1}}",
+        f"kernel: k.py:k\ninclude: [{LONG}]",
+        f"kernel: k.py:k\nschedule: {{window: '22:00-06:00', timezone: {LONG}}}",
+        "kernel: k.py:k\n" + "".join(f"key{number}: 1\n" for number in range(5000)),
+        "kernel: k.py:k\nparams: {" + ", ".join(f"p{n}: 1" for n in range(5000)) + "}",
+    ],
+)
+def test_an_error_is_no_longer_than_people_read(text: str, tmp_path: Path) -> None:
+    """What is quoted keeps its ends, and of thousands of problems the first ones are told."""
+    (tmp_path / "k.py").write_text("def k(rng, samples):\n    return 0\n")
+    path = tmp_path / "long.yaml"
+    path.write_text(f"{text}\nsamples: 1\n")
+    with pytest.raises(SpecError) as caught:
+        resolve(load(path))
+    assert len(str(caught.value)) < 15_000
+    assert all(len(problem.message) <= 700 for problem in caught.value.problems)
 
 
 def test_a_spec_with_every_key_is_read() -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import date
 
 from cluster.backends.base import Backend, Options, create, kernels_at_home, seat
 from cluster.count import Count
@@ -26,7 +26,7 @@ from cluster.request import Request, placed, resolve
 from cluster.spec import Spec
 from cluster.state import State
 from cluster.verbs import command
-from cluster.window import zone_of
+from cluster.window import date_at
 from cluster.work import tally_text
 
 _LONGEST_NAME = 40
@@ -169,7 +169,7 @@ def scheduled(spec: Spec, now: float) -> date:
     window = spec.schedule and spec.schedule.hours()
     if window:
         return window.date_of(now)
-    return datetime.fromtimestamp(now, zone_of(None)).date()
+    return date_at(now)
 
 
 def opening(spec: Spec, now: float) -> tuple[Closed | None, float | None]:

@@ -19,11 +19,15 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from cluster.canonical import sha256
+from cluster.errors import UsageError
 
 _TIME = r"([01][0-9]|2[0-3]):([0-5][0-9])"
 _WINDOW = re.compile(rf"{_TIME} ?- ?{_TIME}")
 _DAY = timedelta(days=1)
 _LOCALTIME = "/etc/localtime"
+# A night's two dates, in any time zone, lie between the first date and the last.
+_FIRST = datetime(1, 1, 4, tzinfo=UTC).timestamp()
+_LAST = datetime(9999, 12, 29, tzinfo=UTC).timestamp()
 
 
 class WindowError(ValueError):
@@ -131,7 +135,21 @@ def start_key(request: str, scheduled: date) -> str:
     return sha256({"request": request, "scheduled": scheduled.isoformat()})
 
 
+def date_at(now: float) -> date:
+    """The date of an instant in the machine's own time zone.
+
+    Raises:
+        UsageError: the clock is beyond the dates that there are.
+    """
+    return _local(now, zone_of(None)).date()
+
+
 def _local(now: float, zone: ZoneInfo) -> datetime:
+    if not _FIRST < now < _LAST:
+        raise UsageError(
+            f"this machine's clock is beyond the dates that there are: {now:.6g} s since 1970",
+            fix="set the clock, as with timedatectl",
+        )
     return datetime.fromtimestamp(now, UTC).astimezone(zone)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import TZPATH, ZoneInfo
 
 import pytest
 
 from cluster import window
-from cluster.window import Window, WindowError, start_key, zone_of
+from cluster.errors import UsageError
+from cluster.window import Window, WindowError, date_at, start_key, zone_of
 from tests.conftest import need
 
 BERLIN = "Europe/Berlin"
@@ -145,3 +146,20 @@ def test_without_a_name_the_zone_is_the_machine_s(
     assert str(night) == "22:00-06:00 (Asia/Tokyo)"
     local.unlink()
     assert str(zone_of(None)) == "UTC"
+
+
+@pytest.mark.parametrize(
+    "zone", ["UTC", "Europe/Berlin", "Pacific/Kiritimati", "Pacific/Pago_Pago"]
+)
+def test_a_clock_at_the_end_of_all_dates_has_a_window_or_a_word(zone: str) -> None:
+    """To the last nights of the year 9999 there is one; after that the clock is told to be wrong."""
+    night = Window.parse("22:00-06:00", zone)
+    for day in (datetime(9998, 12, 31, 23, tzinfo=UTC), datetime(9999, 12, 28, 23, tzinfo=UTC)):
+        now = day.timestamp()
+        assert night.local(night.next_opening(now)).partition(" ")[2].startswith("22:00")
+        assert night.closes_at(now) is None or night.closes_at(now) > now
+    for seconds in (datetime(9999, 12, 31, 23, tzinfo=UTC).timestamp(), 1e12, -1e12, float("nan")):
+        with pytest.raises(UsageError, match="clock"):
+            night.closes_at(seconds)
+        with pytest.raises(UsageError, match="clock"):
+            date_at(seconds)

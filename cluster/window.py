@@ -82,8 +82,11 @@ class Window:
         """The scheduled date that a start belongs to: that of the latest opening.
 
         A start after the window has closed, because the machine was off, belongs to it too.
+
+        Raises:
+            UsageError: the clock is beyond the dates that there are.
         """
-        day = _local(now, self.zone).date() + _DAY
+        day = _date(now, self.zone) + _DAY
         while self.opening(day) > now:
             day -= _DAY
         return day
@@ -141,15 +144,19 @@ def date_at(now: float) -> date:
     Raises:
         UsageError: the clock is beyond the dates that there are.
     """
-    return _local(now, zone_of(None)).date()
+    return _date(now, zone_of(None))
 
 
-def _local(now: float, zone: ZoneInfo) -> datetime:
+def _date(now: float, zone: ZoneInfo) -> date:
     if not _FIRST < now < _LAST:
         raise UsageError(
             f"this machine's clock is beyond the dates that there are: {now:.6g} s since 1970",
             fix="set the clock, as with timedatectl",
         )
+    return _local(now, zone).date()
+
+
+def _local(now: float, zone: ZoneInfo) -> datetime:
     return datetime.fromtimestamp(now, UTC).astimezone(zone)
 
 

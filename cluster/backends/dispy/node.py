@@ -30,6 +30,8 @@ _PROBES = 2.0
 _PATIENCE = 3.0
 _DEAF = 3
 _HUNG = 60.0
+# Where the system has the semaphores of queues, and what one takes.
+_MEMORY, _LEAST = "/dev/shm", 1 << 12
 # A job's last answer may still be on its way when its process is seen to have ended.
 _ROUNDS = 2
 
@@ -39,9 +41,13 @@ def main() -> None:
     os.register_at_fork(after_in_child=die_with_parent)
     lines = Lines(*take_descriptors())
     wanted = lines.read()
-    # What a killed one left in its folder keeps another from starting there.
-    node = Node(wanted, tempfile.mkdtemp(prefix="dispynode-", dir=os.environ["CLUSTER_FOLDER"]))
-    node.open()
+    try:
+        # What a killed one left in its folder keeps another from starting there.
+        folder = tempfile.mkdtemp(prefix="dispynode-", dir=os.environ["CLUSTER_FOLDER"])
+        node = Node(wanted, folder)
+        node.open()
+    except OSError as error:
+        _end(f"dispynode could not begin: {error}{_want_of_memory()}")
     lines.write({"port": node.port})
     threading.Thread(target=_tell, args=(node, lines), daemon=True).start()
     while True:
@@ -156,6 +162,16 @@ def _terminated(reply: Any) -> Any:
     dead.status, dead.result, dead.end_time = DispyJob.Terminated, serialize(None), time.time()
     dead.exception = "its process was killed"
     return dead
+
+
+def _want_of_memory() -> str:
+    """Where the shared memory is full in which dispynode has its queues: that, and the cure."""
+    try:
+        disk = os.statvfs(_MEMORY)
+    except OSError as error:
+        return f"; its queues need {_MEMORY}: {error.strerror}"
+    full = disk.f_bavail * disk.f_frsize < _LEAST
+    return f"; {_MEMORY}, where its queues are, is full there: free some of it" if full else ""
 
 
 def _is_alive(pid: int) -> bool:

@@ -6,7 +6,6 @@ is drawn where none was given. From here on nothing is read from the source tree
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -12,9 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cluster.doctor.finding import Finding
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, StoreError
 from cluster.kernels import cache_folder
 from cluster.ledger import FILE, NETWORK, SQLITE, Ledger, file_system
+from cluster.ledger.places import check_place
 from cluster.nodes import usable_cores
 
 _LEAST_FREE = 1 << 30
@@ -94,6 +95,10 @@ def _store(store: Path) -> Iterator[Finding]:
 
 
 def _writable(store: Path, existing: Path) -> Finding:
+    try:
+        check_place(store, store / FILE)
+    except StoreError as error:
+        return Finding("store", "bad", error.message, error.fix)
     if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         return Finding("store", "ok", f"{store} can be written")
     return Finding("store", "bad", f"{existing} cannot be written", "name another with --store")

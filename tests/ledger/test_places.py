@@ -14,6 +14,7 @@ import pytest
 
 from cluster import api, shards, sweeping
 from cluster.away import halt
+from cluster.doctor.machine import findings
 from cluster.errors import StoreError
 from cluster.ledger import FILE, SCHEMA, Ledger, database
 from cluster.ledger.tables import UPGRADES
@@ -166,6 +167,8 @@ def test_no_store_is_made_through_a_link_that_leads_nowhere(tmp_path: Path, wher
         ) as caught:
             Ledger(store, create=create)
         assert caught.value.fix
+    (told,) = (found for found in findings(store) if found.check == "store")
+    assert told.status == "bad"
     assert not (tmp_path / "purged").exists()
 
 

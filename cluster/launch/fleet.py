@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from cluster.handshake import fingerprint, is_lost, missing_module, probed
+from cluster.handshake import fingerprint
 from cluster.launch.host import Host, Patience, Reach, Standing, first_words
-from cluster.launch.jury import Fit, Jury, Probed, Verdict, difference
+from cluster.launch.judge import Judge
+from cluster.launch.jury import Jury, Probed
 from cluster.launch.own import Own
-from cluster.launch.ssh import agent_command, is_here
+from cluster.launch.ssh import agent_command
 from cluster.nodes import Node
 from cluster.work import Outcome, Work
 
@@ -58,12 +59,11 @@ class Fleet:
         tells: bool = False,
         reach: Reach = agent_command,
     ) -> None:
-        self._works = [work]
         self.patience = patience or Patience()
+        self._judge = Judge([work], Jury(), self.patience.probe)
         self._selector, self._reach = selector, reach
         self._first = first_words(work, self.patience, tells=tells)
         self._here = fingerprint(work)
-        self._jury = Jury()
         self._own: Own | None = None
         self._begun = time.monotonic()
         self._seen: dict[str, tuple[Standing, int]] = {}
@@ -82,8 +82,8 @@ class Fleet:
                 :mod:`cluster.launch.jury`.
             tell: is then called with the kernel's number, and how it came out.
         """
-        self._works += others
-        self._jury = Jury(probes, tell)
+        works = [*self._judge.works, *others]
+        self._judge = Judge(works, Jury(probes, tell), self.patience.probe)
 
     def add(self, nodes: Sequence[Node]) -> None:
         """Reach these as well."""
@@ -114,11 +114,12 @@ class Fleet:
         for host in tuple(self.hosts.values()):
             for message in host.tend():
                 if isinstance(message, list) and message[0] < 0:
-                    self._on_probe(host, Outcome.from_json(message))
+                    self._judge.on_outcome(host, Outcome.from_json(message))
                 else:
                     yield Happening(host, Change.TOLD, message)
             if host.standing is Standing.STARTING and host.hello:
-                self._judge(host)
+                complete = not any(map(self._is_awaited, self.hosts.values()))
+                self._judge.judge(host, complete)
             yield from self._changes(host)
         self._draw()
 
@@ -126,10 +127,7 @@ class Fleet:
         """Have the probes drawn here, too; the hosts are on their way already."""
         if self._own is None:
             nodes = [host.node for host in self.hosts.values()]
-            patience = self.patience
-            self._own = Own(
-                self._works, nodes, self._jury, self._selector, patience.others, patience.probe
-            )
+            self._own = Own(self._judge, nodes, self._selector, self.patience)
         self._own.tend()
 
     def send(self) -> None:
@@ -155,94 +153,12 @@ class Fleet:
             host.end(now)
             self._ending.remove((host, deadline))
 
-    def _on_probe(self, host: Host, outcome: Outcome) -> None:
-        """A further probe was drawn there; where its worker died, it may be asked for anew."""
-        number = -outcome.task
-        if is_lost(outcome, host.lost_probes):
-            host.lost_probes += 1
-            self._ask(host, number, anew=True)
-        else:
-            host.probes[number] = probed(outcome)
-
-    def _ask(self, host: Host, number: int, *, anew: bool = False) -> None:
-        """Have a kernel probed there; from the number of kernels on, each of them a second time."""
-        host.ask(number, self._works[number % len(self._works)], anew=anew)
-
-    def _judge(self, host: Host) -> None:
-        """Accept or refuse a host that has shaken hands, once its probes can be judged.
-
-        The further kernels of a sweep are asked for once the first one was drawn.
-        """
-        count = len(self._works)
-        if host.probes and not host.asked:
-            host.asked = True
-            for number in range(1, count):
-                self._ask(host, number)
-        drawn = {number: probe for number, probe in host.probes.items() if number < count}
-        for number, probe in drawn.items():
-            self._jury.hear(host.name, number, probe)
-            if module := missing_module(probe):
-                self._refuse_for_want(host, number, module)
-                return
-        if len(drawn) < count:
-            self._hurry(host)
-            return
-        complete = not any(map(self._is_awaited, self.hosts.values()))
-        verdicts = {n: self._jury.verdict(n, probe, complete) for n, probe in drawn.items()}
-        bad = [n for n, each in verdicts.items() if each.fit not in (Fit.FITS, Fit.WAITS)]
-        if bad:
-            self._turn_away(host, bad[0], verdicts[bad[0]])
-        elif all(each.fit is Fit.FITS for each in verdicts.values()):
-            self._accept(host)
-
     def _is_awaited(self, host: Host) -> bool:
         """Whether the probes of a host that is tried first may still come, and tell."""
         if host.standing is not Standing.STARTING or host.born > 1:
             return False
         early = time.monotonic() - self._begun < self.patience.others
-        owes = any(number not in host.probes for number in range(len(self._works)))
-        return owes and (early or host.drawing is not None)
-
-    def _accept(self, host: Host) -> None:
-        for number in range(len(self._works)):
-            if not self._jury.is_known(number):
-                self._jury.confirm(number, host.probes[number])
-                host.remark = host.remark or self._jury.remark(number)
-        host.accept()
-
-    def _hurry(self, host: Host) -> None:
-        """Refuse a host whose next probe is overdue."""
-        if host.overdue:
-            host.refuse(
-                f"the kernel's probe did not come back within {self.patience.probe:g} s",
-                "see whether the kernel waits for something there (a child process, a lock, a"
-                " file); or give it a smaller block, for a probe is one block of up to 4,096"
-                " samples",
-            )
-
-    def _refuse_for_want(self, host: Host, number: int, module: str) -> None:
-        words = f"the kernel{self._name(number)} needs the module {module}, which is missing there"
-        host.refuse(words, host.installing(module))
-
-    def _turn_away(self, host: Host, number: int, verdict: Verdict) -> None:
-        """Refuse a host for a probe; where it came out differently, once it was drawn twice."""
-        name, where = self._name(number), verdict.where
-        if verdict.fit is Fit.FAILS:
-            words = f"the kernel{name} {host.probes[number]}; {where} it did not"
-            host.refuse(words, "see that it can be imported and run there, or leave the host out")
-            return
-        again = number + len(self._works)
-        if host.twice != again:
-            host.twice = again
-            self._ask(host, again)
-        if again not in host.probes and not host.overdue:
-            return
-        host.refuse(*difference(
-            name, verdict, host.probes.get(again) in (None, host.probes[number]), is_here(host.node)
-        ))  # fmt: skip
-
-    def _name(self, number: int) -> str:
-        return f" {self._works[number].source.name}" if len(self._works) > 1 else ""
+        return self._judge.owes(host) and (early or host.drawing is not None)
 
     def _changes(self, host: Host) -> Iterator[Happening]:
         before, usable = self._seen[host.name]

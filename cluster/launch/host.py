@@ -84,14 +84,9 @@ class Host:
         reason: in words.
         fix: what the person can do about it, or empty.
         hello: what the agent said of itself; empty before.
-        probes: how the probes of the kernels came out there so far, by their numbers; those of
-            second draws have further numbers.
-        asked: it was asked for those of all kernels.
-        lost_probes: how often one was asked for again.
+        probes, asked, lost_probes, twice, remark, is_own: see :class:`cluster.launch.judge.Prober`.
         drawing: since when its next probe is awaited, on the clock of what is heard; None: no
             worker is there to draw it.
-        twice: the number of the probe that it was asked to draw a second time.
-        remark: what a person is to be told of it once, beside its reason.
         clock: its clock beside ours, as the quickest heartbeat told; None before the first.
         usable: worker processes that are ready there.
         born: how many agents there were.
@@ -110,7 +105,7 @@ class Host:
         self.reason, self.fix = "not reached yet", ""
         self.hello: dict[str, Any] = {}
         self.probes: dict[int, str] = {}
-        self.asked, self.lost_probes, self.remark = False, 0, ""
+        self.asked, self.lost_probes, self.remark, self.is_own = False, 0, "", False
         self.drawing: float | None = None
         self.twice: int | None = None
         self.clock: Clock | None = None
@@ -135,6 +130,11 @@ class Host:
     def ready(self) -> bool:
         """Whether it may be given tasks."""
         return self.standing is Standing.READY
+
+    @property
+    def here(self) -> bool:
+        """Whether it is this machine, reached without ssh."""
+        return is_here(self.node)
 
     @property
     def ended(self) -> bool:

@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Sequence
 
 from cluster.handshake import failed, is_lost, probe, probed
-from cluster.launch.jury import Jury
+from cluster.launch.host import Patience
+from cluster.launch.judge import Judge
 from cluster.nodes import Node
 from cluster.patience import Attention
 from cluster.slots import Slots
-from cluster.work import Outcome, Work
+from cluster.work import Outcome
 
 _NAME = "here"
 
@@ -20,24 +21,27 @@ class Own:
     """It draws while the hosts are reached, and never waits for anything.
 
     Args:
-        works: of the run's kernels.
+        judge: has the kernels, and a jury that is told what came out, or that nothing did.
         nodes: the hosts; the worker has the environment that all of them are given.
-        jury: is told what came out, or that nothing did.
         selector: watches the worker.
-        ready: seconds within which the worker must be ready.
-        patience: seconds for a probe.
+        patience: how long is waited for it.
     """
 
     def __init__(
-        self, works: Sequence[Work], nodes: Sequence[Node], jury: Jury,
-        selector: selectors.BaseSelector, ready: float, patience: float,
-    ) -> None:  # fmt: skip
-        self._works, self._jury, self._patience, self._ready = works, jury, patience, ready
-        self._owed = deque(n for n in range(len(works)) if not jury.is_known(n))
+        self,
+        judge: Judge,
+        nodes: Sequence[Node],
+        selector: selectors.BaseSelector,
+        patience: Patience,
+    ) -> None:
+        self._works, self._jury, self._patience = judge.works, judge.jury, patience
+        self._owed = deque(n for n in range(len(self._works)) if not self._jury.is_known(n))
         self._attention = Attention()
         self._since, self._given, self._lost = self._attention.now, False, 0
-        node = Node(_NAME, slots=1, env=_common(nodes))
-        self._slots = Slots(node, works[0], selector, ready) if self._owed else None
+        self._slots: Slots | None = None
+        if self._owed:
+            node = Node(_NAME, slots=1, env=_common(nodes))
+            self._slots = Slots(node, self._works[0], selector, patience.others)
 
     @property
     def settled(self) -> bool:
@@ -58,7 +62,7 @@ class Own:
         self._slots.send()
         if self._owed and self._slots.broken:
             self._give_up(self._slots.reason)
-        elif now - self._since > (self._patience if self._given else self._ready):
+        elif now - self._since > (self._patience.probe if self._given else self._patience.others):
             what = "probe did not come back" if self._given else "worker was not ready"
             self._give_up(f"its {what} within {now - self._since:.0f} s")
         if not self._owed:

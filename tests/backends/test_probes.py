@@ -126,10 +126,10 @@ def test_what_the_run_was_begun_with_wins_over_this_machine() -> None:
 
 def test_a_host_where_the_probe_fails_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with its reason, and the run goes on with the one that is well."""
-    monkeypatch.setattr("cluster.launch.fleet.Patience", partial(Patience, probe=1.5))
+    monkeypatch.setattr("cluster.launch.fleet.Patience", partial(Patience, probe=4.0))
     said = {
         "die": "the kernel failed: WorkerLost: its process was killed",
-        "hang": "the kernel's probe did not come back within 1.5 s",
+        "hang": "the kernel's probe did not come back within 4 s",
         "lack": "needs the module skimage, which is missing there .*pip install scikit-image",
         "chance": "the kernel draws from something else than its generator",
     }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from cluster.launch.fleet import Change, Fleet, Happening
 from cluster.launch.host import Clock, Host, Patience, Reach, Standing
+from cluster.launch.judge import Judge
+from cluster.launch.jury import Jury
+from cluster.launch.lacking import installing
 from cluster.launch.ssh import agent_command, is_here
 
 __all__ = [
@@ -12,9 +15,12 @@ __all__ = [
     "Fleet",
     "Happening",
     "Host",
+    "Judge",
+    "Jury",
     "Patience",
     "Reach",
     "Standing",
     "agent_command",
+    "installing",
     "is_here",
 ]

@@ -13,14 +13,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Seat, Source, settle
 from cluster.backends.mpi.hand import Hand
 from cluster.backends.mpi.world import DOWN, UP, World, guarded, join
 from cluster.errors import EngineError, UsageError
-from cluster.handshake import differences, fingerprint, is_drawn, table
-from cluster.nodes import Node
+from cluster.handshake import differences, failed, fingerprint, missing_module, probe, table
+from cluster.launch import Judge, Jury, Patience, installing
+from cluster.nodes import Node, is_local
 from cluster.patience import Attention
 from cluster.work import Outcome, Task, Work
 
@@ -74,8 +76,15 @@ class Rank:
     Attributes:
         host, index: where it is, and which slot of that host it is.
         usable, reason, broken: of its worker process, as it said.
-        hello, probe: what it said of itself in this run.
-        refused: why it is not used in this run, or empty.
+        hello: what it said of itself in this run.
+        accepted: it may be given tasks.
+        refused: why it is not used in this run, and the cure; or empty.
+        probes, asked, twice, lost_probes, remark, is_own: see
+            :class:`cluster.launch.judge.Prober`; the first rank is the dispatcher.
+        drawing: since when its next probe is awaited, of the ensemble's clock; None: no worker is
+            there to draw it.
+        overdue: a probe has not come back in its time.
+        say: tells it something.
         taken: its tasks.
         works, told: the runs whose work it knows, and the kernels whose text.
         heard: when, of the ensemble's clock.
@@ -88,26 +97,65 @@ class Rank:
     reason: str = "not ready yet"
     broken: bool = False
     hello: dict[str, Any] | None = None
-    probe: str | None = None
+    accepted: bool = False
     refused: str = ""
+    probes: dict[int, str] = field(default_factory=dict)
+    asked: bool = False
+    twice: int | None = None
+    lost_probes: int = 0
+    remark: str = ""
+    is_own: bool = False
+    drawing: float | None = None
+    overdue: bool = False
+    say: Callable[[object], None] = lambda _message: None
     taken: dict[int, Task] = field(default_factory=dict)
     works: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
     heard: float = 0.0
     bye: bool = False
 
+    @property
+    def name(self) -> str:
+        """As the run's table has its host."""
+        return self.host
+
+    @property
+    def here(self) -> bool:
+        """Whether it is on this machine."""
+        return is_local(self.host)
+
     def begin(self) -> None:
         """A run begins: nothing of an earlier one counts."""
         self.usable, self.reason, self.broken, self.refused = 0, "not ready yet", False, ""
-        self.hello, self.probe = None, None
+        self.hello, self.drawing, self.overdue, self.accepted = None, None, False, False
+        self.asked, self.twice, self.lost_probes, self.remark = False, None, 0, ""
+        self.probes.clear()
         self.taken.clear()
         self.works.clear()
         self.told.clear()
 
+    def ask(self, number: int, work: Work, *, anew: bool = False) -> None:
+        """Have it draw a further probe; its outcome is as of a task."""
+        self.drawing = self.drawing if anew else self.heard
+        few, task = probe(work, number)
+        self.say({"more": few.to_json(self.told)})
+        self.say(task)
+
+    def installing(self, module: str) -> str:
+        """The line that installs a module there that the kernel needs."""
+        return installing(module, Node(self.host), sys.executable)
+
+    def refuse(self, reason: str, fix: str = "") -> None:
+        """Never use it again in this run."""
+        self.refused = f"{reason} ({fix})" if fix else reason
+
+    def accept(self) -> None:
+        """It may be given tasks."""
+        self.accepted = True
+
     def slots(self, now: float) -> int:
         """How many slots it has for tasks, now."""
-        shaken = self.hello is not None and self.probe is not None
-        good = shaken and not self.refused and now - self.heard < _SILENT
+        good = self.accepted and not self.refused and now - self.heard < _SILENT
         return self.usable if good else 0
 
 
@@ -124,7 +172,10 @@ class Ensemble:
     def __init__(self, world: World, selector: selectors.BaseSelector) -> None:
         self.world, self.selector = world, selector
         self.hand = Hand(world, selector)
-        self.ranks = [Rank() for _ in range(world.size)]
+        self.ranks = [
+            Rank(is_own=not number, say=partial(world.queue, number, DOWN))
+            for number in range(world.size)
+        ]
         self.run = 0
         self.attention = Attention()
         self._beaten = 0.0
@@ -198,7 +249,7 @@ class Inside(Backend):
         self._all, self._ranks = ensemble, ensemble.ranks
         self._told: dict[str, tuple[int, str]] = {}
         self._revoked: set[int] = set()
-        self._probe: tuple[str, str] | None = None
+        self._patience = Patience()
 
     def run(self, work: Work, source: Source) -> Items:
         """See :meth:`Backend.run`."""
@@ -208,6 +259,7 @@ class Inside(Backend):
             while True:
                 for rank, message in self._all.heard():
                     yield from self._hear(rank, message)
+                self._hold_ranks()
                 yield from self._changes()
                 ended = self._feed(source) or ended
                 if ended and not any(rank.taken for rank in self._ranks):
@@ -230,8 +282,9 @@ class Inside(Backend):
 
     def _begin(self, work: Work) -> None:
         self._here = fingerprint(work)
-        if self.options.probes and (begun := self.options.probes[0]) is not None:
-            self._probe = "where the run was begun", begun
+        jury = Jury(self.options.probes, self.options.probed)
+        self._judge = Judge([work, *self.options.kernels], jury, self._patience.probe)
+        self._begun = self._all.attention.look()
         self._all.run += 1
         for rank in self._ranks:
             rank.begin()
@@ -243,37 +296,49 @@ class Inside(Backend):
     def _hear(self, rank: Rank, message: Any) -> Iterator[Outcome]:
         if isinstance(message, list):
             outcome = Outcome.from_json(message)._replace(node=rank.host, slot=rank.index)
+            if outcome.task < 0:
+                self._judge.on_outcome(rank, outcome)
+                return
             rank.taken.pop(outcome.task, None)
             yield outcome
         elif "hello" in message:
             rank.hello = message["hello"]
-            self._judge(rank)
+            if found := differences(self._here, message["hello"]):
+                what = ", ".join(each.what for each in found)
+                rank.refuse(f"it differs in {what}:\n{table(rank.host, found)}")
         elif "probe" in message:
-            rank.probe = message["probe"]
-            self._judge(rank)
+            rank.probes[0] = str(message["probe"])
         elif "usable" in message:
-            rank.usable, rank.reason = int(message["usable"]), str(message["reason"])
-            rank.broken = bool(message["broken"])
+            self._on_usable(rank, message)
 
-    def _judge(self, rank: Rank) -> None:
-        """Refuse a rank that would draw other numbers."""
-        if rank.hello is not None and (found := differences(self._here, rank.hello)):
-            what = ", ".join(each.what for each in found)
-            rank.refused = f"it differs in {what}:\n{table(rank.host, found)}"
-        elif rank.probe is not None:
-            if self._probe is None:
-                self._learn(rank.host, rank.probe)
-            elif self._probe[1] != rank.probe:
-                rank.refused = (
-                    f"a few samples of the kernel came out differently there than {self._probe[0]}"
-                )
+    def _on_usable(self, rank: Rank, message: Any) -> None:
+        rank.usable, rank.reason = int(message["usable"]), str(message["reason"])
+        rank.broken = bool(message["broken"])
+        if rank.usable and rank.drawing is None:
+            rank.drawing = self._all.attention.now
+        if rank.broken and (module := missing_module(rank.reason)):
+            rank.refuse(f"no worker starts there: {rank.reason}", rank.installing(module))
 
-    def _learn(self, host: str, probe: str) -> None:
-        """Hold others, and a resume, to what came out first; how a kernel fails holds nobody."""
-        if is_drawn(probe):
-            self._probe = f"on {host}", probe
-            if self.options.probed is not None:
-                self.options.probed(0, probe)
+    def _hold_ranks(self) -> None:
+        """Accept or refuse the ranks whose probes can be judged; the first one's are our own."""
+        now = self._all.attention.now
+        for rank in self._ranks:
+            rank.overdue = rank.drawing is not None and now - rank.drawing > self._patience.probe
+            if not (rank.accepted or rank.refused or rank.hello is None):
+                self._judge.judge(rank, not any(map(self._is_awaited, self._ranks)))
+        first = self._ranks[0]
+        late = first.drawing is None and now - self._begun > self._patience.others
+        if first.refused or first.broken or late:
+            for number in range(len(self._judge.works)):
+                self._judge.jury.own.setdefault(number, failed(first.refused or first.reason))
+
+    def _is_awaited(self, rank: Rank) -> bool:
+        """Whether the probes of a rank may still come, and tell."""
+        if rank.refused or rank.broken or not self._judge.owes(rank):
+            return False
+        return rank.drawing is not None or (
+            self._all.attention.now - self._begun < self._patience.others
+        )
 
     def _changes(self) -> Iterator[Outcome | NodeEvent]:
         """What became of the slots; what a silent rank had is answered for."""
@@ -290,8 +355,16 @@ class Inside(Backend):
         for host, count in slots.items():
             if self._told.get(host, (0, "")) != (count, refused[host]):
                 self._told[host] = count, refused[host]
-                yield NodeEvent(host, count, refused[host] or reasons[host] or "ready")
+                words = refused[host] or reasons[host] or "ready"
+                yield NodeEvent(host, count, "; ".join([words, *self._remarks(host)]))
         self._check_any_left()
+
+    def _remarks(self, host: str) -> Iterator[str]:
+        """What is to be told of a host once."""
+        for rank in self._ranks:
+            if rank.host == host and rank.remark:
+                yield rank.remark
+                rank.remark = ""
 
     def _lost(self, rank: Rank, now: float) -> Iterator[Outcome]:
         reason = rank.reason = f"a rank was not heard of for {now - rank.heard:.0f} s"

@@ -159,6 +159,56 @@ def test_a_resume_is_held_to_how_the_kernel_came_out_where_the_run_was_begun(
     assert result["digest"] == alone(tmp_path, tmp_path / "slow.yaml")
 
 
+OF_A_RANK = """
+import os
+import time
+
+from cluster import Hits
+
+MINE = os.environ["OMPI_COMM_WORLD_RANK"]
+
+
+def f(stream, samples):
+    time.sleep(0.05)
+    return Hits(int(stream.key[0]) % (samples + 1), samples)
+
+
+def g(stream, samples):
+    if MINE == "2":
+        WRONG
+    return f(stream, samples)
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("return Hits(0, samples)", "kernel rank.py:g came out differently there than here (other"),
+        pytest.param("import skimage", "rank.py:g needs the module skimage, which is missing there",
+                     marks=pytest.mark.slow),
+        pytest.param("time.sleep(99)", "the kernel's probe did not come back within 30 s",
+                     marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_a_rank_is_held_to_what_the_first_one_drew_of_each_kernel_of_a_sweep(
+    wrong: str, words: str, tmp_path: Path
+) -> None:
+    """It is refused in words, and the others go on."""
+    (tmp_path / "rank.py").write_text(OF_A_RANK.replace("WRONG", wrong))
+    blocks = 40 if wrong != "time.sleep(99)" else 700
+    content = {
+        "kernel": "rank.py:f", "samples": 8 * blocks, "block": 8, "seed": 3,
+        "sweep": {"matrix": {"kernel": ["rank.py:f", "rank.py:g"]}},
+    }  # fmt: skip
+    (tmp_path / "sweep.yaml").write_text(json.dumps(content))
+    document, err = told(world(tmp_path, "submit", "sweep.yaml", "--json"))
+    assert document["state"] == "done"
+    assert words in err
+    assert document["nodes"][0]["slots"] == 3
+    f, g = document["points"]
+    assert f["estimate"] == g["estimate"]
+
+
 # A mistake of ours in a rank, which no kernel can make.
 FAILS = """
 import sys

@@ -51,6 +51,7 @@ class Verified:
         of_blocks: counted in all.
         seed: of the choice; the same one chooses the same blocks.
         differing: what came out differently.
+        impure: the first block of each of those that, drawn twice on one node, differed again.
         unchecked: (first, last, why) of what could not be computed.
     """
 
@@ -61,6 +62,7 @@ class Verified:
     elsewhere: int = 0
     tasks: int = 0
     differing: list[Difference] = field(default_factory=list)
+    impure: list[int] = field(default_factory=list)
     unchecked: list[tuple[int, int, str]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -125,13 +127,20 @@ def verify(
 
 
 class _Again(Source):
-    """Gives each chosen row as a task, to another node than the one that computed it."""
+    """Gives each chosen row as a task, to another node than the one that computed it.
+
+    Attributes:
+        flying: the rows that are given, by their tasks.
+        differing: by their first blocks, what came out differently, and is drawn a second time.
+        over: no more is to be given.
+    """
 
     def __init__(self, rows: Sequence[Counted], several: bool) -> None:
         self._waiting = deque(rows)
         self._several = several
         self._last = 0
         self._tries: dict[int, int] = {}
+        self.differing: dict[int, Outcome] = {}
         self._begun: float | None = None  # when the first slot could take a row
         self.flying: dict[int, Counted] = {}
         self.over = False
@@ -144,10 +153,15 @@ class _Again(Source):
         self._begun = self._begun or now
         late = now > self._begun + _ELSEWHERE
         for place, row in enumerate(self._waiting):
-            if late or not self._several or node is None or row.node != node:
+            if late or not self._several or node is None or self._suits(row, node):
                 del self._waiting[place]
                 return self._task(row)
         return Pause.NOW
+
+    def _suits(self, row: Counted, node: str) -> bool:
+        """Another node than the one that counted it; then the same one again, which may differ."""
+        first = self.differing.get(row.first)
+        return node == first.node if first else node != row.node
 
     def _task(self, row: Counted) -> Task:
         self._last += 1
@@ -166,9 +180,15 @@ class _Again(Source):
         self._waiting.append(row)
         return True
 
+    def twice(self, row: Counted, outcome: Outcome) -> None:
+        """Give a row that came out differently a second time, to the same node."""
+        self.differing[row.first] = outcome
+        self._waiting.append(row)
+
     def left(self) -> list[Counted]:
         """What was not answered."""
-        return [*self._waiting, *self.flying.values()]
+        rows = (*self._waiting, *self.flying.values())
+        return [row for row in rows if row.first not in self.differing]
 
 
 def _compare_all(
@@ -199,6 +219,9 @@ def _compare(work: Work, source: _Again, report: Verified, outcome: Outcome) -> 
     if row is None:
         return
     place = (row.first, row.stop - 1)
+    if row.first in source.differing:
+        _compare_again(source, report, row, outcome)
+        return
     if outcome.fault is not None:
         if not source.again(row):
             report.unchecked.append((*place, f"{outcome.fault.type}: {outcome.fault.message}"))
@@ -214,6 +237,14 @@ def _compare(work: Work, source: _Again, report: Verified, outcome: Outcome) -> 
     report.elsewhere += blocks * (outcome.node != row.node)
     if not same:
         report.differing.append(Difference(*place, row.node, outcome.node))
+        source.twice(row, outcome)
+
+
+def _compare_again(source: _Again, report: Verified, row: Counted, second: Outcome) -> None:
+    """Whether what came out differently does so each time: then it is the kernel, not a node."""
+    first = source.differing[row.first]
+    if second.fault is None and second.node == first.node and second.tally != first.tally:
+        report.impure.append(row.first)
 
 
 def _chosen(rows: Sequence[Counted], blocks: float, rng: random.Random) -> list[Counted]:

@@ -22,6 +22,7 @@ from cluster.events import (
     Observer,
     Progress,
 )
+from cluster.handshake import IMPURE
 from cluster.ledger import Counted, Writer
 from cluster.nodes import Node
 from cluster.plan import AIM, Ranges, task_blocks
@@ -574,11 +575,12 @@ class Core:
             verdict = "equal" if merged(parts) == tally else "differs"
         self.writer.spare(outcome, verdict, self.clock.now())
         if verdict == "differs":
-            nodes = ", ".join(sorted({row.node for row in rows}))
-            text = (
-                f"blocks {outcome.first} to {outcome.stop - 1} came out differently on"
-                f" {outcome.node} than on {nodes}: one of them computes wrongly"
-            )
+            nodes, node = sorted({row.node for row in rows}), outcome.node
+            meant = f"than on {', '.join(nodes)}: one of them computes wrongly"
+            if nodes == [node]:
+                meant = f"when they were drawn there again: {IMPURE}, or {node} computes wrongly"
+            blocks = f"blocks {outcome.first} to {outcome.stop - 1}"
+            text = f"{blocks} came out differently on {node} {meant}"
             self.writer.event(outcome.node, text, self.clock.now())
             self.observe(Alarm(text, outcome.node))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cluster.handshake import IMPURE
 from cluster.report.layout import Line, Part, facts, one_line, table
 from cluster.report.numbers import count, counted, duration, percent
 from cluster.verbs import command
@@ -20,13 +21,10 @@ def verified(document: Document) -> list[Part]:
         f"{counted(blocks, 'block')} of {document['run']} computed again"
         f" ({percent(blocks / all_of_them)}), {count(document['elsewhere'])} on another node"
     )
+    impure = document.get("impure", ())
     lines: list[Part] = [Line(f"✗ {title}" if differing else f"✓ {title}", "bold")]
     lines += [
-        Line(
-            f"{_span(row['first'], row['last'])} came out differently on {row['again']} than on"
-            f" {row['node']}: one of them computes wrongly",
-            "bold red",
-        )
+        Line(f"{_span(row['first'], row['last'])} {_difference(row, impure)}", "bold red")
         for row in differing
     ]
     lines += [
@@ -34,6 +32,20 @@ def verified(document: Document) -> list[Part]:
         for first, last, why in unchecked
     ]
     return lines
+
+
+def _difference(row: Document, impure: Sequence[int]) -> str:
+    """What came out differently where, and what that can mean."""
+    node, again = row["node"], row["again"]
+    if row["first"] in impure:
+        others = f", and than on {node}" if node != again else ""
+        return f"came out differently each time they were drawn on {again}{others}: {IMPURE}"
+    if node == again:
+        return (
+            f"came out differently on {again} than when they were counted there: its libraries or"
+            " files that the kernel reads have changed since, or it computes wrongly"
+        )
+    return f"came out differently on {again} than on {node}: one of them computes wrongly"
 
 
 def exported(document: Document) -> list[Part]:

@@ -400,6 +400,18 @@ def test_a_late_twin_that_differs_is_an_alarm_with_both_names(tmp_path: Path) ->
         assert "differently" in b.ledger.events(b.run)[-1]["text"]
 
 
+def test_a_late_twin_that_differs_on_one_node_is_not_laid_on_another(tmp_path: Path) -> None:
+    """Nothing tells an impure kernel from a node that computes wrongly, and both are said."""
+    with bench(tmp_path, Goal(3)) as b:
+        b.join("a", slots=2)
+        task = b.take("a")
+        b.answer(task, "a")
+        b.core.on_outcome(tampered(b.true(task, "a")))
+        (alarm,) = b.told(Alarm)
+        assert "than on a" not in alarm.message
+        assert "draws from something else than its generator" in alarm.message
+
+
 @pytest.mark.fault(25)
 def test_a_late_outcome_of_uncounted_blocks_is_unchecked_and_owes_nothing_twice(
     tmp_path: Path,

@@ -16,6 +16,15 @@ from tests.cli.shell import ask, cluster, newest, spec
 from tests.ledger.stores import damage
 from tests.stores.falsified import falsify
 
+# Draws from a generator of its own.
+IMPURE = """
+import numpy as np
+from cluster import Hits, kernel
+
+@kernel(block=1000)
+def quarter(rng, samples):
+    return Hits((np.random.default_rng().random(samples) < 0.25).sum(), samples)
+"""
 # Draws its last block only where there is no file of that name.
 STALLS = """
 import os, time
@@ -169,6 +178,22 @@ def test_a_wrong_block_is_found_and_named(tmp_path: Path) -> None:
     found = ask("verify", newest(tmp_path), "--fraction", "1", cwd=tmp_path, code=1)
     wrong = {"first": first, "last": last, "node": "localhost", "again": "localhost"}
     assert found["differing"] == [wrong]
+    assert found["impure"] == []
+    told = cluster("verify", newest(tmp_path), "--fraction", "1", cwd=tmp_path).stdout
+    assert "came out differently on localhost than when they were counted there: its lib" in told
+
+
+def test_an_impure_kernel_is_told_from_a_node_that_computes_wrongly(tmp_path: Path) -> None:
+    """What differs is drawn a second time on the same node, and then differs again."""
+    path = spec(tmp_path, backend="threads")
+    (tmp_path / "kernels.py").write_text(IMPURE)
+    ask("submit", path, cwd=tmp_path)
+    found = ask("verify", newest(tmp_path), "--fraction", "0.1", cwd=tmp_path, code=1)
+    assert found["impure"] == [wrong["first"] for wrong in found["differing"]]
+    assert (found["unchecked"], found["blocks"] >= 4) == ([], True)
+    told = cluster("verify", newest(tmp_path), "--fraction", "0.1", cwd=tmp_path).stdout
+    assert "each time they were drawn on localhost: the kernel draws from something else" in told
+    assert "computes wrongly" not in told
 
 
 def test_what_was_compared_before_a_row_had_no_answer_is_reported(

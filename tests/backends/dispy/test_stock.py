@@ -19,7 +19,7 @@ import pytest
 from cluster.backends.base import TABLE, Backend, NodeEvent, Options, create
 from cluster.backends.dispy.stock import RISK
 from cluster.dispatch import Policy
-from cluster.errors import EngineError
+from cluster.errors import EngineError, NodesMissing
 from cluster.family import descendants
 from cluster.nodes import Node
 from cluster.plan import Goal
@@ -100,6 +100,54 @@ def test_a_stock_node_gives_the_digest_of_serial_again_and_again(stock: Stock) -
         driven = drive(stock.engine, work_of(), Goal(40))
         assert driven.digest == expected
         assert str(driven.events).count(RISK) == 1
+
+
+OF_A_NODE = """
+import os, signal
+from cluster import Hits
+def f(rng, samples):
+    wrong = os.environ.get("WRONG", "") if SECOND else ""
+    if wrong == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if wrong == "lack":
+        import skimage
+    return Hits((rng.random(samples) < 0.25).sum() + (wrong == "bias"), samples)
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("bias", "came out differently there than here"),
+        ("die", "failed: WorkerLost: its process died of SIGKILL; here it did not"),
+        ("lack", "needs the module skimage, which is missing there (there: "),
+        ("", ""),
+    ],
+)
+def test_a_stock_node_is_held_to_what_this_machine_draws_of_each_kernel_of_a_sweep(
+    stock: Stock, wrong: str, words: str
+) -> None:
+    """Of the second one it is what is wrong: refused in words, or used."""
+    first, second = (work_of(OF_A_NODE.replace("SECOND", str(each))) for each in (False, True))
+    place = Secret(file=str(stock.secret))
+    options = Options(
+        secret=place, trusted=True, launch=20.0, tick=0.1, kernels=[second], required=1
+    )  # fmt: skip
+    env = (("WRONG", wrong),)
+    nodes = [Node("127.0.0.1", slots=2, attach=stock.port, env=env), Node("nowhere.invalid")]
+    with (
+        create("dispy", nodes, options) as engine,
+        closing(engine.run(first, Script(0, pauses=10**9))) as items,
+    ):
+        said = [""]
+        with suppress(NodesMissing):  # which names each host again
+            for item in items:
+                if isinstance(item, NodeEvent) and item.node == "127.0.0.1":
+                    said.append(item.reason)
+                    if item.slots:
+                        break
+    assert words in said[-1]
+    assert said[-1].startswith("ready") is not bool(words)
 
 
 @pytest.mark.parametrize("hostile", ["os_exit", "hangs", "raises", "prints"])

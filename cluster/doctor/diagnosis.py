@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cluster import api
@@ -11,6 +12,7 @@ from cluster.doctor import hosts, machine
 from cluster.doctor.finding import Finding
 from cluster.errors import EngineError, UsageError
 from cluster.spec import Spec
+from cluster.sweep import expand
 
 _RUN = "doctor"
 
@@ -32,11 +34,16 @@ def diagnosis(path: Path | None, overrides: Sequence[str], store: Path | None) -
 
 
 def _of_spec(spec: Spec, path: str) -> Iterator[Finding]:
-    request = api.plan(spec, seconds=0).request
-    yield Finding("spec", "ok", f"{path} is valid: {request.source.name}")
+    points = expand(spec, yes=True) if spec.sweep else ()
+    requests = [point.request for point in points] or [api.plan(spec, seconds=0).request]
+    kernels = {request.source.sha: request for request in requests}.values()
+    names = ", ".join(request.source.name for request in kernels)
+    yield Finding("spec", "ok", f"{path} is valid: {names}")
     entry = next(row for row in TABLE if row.name == spec.backend)
     if entry.hosted:
-        yield from hosts.checkup(spec.nodes, request.work(_RUN), entry, Options.of(spec))
+        first, *others = (request.work(_RUN) for request in kernels)
+        options = replace(Options.of(spec), kernels=others)
+        yield from hosts.checkup(spec.nodes, first, entry, options)
 
 
 def exit_code(found: Sequence[Finding]) -> int:

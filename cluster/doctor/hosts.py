@@ -52,7 +52,8 @@ class Visit:
         stock: it is a stock dispynode, which can only draw; no agent is there to ask.
         trouble: why no agent is there, and the cure; empty where one is.
         hello: what the agent said of itself.
-        probe: how the probe of the kernel came out there; see :func:`cluster.handshake.probed`.
+        probe: how the probe of the kernel came out there, see :func:`cluster.handshake.probed`; of
+            several kernels, of one that failed.
         remark: what a run there would tell of how it was judged, or empty.
         clock: seconds that its clock is ahead, and within what; None: not measured.
         facts: see :func:`cluster.doctor.there.facts`; empty where it did not tell.
@@ -87,7 +88,7 @@ def checkup(nodes: NodeList, work: Work, entry: Entry, options: Options) -> list
         nodes: the spec's.
         work: what a run there would draw.
         entry: the backend that would have it drawn, one of several hosts.
-        options: what it would be told.
+        options: what it would be told, further kernels of a sweep among it.
     """
     if not entry.usable:
         return [Finding(entry.name, "bad", f"{entry.name} is not installed here", entry.install)]
@@ -196,14 +197,15 @@ def _threads(visit: Visit) -> Finding:
     name, cores = visit.node.host, int(visit.hello["cores"])
     slots = visit.node.slots or cores
     told = {key: str(value) for key, value in visit.facts["threads"].items()}
-    if odd := [f"{key}={value}" for key, value in told.items() if not value.isdigit()]:
+    if odd := [f"{key}={n}" for key, n in told.items() if not n.isdigit() or n == "0"]:
         message = f"{', '.join(odd)}: libraries choose how many threads each slot has"
         fix = f"leave it out of the node's env, or set it to {max(1, cores // slots)}"
         return Finding("threads", "warn", message, fix, name)
     counts = {key: int(value) for key, value in told.items()}
     most = max(counts, key=lambda key: counts[key], default="")
     if not most or counts[most] <= 1:
-        message = f"libraries have one thread a slot ({', '.join(counts)})" if most else "not told"
+        names = f"{most}=1" + " and others" * (len(counts) > 1)
+        message = f"libraries have one thread a slot ({names})" if most else "not told"
         return Finding("threads", "ok", message, None, name)
     message = f"{most}={counts[most]} in each of {slots} slots, on {cores} usable cores"
     if counts[most] * slots <= cores:
@@ -302,6 +304,7 @@ def visit(nodes: Sequence[Node], work: Work, entry: Entry, options: Options) -> 
         selectors.DefaultSelector() as selector,
         closing(Tour(visits, work, selector, reach)) as tour,
     ):
+        tour.hold_to(options)
         tour.meet()
         tour.ask(("numba", *entry.needs))
         tour.try_ports(_ROUTES.get(entry.name, frozenset()))
@@ -326,6 +329,10 @@ class Tour:
         """End all agents, with what they started."""
         self._fleet.close()
 
+    def hold_to(self, options: Options) -> None:
+        """Have the further kernels of a sweep probed, too."""
+        self._fleet.hold_to(options.kernels, options.probes, options.probed)
+
     def meet(self) -> None:
         """Wait until each has an agent, or has none."""
         hosts = self._fleet.hosts.values()
@@ -334,7 +341,9 @@ class Tour:
         self._turn(_MEET, lambda: not self._fleet.deciding)
         for host in hosts:
             seen = self.visits[host.name]
-            seen.hello, seen.probe, seen.remark = host.hello, host.probes.get(0, ""), host.remark
+            seen.hello, seen.remark = host.hello, host.remark
+            failed = (probe for probe in host.probes.values() if not is_drawn(probe))
+            seen.probe = next(failed, host.probes.get(0, ""))
             if not host.ready:
                 seen.trouble = host.reason, host.fix
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.backends.base import TABLE, Entry, Options
-from cluster.doctor.diagnosis import exit_code
+from cluster.doctor.diagnosis import diagnosis, exit_code
 from cluster.doctor.finding import Finding
 from cluster.doctor.hosts import Visit, checkup, findings
 from cluster.doctor.there import Ear, reached, versions
@@ -25,6 +28,17 @@ HELLO = {
     "python": "3.12", "numpy": "2.0", "cluster": "1.0", "cores": 4, "interpreter": "/opt/python",
     "machine": "a",
 }  # fmt: skip
+ONE, TWO = "localhost", "127.0.0.1"
+KERNELS = """
+import os
+from cluster import Hits
+def f(rng, samples):
+    return Hits(1, samples)
+def g(rng, samples):
+    if BROKEN:
+        import skimage
+    return Hits(2, samples)
+"""
 FACTS: dict[str, Any] = {
     "cache": "/c", "free": 10**10, "writable": True, "threads": {"OMP_NUM_THREADS": "1"},
     "modules": {"numba": "1.0"}, "root": False, "deaf": "", "port": 1, "word": "w",
@@ -81,6 +95,39 @@ def test_the_probe_is_said_to_run_where_it_was_drawn(probe: str) -> None:
     """Not where it failed, nor where nobody saw it."""
     said = any("the kernel's probe runs" in each.message for each in seen(probe=probe))
     assert said == probe.startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("broken", "said", "fix"),
+    [
+        (
+            'os.environ.get("LACK")',
+            "the kernel kernels.py:g needs the module skimage, which is missing there",
+            f"{sys.executable} -m pip install scikit-image",
+        ),
+        ("True", "needs the module skimage", "-m pip install scikit-image"),
+    ],
+    ids=["on one host", "on all"],
+)
+def test_a_kernel_that_cannot_run_on_a_host_is_told(
+    broken: str, said: str, fix: str, tmp_path: Path
+) -> None:
+    """Of each kernel of a sweep; on one host, or on all."""
+    (tmp_path / "kernels.py").write_text(KERNELS.replace("BROKEN", broken))
+    spec = {
+        "kernel": "kernels.py:f", "samples": 100, "block": 10, "backend": "ssh",
+        "nodes": [{"host": ONE, "slots": 1, "env": {"LACK": "1"}}, {"host": TWO, "slots": 1}],
+        "sweep": {"matrix": {"kernel": ["kernels.py:f", "kernels.py:g"]}},
+    }  # fmt: skip
+    (tmp_path / "spec.yaml").write_text(json.dumps(spec))
+    found = diagnosis(tmp_path / "spec.yaml", (), tmp_path / "runs")
+    hosts = {each.host: each for each in found if each.check == "host"}
+    assert hosts[ONE].status == "bad"
+    assert said in hosts[ONE].message
+    assert fix in (hosts[ONE].fix or "")
+    well = broken != "True"
+    assert (hosts[TWO].status == "ok") is well
+    assert ("the kernel's probe runs" in hosts[TWO].message) is well
 
 
 def test_a_connection_that_nobody_tried_is_not_said_to_work() -> None:

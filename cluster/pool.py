@@ -177,7 +177,10 @@ class Pool:
         left = None if self._night.over is None else self._night.over - self._clock.steady()
         turns = Turns(many, caller.stop or Stop(), left, self._night.closes, self._roster)
 
+        begun = [member.request.probe for member in kernels]
+
         def probed(number: int, tally: str) -> None:
+            begun[number] = tally
             Writer(self._scribe, kernels[number].run).probe(tally)
 
         def engine() -> Backend:
@@ -186,7 +189,7 @@ class Pool:
                 Options.of(self._spec),
                 required=1 if many.outcomes else self._spec.nodes.required,
                 kernels=[member.request.work(member.run.id) for member in kernels[1:]],
-                probes=[member.request.probe for member in kernels], probed=probed,
+                probes=tuple(begun), probed=probed,
             )  # fmt: skip
             return create(backend, self._roster.nodes, options)
 

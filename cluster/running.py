@@ -149,13 +149,18 @@ def _compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None
         )  # fmt: skip
         roster = roster_of(request.spec, lambda after: ledger.wishes(run, after), wished, writer)
 
+        begun = [request.probe]
+
+        def probed(number: int, tally: str) -> None:
+            begun[number] = tally
+            writer.probe(tally)
+
         def engine() -> Backend:
             # All that are required came up once; after that, one is enough.
             required = 1 if core.outcomes else request.spec.nodes.required
             options = replace(
-                Options.of(request.spec), required=required, probes=(request.probe,),
-                probed=lambda _number, tally: writer.probe(tally),
-            )  # fmt: skip
+                Options.of(request.spec), required=required, probes=tuple(begun), probed=probed
+            )
             return create(request.spec.backend, roster.nodes, options)
 
         ending = Loop(core, caller.stop or Stop(), goal.max_time, closes, roster).run(engine)

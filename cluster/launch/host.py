@@ -172,6 +172,10 @@ class Host:
         self.introduce(few)
         self.say({"tasks": [task]})
 
+    def drew(self, number: int, probe: str) -> None:
+        """Take in how a probe came out there; the next one has its time from now on."""
+        self.probes[number], self.drawing = probe, self._attention.now
+
     def start(
         self,
         command: list[str],
@@ -287,7 +291,7 @@ class Host:
         elif "usable" in message:
             self._on_usable(message)
         elif "probe" in message:
-            self.probes[0] = str(message["probe"])
+            self.drew(0, str(message["probe"]))
         elif "unfit" in message:
             # In an agent's place: there is none, or there will be no more, and this is why.
             self._drop()

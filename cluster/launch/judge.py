@@ -50,6 +50,9 @@ class Prober(Protocol):
     def ask(self, number: int, work: Work, *, anew: bool = False) -> None:
         """Have it draw a further probe, ``anew`` in the same time."""
 
+    def drew(self, number: int, probe: str) -> None:
+        """Take in how a probe came out there; the next one has its time from now on."""
+
     def installing(self, module: str) -> str:
         """The line that installs a module there that the kernel needs."""
 
@@ -83,7 +86,7 @@ class Judge:
             host.lost_probes += 1
             self._ask(host, number, anew=True)
         else:
-            host.probes[number] = probed(outcome)
+            host.drew(number, probed(outcome))
 
     def judge(self, host: Prober, complete: bool) -> None:
         """Accept or refuse a host that has shaken hands, once its probes can be judged.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from cluster.handshake import IMPURE, is_drawn
 
+_HERE = "here"
 _MOST_NAMES = 3
 Probed = Callable[[int, str], object]
 
@@ -54,6 +55,8 @@ def difference(name: str, verdict: Verdict, same: bool, here: bool) -> tuple[str
     what = "other libraries, or another environment"
     why = what if here else "another type of CPU, or other libraries"
     fix = "leave the host out, or run the kernel only on hosts of its kind"
+    if verdict.where == _HERE:
+        fix += "; two such hosts that agree outvote this machine"
     return f"{few} than {verdict.where} ({why})", fix
 
 
@@ -131,13 +134,13 @@ class Jury:
             return None
         own, votes = self.own[number], self._votes(number)
         if is_drawn(own) and (own in votes.values() or (complete and not votes)):
-            return "here", own
+            return _HERE, own
         if not complete:
             return None
         (most, count), *_ = Counter(votes.values()).most_common(1) or [("", 0)]
         if 2 * count > len(votes) + is_drawn(own):
             return on([name for name in votes if votes[name] == most]), most
-        return ("here", own) if is_drawn(own) else None
+        return (_HERE, own) if is_drawn(own) else None
 
     def _votes(self, number: int) -> dict[str, str]:
         drawn = self._drawn.get(number, {})

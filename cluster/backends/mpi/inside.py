@@ -141,6 +141,10 @@ class Rank:
         self.say({"more": few.to_json(self.told)})
         self.say(task)
 
+    def drew(self, number: int, probe: str) -> None:
+        """Take in how a probe came out there; the next one has its time from now on."""
+        self.probes[number], self.drawing = probe, self.heard
+
     def installing(self, module: str) -> str:
         """The line that installs a module there that the kernel needs."""
         return installing(module, Node(self.host), sys.executable)
@@ -307,7 +311,7 @@ class Inside(Backend):
                 what = ", ".join(each.what for each in found)
                 rank.refuse(f"it differs in {what}:\n{table(rank.host, found)}")
         elif "probe" in message:
-            rank.probes[0] = str(message["probe"])
+            rank.drew(0, str(message["probe"]))
         elif "usable" in message:
             self._on_usable(rank, message)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+# The verbs that draw in this process, or may.
+_DRAWING = ("submit", "resume", "extend", "schedule", "plan", "repro", "verify")
+
 
 def main() -> int:
     """Run the command line; returns the exit code."""
@@ -14,6 +17,7 @@ def main() -> int:
         if _helped():
             return 0
         sys.argv[1:] = ["--help"]
+    _hash_as_workers_do()
     from cluster.errors import StopNow
 
     _undo_inherited()
@@ -71,6 +75,19 @@ def _take_own_package() -> None:
     sys.path.insert(0, os.path.dirname(folder))
     __import__("cluster")
     del sys.path[0]
+
+
+def _hash_as_workers_do() -> None:
+    """Begin this process anew with the hash seed of all workers.
+
+    The order of a set of strings goes by it, and can be told once only: when Python starts.
+    """
+    arguments = sys.argv[1:]
+    told = sys.flags.ignore_environment or os.environ.get("PYTHONHASHSEED") == "0"
+    # Not where another program calls us: it would begin anew, too.
+    if arguments[0] in _DRAWING and not told and sys.orig_argv[-len(arguments) :] == arguments:
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _in_a_world(rank: int) -> int:

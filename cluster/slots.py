@@ -54,9 +54,13 @@ POOLS = (
 )  # fmt: skip
 
 
+# The order of a set of strings is that of their hashes: it must be the same in every worker.
+HASHES = {"PYTHONHASHSEED": "0"}
+
+
 def slot_environment(node: Node) -> dict[str, str]:
     """The environment of a worker: ours, thread pools held to one thread, the node's on top."""
-    return {**os.environ, **dict.fromkeys(POOLS, "1"), **dict(node.env)}
+    return {**os.environ, **dict.fromkeys(POOLS, "1"), **dict(node.env), **HASHES}
 
 
 class Slots:

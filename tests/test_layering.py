@@ -72,7 +72,7 @@ ROOMS = (
 ABOVE = ("__init__", "__main__", "testing")
 
 # What engines share: the contract, and how several hosts are kept and spoken to.
-SHARED = ("cluster.backends.base", "cluster.backends.hosted", "cluster.backends.driver")
+SHARED = tuple(f"cluster.backends.{name}" for name in ("base", "driver", "hosted", "order"))
 
 # Who may import what has one owner, or few.
 OWNERS = {

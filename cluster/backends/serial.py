@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from cluster.backends.base import Backend, Items, NodeEvent, Pause, Source, kernels_at_home
+from cluster.backends.order import hold_to_workers
 from cluster.work import Work, perform
 
 
@@ -16,6 +17,8 @@ class Engine(Backend):
     def run(self, work: Work, source: Source) -> Items:
         """See :meth:`Backend.run`. A kernel that never returns is never left."""
         node = self.nodes[0].host
+        for each in (work, *self.options.kernels):
+            hold_to_workers(each, self.options.ready)
         yield NodeEvent(node, 1, "ready")
         with kernels_at_home():
             while (task := source.take(node)) is not Pause.END:

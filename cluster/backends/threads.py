@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 from cluster.backends.base import Backend, Items, NodeEvent, Pause, Source, kernels_at_home
+from cluster.backends.order import hold_to_workers
 from cluster.work import Outcome, Task, Work, perform
 
 _GRACE = 0.5
@@ -21,6 +22,8 @@ class Engine(Backend):
     def run(self, work: Work, source: Source) -> Items:
         """See :meth:`Backend.run`. A kernel that never returns keeps its thread."""
         node = self.nodes[0]
+        for each in (work, *self.options.kernels):
+            hold_to_workers(each, self.options.ready)
         slots = node.slots or 1
         tasks: queue.SimpleQueue[tuple[Work, Task] | None] = queue.SimpleQueue()
         outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()

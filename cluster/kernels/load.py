@@ -6,10 +6,10 @@ import importlib.util
 import os
 import sys
 from functools import lru_cache
-from importlib.machinery import PathFinder
+from importlib.machinery import FileFinder, PathFinder, SourceFileLoader
 from inspect import Parameter
 from pathlib import Path, PurePosixPath
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from cluster.errors import KernelError
@@ -97,7 +97,12 @@ def run_as(name: str, folder: Path, entry: str) -> ModuleType:
     Raises:
         Exception, SystemExit: what the file raises.
     """
-    spec = importlib.util.spec_from_file_location(name, folder / entry)
+    if not entry.endswith(".py"):
+        raise KernelError(f"{entry} is not a Python file")
+    # Its neighbours are to be found by the path, and loaded likewise.
+    sys.path_importer_cache[str(folder)] = FileFinder(str(folder), (Loader, [".py"]))
+    loader = Loader(name, str(folder / entry))
+    spec = importlib.util.spec_from_file_location(name, folder / entry, loader=loader)
     if spec is None or spec.loader is None:
         raise KernelError(f"{entry} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -108,6 +113,25 @@ def run_as(name: str, folder: Path, entry: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+class Loader(SourceFileLoader):
+    """Python's own, but for sets that are written out in the source.
+
+    Where hashes collide, the order of a set is also that in which it was filled; and that of a
+    constant one goes by what else this process has compiled, or by who wrote the bytecode.
+    """
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """The module's code, whose constant sets were filled in one order."""
+        code = super().get_code(fullname)
+        return None if code is None else _ordered(code)
+
+
+def _ordered(constant: Any) -> Any:
+    if isinstance(constant, CodeType):
+        return constant.replace(co_consts=tuple(map(_ordered, constant.co_consts)))
+    return frozenset(sorted(constant, key=repr)) if isinstance(constant, frozenset) else constant
 
 
 _beside: set[str] = set()

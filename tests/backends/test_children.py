@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from cluster.backends.base import TABLE
-from tests.cli.shell import cluster
+from tests.cli.shell import ROOT, ask, cluster, environment
 from tests.conftest import need
 
 KERNELS = '''
@@ -69,6 +71,12 @@ def spawns(rng, samples, joblib=False):
     return Moments.of(rng.random(samples))
 
 
+def hashes(rng, samples):
+    """It goes by the orders of two sets, one of which is written out."""
+    names = list({"graphite", "water", "steel", "lead"}) + list({str(n) for n in range(9)})
+    return Moments.of([float(sum(map(ord, names[i]))) for i in rng.integers(0, 13, samples)])
+
+
 def ending(number):
     """How a forked child ends that is sent a signal."""
     pid = os.fork()
@@ -87,7 +95,9 @@ def case(backend: str, *values: object) -> ParameterSet:
     return pytest.param(backend, *values, marks=marks)
 
 
-def submitted(folder: Path, kernel: str, backend: str, **keys: object) -> dict[str, Any]:
+def submitted(
+    folder: Path, kernel: str, backend: str, *, seed_of_hashes: str = "random", **keys: object
+) -> dict[str, Any]:
     """Three blocks of a kernel on two slots of a backend; the result's document."""
     entry = next(entry for entry in TABLE if entry.name == backend)
     need(entry.usable, f"{backend}: {entry.install}")
@@ -100,7 +110,10 @@ def submitted(folder: Path, kernel: str, backend: str, **keys: object) -> dict[s
     (folder / "near.py").write_text("def double(x): return 2 * x\n")
     path = folder / "spec.yaml"
     path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in document.items()))
-    result: dict[str, Any] = json.loads(cluster("submit", path, "--json", cwd=folder).stdout)
+    env = environment(PYTHONPATH=str(ROOT), PYTHONHASHSEED=seed_of_hashes)
+    result: dict[str, Any] = json.loads(
+        cluster("submit", path, "--json", cwd=folder, env=env).stdout
+    )
     return result
 
 
@@ -119,3 +132,36 @@ def test_what_a_kernel_spawns_finds_the_functions_that_it_is_given(
     params = {"joblib": find_spec("joblib") is not None}
     result = submitted(tmp_path, "spawns", backend, samples=100, params=params)
     assert (result.get("failures"), result.get("state")) == ([], "done")
+
+
+@pytest.fixture(scope="module")
+def ordered(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of the kernel that goes by hashes, drawn by workers under Python's defaults."""
+    digest: str = submitted(tmp_path_factory.mktemp("ordered"), "hashes", "processes")["digest"]
+    return digest
+
+
+@pytest.mark.parametrize("backend", [case(entry.name) for entry in TABLE])
+def test_sets_have_one_order_everywhere(backend: str, ordered: str, tmp_path: Path) -> None:
+    """Whatever Python was told of hashes: the digest is that of every other backend."""
+    assert submitted(tmp_path, "hashes", backend, seed_of_hashes="7")["digest"] == ordered
+
+
+def test_a_python_that_orders_sets_otherwise_is_told_so(tmp_path: Path) -> None:
+    """Where it draws the kernel itself; a kernel that has no set is drawn."""
+    submitted(tmp_path, "hashes", "processes")
+    (tmp_path / "plain.py").write_text(
+        "from cluster import Moments\ndef f(rng, samples): return Moments.of(rng.random(samples))"
+    )
+    script = (
+        "from cluster import load, submit\n"
+        "submit(load('spec.yaml', ['kernel=plain.py:f', 'backend=serial', 'include=[]']))\n"
+        "submit(load('spec.yaml', ['backend=serial']))\n"
+    )
+    env = environment(PYTHONPATH=str(ROOT), PYTHONHASHSEED="7")
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert "PYTHONHASHSEED" in done.stderr.splitlines()[-1]
+    assert [run["state"] for run in ask("ls", cwd=tmp_path)][1:] == ["done", "done"]

@@ -11,6 +11,7 @@ import json
 import os
 import select
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from typing import Any
 from cluster.family import die_with_parent
 from cluster.handshake import fingerprint
 from cluster.nodes import usable_cores
-from cluster.slots import POOLS
+from cluster.slots import HASHES, POOLS, python_command
 from cluster.work import Outcome, Task, Work, perform
 from cluster.worker import Marker
 
@@ -52,29 +53,37 @@ def _hello(work: Work) -> dict[str, Any]:
 def _draw(work: Work, task: Task, environment: Mapping[str, str], limit: float) -> Outcome:
     reader, writer = os.pipe()
     descriptor, marker = Marker.create()
-    os.close(descriptor)
-    child = os.fork()
-    if not child:
-        os.close(reader)
-        _in_child(work, task, environment, marker, writer)
-    os.close(writer)
+    with os.fdopen(writer, "wb"), os.fdopen(descriptor, "rb"):
+        child = _started(work, task, environment, (descriptor, writer))
     data, verdict = b"", "lost"
     with suppress(KeyboardInterrupt):  # the node is to let go of us
         data, verdict = _awaited(reader, marker, limit)
     # From here on nothing interrupts: whoever ends while it answers holds up the whole node.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+        os.killpg(child.pid, signal.SIGKILL)
+    code = child.wait()
     os.close(reader)
     with suppress(ValueError):
         return Outcome.from_json(json.loads(data))
     if verdict == "timeout":
         how = "was killed"
     else:
-        code = os.waitstatus_to_exitcode(status)
         how = f"exited with {code}" if code >= 0 else f"died of {signal.Signals(-code).name}"
     return Outcome.without_answer(task, verdict, f"its process {how}", marker.block)
+
+
+def _started(
+    work: Work, task: Task, environment: Mapping[str, str], shared: tuple[int, int]
+) -> subprocess.Popen[bytes]:
+    """A fresh Python, with the hashes of every worker, that finds what to draw as its input."""
+    with os.fdopen(os.memfd_create("cluster-task"), "w+b") as given:
+        given.write(json.dumps({"work": work.to_json(), "task": task}).encode())
+        given.seek(0)
+        return subprocess.Popen(
+            python_command(sys.executable, __name__, *map(str, shared)), stdin=given,
+            env={**os.environ, **environment, **HASHES}, pass_fds=shared, start_new_session=True,
+        )  # fmt: skip
 
 
 def _awaited(reader: int, marker: Marker, limit: float) -> tuple[bytes, str]:
@@ -93,13 +102,16 @@ def _awaited(reader: int, marker: Marker, limit: float) -> tuple[bytes, str]:
     return data, "lost"
 
 
-def _in_child(
-    work: Work, task: Task, environment: Mapping[str, str], marker: Marker, writer: int
-) -> None:
-    os.setsid()
+def main() -> None:
+    """Draw one task. Started by a job, never by hand."""
+    parent = os.getppid()
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.environ.update(environment)
+    if os.getppid() != parent:
+        os._exit(1)
+    os.register_at_fork(after_in_child=die_with_parent)
+    marker, writer = Marker(int(sys.argv[1])), int(sys.argv[2])
+    asked = json.load(sys.stdin)
+    work, task = Work.from_json(asked["work"]), Task(*asked["task"])
     outcome = perform(work, task, begin=partial(marker.set, task.id))
     with open(writer, "wb") as answers:
         answers.write(json.dumps(outcome).encode() + b"\n")

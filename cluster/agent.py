@@ -86,6 +86,7 @@ class Agent:
             * ``way``: how this process was started: ``here``, by ``ssh`` or by ``srun``;
             * ``silence``: seconds without any word after which to end;
             * ``ready``: seconds within which a worker must be ready;
+            * ``memory``: bytes that a slot may use; 0: no limit;
             * ``tells``: whether to say which tasks the engine's processes here begin.
         wire: to the dispatcher. It then sends ``{"beat": n}``, ``{"tasks": [...]}``, ``{"work":
             {...}}``, ``{"revoke": [ids]}``, ``{"start": {id, command, env, input, talks}}``, and
@@ -114,8 +115,9 @@ class Agent:
         self._commands: dict[int, Child] = {}
         self._revoked: set[int] = set()
         self._folder: Path | None = None
+        ready, memory = float(first["ready"]), int(first["memory"])
         # An engine may have a process of its own here for each slot, which then asks for tasks.
-        self._slots = Slots(self._node, self._work, selector, float(first["ready"]), 2 * FILES)
+        self._slots = Slots(self._node, self._work, selector, ready, memory, files=2 * FILES)
         self._service = Service(selector)
         sweep()
         self._say({"hello": self._hello()})

@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 # Handlers that this package has set, and what each signal did before the first of them.
 _ours: WeakSet[Callable[..., object]] = WeakSet()
@@ -82,6 +83,49 @@ def descendants(pid: int) -> set[int]:
     while more := {child for child, parent in parents.items() if parent in found | {pid}} - found:
         found |= more
     return found
+
+
+def memory_text(size: float) -> str:
+    """Bytes for people, such as ``2 GiB``."""
+    unit = min(3, max(1, (int(size).bit_length() - 1) // 10))
+    return f"{round(size / 2 ** (10 * unit), 1):g} {('', 'KiB', 'MiB', 'GiB')[unit]}"
+
+
+def memory_of(pid: int, limit: int) -> int:
+    """Bytes of memory that a process and its descendants use; exactly, where that is over a limit.
+
+    Pages that several of them share count once then; below the limit they may count for each.
+    """
+    family = _family(pid)
+    used = sum(_resident(each) for each in family)
+    return used if used <= limit else sum(map(_share, family))
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its descendants, without a look at all others."""
+    found = [pid]
+    for each in found:  # which grows
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{each}/task"):
+                found += map(int, Path(f"/proc/{each}/task/{thread}/children").read_text().split())
+    return found
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+def _share(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) << 10
+    except OSError:
+        pass
+    return 0
 
 
 def born(pid: int) -> int | None:

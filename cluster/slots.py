@@ -19,10 +19,11 @@ from typing import Any
 
 from cluster.child import Child
 from cluster.descriptors import left, raised
+from cluster.family import memory_of, memory_text
 from cluster.nodes import Node
 from cluster.patience import backoff
 from cluster.work import Outcome, Task, Work
-from cluster.worker import Marker
+from cluster.worker import Marker, with_limit
 
 # A worker that dies before its first block so many times in a row is not started again.
 _FALSE_STARTS = 3
@@ -32,6 +33,9 @@ _SCARCE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 _LONGEST = 15.0
 # Open files that a slot takes: three pipes, its process, the memory that is shared with it.
 FILES = 5
+# Between two looks at what the processes of a slot use together. Each alone cannot exceed the
+# limit: the kernel sees to that.
+_LOOK = 0.25
 
 # -P keeps the current folder, where a random.py may lie, off the path. The package is found where
 # this process has it, and that place leaves the path once it is imported.
@@ -71,14 +75,15 @@ class Slots:
         work: what the workers load before they are ready.
         selector: watches the processes; handlers are the keys' data, called with the event mask.
         ready: seconds within which a process must be ready.
+        memory: bytes that a slot may use, its kernel's processes included; 0: no limit.
         files: open files that a slot takes in this process.
     """
 
     def __init__(
         self, node: Node, work: Work, selector: selectors.BaseSelector, ready: float,
-        files: int = FILES,
+        memory: int = 0, *, files: int = FILES,
     ) -> None:  # fmt: skip
-        self._ready_within = ready
+        self._ready_within, self._memory, self._looked = ready, memory, time.monotonic()
         wanted = node.slots or 1
         count = max(1, min(wanted, left() // files))
         self._too_few = ""
@@ -87,11 +92,16 @@ class Slots:
                 f"{wanted} do not fit: a process may have {raised():,} files open here"
                 " (raise 'ulimit -Hn')"
             )
-        self._slots = [Slot(index, node, work, selector) for index in range(count)]
+        self._slots = [Slot(index, node, work, selector, memory) for index in range(count)]
 
     def tend(self) -> Iterator[Outcome]:
         """See to every process: start it, pass on its answers, answer for it once it is dead."""
+        look = bool(self._memory) and time.monotonic() - self._looked > _LOOK
+        if look:
+            self._looked = time.monotonic()
         for slot in self._slots:
+            if look:
+                slot.look_at_memory()
             yield from slot.tend(self._ready_within)
 
     @property
@@ -152,9 +162,9 @@ class Slot:
     """One worker process, and the next one when it dies."""
 
     def __init__(
-        self, index: int, node: Node, work: Work, selector: selectors.BaseSelector
+        self, index: int, node: Node, work: Work, selector: selectors.BaseSelector, memory: int
     ) -> None:
-        self.ready = False
+        self.ready, self._memory = False, memory
         self.broken = self.held_up = ""
         self.taken: deque[Task] = deque()
         self._index, self._node, self._work = index, node, work
@@ -197,6 +207,17 @@ class Slot:
             self._verdict = "timeout"
             self._child.kill()
 
+    def look_at_memory(self) -> None:
+        """Kill the process where it and its children together use more than they may."""
+        if self._child is None or self._child.gone or self._verdict != "lost":
+            return
+        used = memory_of(self._child.pid, self._memory)
+        if used > self._memory:
+            self._verdict = "raised"
+            limit = memory_text(self._memory)
+            words = f"its processes used {memory_text(used)}; retry.memory allows a slot {limit}"
+            self._child.complain(words)
+
     def close_input(self) -> None:
         """Tell an idle worker that there is no more."""
         if self._child is not None:
@@ -217,7 +238,8 @@ class Slot:
             shared, self._marker = Marker.create()
             with open(shared, "rb", buffering=0):
                 self._child = Child(
-                    python_command(python, "cluster.worker", str(shared)), self._selector,
+                    python_command(python, "cluster.worker", str(shared), str(self._memory)),
+                    self._selector,
                     environment=slot_environment(self._node), folder=self._node.cwd,
                     descriptors=[shared],
                 )  # fmt: skip
@@ -269,7 +291,7 @@ class Slot:
 
     def _bury(self, child: Child) -> Iterator[Outcome]:
         """Answer for a dead process: what it sent counts, what it had taken is lost."""
-        reason = child.reap()
+        reason = with_limit(child.reap(), self._memory if self._verdict == "lost" else 0)
         yield from self._answers(child)
         self._child, self.ready = None, False
         # One that dies before its first block would die for ever.

@@ -195,6 +195,7 @@ _FIELDS: tuple[Any, ...] = (
 )  # fmt: skip
 _KINDS = {"raised", "refused", "lost", "timeout", "returned", "stranded"}
 _NAMES = {
+    "raised": "MemoryError",  # in its place: the kernel's processes together had too much
     "lost": "WorkerLost", "timeout": "BlockTimeout", "returned": "NotBegun", "stranded": "NodeLost",
 }  # fmt: skip
 

@@ -11,6 +11,8 @@ import faulthandler
 import json
 import mmap
 import os
+import re
+import resource
 import select
 import signal
 import sys
@@ -19,9 +21,9 @@ from functools import partial
 from typing import Any
 
 from cluster.errors import KernelError
-from cluster.family import catch, die_with_parent
+from cluster.family import catch, die_with_parent, memory_text
 from cluster.kernels import Source, load
-from cluster.work import Task, Work, perform
+from cluster.work import Outcome, Task, Work, perform
 
 _CHUNK = 1 << 16
 
@@ -35,7 +37,8 @@ def main() -> None:
         os._exit(1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         catch(number, leave_it)
-    marker = Marker(int(sys.argv[1]))
+    marker, memory = Marker(int(sys.argv[1])), int(sys.argv[2])
+    limit_memory(memory)
     lines = Lines(*take_descriptors())
     faulthandler.enable()
     sources: dict[str, Source] = {}
@@ -43,13 +46,15 @@ def main() -> None:
     try:
         load(work.source)
     except KernelError as error:
-        lines.write({"refused": str(error)})
+        lines.write({"refused": with_limit(str(error), memory)})
         return
     lines.write({"ready": os.getpid()})
-    _serve(work, sources, lines, marker)
+    _serve(work, sources, lines, marker, memory)
 
 
-def _serve(first: Work, sources: dict[str, Source], lines: Lines, marker: Marker) -> None:
+def _serve(
+    first: Work, sources: dict[str, Source], lines: Lines, marker: Marker, memory: int
+) -> None:
     # A task that names no run is of the first work, any other one of the work before it: so this
     # process keeps one work, however many runs there are.
     latest = first
@@ -66,7 +71,33 @@ def _serve(first: Work, sources: dict[str, Source], lines: Lines, marker: Marker
         if queue:
             work, task = queue.popleft()
             # At once: nobody can know how long the next task takes, or whether it ends.
-            lines.write(perform(work, task, begin=partial(marker.set, task.id)))
+            lines.write(draw(work, task, marker, memory))
+
+
+def draw(work: Work, task: Task, marker: Marker, memory: int) -> Outcome:
+    """Perform a task under a limit of memory, which a kernel's lack of it is told with."""
+    outcome = perform(work, task, begin=partial(marker.set, task.id))
+    fault = outcome.fault
+    if fault is None or not fault.type.endswith("MemoryError"):
+        return outcome
+    words = with_limit(f"MemoryError: {fault.message}", memory).removeprefix("MemoryError: ")
+    return outcome._replace(fault=fault._replace(message=words))
+
+
+def limit_memory(size: int) -> None:
+    """Have this process, and each of its children, find no more memory than that; 0: no limit.
+
+    What is reserved and not to be written, as JIT compilers and shared libraries do, is free.
+    """
+    if size:
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
+def with_limit(words: str, size: int) -> str:
+    """An error's words, with the limit that it may be for where they tell of memory."""
+    if not size or not re.search("memory|bad_alloc", words, re.IGNORECASE):
+        return words
+    return f"{words} (retry.memory allows a slot {memory_text(size)})"
 
 
 class Marker:

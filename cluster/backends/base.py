@@ -88,6 +88,7 @@ class Options:
         secret: where the secret of nodes with ``attach`` is; None: they have none.
         trusted: those are stock dispynodes, on a network that is trusted.
         timeout: seconds for one block, where only the node itself can end one that hangs.
+        memory: bytes that a slot may use; 0: no limit.
         kernels: a work of each further kernel of a sweep, beside that of the first work.
         probes: how the probe of each kernel came out where the run was begun; None: nobody asked.
         probed: is told of a kernel, by its number, how it came out on the first host, where nobody
@@ -101,6 +102,7 @@ class Options:
     secret: Secret | None = None
     trusted: bool = False
     timeout: float = 3600.0
+    memory: int = 0
     kernels: Sequence[Work] = ()
     probes: Sequence[str | None] = ()
     probed: Callable[[int, str], object] | None = None
@@ -115,6 +117,7 @@ class Options:
             secret=Secret(place.env, file) if place else None,
             trusted=spec.dispy is not None and spec.dispy.network == "trusted",
             timeout=spec.retry.timeout,
+            memory=spec.retry.memory or 0,
         )
 
 
@@ -271,6 +274,13 @@ def need(name: str) -> None:
         raise UsageError(f"no backend is named {name!r}", fix=fix)
     if not entry.usable:
         raise EngineError(f"the backend {name} is not installed here", fix=entry.install)
+
+
+def ready_at_home(options: Options) -> str:
+    """What an engine that runs kernels in this process says of itself when it begins."""
+    if not options.memory:
+        return "ready"
+    return "ready; retry.memory is not kept: kernels run in the dispatcher's own process"
 
 
 @contextmanager

@@ -107,6 +107,7 @@ class Hosted(Backend):
         """See :meth:`Backend.run`."""
         sweep()  # an engine's files here, where its dispatcher was killed
         self._fleet = fleet = Fleet(self.nodes, work, self._selector, **self._kinds())
+        fleet.limit(self.options.memory)
         fleet.hold_to(self.options.kernels, self.options.probes, self.options.probed)
         self._deadline = self._attention.now + self.options.launch
         self._begin(work)

@@ -28,7 +28,8 @@ class Engine(Backend):
 
     def run(self, work: Work, source: Source) -> Items:
         """See :meth:`Backend.run`."""
-        slots = Slots(self.nodes[0], work, self._selector, self.options.ready)
+        options = self.options
+        slots = Slots(self.nodes[0], work, self._selector, options.ready, options.memory)
         self._slots = slots
         ended = False
         while True:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import time
 
-from cluster.backends.base import Backend, Items, NodeEvent, Pause, Source, kernels_at_home
+from cluster.backends.base import (
+    Backend,
+    Items,
+    NodeEvent,
+    Pause,
+    Source,
+    kernels_at_home,
+    ready_at_home,
+)
 from cluster.backends.order import hold_to_workers
 from cluster.work import Work, perform
 
@@ -19,7 +27,7 @@ class Engine(Backend):
         node = self.nodes[0].host
         for each in (work, *self.options.kernels):
             hold_to_workers(each, self.options.ready)
-        yield NodeEvent(node, 1, "ready")
+        yield NodeEvent(node, 1, ready_at_home(self.options))
         with kernels_at_home():
             while (task := source.take(node)) is not Pause.END:
                 if isinstance(task, Pause):

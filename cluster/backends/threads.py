@@ -7,7 +7,15 @@ import threading
 import time
 from collections.abc import Iterator
 
-from cluster.backends.base import Backend, Items, NodeEvent, Pause, Source, kernels_at_home
+from cluster.backends.base import (
+    Backend,
+    Items,
+    NodeEvent,
+    Pause,
+    Source,
+    kernels_at_home,
+    ready_at_home,
+)
 from cluster.backends.order import hold_to_workers
 from cluster.work import Outcome, Task, Work, perform
 
@@ -36,7 +44,7 @@ class Engine(Backend):
             worker.start()
         with kernels_at_home():
             try:
-                yield NodeEvent(node.host, slots, "ready")
+                yield NodeEvent(node.host, slots, ready_at_home(self.options))
                 yield from self._turn(work, source, tasks, outcomes)
             finally:
                 _drop(tasks)

@@ -85,6 +85,10 @@ class Fleet:
         works = [*self._judge.works, *others]
         self._judge = Judge(works, Jury(probes, tell), self.patience.probe)
 
+    def limit(self, memory: int) -> None:
+        """Let no slot use more bytes than these, 0: any; for agents that have not started."""
+        self._first["memory"] = memory
+
     def add(self, nodes: Sequence[Node]) -> None:
         """Reach these as well."""
         for node in nodes:

@@ -389,4 +389,5 @@ def first_words(work: Work, patience: Patience, *, tells: bool) -> dict[str, Any
         "tells": tells,
         "silence": patience.silence,
         "ready": patience.ready,
+        "memory": 0,
     }

@@ -28,6 +28,7 @@ from cluster.spec.values import (
     Number,
     Params,
     ReadOnly,
+    Size,
     Text,
     Whole,
     fault,
@@ -77,6 +78,11 @@ class Retry(Frozen):
     )
     timeout: Annotated[float, Duration()] = Field(
         default=3600.0, description="A block that takes longer is taken for hung."
+    )
+    memory: Annotated[int, Size(low=128 * 2**20)] | None = Field(
+        default=None,
+        description="Memory of a slot, its kernel's processes included; a block that wants more "
+        "fails. Not in serial and threads.",
     )
 
 

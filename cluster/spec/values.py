@@ -18,6 +18,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from cluster.errors import did_you_mean
+from cluster.family import memory_text
 from cluster.spec.scalars import ScalarError, resolve
 
 # The type of every error that a rule raises; cluster.spec.messages words pydantic's own ones.
@@ -240,6 +241,37 @@ class Duration(Rule):
         form = {"pattern": f"^(?=[0-9]){_DURATION.pattern}$", "$comment": "time (`90m`, `1h30m`)"}
         text = {"type": "string", **form}
         return {"anyOf": [{"type": "number", **low}, text]}
+
+
+_BYTES = {"K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4,
+          "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}  # fmt: skip
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]i?)B")
+
+
+@dataclass(frozen=True)
+class Size(Rule):
+    """An amount of memory, at least `low`: bytes, or as ``500MB``, ``2GiB``."""
+
+    low: int
+
+    def check(self, value: Any) -> int:
+        size = self._bytes(value)
+        if not self.low <= size <= LARGEST:
+            raise fault(f"must be at least {memory_text(self.low)}, got {show(value)}")
+        return size
+
+    def _bytes(self, value: Any) -> int:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return Whole(low=-LARGEST).check(value)
+        found = _SIZE.fullmatch(value) if isinstance(value, str) and len(value) < 60 else None
+        if not found:
+            raise fault(f"must be a size, got {show(value)}", "500MB, 2GiB, or a number of bytes")
+        return int(float(found[1]) * _BYTES[found[2]])
+
+    def schema(self) -> dict[str, Any]:
+        form = {"pattern": f"^{_SIZE.pattern}$", "$comment": "size (`500MB`, `2GiB`)"}
+        number = {"type": "integer", "minimum": self.low}
+        return {"anyOf": [number, {"type": "string", **form}]}
 
 
 @dataclass(frozen=True)

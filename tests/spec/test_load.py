@@ -154,6 +154,7 @@ def test_a_short_spec_has_the_defaults() -> None:
     assert (spec.until, spec.params, spec.include) == (None, {}, ())
     assert (spec.backend, spec.store, spec.retry) == ("processes", "runs", Retry())
     assert spec.retry.timeout == 3600
+    assert spec.retry.memory is None
     assert spec.nodes == NodeList((local(),))
     assert (spec.path, spec.base, spec.overrides) == ("s.yaml", Path("folder"), ())
 
@@ -330,6 +331,9 @@ BAD_NAMES = ["../../x", "/abs", ".", "''", "x" * 300, '"a\\nb"', "-rf", "$(id)",
         ("backend: process", "3:10: backend: unknown backend 'process'; it has serial"),
         ("backend: no", "3:10: backend: unknown backend 'no'; it has"),
         ("retry: {attempts: 0}", "3:19: retry.attempts: must be at least 1, got 0"),
+        ("retry: {memory: 2 GX}", "3:17: retry.memory: must be a size, got the text '2 GX'; 500MB"),
+        ("retry: {memory: 4}", "3:17: retry.memory: must be at least 128 MiB, got 4"),
+        ("retry: {memory: true}", "3:17: retry.memory: must be a size, got true"),
         case("retry: {timeout: 0}", "3:18: retry.timeout: must be a time above 0", 77),
         case("store: $HOME/runs", "3:8: store: must be a folder, without $ and ~", 79),
         case("store: ~/runs", "3:8: store: must be a folder, without $ and ~", 79),
@@ -619,3 +623,13 @@ def outcome(text: str | bytes, *overrides: str) -> tuple[Spec | None, list[str]]
         return read(text, *overrides), []
     except SpecError as error:
         return None, [str(problem) for problem in error.problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("2GiB", 2**31), ("1.5 GB", 1_500_000_000), ("500MB", 500_000_000), (2**30, 2**30)],
+)
+def test_a_size_is_bytes_or_a_number_with_a_unit(text: object, size: int) -> None:
+    """Decimal units and binary ones; what a run records is the bytes."""
+    spec = parse(f"{GOOD}retry: {{memory: {text}}}\n", "spec.yaml", Path())
+    assert spec.retry.memory == size

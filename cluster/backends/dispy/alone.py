@@ -16,15 +16,14 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from cluster.family import die_with_parent
 from cluster.handshake import fingerprint
 from cluster.nodes import usable_cores
 from cluster.slots import HASHES, POOLS, python_command
-from cluster.work import Outcome, Task, Work, perform
-from cluster.worker import Marker
+from cluster.work import Outcome, Task, Work
+from cluster.worker import Marker, draw, limit_memory
 
 _LOOK = 0.25
 _CHUNK = 1 << 16
@@ -39,7 +38,7 @@ def answer(text: str) -> str:
     work = Work.from_json(asked["work"])
     if asked["task"] is None:
         return json.dumps({"hello": _hello(work)})
-    return json.dumps({"outcome": _draw(work, Task(*asked["task"]), asked["env"], asked["limit"])})
+    return json.dumps({"outcome": _draw(work, Task(*asked["task"]), asked)})
 
 
 def _hello(work: Work) -> dict[str, Any]:
@@ -50,14 +49,14 @@ def _hello(work: Work) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _draw(work: Work, task: Task, environment: Mapping[str, str], limit: float) -> Outcome:
+def _draw(work: Work, task: Task, asked: Mapping[str, Any]) -> Outcome:
     reader, writer = os.pipe()
     descriptor, marker = Marker.create()
     with os.fdopen(writer, "wb"), os.fdopen(descriptor, "rb"):
-        child = _started(work, task, environment, (descriptor, writer))
+        child = _started(work, task, asked, (descriptor, writer))
     data, verdict = b"", "lost"
     with suppress(KeyboardInterrupt):  # the node is to let go of us
-        data, verdict = _awaited(reader, marker, limit)
+        data, verdict = _awaited(reader, marker, asked["limit"])
     # From here on nothing interrupts: whoever ends while it answers holds up the whole node.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(ProcessLookupError):
@@ -74,15 +73,16 @@ def _draw(work: Work, task: Task, environment: Mapping[str, str], limit: float) 
 
 
 def _started(
-    work: Work, task: Task, environment: Mapping[str, str], shared: tuple[int, int]
+    work: Work, task: Task, asked: Mapping[str, Any], shared: tuple[int, int]
 ) -> subprocess.Popen[bytes]:
     """A fresh Python, with the hashes of every worker, that finds what to draw as its input."""
     with os.fdopen(os.memfd_create("cluster-task"), "w+b") as given:
         given.write(json.dumps({"work": work.to_json(), "task": task}).encode())
         given.seek(0)
+        arguments = map(str, (*shared, asked["memory"]))
         return subprocess.Popen(
-            python_command(sys.executable, __name__, *map(str, shared)), stdin=given,
-            env={**os.environ, **environment, **HASHES}, pass_fds=shared, start_new_session=True,
+            python_command(sys.executable, __name__, *arguments), stdin=given,
+            env={**os.environ, **asked["env"], **HASHES}, pass_fds=shared, start_new_session=True,
         )  # fmt: skip
 
 
@@ -109,10 +109,12 @@ def main() -> None:
     if os.getppid() != parent:
         os._exit(1)
     os.register_at_fork(after_in_child=die_with_parent)
-    marker, writer = Marker(int(sys.argv[1])), int(sys.argv[2])
+    descriptor, writer, memory = map(int, sys.argv[1:])
+    marker = Marker(descriptor)
+    limit_memory(memory)
     asked = json.load(sys.stdin)
     work, task = Work.from_json(asked["work"]), Task(*asked["task"])
-    outcome = perform(work, task, begin=partial(marker.set, task.id))
+    outcome = draw(work, task, marker, memory)
     with open(writer, "wb") as answers:
         answers.write(json.dumps(outcome).encode() + b"\n")
     os._exit(0)

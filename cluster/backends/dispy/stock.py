@@ -55,9 +55,9 @@ class Unfit(Exception):
 
 def stock_command(host: str, port: int, options: Options) -> list[str]:
     """The arguments that start this process; the secret itself is not among them."""
-    place, limit = options.secret, str(options.timeout)
+    place, limits = options.secret, (str(options.timeout), str(options.memory))
     env, file = (place.env or "", place.file or "") if place else ("", "")
-    return python_command(sys.executable, __name__, host, str(port), env, file, limit)
+    return python_command(sys.executable, __name__, host, str(port), env, file, *limits)
 
 
 def main() -> None:
@@ -83,9 +83,10 @@ def _give_up(wire: Wire, reason: str, fix: str, final: bool) -> None:
 
 
 def _serve(wire: Wire, selector: selectors.BaseSelector) -> None:
-    host, port, env, file, limit = sys.argv[1:]
+    host, port, env, file, limit, memory = sys.argv[1:]
     secret = Secret(env or None, file or None).read() if env or file else ""
-    stock = Stock(wire, _place(host, int(port), secret), secret, float(limit))
+    limits = {"limit": float(limit), "memory": int(memory)}
+    stock = Stock(wire, _place(host, int(port), secret), secret, limits)
     selector.register(stock.wake, selectors.EVENT_READ, lambda _mask: None)
     try:
         while not wire.ended and not wire.wrong:
@@ -126,12 +127,12 @@ class Stock(Driver):
         wire: to the dispatcher.
         place: where the node is.
         token: dispy's secret.
-        limit: seconds for one block.
+        limits: ``limit``, seconds for one block; ``memory``, bytes for a job, 0: any.
     """
 
-    def __init__(self, wire: Wire, place: Place, token: str, limit: float) -> None:
+    def __init__(self, wire: Wire, place: Place, token: str, limits: Mapping[str, float]) -> None:
         super().__init__(wire, Client(None, token, alone=True), None, token)
-        self._place, self._limit = place, limit
+        self._place, self._limits = place, dict(limits)
         self._node: Node | None = None
         self._works: dict[str, Work] = {}
         self._sources: dict[str, Source] = {}
@@ -216,7 +217,7 @@ class Stock(Driver):
 
     def _judge(self, number: int, seconds: float) -> None:
         task = self._tasks.get(number)
-        if task is not None and seconds > (task.stop - task.first) * self._limit + _GRACE:
+        if task is not None and seconds > (task.stop - task.first) * self._limits["limit"] + _GRACE:
             words = f"given up: a job of it had no answer for {seconds:.0f} s"
             raise Unfit(words, "start its dispynode anew: this one has lost a slot", True)
 
@@ -302,7 +303,7 @@ class Stock(Driver):
         work = self._works[Task(*task).run]
         asked = None if task[0] == _HELLO else task
         env = dict(self._node.env) if self._node else {}
-        told = {"task": asked, "work": work.to_json(), "env": env, "limit": self._limit}
+        told = {"task": asked, "work": work.to_json(), "env": env, **self._limits}
         return json.dumps(told)
 
     def _ask(self) -> None:

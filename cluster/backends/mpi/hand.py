@@ -95,7 +95,8 @@ class Hand:
         work = Work.from_json(wanted["work"], self._sources)
         self._run, self._works = wanted["run"], {}
         self._probing, self._lost_probes, self._told = True, 0, (-1, "")
-        self._slots = Slots(self._node, work, self._selector, float(wanted["ready"]))
+        ready, memory = float(wanted["ready"]), int(wanted["memory"])
+        self._slots = Slots(self._node, work, self._selector, ready, memory)
         self._first = work
         self._say({"hello": fingerprint(work)})
 

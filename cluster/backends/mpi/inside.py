@@ -292,7 +292,8 @@ class Inside(Backend):
         self._all.run += 1
         for rank in self._ranks:
             rank.begin()
-        wanted = {"run": self._all.run, "work": work.to_json(), "ready": self.options.ready}
+        limits = {"ready": self.options.ready, "memory": self.options.memory}
+        wanted = {"run": self._all.run, "work": work.to_json(), **limits}
         self._all.tell({"work": wanted})
 
     # -- what the ranks say -----------------------------------------------------------------------

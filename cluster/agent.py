@@ -31,6 +31,7 @@ from cluster.folders import boot, hostname, machine, private_folder, remove, swe
 from cluster.handshake import fingerprint, is_lost, probe, probed
 from cluster.kernels import Source
 from cluster.nodes import Node, usable_cores
+from cluster.prints import Printed
 from cluster.slots import FILES, Slots, slot_environment
 from cluster.wire import Door, Wire
 from cluster.work import Outcome, Task, Work
@@ -91,9 +92,10 @@ class Agent:
         wire: to the dispatcher. It then sends ``{"beat": n}``, ``{"tasks": [...]}``, ``{"work":
             {...}}``, ``{"revoke": [ids]}``, ``{"start": {id, command, env, input, talks}}``, and
             ``{"kill": id}``; and is sent ``{"hello": {...}}``, ``{"probe": text}``, ``{"beat":
-            n, "clock": seconds}``, outcomes as lists, ``{"usable": n, "reason": text,
-            "never": no worker starts}``, ``{"began": id}``, ``{"started": id}``, ``{"said": id,
-            "message": any}`` and ``{"exited": id, "status": n or null, "how": text}``.
+            n, "clock": seconds}``, outcomes as lists, ``{"usable": n, "reason": text, "never": no
+            worker starts}``, ``{"printed": list}``, ``{"began": id}``, ``{"started": id}``,
+            ``{"said": id, "message": any}`` and ``{"exited": id, "status": n or null, "how":
+            text}``.
         selector: watches everything.
     """
 
@@ -199,7 +201,10 @@ class Agent:
 
     def _tend(self) -> None:
         for outcome in self._slots.tend():
-            self._answer(outcome, self._askers.pop(outcome.task, None))
+            if isinstance(outcome, Printed):
+                self._say({"printed": outcome})
+            else:
+                self._answer(outcome, self._askers.pop(outcome.task, None))
         self._tell_usable()
         for message, client in self._service.tend():
             if isinstance(message, list):
@@ -208,6 +213,8 @@ class Agent:
                 self._leave(client)
         self._give_what_waits()
         self._slots.send()
+        # What was printed is to be there before the outcome, which takes an engine's own way.
+        self._wire.send()
         self._service.send()
         for number, command in tuple(self._commands.items()):
             self._watch(number, command)

@@ -16,6 +16,7 @@ from typing import IO, Any, cast
 
 from cluster.descriptors import give_back
 from cluster.family import die_with_parent
+from cluster.prints import Prints
 from cluster.wire import Wire, take
 
 _TAIL = 2_000
@@ -34,6 +35,7 @@ class Child:
 
     Attributes:
         gone: it has ended; ``reap`` says how.
+        prints: what it says for people.
 
     Raises:
         OSError: it could not be started.
@@ -66,6 +68,7 @@ class Child:
         self._pipes = [cast("IO[bytes]", pipe) for pipe in pipes]
         stdin, stdout, stderr = (pipe.fileno() for pipe in self._pipes)
         self._selector, self._tail = selector, b""
+        self.prints = Prints()
         self._wire = Wire(stdout if talks else None, stdin, selector)
         self._words = [stderr] if talks else [stdout, stderr]
         self._watched: set[int] = set()
@@ -98,6 +101,10 @@ class Child:
         if self._wire.wrong:
             self.complain(self._wire.wrong)
         return self._wire.messages()
+
+    def listen(self) -> None:
+        """Take in what it has said for people until now."""
+        self._read_words()
 
     def complain(self, words: str) -> None:
         """Kill it for what it did; the words stand among its last ones."""
@@ -179,7 +186,8 @@ class Child:
             if data is None:
                 self._unwatch(descriptor)
             else:
-                self._tail = (self._tail + data)[-_TAIL:]
+                self._tail = (self._tail + data[-_TAIL:])[-_TAIL:]
+                self.prints.add(data)
 
 
 def _describe(status: int | None, tail: bytes, killed: bool) -> str:

@@ -138,6 +138,35 @@ class Noted:
     node: str | None = None
 
 
+@dataclass(frozen=True)
+class Printed:
+    """Kernels printed, or warned.
+
+    Attributes:
+        run: the run.
+        node, slot, block: where, and while which block was drawn, as far as that is known.
+        lines: the first ones of a process, without control characters.
+        dropped: how many lines of that process were not kept so far.
+        log: where they are kept, or empty.
+    """
+
+    run: str
+    node: str
+    slot: int
+    block: int | None
+    lines: tuple[str, ...]
+    dropped: int
+    log: str = ""
+
+    def described(self) -> list[str]:
+        """Each line, after where it comes from; the last one says how many were not kept."""
+        block = "" if self.block is None else f", block {self.block}"
+        place = f"{self.node} slot {self.slot}{block}"
+        told = [f"{place}: {line}" for line in self.lines]
+        more = f"{place}: {self.dropped:,} more lines so far, which are not kept"
+        return [*told, more] if self.dropped else told
+
+
 Event = (
     Started
     | SweepStarted
@@ -149,5 +178,6 @@ Event = (
     | Draining
     | Closed
     | Noted
+    | Printed
 )
 Observer = Callable[[Event], None]

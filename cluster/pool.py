@@ -24,8 +24,8 @@ from cluster.dispatch.flights import Pace
 from cluster.dispatch.many import Manner, Many
 from cluster.dispatch.nodes import Nodes
 from cluster.errors import StoreError
-from cluster.events import Alarm, AttemptFailed, Event, Observer, Progress, SweepStarted
-from cluster.ledger import Ledger, Run, Scribe, Wish, Writer, sweeps
+from cluster.events import Alarm, AttemptFailed, Event, Observer, Printed, Progress, SweepStarted
+from cluster.ledger import Ledger, PrintLog, Run, Scribe, Wish, Writer, log_of, sweeps
 from cluster.ledger.holds import Holds
 from cluster.nodes import NodeList
 from cluster.request import Request, placed
@@ -118,6 +118,7 @@ class Pool:
         holds: Holds, caller: Caller, night: Night,
     ) -> None:  # fmt: skip
         self._ledger, self._sweep, self._spec = ledger, sweep, spec
+        self._tell = PrintLog(log_of(sweep.id, ledger.store), caller.tell)
         self._members, self._holds, self._caller = members, holds, caller
         self._night = night
         self._by_tag = {member.run.id: member for member in members}
@@ -308,5 +309,5 @@ class Pool:
 
     def _told(self, event: Event) -> None:
         """Of what a single run's core tells, what is not told for the whole sweep."""
-        if isinstance(event, Alarm | AttemptFailed):
-            self._caller.tell(event)
+        if isinstance(event, Alarm | AttemptFailed | Printed):
+            self._tell(event)

@@ -16,7 +16,7 @@ from cluster.count import Count
 from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Roster, Stop, SystemClock, recount
 from cluster.errors import ClusterError, StoreError
 from cluster.events import Closed, Event, Observer, Started
-from cluster.ledger import Ledger, Run, Where, Wish, Writer, opened
+from cluster.ledger import Ledger, PrintLog, Run, Where, Wish, Writer, log_of, opened
 from cluster.nodes import NodeList
 from cluster.notify import Teller
 from cluster.plan import Goal
@@ -123,7 +123,7 @@ def compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None:
 
 
 def _compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None:
-    tell, clock = caller.tell, caller.clock
+    tell, clock = PrintLog(log_of(run.id, ledger.store), caller.tell), caller.clock
     request, wished = seated(request), ledger.last_wish()
     goal, work = request.goal, request.work(run.id)
     count = recount(ledger, run, goal, work, (request.scale, request.offset), tell)

@@ -13,7 +13,7 @@ import selectors
 import sys
 import time
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cluster.descriptors import left, raised
 from cluster.family import memory_of, memory_text
 from cluster.nodes import Node
 from cluster.patience import backoff
+from cluster.prints import Printed
 from cluster.work import Outcome, Task, Work
 from cluster.worker import Marker, with_limit
 
@@ -94,8 +95,11 @@ class Slots:
             )
         self._slots = [Slot(index, node, work, selector, memory) for index in range(count)]
 
-    def tend(self) -> Iterator[Outcome]:
-        """See to every process: start it, pass on its answers, answer for it once it is dead."""
+    def tend(self) -> Iterator[Outcome | Printed]:
+        """See to every process: start it, pass on its answers, answer for it once it is dead.
+
+        What a kernel has printed comes before the outcome of its task.
+        """
         look = bool(self._memory) and time.monotonic() - self._looked > _LOOK
         if look:
             self._looked = time.monotonic()
@@ -175,10 +179,10 @@ class Slot:
         self._false_starts = self._scarce = 0
         self._due, self._was_ready = 0.0, False
 
-    def tend(self, ready_within: float) -> Iterator[Outcome]:
+    def tend(self, ready_within: float) -> Iterator[Outcome | Printed]:
         """Start the process, pass on what it answers, and answer for it once it is dead."""
         if self._child is not None:
-            yield from self._answers(self._child)
+            yield from self._heard(self._child)
             if not self.ready and time.monotonic() - self._since > ready_within:
                 self._child.complain(f"not ready within {ready_within:g} s")
             if self._child.gone:
@@ -265,8 +269,21 @@ class Slot:
         self.held_up = words
         self._due = time.monotonic() + backoff(self._scarce - 1, 1.0, _LONGEST)
 
-    def _answers(self, child: Child) -> Iterator[Outcome]:
-        for message in child.messages():
+    def _heard(self, child: Child) -> Iterator[Outcome | Printed]:
+        """What it printed, and then what it answered after that."""
+        messages = child.messages()
+        if messages:
+            child.listen()
+        yield from self._printed(child)
+        yield from self._answers(child, messages)
+
+    def _printed(self, child: Child, *, ended: bool = False) -> Iterator[Printed]:
+        if (news := child.prints.take(ended=ended)) is not None:
+            task, block = self._marker.task, self._marker.block
+            yield Printed(task, block, *news, self._node.host, self._index)
+
+    def _answers(self, child: Child, messages: Iterable[Any]) -> Iterator[Outcome]:
+        for message in messages:
             try:
                 outcome = self._received(message, child)
             except (ValueError, KeyError) as error:
@@ -289,10 +306,11 @@ class Slot:
         self.taken.popleft()
         return outcome
 
-    def _bury(self, child: Child) -> Iterator[Outcome]:
+    def _bury(self, child: Child) -> Iterator[Outcome | Printed]:
         """Answer for a dead process: what it sent counts, what it had taken is lost."""
         reason = with_limit(child.reap(), self._memory if self._verdict == "lost" else 0)
-        yield from self._answers(child)
+        yield from self._printed(child, ended=True)
+        yield from self._answers(child, child.messages())
         self._child, self.ready = None, False
         # One that dies before its first block would die for ever.
         self._false_starts = self._false_starts + 1 if self._marker.block is None else 0

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
+from cluster.backends.base import Backend, Item, Items, NodeEvent, Options, Pause, Source
 from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Stop, SystemClock, recount
 from cluster.events import Event
 from cluster.family import descendants
@@ -381,14 +381,12 @@ def check_hostile(subject: Subject, name: str) -> None:
 
 
 @contextmanager
-def _running(
-    subject: Subject, work: Work, source: Source
-) -> Iterator[Iterator[Outcome | NodeEvent | None]]:
+def _running(subject: Subject, work: Work, source: Source) -> Iterator[Iterator[Item]]:
     with subject.make() as engine, closing(engine.run(work, source)) as items:
         yield _in_time(items)
 
 
-def _in_time(items: Items) -> Iterator[Outcome | NodeEvent | None]:
+def _in_time(items: Items) -> Iterator[Item]:
     """The items; an engine that goes on without end has failed the check."""
     deadline = time.monotonic() + _LONGEST_CHECK
     for item in items:

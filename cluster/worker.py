@@ -17,6 +17,7 @@ import select
 import signal
 import sys
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -41,6 +42,9 @@ def main() -> None:
     limit_memory(memory)
     lines = Lines(*take_descriptors())
     faulthandler.enable()
+    for stream in (sys.stdout, sys.stderr):
+        # So that a line is heard of before the outcome of its block.
+        stream.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
     sources: dict[str, Source] = {}
     work = Work.from_json(lines.read(), sources)
     try:
@@ -77,6 +81,8 @@ def _serve(
 def draw(work: Work, task: Task, marker: Marker, memory: int) -> Outcome:
     """Perform a task under a limit of memory, which a kernel's lack of it is told with."""
     outcome = perform(work, task, begin=partial(marker.set, task.id))
+    with suppress(Exception):  # a kernel may have put anything in its place, or closed it
+        sys.stdout.flush()
     fault = outcome.fault
     if fault is None or not fault.type.endswith("MemoryError"):
         return outcome

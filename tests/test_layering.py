@@ -34,6 +34,7 @@ ROOMS = (
     "work",
     "family",
     "worker",
+    "prints",
     "wire",
     "desk",
     "child",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ClusterError, StoreError
-from cluster.events import Event, NodeChanged, Progress, Started, SweepStarted
+from cluster.events import Event, NodeChanged, Printed, Progress, Started, SweepStarted
 from cluster.folders import hostname
 from cluster.ledger import log_of
 from cluster.report.result import Result
@@ -48,7 +48,8 @@ class Voice:
                 self._tell(ready=True)
             elif isinstance(event, Progress) and any(node.tasks for node in event.nodes):
                 self._tell(works=True)
-            then(event)
+            if not isinstance(event, Printed):  # which is in the log, where we speak
+                then(event)
 
         return observe
 

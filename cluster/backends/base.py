@@ -22,6 +22,7 @@ from cluster.descriptors import raised
 from cluster.errors import EngineError, UsageError, did_you_mean
 from cluster.launch import agent_command
 from cluster.nodes import Node
+from cluster.prints import Hearing, Overheard, Printed
 from cluster.secret import Secret
 from cluster.slots import POOLS
 from cluster.work import Outcome, Task, Work
@@ -73,7 +74,8 @@ class NodeEvent(NamedTuple):
 
 
 # What an engine yields: a generator, so that closing it is the way to stop.
-Items = Generator[Outcome | NodeEvent | None, None, None]
+Item = Outcome | NodeEvent | Printed | None
+Items = Generator[Item, None, None]
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,9 @@ class Backend(ABC):
     @abstractmethod
     def run(self, work: Work, source: Source) -> Items:
         """Yield outcomes in any order, node events, and None about once a second between them.
+
+        What a kernel prints while it draws a task is yielded before the outcome of that, as far
+        as the engine hears of it.
 
         Ends when the source says END and every task taken is answered. Closing the generator
         cancels what has not begun and returns promptly.
@@ -284,7 +289,7 @@ def ready_at_home(options: Options) -> str:
 
 
 @contextmanager
-def kernels_at_home() -> Iterator[None]:
+def kernels_at_home(hearing: Hearing | None = None) -> Iterator[None]:
     """What an engine owes this process when it runs kernels in it.
 
     The thread pools of libraries that are still to be loaded are held to one thread; and what a
@@ -296,10 +301,13 @@ def kernels_at_home() -> Iterator[None]:
     ours.flush()
     os.dup2(2, 1)
     theirs = sys.stdout = os.fdopen(os.dup(2), "w", buffering=1, errors="replace")
+    errors = sys.stderr
+    if hearing is not None:
+        sys.stdout, sys.stderr = Overheard(hearing, theirs), Overheard(hearing, errors)
     try:
         yield
     finally:
-        sys.stdout = ours
+        sys.stdout, sys.stderr = ours, errors
         with suppress(OSError):  # a kernel may have closed what is below it
             theirs.close()
         os.dup2(kept, 1)

@@ -17,6 +17,7 @@ from cluster.handshake import is_one_machine
 from cluster.launch import Change, Fleet, Happening, Host, Standing
 from cluster.nodes import Node
 from cluster.patience import Attention
+from cluster.prints import Printed
 from cluster.work import Outcome, Task, Work
 
 # A revoked task is answered for once its worker is killed, which is done at once.
@@ -177,7 +178,7 @@ class Hosted(Backend):
         """What the agents do; see :class:`cluster.launch.Fleet`."""
         return {"tells": self.chooses}
 
-    def _on(self, happening: Happening, source: Source) -> Iterator[Outcome | NodeEvent]:
+    def _on(self, happening: Happening, source: Source) -> Iterator[Outcome | NodeEvent | Printed]:
         host, change, message = happening
         if change is Change.READY:
             self._brief(host, source)
@@ -196,9 +197,11 @@ class Hosted(Backend):
                 host.introduce(source.work_of(run))
             host.say({"revoke": sorted(self._revoked)})
 
-    def _hear(self, host: Host, message: Any) -> Iterator[Outcome]:
+    def _hear(self, host: Host, message: Any) -> Iterator[Outcome | Printed]:
         if isinstance(message, list):
             yield from self._passed_on(Outcome.from_json(message))
+        elif "printed" in message:
+            yield Printed.from_json(message["printed"])._replace(node=host.name)
         elif "began" in message:
             task, _ = self._taken.get(message["began"], (None, ""))
             if task is not None:

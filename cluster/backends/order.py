@@ -75,7 +75,8 @@ def _in_a_worker(work: Work, ready: float) -> Outcome:
         try:
             while time.monotonic() < deadline and not slots.broken:
                 for outcome in slots.tend():
-                    return outcome
+                    if isinstance(outcome, Outcome):
+                        return outcome
                 if slots.usable and not given:
                     slots.give(task)
                     given = True

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
 from cluster.errors import EngineError
 from cluster.nodes import Node
+from cluster.prints import Printed
 from cluster.slots import Slots
 from cluster.work import Outcome, Task, Work
 
@@ -43,7 +44,7 @@ class Engine(Backend):
             # Whatever it was that woke us: a worker that prints without end must not stop clocks.
             yield None
 
-    def _tend(self, slots: Slots) -> Iterator[Outcome | NodeEvent]:
+    def _tend(self, slots: Slots) -> Iterator[Outcome | NodeEvent | Printed]:
         """See to every process, and tell when the number of usable ones changes."""
         yield from slots.tend()
         if slots.usable != self._usable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from cluster.backends.base import (
     Backend,
@@ -14,6 +15,7 @@ from cluster.backends.base import (
     ready_at_home,
 )
 from cluster.backends.order import hold_to_workers
+from cluster.prints import Hearing
 from cluster.work import Work, perform
 
 
@@ -28,11 +30,17 @@ class Engine(Backend):
         for each in (work, *self.options.kernels):
             hold_to_workers(each, self.options.ready)
         yield NodeEvent(node, 1, ready_at_home(self.options))
-        with kernels_at_home():
+        hearing = Hearing()
+        with kernels_at_home(hearing):
             while (task := source.take(node)) is not Pause.END:
                 if isinstance(task, Pause):
                     time.sleep(min(self.options.tick, 0.05))
                     yield None
                 else:
-                    outcome = perform(source.work_of(task.run) or work, task, time.thread_time)
+                    of, begin = source.work_of(task.run) or work, partial(hearing.begin, task.id)
+                    try:
+                        outcome = perform(of, task, time.thread_time, begin)
+                    finally:
+                        hearing.end()
+                    yield from hearing.taken(node)
                     yield outcome._replace(node=node)

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from cluster.backends.base import (
     Backend,
@@ -17,6 +18,7 @@ from cluster.backends.base import (
     ready_at_home,
 )
 from cluster.backends.order import hold_to_workers
+from cluster.prints import Hearing
 from cluster.work import Outcome, Task, Work, perform
 
 _GRACE = 0.5
@@ -35,17 +37,20 @@ class Engine(Backend):
         slots = node.slots or 1
         tasks: queue.SimpleQueue[tuple[Work, Task] | None] = queue.SimpleQueue()
         outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        hearing = Hearing()
         # Daemons: a kernel that hangs must not keep a stopped dispatcher alive.
         workers = [
-            threading.Thread(target=_serve, args=(tasks, outcomes, slot), daemon=True)
+            threading.Thread(target=_serve, args=(tasks, outcomes, slot, hearing), daemon=True)
             for slot in range(slots)
         ]
         for worker in workers:
             worker.start()
-        with kernels_at_home():
+        with kernels_at_home(hearing):
             try:
                 yield NodeEvent(node.host, slots, ready_at_home(self.options))
-                yield from self._turn(work, source, tasks, outcomes)
+                for item in self._turn(work, source, tasks, outcomes):
+                    yield from hearing.taken(node.host)
+                    yield item
             finally:
                 _drop(tasks)
                 for _ in range(slots):
@@ -79,9 +84,13 @@ def _serve(
     tasks: queue.SimpleQueue[tuple[Work, Task] | None],
     outcomes: queue.SimpleQueue[Outcome],
     slot: int,
+    hearing: Hearing,
 ) -> None:
     while (found := tasks.get()) is not None:
-        outcomes.put(perform(*found, time.thread_time)._replace(slot=slot))
+        begin = partial(hearing.begin, found[1].id)
+        outcome = perform(*found, time.thread_time, begin)
+        hearing.end()
+        outcomes.put(outcome._replace(slot=slot))
 
 
 def _drop(tasks: queue.SimpleQueue[tuple[Work, Task] | None]) -> None:

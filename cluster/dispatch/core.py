@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 
+from cluster import prints
 from cluster.backends.base import NodeEvent, Pause
 from cluster.count import Count
 from cluster.dispatch.blame import STRIKES, Failures, Stranded
@@ -20,6 +21,7 @@ from cluster.events import (
     HostsChanged,
     NodeChanged,
     Observer,
+    Printed,
     Progress,
 )
 from cluster.handshake import IMPURE
@@ -200,6 +202,13 @@ class Core:
         self.writer.slots(event.node, event.slots)
         if more:
             self._tell(event.node, more)
+
+    def on_printed(self, printed: prints.Printed) -> None:
+        """A kernel printed something."""
+        # A probe is of no block.
+        block = printed.block if printed.task in self.flights else None
+        _, _, lines, dropped, node, slot = printed
+        self.observe(Printed(self.work.run, node, slot, block, lines, dropped))
 
     def on_hosts(self, added: Sequence[Node], drained: Sequence[str], why: str) -> None:
         """Hosts are to come and to go, before they do."""

@@ -14,6 +14,7 @@ from cluster.dispatch.core import Core
 from cluster.dispatch.roster import Roster, Told
 from cluster.errors import EngineError, NodesMissing, StopNow
 from cluster.events import Observer, Progress
+from cluster.prints import Printed
 from cluster.state import State
 from cluster.work import Outcome, Work
 
@@ -93,6 +94,9 @@ class Decider(Source, Told, Protocol):
 
     def on_node(self, event: NodeEvent) -> None:
         """A node has another number of usable slots."""
+
+    def on_printed(self, printed: Printed) -> None:
+        """A kernel printed something."""
 
     def on_tick(self) -> None:
         """Look at the clocks."""
@@ -174,6 +178,8 @@ class Turns:
             for item in items:
                 if isinstance(item, Outcome):
                     core.on_outcome(item)
+                elif isinstance(item, Printed):
+                    core.on_printed(item)
                 elif item is not None:
                     core.on_node(item)
                 self._look()

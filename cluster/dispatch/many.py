@@ -31,6 +31,7 @@ from cluster.events import (
     Progress,
 )  # fmt: skip
 from cluster.nodes import Node
+from cluster.prints import Printed
 from cluster.state import State
 from cluster.work import Outcome, Task, Work
 
@@ -297,6 +298,13 @@ class Many:
     def _counted(self, core: Core, before: int) -> None:
         self.blocks += core.count.blocks - before
         self.samples += (core.count.blocks - before) * core.work.block
+
+    def on_printed(self, printed: Printed) -> None:
+        """Have a run tell what its kernel printed; where nobody knows whose it is, any."""
+        of = None if printed.task is None else self._open.get(printed.task % self._total)
+        found = of or next(iter(self._open.values()), None)
+        if found is not None:
+            found.core.on_printed(printed)
 
     def on_tick(self) -> None:
         """Look at the clocks: expired tasks, runs out of time, and a cluster without nodes."""

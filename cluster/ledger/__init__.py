@@ -10,6 +10,7 @@ from __future__ import annotations
 from cluster.ledger.database import FILE, NETWORK, SQLITE, file_system
 from cluster.ledger.locks import Owner, holder
 from cluster.ledger.moves import compact, remove, take_over
+from cluster.ledger.prints import PrintLog
 from cluster.ledger.rows import Counted, NodeTotals, Run, Speed, Wish
 from cluster.ledger.store import Ledger, Where, log_of, opened
 from cluster.ledger.tables import SCHEMA
@@ -24,6 +25,7 @@ __all__ = [
     "Ledger",
     "NodeTotals",
     "Owner",
+    "PrintLog",
     "Run",
     "Scribe",
     "Speed",

@@ -23,6 +23,7 @@ from cluster.events import (
     Noted,
     Observer,
     PointProgress,
+    Printed,
     Progress,
     Started,
     SweepStarted,
@@ -46,6 +47,8 @@ __all__ = ["Bar", "Lines", "Observer", "Quiet", "observer"]
 
 # Failed attempts that are told one by one; the others are counted.
 _MOST_FAILURES = 5
+# Lines of kernels that are told; all that are kept stand in the log.
+_MOST_PRINTED = 5
 # Nodes that have a row of their own below the bar.
 _MOST_NODES = 16
 # Points that are told below a line of progress; the bar shows more.
@@ -135,7 +138,7 @@ class Lines(Quiet):
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self._next = _SHORTEST_PAUSE
+        self._next, self._printed = _SHORTEST_PAUSE, 0
 
     def _on(self, event: Event) -> None:
         match event:
@@ -149,13 +152,26 @@ class Lines(Quiet):
                 self._say(_drain(event))
             case Closed():
                 self._say(f"the window {event.window} is closed; it opens at {event.opens}")
-            case Noted():
-                place = f"{event.node}: " if event.node else ""
-                self._say(f"{place}{one_line(event.text)}")
+            case Noted() | Printed():
+                self._quote(event)
             case Progress():
                 self._progress(event)
             case _:
                 super()._on(event)
+
+    def _quote(self, event: Noted | Printed) -> None:
+        """Of what kernels print the first lines, and once that there are more."""
+        if isinstance(event, Noted):
+            place = f"{event.node}: " if event.node else ""
+            self._say(f"{place}{one_line(event.text)}")
+            return
+        told = event.described()
+        shown = told[: max(0, _MOST_PRINTED - self._printed)]
+        for line in shown:
+            self._say(one_line(line))
+        if self._printed <= _MOST_PRINTED < self._printed + len(told):
+            self._say(f"kernels print more than is shown here; {event.log or 'no log'} has it")
+        self._printed += len(told)
 
     def _progress(self, event: Progress) -> None:
         if event.elapsed_s >= self._next:

@@ -20,6 +20,7 @@ from cluster.folders import hostname
 from cluster.handshake import fingerprint, is_lost, probe, probed
 from cluster.kernels import Source
 from cluster.nodes import local
+from cluster.prints import Printed
 from cluster.slots import Slots
 from cluster.work import Outcome, Task, Work
 from cluster.worker import leave_it
@@ -129,7 +130,10 @@ class Hand:
 
     def _draw(self, slots: Slots) -> None:
         for outcome in slots.tend():
-            self._answer(outcome)
+            if isinstance(outcome, Printed):
+                self._say({"printed": outcome})
+            else:
+                self._answer(outcome)
         if self._told != (told := (slots.usable, slots.reason)):
             self._told = told
             self._on_slot(slots)

@@ -24,6 +24,7 @@ from cluster.handshake import differences, failed, fingerprint, missing_module, 
 from cluster.launch import Judge, Jury, Patience, installing
 from cluster.nodes import Node, is_local
 from cluster.patience import Attention
+from cluster.prints import Printed
 from cluster.work import Outcome, Task, Work
 
 _GATHER = 60.0
@@ -298,7 +299,7 @@ class Inside(Backend):
 
     # -- what the ranks say -----------------------------------------------------------------------
 
-    def _hear(self, rank: Rank, message: Any) -> Iterator[Outcome]:
+    def _hear(self, rank: Rank, message: Any) -> Iterator[Outcome | Printed]:
         if isinstance(message, list):
             outcome = Outcome.from_json(message)._replace(node=rank.host, slot=rank.index)
             if outcome.task < 0:
@@ -306,6 +307,9 @@ class Inside(Backend):
                 return
             rank.taken.pop(outcome.task, None)
             yield outcome
+        elif "printed" in message:
+            printed = Printed.from_json(message["printed"])
+            yield printed._replace(node=rank.host, slot=rank.index)
         elif "hello" in message:
             rank.hello = message["hello"]
             if found := differences(self._here, message["hello"]):

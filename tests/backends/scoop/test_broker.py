@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cluster.backends.base import NodeEvent, Options, Pause, Source
+from cluster.backends.base import Items, Options, Pause, Source
 from cluster.backends.scoop.engine import Engine
 from cluster.backends.scoop.seal import SealedPickle, Stamps, fresh_key
 from cluster.family import descendants
@@ -221,7 +221,7 @@ class Steps(Source):
 
 
 @contextmanager
-def one_slot(text: str, source: Steps) -> Iterator[Iterator[Outcome | NodeEvent | None]]:
+def one_slot(text: str, source: Steps) -> Iterator[Items]:
     """A run with a slot of this machine."""
     engine = Engine([Node("localhost", slots=1)], Options(tick=0.05))
     with engine, closing(engine.run(work_of(text), source)) as items:

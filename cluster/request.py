@@ -14,7 +14,17 @@ from typing import Any
 from cluster import streams
 from cluster.canonical import sha256
 from cluster.errors import KernelError, Problem, SpecError, UsageError
-from cluster.kernels import Kernel, ParamError, ParamFault, Source, freeze, load
+from cluster.kernels import (
+    Kernel,
+    ParamError,
+    ParamFault,
+    Source,
+    freeze,
+    load,
+    refuse_verbs,
+    unfound,
+    within,
+)
 from cluster.nodes import ALLOCATE, NO_ALLOCATION, Node, is_local, usable_cores
 from cluster.plan import Goal, Target, blocks_for
 from cluster.spec import Spec
@@ -149,14 +159,17 @@ def prepared(spec: Spec) -> tuple[Source, Kernel]:
 
     Raises:
         SpecError: it is not there, or no kernel; with its place.
+        KernelError: a kernel's file asks for it while it is imported.
     """
+    refuse_verbs()
     try:
         source = freeze(spec.kernel, spec.base, spec.include)
-        return source, load(source)
+        with within(spec.retry.timeout, source.entry):
+            return source, load(source)
     except KernelError as error:
         place = f" (at {error.where})" if error.where else ""
-        problem = spec.problem("kernel", error.message + place, error.fix)
-        raise SpecError([problem]) from error
+        fix = error.fix or unfound(error, spec.kernel, spec.base)
+        raise SpecError([spec.problem("kernel", error.message + place, fix)]) from error
 
 
 def bound(

@@ -8,7 +8,8 @@ later, compiles that text from a private folder named by its hash.
 from __future__ import annotations
 
 from cluster.kernels.cache import cache_folder
-from cluster.kernels.freeze import freeze
+from cluster.kernels.freeze import freeze, unfound
+from cluster.kernels.importing import refuse_verbs, within
 from cluster.kernels.load import load
 from cluster.kernels.model import (
     DEFAULT_BLOCK,
@@ -35,4 +36,7 @@ __all__ = [
     "kernel",
     "listing",
     "load",
+    "refuse_verbs",
+    "unfound",
+    "within",
 ]

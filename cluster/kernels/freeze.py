@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from cluster.errors import KernelError, did_you_mean
+from cluster.kernels.missing import cure_of, files_of
+from cluster.kernels.missing import include as include_line
 from cluster.kernels.model import Source, not_a_kernel
 from cluster.kernels.text import (
     form_of,
@@ -38,6 +40,13 @@ def freeze(reference: str, base: Path, include: Iterable[str] = ()) -> Source:
     _check_function(source)
     _check_siblings(source, path.parent)
     return source
+
+
+def unfound(error: KernelError, reference: str, base: Path) -> str | None:
+    """What to do about a file or a module that the import of a kernel did not find, or None."""
+    if error.__cause__ is None:
+        return None
+    return cure_of(error.__cause__, _find(reference.rpartition(":")[0], base).parent)
 
 
 def _find(place: str, base: Path) -> Path:
@@ -97,9 +106,10 @@ def _check_siblings(source: Source, folder: Path) -> None:
             if f"{name}.py" in listed or name in listed or name in sys.stdlib_module_names:
                 continue
             if name != "cluster" and _stands_in(folder, name):
+                listed_files = files_of(folder / name) or [f"{name}.py"]
                 raise KernelError(
                     f"{file} imports its neighbour {name!r}, which would be missing on a node",
-                    fix=f"add it to the spec: include: [{name}.py]",
+                    fix=f"add it to the spec: {include_line(listed_files)}",
                 )
 
 

@@ -12,10 +12,11 @@ from pathlib import Path, PurePosixPath
 from types import CodeType, ModuleType
 from typing import Any
 
-from cluster.errors import KernelError
+from cluster.errors import KernelError, StopNow
 from cluster.kernels.cache import ROOT, module_name, modules_folder, unpack
 from cluster.kernels.callables import layers, oddity, parameters_of, place_of
-from cluster.kernels.model import FORMS, Kernel, Source, Traits, not_a_kernel
+from cluster.kernels.importing import GUARD, AtImport, ImportTimeout, importing
+from cluster.kernels.model import FORMS, Kernel, Source, Traits, describe, not_a_kernel
 
 
 @lru_cache(maxsize=64)
@@ -83,12 +84,12 @@ def _import(source: Source, folder: Path) -> ModuleType:
     _forget_neighbours(source)
     _make_findable(source, folder)
     try:
-        return run_as(module_name(source), folder, source.entry)
-    except (Exception, SystemExit) as error:
-        raise KernelError(
-            f"{source.entry} does not import: {type(error).__name__}: {error}",
-            where=_line_of(error, folder / source.entry, source.entry),
-        ) from error
+        with importing(source.entry):
+            return run_as(module_name(source), folder, source.entry)
+    except BaseException as error:
+        if isinstance(error, StopNow | KeyboardInterrupt):
+            raise
+        raise _not_imported(error, source.entry, folder) from error
 
 
 def run_as(name: str, folder: Path, entry: str) -> ModuleType:
@@ -110,7 +111,7 @@ def run_as(name: str, folder: Path, entry: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise
     return module
 
@@ -158,6 +159,17 @@ def _make_findable(source: Source, folder: Path) -> None:
 
 def _is_installed(name: str) -> bool:
     return name in sys.stdlib_module_names or PathFinder.find_spec(name) is not None
+
+
+def _not_imported(error: BaseException, entry: str, folder: Path) -> KernelError:
+    """What ended an import, at its line of the file, and the cure where there is one."""
+    where = _line_of(error, folder / entry, entry)
+    if isinstance(error, AtImport):
+        return KernelError(error.message, where=where, fix=error.fix)
+    # The folder is one of ours, of which nobody has heard.
+    what = describe(error).replace(f"{folder}{os.sep}", "")
+    fix = GUARD if isinstance(error, SystemExit | EOFError | ImportTimeout) else None
+    return KernelError(f"{entry} does not import: {what}", where=where, fix=fix)
 
 
 def _forget_neighbours(source: Source) -> None:

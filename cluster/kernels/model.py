@@ -310,7 +310,7 @@ def not_a_kernel(name: str, parameters: list[str], where: str | None) -> KernelE
 def describe(error: BaseException) -> str:
     """An error of a person's code on one line, whatever its own text does."""
     try:
-        text = str(error).strip()
+        text = " ".join(str(error).split())
     except Exception:  # the user's __str__ may raise anything
         text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from cluster.errors import KernelError, did_you_mean
 from cluster.kernels.callables import ASYNC, CLASS
+from cluster.kernels.missing import DATA
 from cluster.kernels.model import DEFAULT_BLOCK, FORMS
 
 
@@ -151,7 +152,9 @@ def read(path: Path, name: str) -> str:
     except OSError as error:
         raise KernelError(f"cannot read {name}: {error.strerror}", where=str(path)) from None
     except UnicodeDecodeError as error:
-        raise KernelError(f"{name} is not UTF-8 at byte {error.start}", where=str(path)) from None
+        fix = "save it as UTF-8" if path.suffix == ".py" else DATA
+        message = f"{name} is not UTF-8 at byte {error.start}"
+        raise KernelError(message, where=str(path), fix=fix) from None
 
 
 def parse(text: str, file: str) -> ast.Module:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from cluster.durable import make_folder
 from cluster.errors import Locked, StoreError
+from cluster.kernels import refuse_verbs
 from cluster.ledger.faults import BUSY, is_full, no_store, translated
 from cluster.ledger.locks import Owner
 from cluster.ledger.places import (
@@ -54,6 +55,7 @@ class Database:
     """
 
     def __init__(self, store: Path, *, create: bool = False, write: bool = False) -> None:
+        refuse_verbs()
         self.store = store
         self.path = store / FILE
         self._open = ExitStack()

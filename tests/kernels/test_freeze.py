@@ -167,7 +167,7 @@ def test_a_source_without_its_entry_is_refused() -> None:
         ("coin.py:zzz", "defines no function 'zzz'", "its kernels: coin"),
         ("nowhere.at.all:coin", "no module 'nowhere.at.all'", "name the file instead"),
         ("broken.py:coin", "not Python", None),
-        ("latin.py:coin", "latin.py is not UTF-8 at byte 1", None),
+        ("latin.py:coin", "latin.py is not UTF-8 at byte 1", "save it as UTF-8"),
     ],
 )
 def test_what_cannot_be_found_or_read_says_so(

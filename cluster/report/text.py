@@ -6,6 +6,7 @@ documents are those of ``--json``, except for :func:`result`, which takes the ob
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from itertools import chain, groupby
@@ -414,6 +415,9 @@ def _two_digits(error: float | None) -> str | None:
 
 
 def _plain(value: Any) -> str:
+    """A value of a sweep as its spec writes it."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 

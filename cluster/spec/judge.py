@@ -128,7 +128,7 @@ def _nulls(source: Source, broken: set[Path]) -> Iterator[Problem]:
 
 
 def _null_paths(value: object, path: Path) -> Iterator[Path]:
-    if path[:1] == ("params",) and len(path) > 1:
+    if _of_params(path):
         return
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -138,6 +138,13 @@ def _null_paths(value: object, path: Path) -> Iterator[Path]:
             yield from _null_paths(inner, (*path, index))
     elif value is None and path[-1] not in NULLABLE:
         yield path
+
+
+def _of_params(path: Path) -> bool:
+    """Whether a place is inside of ``params``, or of a value that a sweep gives to one."""
+    own = path[:1] == ("params",) and len(path) > 1
+    swept = path[:1] == ("sweep",) and len(path) > 3
+    return own or (swept and any(str(step).startswith("params.") for step in path[2:4]))
 
 
 def _goal(model: type[BaseModel], source: Source) -> Iterator[Problem]:

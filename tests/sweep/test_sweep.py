@@ -49,6 +49,57 @@ def told(sweep: str, *overrides: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
+@pytest.mark.parametrize(
+    ("sweep", "cuts"),
+    [
+        ("{matrix: {params.cut: [null, 1]}}", [None, 1.0]),
+        ("{zip: {params.cut: [1, null], seed: [1, 2]}}", [1.0, None]),
+        ("{include: [{params.cut: null}, {params.cut: 2}]}", [None, 2.0]),
+        ("{matrix: {params.cut: [null, 1]}, exclude: [{params.cut: null}]}", [1.0]),
+        ("{matrix: {params.cut: [{at: null, by: [null, 1]}]}}", [{"at": None, "by": (None, 1)}]),
+    ],
+)
+def test_null_is_a_value_of_a_parameter_wherever_a_sweep_gives_one(
+    tmp_path: Path, sweep: str, cuts: list[Any]
+) -> None:
+    """As in ``params``: no cut at all is a point beside the cuts, alone or inside of a mapping."""
+    (tmp_path / "k.py").write_text("def k(rng, samples, cut=1.0): ...\n")
+    text = f"kernel: k.py:k\nsamples: 1e3\nseed: 1\nsweep: {sweep}\n"
+    points = expand(parse(text, "s.yaml", tmp_path, (), {}))
+    assert [point.request.params["cut"] for point in points] == cuts
+    again = Spec.from_json(parse(text, "s.yaml", tmp_path, (), {}).to_json())
+    assert [point.request.identity for point in expand(again)] == [
+        point.request.identity for point in points
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "cuts"),
+    [("params.dimension=null,2", [None, 2]), ("sweep.matrix.params.dimension=[null]", [None])],
+)
+def test_null_can_be_set_among_the_values_of_an_axis(override: str, cuts: list[Any]) -> None:
+    """A list after ``--set`` is judged as one in the file."""
+    assert swept("sweep: {matrix: {seed: [1]}}", override).sweep.matrix["params.dimension"] == (  # type: ignore[union-attr, index]
+        *cuts,
+    )
+
+
+@pytest.mark.parametrize(
+    ("sweep", "place"),
+    [
+        ("{matrix: {samples: [null, 1]}}", "sweep.matrix.samples[0]"),
+        ("{matrix: {params.dimension: null}}", "sweep.matrix.'params.dimension'"),
+        ("{include: [null]}", "sweep.include[0]"),
+        ("{zip: {seed: }}", "sweep.zip.seed"),
+    ],
+)
+def test_null_of_anything_else_in_a_sweep_is_a_value_that_is_missing(
+    sweep: str, place: str
+) -> None:
+    """A key without its values is a line left unfinished, there as everywhere."""
+    assert any(f": {place}: a value is missing" in line for line in told(f"sweep: {sweep}"))
+
+
 def test_matrix_is_the_product_and_zip_goes_in_step() -> None:
     """The first key of the matrix changes slowest, as it is read."""
     sweep = "sweep: {matrix: {seed: [1, 2]}, zip: {params.dimension: [2, 3], samples: [10, 20]}}"

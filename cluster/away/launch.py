@@ -48,7 +48,7 @@ class Word:
             setattr(self, name, value)
 
 
-def launch(arguments: Sequence[str]) -> Word:
+def launch(arguments: Sequence[str], stdin: IO[bytes] | None = None) -> Word:
     """Start a command of ours in a session of its own; returns its first word.
 
     That is: its run, once it has computed a task, or its time for that is over; or how it ended,
@@ -56,6 +56,7 @@ def launch(arguments: Sequence[str]) -> Word:
 
     Args:
         arguments: as they follow ``cluster``, less ``--detach``.
+        stdin: a file with what it reads from standard input; without one there is nothing.
 
     Raises:
         ClusterError: it ended at once, by this error.
@@ -64,8 +65,8 @@ def launch(arguments: Sequence[str]) -> Word:
     command = [sys.executable, "-P", "-c", _BOOTSTRAP, root, *arguments]
     with tempfile.TemporaryFile() as early, _pipe() as (reader, writer):
         process = subprocess.Popen(
-            [*command, "--word", str(writer)], stdin=subprocess.DEVNULL, stdout=early, stderr=early,
-            pass_fds=(writer,), start_new_session=True,
+            [*command, "--word", str(writer)], stdin=stdin or subprocess.DEVNULL,
+            stdout=early, stderr=early, pass_fds=(writer,), start_new_session=True,
         )  # fmt: skip
         os.close(writer)
         word = Word()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -159,6 +160,22 @@ def detachable(function: Function) -> Function:
     return wrapper
 
 
+@contextmanager
+def _kept(
+    spec: Path | None, arguments: Sequence[str]
+) -> Iterator[tuple[Sequence[str], IO[bytes] | None]]:
+    """The arguments and standard input of a detached command; a piped spec goes along in a file."""
+    from cluster.spec import is_stream, text_of
+
+    if spec is None or not is_stream(spec):
+        yield arguments, None
+        return
+    with tempfile.TemporaryFile() as text:
+        text.write(text_of(spec))
+        text.seek(0)
+        yield ["-" if Path(word) == spec else word for word in arguments], text
+
+
 def _detached(arguments: Sequence[str], options: Mapping[str, Any]) -> int:
     from cluster.away import launch
     from cluster.backends.base import seat
@@ -168,7 +185,8 @@ def _detached(arguments: Sequence[str], options: Mapping[str, Any]) -> int:
             "the ranks of mpirun or srun end with it: none goes on by itself",
             fix="leave --detach out, or detach mpirun itself",
         )
-    word = launch(arguments)
+    with _kept(options.get("spec"), arguments) as (words, stdin):
+        word = launch(words, stdin)
     document = {"run": word.run, "state": word.state}
     store = options["store"] or "runs"
     answer(document, options["as_json"], lambda: text.detached(document, store))

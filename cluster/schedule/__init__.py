@@ -15,7 +15,7 @@ from cluster.notify import filled
 from cluster.schedule import cron, slurm, systemd
 from cluster.schedule.job import Job, Scheduled, Start, job_of, name_of
 from cluster.schedule.slurm import Order
-from cluster.spec import Spec
+from cluster.spec import Spec, is_stream
 
 __all__ = ["SCHEDULERS", "Job", "Order", "Scheduled", "Start", "batch", "job_of", "put", "remove"]
 
@@ -73,7 +73,16 @@ def batch(spec: Path, order: Order, start: Start, *, printed: bool = False) -> d
     return _given("slurm", job, order, slurm.log(job), printed)
 
 
+def _check_file(spec: Path) -> None:
+    """Refuse a spec that is piped in: each start of a scheduler reads it anew."""
+    if is_stream(spec):
+        raise UsageError(
+            f"a scheduler needs a spec that stays: {spec} is read once", fix="save it as a file"
+        )
+
+
 def _loaded(spec: Path, start: Start) -> Spec:
+    _check_file(spec)
     loaded = api.load(spec, start.overrides)
     if start.yes and loaded.sweep is None:
         raise UsageError("--yes is for a sweep, and the spec has none", fix="leave it out")
@@ -99,6 +108,7 @@ def _given(kind: str, job: Job, when: str | Order, log: Path, printed: bool) -> 
 
 def remove(spec: Path) -> dict[str, Any]:
     """Take away what any scheduler was given of a spec, which need not be there any more."""
+    _check_file(spec)
     name = name_of(spec)
     taken = [kind for kind, scheduler in SCHEDULERS.items() if scheduler.remove(name, spec)]
     return {"name": name, "removed": taken}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.spec.loading import hosts_of, load, parse
+from cluster.spec.loading import hosts_of, is_stream, load, parse, text_of
 from cluster.spec.model import BACKENDS, Retry, Spec, Until
 from cluster.spec.night import Notify, Schedule
 from cluster.spec.reference import reference, schema
@@ -17,8 +17,10 @@ __all__ = [
     "Sweep",
     "Until",
     "hosts_of",
+    "is_stream",
     "load",
     "parse",
     "reference",
     "schema",
+    "text_of",
 ]

@@ -78,6 +78,8 @@ def _no_mapping(source: Source) -> Problem:
 
 def _name_of(file: str) -> str:
     """The name that a file gives to its runs: its stem, less what no name may hold."""
+    if file.startswith(("/dev/fd/", "/dev/stdin", "/proc/")):
+        return "run"
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", Folder(file).stem).lstrip("._-")
     return plain[:64] or "run"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,20 +25,46 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     """Read a spec from its file.
 
     Args:
-        path: the YAML file; errors name it as it is written here.
+        path: the YAML file; errors name it as it is written here. ``-`` is standard input; what
+            is in it, or in any other pipe, is relative to the working directory.
         overrides: texts of the form ``key=value``, as after ``--set``.
 
     Raises:
         SpecError: every problem at once, in order of place.
     """
+    base = Path() if is_stream(path) else Path(path).parent
+    return parse(text_of(path), str(path), base, overrides)
+
+
+def text_of(path: str | Path) -> bytes:
+    """What a spec's file, or a pipe in its place, holds.
+
+    Raises:
+        SpecError: it cannot be read.
+    """
     file = Path(path)
     try:
-        with file.open("rb") as stream:
+        # Standard input may be a socket, which has no name to open.
+        with open(0, "rb", closefd=False) if str(path) in _INPUT else file.open("rb") as stream:
             # One byte more tells that it is too long; a device would be read for ever.
-            text = stream.read(MAX_BYTES + 1)
+            return stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise SpecError([_unreadable(file, str(path), error)]) from None
-    return parse(text, str(path), file.parent, overrides)
+
+
+def is_stream(path: str | Path) -> bool:
+    """Whether a spec is piped in: it can be read once, and lies in no folder of its own."""
+    if _DESCRIPTOR.fullmatch(str(path)):
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+_INPUT = ("-", "/dev/stdin")
+_DESCRIPTOR = re.compile(r"-|/dev/(?:stdin|fd/\d+)|/proc/(?:self|thread-self|\d+)/fd/\d+")
 
 
 def parse(

@@ -90,7 +90,6 @@ def test_null_can_be_set_among_the_values_of_an_axis(override: str, cuts: list[A
         ("{matrix: {samples: [null, 1]}}", "sweep.matrix.samples[0]"),
         ("{matrix: {params.dimension: null}}", "sweep.matrix.'params.dimension'"),
         ("{include: [null]}", "sweep.include[0]"),
-        ("{zip: {seed: }}", "sweep.zip.seed"),
     ],
 )
 def test_null_of_anything_else_in_a_sweep_is_a_value_that_is_missing(

@@ -208,7 +208,7 @@ class Kernel:
         try:
             return trait(**self._asked(trait, params))
         except Exception as error:
-            fix = "mend the params or the kernel; it may use the kernel's own parameters, by name"
+            fix = "mend the parameter, or what the kernel's decorator says"
             raise self._wrong(name, f"fails: {describe(error)}", fix, params) from error
 
     def _asked(self, trait: Any, params: Mapping[str, object]) -> dict[str, object]:

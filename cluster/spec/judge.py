@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from cluster.errors import Problem, SpecError
+from cluster.errors import KernelError, Problem, SpecError
+from cluster.kernels import form_of, functions
+from cluster.kernels.text import read
 from cluster.spec.bare import bare_secrets
 from cluster.spec.hosts import Context, DefaultsForm, NodeForm, NodesForm
 from cluster.spec.messages import wording
@@ -91,7 +93,25 @@ def _problems(
         path = tuple(detail["loc"])
         if not _below(source.written(path), broken):
             words = wording(detail, keys_at(model, path[:-1]))
-            yield source.problem(path, *words[:2], at_key=words.at_key, column=words.column)
+            fix = words.fix
+            if fix is None and path == _KERNEL:
+                fix = _kernels_of(detail["input"], source.base)
+            message, at_key, column = words.message, words.at_key, words.column
+            yield source.problem(path, message, fix, at_key=at_key, column=column)
+
+
+_KERNEL = ("kernel",)
+
+
+def _kernels_of(given: object, base: Folder) -> str | None:
+    """The kernels of the file that was named, where nothing else of it was, or not as it should."""
+    file = given.partition(":")[0].removesuffix(".py") + ".py" if isinstance(given, str) else ""
+    try:
+        known = functions(read(base / file, file), file) if file else {}
+    except (KernelError, ValueError):
+        return None
+    names = [f"{file}:{name}" for name, node in known.items() if form_of(node)]
+    return f"its kernels: {', '.join(names)}" if names else None
 
 
 def _below(path: Path, roots: set[Path]) -> bool:

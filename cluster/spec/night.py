@@ -26,6 +26,7 @@ class Hours(Text):
 
     form: str = "a window such as 22:00-06:00"
     pattern: str | None = f"{_TIME} ?- ?{_TIME}"
+    cure: str | None = "times are 00:00 to 23:59; midnight is 00:00, also as the end"
 
     def judge(self, value: str) -> None:
         _judged(Window.parse, value, "UTC")

@@ -101,9 +101,19 @@ def _lookalike(error: yaml.YAMLError, text: str, mark: yaml.Mark) -> Fault | Non
     return None
 
 
+def _at(mark: yaml.Mark) -> Place:
+    return mark.line + 1, mark.column + 1
+
+
 def _worded(error: yaml.YAMLError, text: str, mark: yaml.Mark) -> Fault:
     problem = str(getattr(error, "problem", "") or "")
-    place = (mark.line + 1, mark.column + 1)
+    begun = getattr(error, "context_mark", None)
+    if begun is not None and "expected ':'" in problem:
+        # It is noticed on the line after the one that lacks it.
+        mark = begun
+        if text[mark.index] == "-":
+            return Fault("a '-' without a space begins no list item", _at(mark), _ITEM)
+    place = _at(mark)
     here = repr(text[mark.index : mark.index + 1]) if mark.index < len(text) else "the end"
     context = str(getattr(error, "context", "") or "")
     for pattern, message, fix in _WORDS:
@@ -112,6 +122,7 @@ def _worded(error: yaml.YAMLError, text: str, mark: yaml.Mark) -> Fault:
     return Fault(f"not valid YAML: {problem or _first_line(error)}"[:200], place)
 
 
+_ITEM = "write a list item as '- item', with a space"
 _INDENT = "indent it like its neighbours"
 _QUOTE = "quote it if it is text"
 _WORDS = (

@@ -276,11 +276,15 @@ class Size(Rule):
 
 @dataclass(frozen=True)
 class Text(Rule):
-    """A text that is not empty, on one line unless `lines`; `fits` judges it further."""
+    """A text that is not empty, on one line unless `lines`; `judge` looks further.
+
+    ``cure``: how to mend what does not fit the pattern.
+    """
 
     pattern: str | None = None
     form: str = ""
     lines: bool = False
+    cure: str | None = None
 
     def check(self, value: Any) -> str:
         if not isinstance(value, str):
@@ -289,7 +293,7 @@ class Text(Rule):
         if not value or not (self.lines or value.isprintable()):
             raise fault(f"must be one line of text that is not empty, got {clip(value)}")
         if self.pattern and not re.fullmatch(self.pattern, value):
-            raise fault(f"must be {self.form}, got {clip(value)}")
+            raise fault(f"must be {self.form}, got {clip(value)}", self.cure)
         self.judge(value)
         return value
 

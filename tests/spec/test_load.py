@@ -633,3 +633,33 @@ def test_a_size_is_bytes_or_a_number_with_a_unit(text: object, size: int) -> Non
     """Decimal units and binary ones; what a run records is the bytes."""
     spec = parse(f"{GOOD}retry: {{memory: {text}}}\n", "spec.yaml", Path())
     assert spec.retry.memory == size
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("k.py", "its kernels: k.py:one, k.py:two"),
+        ("k", "its kernels: k.py:one, k.py:two"),
+        ("k.py:my-kernel", "its kernels: k.py:one, k.py:two"),
+        ("k.py:one()", "its kernels: k.py:one, k.py:two"),
+    ],
+)
+def test_a_kernel_that_is_not_named_in_full_is_told_those_of_its_file(
+    tmp_path: Path, given: str, words: str
+) -> None:
+    """Whoever names the file alone is shown what it has."""
+    (tmp_path / "k.py").write_text(
+        "def one(rng, samples): ...\ndef help(): ...\ndef two(stream, samples): ...\n"
+    )
+    with pytest.raises(SpecError, match="must be module:function or") as caught:
+        parse(f"kernel: '{given}'\nsamples: 1\n", "s.yaml", tmp_path)
+    assert str(caught.value).endswith(words)
+
+
+@pytest.mark.parametrize("given", ["22:00-24:00", "9:00-17:00", "22-6"])
+def test_a_window_that_is_none_is_told_how_midnight_is_written(given: str) -> None:
+    """24:00 is an hour that many write; it is 00:00 here."""
+    lines = problems(f"kernel: a:b\nsamples: 1\nschedule: {{window: '{given}'}}\n")
+    assert len(lines) == 1
+    assert lines[0].startswith("s.yaml:3:20: schedule.window: must be a window such as 22:00-06:00")
+    assert lines[0].endswith("; times are 00:00 to 23:59; midnight is 00:00, also as the end")

@@ -269,9 +269,12 @@ class Histogram(Tally):
     """Counts of values in bins. Estimates each bin's probability; bins are numpy's.
 
     Attributes:
-        edges: n + 1 increasing bin edges; a bin is [low, high), the last one [low, high].
-        counts: n counts.
-        underflow, overflow: values below the first and above the last edge.
+        edges: n + 1 increasing bin edges; a bin is [low, high), the last one [low, high]. The
+            first may be -inf and the last inf: such an open bin is a bin like any other, with
+            the probability of all that lies beyond its finite edge.
+        counts: n counts, as a list or as the array that np.histogram returns.
+        underflow, overflow: values below the first and above the last edge: part of the samples,
+            of no bin.
 
     Interval: Wilson, bin by bin (not simultaneous over the bins).
     """
@@ -330,7 +333,7 @@ class Histogram(Tally):
         return {
             "kind": self.kind,
             "samples": self.samples,
-            "edges": list(self.edges),
+            "edges": [edge if math.isfinite(edge) else str(edge) for edge in self.edges],
             "counts": list(self.counts),
             "underflow": self.underflow,
             "overflow": self.overflow,
@@ -361,7 +364,7 @@ def from_json(data: object) -> Tally:
             total = _from_hex(fields["sum"], _SUM_BITS)
             return Moments(total, _from_hex(fields["sum_squares"], _SQUARES_BITS), data["samples"])
         case "histogram", ["counts", "edges", "overflow", "samples", "underflow"]:
-            return Histogram(**fields)
+            return Histogram(**{**fields, "edges": _read_edges(fields["edges"])})
     raise TallyError(f"not a tally: kind {data.get('kind')!r} with keys {[*fields]}")
 
 
@@ -390,10 +393,12 @@ def _count(value: object, name: str) -> int:
     return number
 
 
-def _counts(counts: object) -> tuple[int, ...]:
-    if not isinstance(counts, list | tuple):
-        raise TallyError(f"counts must be a list, got {type(counts).__name__}")
-    return tuple(_count(count, "a count") for count in counts)
+def _counts(counts: Any) -> tuple[int, ...]:
+    # What np.histogram returns; with density or weights they are no integers, and no counts.
+    listed = counts.tolist() if hasattr(counts, "tolist") and hasattr(counts, "ndim") else counts
+    if not isinstance(listed, list | tuple):
+        raise TallyError(f"counts must be a list or a 1-d array, got {type(counts).__name__}")
+    return tuple(_count(count, "a count") for count in listed)
 
 
 def _vector(values: ArrayLike) -> NDArray[np.float64]:
@@ -413,9 +418,21 @@ def _edges(edges: ArrayLike | Sequence[object]) -> tuple[float, ...]:
     except (TypeError, OverflowError):
         raise TallyError("edges must be a list of numbers") from None
     rising = all(map(operator.lt, limits, limits[1:]))
-    if len(limits) < 2 or not rising or not all(map(math.isfinite, limits)):
-        raise TallyError("edges must be two or more finite numbers in increasing order")
+    if len(limits) < 2 or not rising or not all(map(math.isfinite, limits[1:-1])):
+        raise TallyError(
+            "edges must be two or more numbers in increasing order; only the first may be -inf, "
+            "and only the last inf"
+        )
     return limits
+
+
+def _read_edges(edges: object) -> object:
+    """Edges as ``to_json`` writes them, where an open end is text: JSON has no infinity."""
+    if not isinstance(edges, list | tuple) or len(edges) < 2:
+        return edges
+    first = -math.inf if edges[0] == "-inf" else edges[0]
+    last = math.inf if edges[-1] == "inf" else edges[-1]
+    return (first, *edges[1:-1], last)
 
 
 def _real(value: object) -> float:

@@ -155,7 +155,10 @@ def _bins(result: Result) -> list[Part]:
     rows = [_bin(*cells) for cells in islice(zip(*columns, strict=True), _MOST_BINS)]
     width = len(titles) if known else len(titles) - 1
     left = len(result.estimate) - len(rows)
-    outside = f"{count(tally['underflow'])} below, {count(tally['overflow'])} above the edges"
+    below, above = tally["underflow"], tally["overflow"]
+    outside = f"{count(below)} below, {count(above)} above the edges"
+    if below or above:
+        outside += ", in no bin: an edge of -inf or inf would take them in"
     return [
         Line(),
         table(titles[:width], (row[:width] for row in rows), right=_NUMBERS),
@@ -165,7 +168,7 @@ def _bins(result: Result) -> list[Part]:
 
 
 def _bin(
-    edges: tuple[float, float],
+    edges: tuple[float | str, float | str],
     hits: int,
     estimate: tuple[float, float],
     interval: tuple[float, float],
@@ -175,8 +178,13 @@ def _bin(
     span = interval_text(interval[0], interval[1], error)
     off = _off(value, error, reference)
     return (
-        number(edges[0]), number(edges[1]), count(hits), value_text(value, error), span, off
+        *map(_edge, edges), count(hits), value_text(value, error), span, off
     )  # fmt: skip
+
+
+def _edge(edge: float | str) -> str:
+    """An edge; one that is infinite is text in a tally."""
+    return edge if isinstance(edge, str) else number(edge)
 
 
 def _failures(result: Result, store: str | Path) -> list[Part]:

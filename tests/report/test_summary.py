@@ -77,7 +77,7 @@ digest      {DIGEST}
 from  to  count  estimate     95 % interval       errors off
    0   1    900  0.900 0(95)  0.879 8 to 0.917 1       +0.00
    1   2     90  0.090 0(90)  0.073 7 to 0.109 4       -1.10
-outside     0 below, 10 above the edges
+outside     0 below, 10 above the edges, in no bin: an edge of -inf or inf would take them in
 
 {TITLES}{ROW}"""
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from cluster.tally import Estimate, Histogram, Hits, Moments
+from cluster.tally import Estimate, Histogram, Hits, Moments, TallyError, from_json
 
 CONFIDENCES = (0.5, 0.9, 0.95, 0.99, 0.999999)
 
@@ -169,6 +171,38 @@ def test_a_histogram_estimates_bin_by_bin() -> None:
     assert got.low == tuple(part.low for part in bins)
     assert got.high == tuple(part.high for part in bins)
     assert got.half_width == max(part.half_width for part in bins)
+
+
+def test_a_histogram_takes_what_numpy_s_returns() -> None:
+    """The counts of np.histogram are an array of integers, and so is what is kept."""
+    binned: tuple[Any, Any] = np.histogram([0.1, 0.2, 1.5], bins=[0, 1, 2])
+    counts, edges = binned
+    made = Histogram(edges, counts, 0, 0, 3)
+    assert made == Histogram.of([0.1, 0.2, 1.5], [0, 1, 2])
+    assert [type(count) for count in made.counts] == [int, int]
+
+
+def test_an_open_bin_is_a_bin_with_its_own_interval() -> None:
+    """Edges of -inf and inf: nothing is outside, and the tails have Wilson's interval as others."""
+    values = [-9.0, -math.inf, 0.5, 7.0, math.inf, 8.0]
+    made = Histogram.of(values, [-math.inf, 0, 1, math.inf])
+    assert (made.counts, made.underflow, made.overflow) == ((2, 1, 3), 0, 0)
+    got = made.estimate(0.95)
+    parts = [Hits(count, 6).estimate(0.95) for count in (2, 1, 3)]
+    assert got.value == tuple(part.value for part in parts)
+    assert got.low == tuple(part.low for part in parts)
+    assert got.high == tuple(part.high for part in parts)
+
+
+def test_open_edges_are_json_that_any_reader_takes() -> None:
+    """An infinity is text there, equal tallies have equal texts, and it is read as it was."""
+    made = Histogram.of([0.5, 3.0], [-math.inf, 1, math.inf])
+    text = json.dumps(made.to_json(), allow_nan=False)
+    assert json.loads(text)["edges"] == ["-inf", 1.0, "inf"]
+    assert from_json(json.loads(text)) == made
+    assert from_json(made.merge(made).to_json()) == made.merge(made)
+    with pytest.raises(TallyError):
+        from_json({**made.to_json(), "edges": ["inf", 1.0, "-inf"]})
 
 
 def test_the_worst_bin_decides() -> None:

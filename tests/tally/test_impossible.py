@@ -138,13 +138,24 @@ def test_what_is_wrong_with_a_value_is_told_with_its_place(values: Any, words: s
 @pytest.mark.parametrize(
     ("values", "edges"),
     [([np.nan], [0, 1]), ([[0.5]], [0, 1]), (["x"], [0, 1]), ([0.5], [1, 0]), ([0.5], [0, 0]),
-     ([0.5], [0]), ([0.5], []), ([0.5], [0, np.nan]), ([0.5], [0, np.inf]), ([0.5], ["0", "1"]),
+     ([0.5], [0]), ([0.5], []), ([0.5], [0, np.nan]), ([0.5], [0, np.inf, np.inf]),
+     ([0.5], ["0", "1"]),
      ([0.5], 1.0), ([0.5], None), ([0.5], [False, True]), ([0.5], [0, 10**400]), ([0.5], "01")],
 )  # fmt: skip
 def test_values_or_edges_without_bins_are_refused(values: Any, edges: Any) -> None:
-    """NaN values, and edges that are not two or more increasing finite numbers."""
+    """NaN values, and edges that are not two or more increasing numbers."""
     with pytest.raises(TallyError):
         Histogram.of(values, edges)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [np.array([0.25, 0.75]), np.array([[1], [2]]), np.array([1, -2]), np.array(3), {1, 2}, "12"],
+)
+def test_an_array_that_holds_no_counts_is_refused(counts: Any) -> None:
+    """Densities, weights and other shapes are no counts, though np.histogram may return them."""
+    with pytest.raises(TallyError, match="count"):
+        Histogram((0, 1, 2), counts, 0, 0, 3)
 
 
 @pytest.mark.fault(57, 59)

@@ -19,7 +19,8 @@ from cluster.family import die_with_parent
 from cluster.prints import Prints
 from cluster.wire import Wire, take
 
-_TAIL = 2_000
+# The innermost calls of a crash come first in its trace, and must not be what is cut.
+_TAIL = 8_000
 _DYING = 5.0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -183,7 +184,7 @@ class Outcome(NamedTuple):
     @classmethod
     def without_answer(cls, task: Task, kind: str, message: str, block: int | None) -> Outcome:
         """The outcome of a task whose worker will not answer any more."""
-        fault = Fault(kind, block, _NAMES[kind], message)
+        fault = Fault(kind, block, _NAMES[kind], *_dissected(message))
         return cls(task.id, task.first, task.first, None, fault, 0, 0.0, 0.0, 0.0, 0.0, "", "")
 
 
@@ -198,6 +199,25 @@ _NAMES = {
     "raised": "MemoryError",  # in its place: the kernel's processes together had too much
     "lost": "WorkerLost", "timeout": "BlockTimeout", "returned": "NotBegun", "stranded": "NodeLost",
 }  # fmt: skip
+
+
+def _dissected(message: str) -> tuple[str, str]:
+    """How a process ended, on one line with the kernel's own; and what it said last, as it stood.
+
+    The last words of a crash are the trace of Python's fault handler, innermost call first.
+    """
+    head, mark, words = message.partition("; its last words: ")
+    lines = [line for line in words.splitlines() if not line.startswith("Extension modules: ")]
+    if len(lines) < 2:
+        return message, ""
+    ours = next((at for at, line in enumerate(lines) if _CALLS_KERNEL.search(line)), len(lines))
+    place = _OF_KERNEL.search("\n".join(lines[:ours]))
+    where = f" in {place[3]} ({place[1]}:{place[2]})" if place else f"{mark}{lines[-1]}"
+    return f"{head}{where}", "\n".join(lines[:ours]).strip()
+
+
+_CALLS_KERNEL = re.compile(r'File ".*/cluster/kernels/model\.py", line \d+ in draw')
+_OF_KERNEL = re.compile(r'File ".*/[0-9a-f]{64}/([^"]+)", line (\d+) in (\S+)')
 
 
 def perform(

@@ -19,6 +19,7 @@ from cluster.kernels import (
     ParamError,
     ParamFault,
     Source,
+    differing,
     freeze,
     load,
     refuse_verbs,
@@ -256,6 +257,18 @@ def extended(request: Request, overrides: Sequence[str]) -> Request:
     else:
         spec = request.spec.revised(overrides)
     return replace(request, spec=spec)
+
+
+def outdated(request: Request) -> str | None:
+    """Words where a kernel's file differs now from what a run has frozen; None: it does not."""
+    spec = request.spec
+    changed = differing(request.source, spec.kernel, spec.base)
+    if not changed:
+        return None
+    return (
+        f"{', '.join(changed)} differs now from what was frozen at submit: the frozen text is "
+        "what goes on, and only a new submit computes with the new one"
+    )
 
 
 def _problem(spec: Spec, fault: ParamFault) -> Problem:

@@ -15,14 +15,14 @@ from cluster.backends.base import Backend, Options, create, kernels_at_home, sea
 from cluster.count import Count
 from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Roster, Stop, SystemClock, recount
 from cluster.errors import ClusterError, StoreError
-from cluster.events import Closed, Event, Observer, Started
+from cluster.events import Closed, Event, Noted, Observer, Started
 from cluster.ledger import Ledger, PrintLog, Run, Where, Wish, Writer, log_of, opened
 from cluster.nodes import NodeList
 from cluster.notify import Teller
 from cluster.plan import Goal
 from cluster.report.recorded import result_at
 from cluster.report.result import Result
-from cluster.request import Request, placed, resolve
+from cluster.request import Request, outdated, placed, resolve
 from cluster.spec import Spec
 from cluster.state import State
 from cluster.verbs import command
@@ -138,6 +138,9 @@ def _compute(ledger: Ledger, run: Run, request: Request, caller: Caller) -> None
         if run.state != State.FAILED.value:
             _finish(ledger, run, count, Ending.of_closed())
         return
+    if words := outdated(request):
+        tell(Noted(words))
+        ledger.note(run, words)
     nodes = placed(request.spec.nodes.hosts)
     slots = {node.host: node.slots or 0 for node in nodes}
     session = ledger.begin(run, request.spec.backend, slots, caller.start)

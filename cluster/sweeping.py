@@ -16,7 +16,7 @@ from cluster.backends.base import kernels_at_home, seat
 from cluster.canonical import canonical, sha256
 from cluster.dispatch import SystemClock
 from cluster.errors import ClusterError, UsageError
-from cluster.events import SweepStarted
+from cluster.events import Noted, SweepStarted
 from cluster.ledger import Ledger, Run, Where, opened, sweeps
 from cluster.ledger.holds import Holds, check_room
 from cluster.notify import Teller
@@ -28,7 +28,7 @@ from cluster.report.recorded import result_at
 from cluster.report.result import NodeResult
 from cluster.report.standings import the_sweep
 from cluster.report.swept import PointResult, SweepResult, state_of
-from cluster.request import Request, elsewhere, placed
+from cluster.request import Request, elsewhere, outdated, placed
 from cluster.running import enough, new_id, opening, placed_as, scheduled
 from cluster.spec import Spec
 from cluster.state import State
@@ -126,9 +126,14 @@ def resume(
             for place, given, run in sweeps.runs_of(ledger, sweep)
             if sweep.asked is None or place in sweep.asked
         ]
+        caller = caller or Caller()
+        owed = (each for each in members if each.run.state != State.DONE.value)
+        for request in {each.request.source.sha: each.request for each in owed}.values():
+            if words := outdated(request):
+                caller.tell(Noted(words))
         spec = members[0].request.spec if members else whole
         spec = spec.model_copy(update={"sweep": whole.sweep})
-        return _computed(ledger, sweep, spec, members, caller or Caller())
+        return _computed(ledger, sweep, spec, members, caller)
 
 
 def _in_sweep(run: Run, given: Mapping[str, Any], whole: Spec) -> Request:
@@ -177,6 +182,7 @@ def _shown(ledger: Ledger, sweep: sweeps.Sweep, asked: frozenset[int] | None) ->
         events=sweeps.pool_events(ledger, sweep),
         resume=onward if state not in ("done", "running") else None,
         asked=asked,
+        advice=next((p.result.advice for p in points if p.result.advice), None),
     )
 
 

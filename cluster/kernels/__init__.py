@@ -8,7 +8,7 @@ later, compiles that text from a private folder named by its hash.
 from __future__ import annotations
 
 from cluster.kernels.cache import cache_folder
-from cluster.kernels.freeze import freeze, unfound
+from cluster.kernels.freeze import differing, freeze, unfound
 from cluster.kernels.importing import refuse_verbs, within
 from cluster.kernels.load import load
 from cluster.kernels.model import (
@@ -30,6 +30,7 @@ __all__ = [
     "Source",
     "Traits",
     "cache_folder",
+    "differing",
     "form_of",
     "freeze",
     "functions",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from cluster.errors import KernelError, did_you_mean
@@ -47,6 +48,27 @@ def unfound(error: KernelError, reference: str, base: Path) -> str | None:
     if error.__cause__ is None:
         return None
     return cure_of(error.__cause__, _find(reference.rpartition(":")[0], base).parent)
+
+
+def differing(source: Source, reference: str, base: Path) -> list[str]:
+    """The files of a frozen kernel that have another text now, where they are found and read.
+
+    Args:
+        source: the frozen kernel.
+        reference: as :func:`freeze` was given it.
+        base: likewise.
+    """
+    try:
+        path = _find(reference.rpartition(":")[0], base)
+    except KernelError:
+        return []
+    places = {name: path if name == source.entry else path.parent / name for name in source.files}
+    changed = []
+    for name, place in places.items():
+        with suppress(OSError):
+            if place.read_bytes() != source.files[name].encode():
+                changed.append(name)
+    return changed
 
 
 def _find(place: str, base: Path) -> Path:

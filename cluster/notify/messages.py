@@ -20,9 +20,12 @@ def of_result(result: Result) -> Message:
     why = f" ({result.stopped_by})" if result.stopped_by else ""
     document = result.to_json()
     keys = ("run", "name", "state", "stopped_by", "drained", "samples", "estimate", "std_error",
-            "interval", "digest", "wall_s", "resume")  # fmt: skip
+            "interval", "digest", "wall_s", "resume", "advice")  # fmt: skip
     return {
-        **_head(result.state, f"{result.name}: {result.state}{why}{shown}, run {result.run}"),
+        **_head(
+            result.state,
+            f"{result.name}: {result.state}{why}{shown}, run {result.run}{_next(result)}",
+        ),
         **{key: document[key] for key in keys},
     }
 
@@ -33,12 +36,16 @@ def of_sweep(result: SweepResult) -> Message:
     why = f" ({result.stopped_by})" if result.stopped_by else ""
     done = f"{result.done} of {total} points done"
     return {
-        **_head(state, f"{result.name}: {state}{why}, {done}, sweep {result.sweep}"),
+        **_head(state, f"{result.name}: {state}{why}, {done}, sweep {result.sweep}{_next(result)}"),
         "run": result.sweep, "name": result.name, "state": state, "stopped_by": result.stopped_by,
         "points_done": result.done, "points_total": total,
         "failed": [point.point for point in result.points if point.result.state == "failed"],
-        "wall_s": result.wall_s, "resume": result.resume,
+        "wall_s": result.wall_s, "resume": result.resume, "advice": result.advice,
     }  # fmt: skip
+
+
+def _next(result: Result | SweepResult) -> str:
+    return f"; {result.advice}" if result.advice else ""
 
 
 def of_error(run: str, name: str, error: ClusterError) -> Message:

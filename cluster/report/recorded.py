@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cluster.ledger import Ledger, Run
 from cluster.plan import Ranges
+from cluster.report.advice import advice_of
 from cluster.report.result import About, Facts, Result, result_of
 from cluster.state import State
 from cluster.tally import Tally
@@ -41,6 +42,7 @@ def result_at(ledger: Ledger, row: Run) -> Result:
         backend=sessions[-1]["backend"] if sessions else row.definition["spec"]["backend"],
         wall=sum(session["seconds"] for session in sessions),
         resume=_onward(row, ledger.store) if state not in _ENDED else None,
+        advice=advice_of(ledger, row, state),
     )
     return result_of(facts, about)
 

@@ -77,6 +77,7 @@ class Result:
         digest: sha256 over identity, counted blocks, samples and tally.
         wall_s: seconds, over all starts of the run.
         resume: the command that goes on with it, or None.
+        advice: what helps where its kernel failed, which a resume would only repeat; or None.
     """
 
     run: str
@@ -105,6 +106,7 @@ class Result:
     failures: list[Failure]
     events: list[dict[str, Any]]
     resume: str | None
+    advice: str | None = None
 
     @property
     def exit_code(self) -> int:
@@ -166,6 +168,7 @@ class Facts:
     backend: str
     wall: float
     resume: str | None
+    advice: str | None
 
 
 def result_of(facts: Facts, about: About) -> Result:
@@ -201,6 +204,7 @@ def result_of(facts: Facts, about: About) -> Result:
         failures=[_failure(row) for row in facts.failures],
         events=[dict(event) for event in facts.events],
         resume=facts.resume,
+        advice=facts.advice,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from cluster.events import NodeProgress
 from cluster.ledger import Ledger, Owner, Run
 from cluster.plan import Goal
+from cluster.report.advice import advice_of
 from cluster.report.result import finite
 from cluster.request import Request
 from cluster.tally import from_json
@@ -31,6 +32,7 @@ class Standing:
         left_s: seconds to the last block that it may draw, at its present speed.
         nodes: what each node has done in this start, or did in the last one.
         by_point: where each point of a sweep stands.
+        advice: what helps where its kernel failed.
     """
 
     run: str
@@ -55,6 +57,7 @@ class Standing:
     left_s: float | None = None
     nodes: tuple[NodeProgress, ...] | None = None
     by_point: tuple[PointStanding, ...] | None = None
+    advice: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of ``ls`` and ``status``."""
@@ -98,10 +101,12 @@ def standing_of(ledger: Ledger, run: Run) -> Standing:
         blocks = sum(stop - first for first, stop in run.ranges)
         ended = {"blocks": blocks, "samples": blocks * definition["block"]}
         progress = {**progress, **_final(run), **ended}
+    state = ledger.state(run)
     found = Standing(
         run=run.id,
         name=run.name,
-        state=ledger.state(run),
+        state=state,
+        advice=advice_of(ledger, run, state),
         created=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(run.created)),
         holder=ledger.holder(run),
         kernel=f"{source['entry']}:{source['function']}",

@@ -103,6 +103,7 @@ def _whole(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
         points_failed=states.count(State.FAILED.value),
         nodes=nodes_of(progress),
         by_point=points,
+        advice=next((one.advice for one in each if one.advice), None),
     )
     blocks = (run.definition["block"] for _, _, run in rows)
     owed = sum(map(owed_samples, each, blocks))

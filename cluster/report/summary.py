@@ -68,8 +68,14 @@ def result(result: Result, store: str | Path = "runs") -> list[Part]:
         *_events(result.events),
         Line(),
         *nodes(result.nodes),
-        *([Line(), *facts({"go on with": result.resume})] if result.resume else []),
+        *onward(result.advice, None if result.advice else result.resume),
     ]
+
+
+def onward(advice: str | None, resume: str | None) -> list[Part]:
+    """What helps, and the command that goes on, as far as there is one."""
+    told = facts({"next": advice, "go on with": resume})
+    return [Line(), *told] if advice or resume else []
 
 
 def nodes(rows: Sequence[NodeResult]) -> list[Part]:

@@ -51,6 +51,7 @@ class SweepResult:
         wall_s: seconds over all its starts.
         nodes: what each node did for the points while the sweep was computed.
         resume: the command that goes on with it, or None.
+        advice: what helps where a kernel failed, as for a run; or None.
         asked: the places of the points that were to be computed; None: all. The others are owed
             by others, who may have a store of their own.
     """
@@ -65,11 +66,17 @@ class SweepResult:
     events: Sequence[Mapping[str, Any]]
     resume: str | None
     asked: frozenset[int] | None = None
+    advice: str | None = None
 
     @property
     def own(self) -> Sequence[PointResult]:
         """The points that are asked for."""
         return [p for p in self.points if self.asked is None or p.point in self.asked]
+
+    @property
+    def owes(self) -> bool:
+        """Whether a point has yet to be computed, beside those that failed."""
+        return any(point.result.state not in ("done", "failed") for point in self.own)
 
     @property
     def exit_code(self) -> int:
@@ -102,6 +109,7 @@ class SweepResult:
             "nodes": [vars(node) for node in self.nodes],
             "events": [dict(event) for event in self.events],
             "resume": self.resume,
+            "advice": self.advice,
             "points": [point.to_json() for point in self.points],
         }
 

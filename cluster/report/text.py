@@ -28,7 +28,7 @@ from cluster.report.layout import (
 )
 from cluster.report.live import nodes_table
 from cluster.report.numbers import count, counted, duration, number, percent, rate, si, value_text
-from cluster.report.summary import STYLES, nodes, result
+from cluster.report.summary import STYLES, nodes, onward, result
 from cluster.report.swept import PointResult, SweepResult, given_keys
 from cluster.state import State
 from cluster.verbs import command
@@ -91,6 +91,7 @@ def status(document: Document) -> list[Part]:
                 "left": None if left is None else duration(left),
                 "backend": document["backend"],
                 "held by": holder and f"process {holder['pid']} on {holder['host']}",
+                "next": document.get("advice"),
             }
         ),
         *_points_now(document),
@@ -214,7 +215,7 @@ def sweep(result: SweepResult, *, short: bool = False) -> list[Part]:
         *_point_failures(shown),
         Line(),
         *nodes(result.nodes),
-        *([Line(), *facts({"go on with": result.resume})] if result.resume else []),
+        *onward(result.advice, result.resume if result.advice is None or result.owes else None),
     ]
 
 

@@ -63,8 +63,10 @@ def stated(value: object) -> object:
         raise Unsayable("is nested too deeply, or holds itself") from None
     except Unsayable:
         raise
-    except ValueError:
-        raise Unsayable("holds an integer of more than 4,300 digits") from None
+    except Exception as error:  # a type of the person's own may raise anything
+        digits = isinstance(error, ValueError) and "digits" in str(error)
+        what = "an integer of more than 4,300 digits" if digits else "what cannot be read"
+        raise Unsayable(f"holds {what}") from None
     return plain
 
 

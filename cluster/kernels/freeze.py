@@ -76,6 +76,10 @@ def _find(place: str, base: Path) -> Path:
         path = base / place
         if _is_there(path):
             return path
+        if path.is_dir():
+            raise KernelError(f"{path} is a folder", fix="name a file in it: file.py:function")
+        if path.is_symlink() or path.exists():
+            raise KernelError(f"{path} is a link to no file, or no plain file", fix="name a file")
         raise KernelError(f"no file {path}", fix=nearest(path.name, path.parent))
     parts = place.split(".")
     for folder in (Path.cwd(), *map(Path, sys.path)):

@@ -32,6 +32,16 @@ def load(source: Source) -> Kernel:
     call = getattr(module, source.function, None)
     if not callable(call):
         raise KernelError(f"{source.entry} defines no function {source.function!r}")
+    try:
+        return _described(source, call)
+    except KernelError:
+        raise
+    except Exception as error:  # an object of the person's own may raise anything
+        message = f"{source.name} cannot be looked at as a function: {describe(error)}"
+        raise KernelError(message, fix="write a function: def f(rng, samples)") from error
+
+
+def _described(source: Source, call: Any) -> Kernel:
     if odd := oddity(call):
         raise KernelError(f"{source.function!r} {odd[0]}", where=place_of(call), fix=odd[1])
     names, defaults = _parameters(source, call)

@@ -162,10 +162,11 @@ def parse(text: str, file: str) -> ast.Module:
     try:
         # Python takes a byte order mark in a file, though not in a string.
         return ast.parse(text.removeprefix("\ufeff"), file)
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         raise KernelError(
-            f"not Python: {error}", where=f"{file}:{line}" if line else file
+            f"not Python: {str(error) or type(error).__name__}",
+            where=f"{file}:{line}" if line else file,
         ) from None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ HEAD = """\
 import dataclasses, datetime, decimal, enum, fractions, functools, math, pathlib, types
 import numpy as np
 from cluster import Hits, Moments, kernel
+"""
+EVIL = """\
+class M:
+    def __getattr__(self, name): raise ValueError("no")
+    def __call__(self, rng, samples): ...
+k = M()
 """
 BODY = "    return Hits(int((rng.random(samples) < 0.5).sum()), samples)\n"
 
@@ -117,6 +124,7 @@ def test_a_numpy_default_has_the_identity_of_the_number(tmp_path: Path) -> None:
         ("'\\ud800'", "holds half a surrogate pair", None),
         ("[{'a': object()}]", "holds an object", None),
         ("10**5000", "holds an integer of more than 4,300 digits", None),
+        ("Odd(a=1)", "holds what cannot be read", None),
         ("LOOP", "is nested too deeply, or holds itself", None),
     ],
 )
@@ -125,9 +133,10 @@ def test_a_default_that_no_spec_can_say_is_told(
 ) -> None:
     """Where it is, what it is, which kinds there are, and what to write in its place."""
     text = "LOOP = []\nLOOP.append(LOOP)\n@dataclasses.dataclass(frozen=True)\nclass P: pass\n"
+    text += "class Odd(dict):\n    def items(self): raise LookupError\n"
     words = told(tmp_path, f"{text}@kernel\ndef k(rng, samples, p={default}):\n{BODY}")
     assert words.startswith(f"k.yaml:1:9: kernel: the default of 'p' {kind}")
-    assert "(at k.py:8); use numbers, text, true, false, None, lists or mappings" in words
+    assert "(at k.py:10); use numbers, text, true, false, None, lists or mappings" in words
     assert ("; here " in words) == bool(cure)
     assert (cure or "") in words
 
@@ -211,6 +220,11 @@ def test_an_object_that_can_be_called_as_a_kernel_is_one(tmp_path: Path, text: s
             "'k' is imported from 'math' (at k.py:4); name that module",
         ),
         ("k: int = 3\n", "'k' is no function (at k.py:4)"),
+        ("k = -" + "-" * 100_000 + "1\n", "k.yaml:1:9: kernel: not Python: "),
+        (
+            EVIL,
+            "k.py:k cannot be looked at as a function: ValueError: no; write a function",
+        ),
         ("k = functools.partial(max)\n", "the parameters of k.py:k cannot be found out"),
         (
             "def k(rng, samples, *rest):\n" + BODY,
@@ -330,3 +344,22 @@ def test_the_bytes_of_a_kernel_file_are_judged(
     output = capsys.readouterr()
     assert "Traceback" not in output.err
     assert code == 0 or ("k.yaml:1:9: kernel: " in output.err and "k.py" in output.err)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.mkdir(), "k.py is a folder; name a file in it"),
+        (lambda path: path.symlink_to("nowhere"), "k.py is a link to no file, or no plain file"),
+        (lambda path: path.symlink_to(path), "k.py is a link to no file, or no plain file"),
+        (os.mkfifo, "k.py is a link to no file, or no plain file"),
+    ],
+)
+def test_what_is_no_file_is_told_as_what_it_is(
+    tmp_path: Path, make: Callable[[Path], None], words: str
+) -> None:
+    """A folder, a dangling link or a pipe has the name of the kernel's file."""
+    make(tmp_path / "k.py")
+    with pytest.raises(SpecError) as caught:
+        resolve(parse("kernel: k.py:k\nsamples: 1\n", "k.yaml", tmp_path))
+    assert words in str(caught.value)

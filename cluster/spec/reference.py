@@ -181,8 +181,10 @@ nodes: ["n[01-04]", big:32]   # what holds brackets is quoted inside of a list
 The text is read by the rules of YAML 1.2. `1e9`, `1_000_000` and `1e-5` are numbers; only `true`
 and `false` are truth values, so that `no` and `on` are text, as are `22:30` and dates; `010` is an
 error. A key that stands twice, an unknown key, a key without a value, tags and merge keys are
-errors too. A spec is UTF-8, at most 1 MiB and 20,000 values long and 32 levels deep. Every problem
-is told at once, with its line and column.
+errors too; `null` is a value inside of `params`, also where a sweep gives one. A spec is UTF-8, at
+most 1 MiB and 20,000 values long and 32 levels deep. Every problem is told at once, with its line
+and column. `-` in place of the file reads standard input; in a spec that is piped in, paths are
+relative to the working directory.
 
 `--set key=value` puts one YAML value over the file: `--set samples=1e6`, `--set params.d=3`,
 `--set nodes[0].slots=4`; `--set seed=null` takes a key out. A comma outside of brackets and quotes

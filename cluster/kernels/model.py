@@ -184,8 +184,13 @@ class Kernel:
         value = self._trait("reference", params)
         if value is None:
             return None
-        listed = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
-        values = [_real(each) for each in (value if listed else [value])]
+        # An array without dimensions is a number, though it is of a type that can be iterated.
+        several = isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
+        listed = several and not isinstance(value, str | bytes | Mapping)
+        try:
+            values = [_real(each) for each in (value if listed else [value])]
+        except Exception:  # an object of the person's own may raise anything
+            values = []
         known = tuple(each for each in values if each is not None and not math.isnan(each))
         if not values or len(known) < len(values):
             fix = "make it a number, a list of numbers, or None where it is not known"

@@ -291,7 +291,15 @@ def test_an_odd_word_of_the_decorator_is_told(tmp_path: Path, words_of_it: str, 
 
 
 @pytest.mark.parametrize(
-    "words", ["block=np.int64(7)", "scale=np.float64(2)", "reference=np.array([1.0, 2.0])"]
+    "words",
+    [
+        "block=np.int64(7)",
+        "scale=np.float64(2)",
+        "reference=np.array([1.0, 2.0])",
+        "reference=np.array(1.0)",
+        "scale=lambda: np.array(2)",
+        "reference=lambda: iter([1, 2])",
+    ],
 )
 def test_a_numpy_number_is_a_number_to_the_decorator(tmp_path: Path, words: str) -> None:
     """np.int64 is a block as 7 is, np.float64 a scale, an array a reference."""

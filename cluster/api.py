@@ -13,7 +13,7 @@ from cluster.backends.base import kernels_at_home
 from cluster.dispatch import Clock, Stop, SystemClock
 from cluster.errors import NoAnswer, UsageError
 from cluster.events import Observer
-from cluster.ledger import Ledger, Run, Where, opened, sweeps
+from cluster.ledger import Ledger, Run, Where, opened, request_of, sweeps
 from cluster.outlook import Outlook, look_ahead
 from cluster.report.recorded import result_at
 from cluster.report.result import Result
@@ -116,7 +116,7 @@ def resume(
     """
     with Ledger(Path(store), write=True) as ledger:
         row = ledger.run(run)
-        request = elsewhere(Request.from_json(row.definition), overrides)
+        request = elsewhere(request_of(ledger, row), overrides)
         with hold(ledger, row.id, request, Caller(observe, stop)) as caller:
             compute(ledger, ledger.run(row.id), request, caller)
         return show(row.id, ledger)
@@ -138,7 +138,7 @@ def extend(
     """
     with Ledger(Path(store), write=True) as ledger:
         row = ledger.run(run)
-        old = Request.from_json(row.definition)
+        old = request_of(ledger, row)
         request = extended(old, overrides)
         with hold(ledger, row.id, request, Caller(observe, stop)) as caller:
             row = ledger.run(row.id)
@@ -215,7 +215,7 @@ def repro(run: str, block: int, store: Where = "runs") -> Repro:
         raise UsageError(f"a block's index is at least 0, got {block}")
     with opened(store) as ledger:
         row = ledger.run(run)
-        work = Request.from_json(row.definition).work(row.id)
+        work = request_of(ledger, row).work(row.id)
         with kernels_at_home():
             outcome = perform(work, Task(0, block, block + 1, 1, time.time()))
         counted = [r for r in ledger.counted(row, block, block + 1) if r.stop - r.first == 1]

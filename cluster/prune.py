@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import Locked, UsageError
-from cluster.ledger import Ledger, Run, compact, remove
+from cluster.ledger import Damaged, Ledger, Run, compact, remove
 from cluster.state import State
 
 
@@ -58,16 +58,21 @@ def prunable(
 
 
 def _together(ledger: Ledger) -> list[list[Run]]:
-    """The runs of a store, newest first; those of a sweep, the newest that has them, as one."""
+    """The runs of a store, newest first; those of a sweep, the newest that has them, as one.
+
+    What cannot be believed is not among them, nor are runs of one sweep with it.
+    """
     sweep_of: dict[int, int] = dict(
         ledger.all("SELECT run, max(sweep) FROM point GROUP BY run", ())
     )
-    groups: dict[tuple[str, int], list[Run]] = {}
-    for run in ledger.runs():
+    groups: dict[tuple[str, int], list[Run | Damaged]] = {}
+    for run in ledger.everything():
         sweep = sweep_of.get(run.key)
         key = ("run", run.key) if sweep is None else ("sweep", sweep)
         groups.setdefault(key, []).append(run)
-    return list(groups.values())
+    whole = ([run for run in group if isinstance(run, Run)] for group in groups.values())
+    pairs = zip(whole, groups.values(), strict=True)
+    return [runs for runs, group in pairs if len(runs) == len(group)]
 
 
 def prune(runs: list[Old], store: Path = Path("runs")) -> list[str]:

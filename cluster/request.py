@@ -72,13 +72,14 @@ class Request:
     @property
     def identity(self) -> str:
         """What makes a run's tally: two runs of one identity and block set have one tally."""
-        return sha256(self._essence(self.seed, self.block))
+        return sha256(_essence(self.source.sha, self.params, self.seed, self.block, self.common))
 
     @property
     def key(self) -> str:
         """The request key: the identity, with seed and block as they were written."""
         seed = "drawn" if self.spec.seed is None else self.spec.seed
-        return sha256(self._essence(seed, self.spec.block))
+        block = self.spec.block
+        return sha256(_essence(self.source.sha, self.params, seed, block, self.common))
 
     @property
     def point(self) -> int:
@@ -121,16 +122,31 @@ class Request:
                 own[name] = tuple(own[name])
         return cls(spec=Spec.from_json(data["spec"]), source=Source(**data["source"]), **own)
 
-    def _essence(self, seed: object, block: object) -> dict[str, object]:
-        return {
-            "kernel": self.source.sha,
-            "params": self.params,
-            "seed": seed,
-            "block": block,
-            "stream": streams.FORMAT,
-            # Named only where it is so: the identities of all other runs are as ever.
-            **({"streams": "common"} if self.common else {}),
-        }
+
+def identity_of(definition: Mapping[str, Any], sha: str) -> str:
+    """The identity of what ``Request.to_json`` wrote, computed again, without reading its spec.
+
+    Args:
+        definition: with params, seed and block.
+        sha: of its kernel, from the frozen text.
+    """
+    common = definition.get("common", False)
+    essence = _essence(sha, definition["params"], definition["seed"], definition["block"], common)
+    return sha256(essence)
+
+
+def _essence(
+    sha: str, params: Mapping[str, Any], seed: object, block: object, common: bool
+) -> dict[str, object]:
+    return {
+        "kernel": sha,
+        "params": params,
+        "seed": seed,
+        "block": block,
+        "stream": streams.FORMAT,
+        # Named only where it is so: the identities of all other runs are as ever.
+        **({"streams": "common"} if common else {}),
+    }
 
 
 _OWN = (

@@ -16,7 +16,7 @@ from cluster.count import Count
 from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Roster, Stop, SystemClock, recount
 from cluster.errors import ClusterError, StoreError
 from cluster.events import Closed, Event, Noted, Observer, Started
-from cluster.ledger import Ledger, PrintLog, Run, Where, Wish, Writer, log_of, opened
+from cluster.ledger import Ledger, PrintLog, Run, Where, Wish, Writer, log_of, opened, request_of
 from cluster.nodes import NodeList
 from cluster.notify import Teller
 from cluster.plan import Goal
@@ -67,7 +67,7 @@ def started(ledger: Ledger, request: Request, resume: bool, caller: Caller) -> R
 
 def _go_on(ledger: Ledger, row: Run, request: Request, caller: Caller) -> Result:
     """Go on with an earlier run of the same request, to the goal asked for now if it is more."""
-    recorded = Request.from_json(row.definition)
+    recorded = request_of(ledger, row)
     request = request.with_recorded(recorded)
     with hold(ledger, row.id, request, caller) as held:
         row = ledger.run(row.id)
@@ -223,7 +223,7 @@ def settle(run: str, store: Where | Ledger = "runs", observe: Observer | None = 
     """
     with opened(store) as ledger:
         row = ledger.run(run)
-        request = Request.from_json(row.definition)
+        request = request_of(ledger, row)
         with ledger.lock(row.id):
             scaling = (request.scale, request.offset)
             tell = observe or _say_nothing

@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import UsageError
-from cluster.ledger import FILE, Counted, Ledger, Run, take_over
+from cluster.errors import StoreError, UsageError
+from cluster.ledger import FILE, Counted, Damaged, Ledger, Run, judged, request_of, take_over
 from cluster.plan import Ranges
 from cluster.report.result import Result
 from cluster.request import Request
 from cluster.running import new_id, settle
-from cluster.tally import merged
-from cluster.work import checked
+from cluster.tally import Tally, TallyError, merged
 
 _MOST_NAMED = 5
+_ELSE = "have that part computed again where it comes from, or leave this store out"
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ def export(run: str, blocks: str, to: Path, store: Path = Path("runs")) -> Shard
     first, stop = _span(blocks)
     with Ledger(store) as ledger:
         row = ledger.run(run)
-    request = Request.from_json(row.definition)
+        request = request_of(ledger, row)
     goal = request.goal
     if first < goal.first or (goal.blocks is not None and stop > goal.blocks):
         has = f"{goal.first} to {(goal.blocks or 0) - 1}" if goal.blocks else f"{goal.first} and on"
         raise UsageError(f"the run {row.id} has the blocks {has}, got {blocks}")
     shard = replace(request, shard=(first, stop))
     with Ledger(to, create=True) as ledger:
-        if any(other.id == row.id for other in ledger.runs()):
+        if row.id in _taken(ledger):
             raise UsageError(f"{to} holds the run {row.id} already", fix="name a fresh folder")
         ledger.create(
             row.id, row.name, row.request, row.identity, shard.to_json(), shard.goal.to_json()
@@ -123,26 +123,70 @@ def merge(out: Path, sources: Sequence[Path], *, verify: bool = False) -> Merged
     Raises:
         UsageError: the runs are not of one identity, or overlap; nothing was written.
         Locked: the run of ``out`` is being computed.
-        StoreError: a store cannot be read or written.
+        StoreError: a store cannot be read or written, or a row of it cannot be; likewise.
     """
     with ExitStack() as stack:
         given = [_found(stack, source) for source in sources]
-        requests = [Request.from_json(row.definition) for _, row in given]
+        requests = [request_of(*source) for source in given]
         _check_identities(given, requests)
-        folder, name = _place(out)
-        if not verify and not (folder / FILE).is_file():  # a refusal leaves no empty store behind
-            _refuse_overlaps(given)
-        ledger = stack.enter_context(Ledger(folder, create=True))
-        here = _here(ledger, name, requests[0].identity)
+        # All is judged before anything is written: a refusal leaves no trace, and no empty store.
+        for source, request in zip(given, requests, strict=True):
+            _judge(*source, request)
         if not verify:
-            _refuse_overlaps([*([(ledger, here)] if here else []), *given])
-        run = here or _new(ledger, given, requests)
-        with ledger.lock(run.id):
+            _refuse_overlaps(given)
+        folder, named = _place(out)
+        ledger = stack.enter_context(Ledger(folder, create=True))
+        here = _here(ledger, named, requests[0].identity)
+        _check_kinds([*([(ledger, here)] if here else []), *given])
+        if not verify and here:
+            _refuse_overlaps([(ledger, here), *given])
+        most = _most(requests)
+        name = here.id if here else _fresh_id(ledger, given[most][1])
+        with ledger.lock(name), ledger.transaction():
+            run = here or _new(ledger, name, requests[most])
             # What is damaged here counts for nothing: it must keep no whole row out.
-            for row in [row for row in ledger.counted(run) if not row.intact]:
+            for row in [row for row in ledger.counted(run) if row.read(requests[0].block) is None]:
                 ledger.set_aside(run, row, "corrupt")
             told = [_take(ledger, run, requests[0].block, *source) for source in given]
         return Merged(told, settle(run.id, ledger))
+
+
+def _judge(ledger: Ledger, run: Run, request: Request) -> None:
+    """Refuse a source with a row that cannot be; before it counts, all of it is looked at."""
+    goal, at = request.goal, 0
+    for row, _, _ in judged(ledger, run):
+        place = f"blocks {row.first} to {row.stop - 1} of {ledger.store / run.id}"
+        if row.first < at:
+            raise StoreError(
+                f"{place} overlap other rows of the same run; nothing was merged",
+                where=str(ledger.path), fix=_ELSE,
+            )  # fmt: skip
+        if row.first < goal.first or (goal.blocks is not None and row.stop > goal.blocks):
+            has = f"{goal.first} to {goal.blocks - 1}" if goal.blocks else f"{goal.first} and on"
+            raise StoreError(
+                f"{place} lie outside of the blocks that the run has, {has}; nothing was merged",
+                where=str(ledger.path), fix=_ELSE,
+            )  # fmt: skip
+        at = row.stop
+
+
+def _check_kinds(parts: Sequence[tuple[Ledger, Run]]) -> None:
+    """Refuse tallies that do not add up: of other kinds, or of histograms with other edges."""
+    first: Tally | None = None
+    for ledger, run in parts:
+        for row in ledger.counted(run):
+            tally = row.read(run.definition["block"])
+            if tally is None:
+                continue
+            try:
+                (first or tally).check_like(tally)
+            except TallyError as error:
+                raise StoreError(
+                    f"{ledger.store / run.id} does not add up with the others: {error}; nothing"
+                    " was merged", where=str(ledger.path), fix=_ELSE,
+                ) from None  # fmt: skip
+            first = first or tally
+            break  # each part was judged to be of one kind
 
 
 def _take(ledger: Ledger, run: Run, block: int, giver: Ledger, given: Run) -> Given:
@@ -153,7 +197,7 @@ def _take(ledger: Ledger, run: Run, block: int, giver: Ledger, given: Run) -> Gi
     differing = []
     for row in giver.counted(given):
         blocks = row.stop - row.first
-        if not row.intact:
+        if row.read(block) is None:
             damaged += blocks
         elif counted.overlaps(row.first, row.stop):
             twice.add(row.first)
@@ -176,10 +220,10 @@ def _same(rows: Sequence[Counted], row: Counted, block: int) -> bool | None:
     ends = [row.first, *(other.stop for other in rows)]
     if [other.first for other in rows] != ends[:-1] or ends[-1] != row.stop:
         return None
-    if not all(other.intact for other in rows):
+    parts = [other.read(block) for other in rows]
+    if None in parts:
         return None
-    parts = [checked(other.tally, (other.stop - other.first) * block) for other in rows]
-    return merged(parts) == checked(row.tally, (row.stop - row.first) * block)
+    return merged(filter(None, parts)) == row.read(block)
 
 
 def _refuse_overlaps(parts: Sequence[tuple[Ledger, Run]]) -> None:
@@ -219,16 +263,26 @@ def _check_identities(given: Sequence[tuple[Ledger, Run]], requests: Sequence[Re
         )
 
 
-def _new(ledger: Ledger, given: Sequence[tuple[Ledger, Run]], requests: Sequence[Request]) -> Run:
-    """A run for what is merged: the definition of a source, the one that was asked for most."""
+def _most(requests: Sequence[Request]) -> int:
+    """The source that was asked for most: its definition becomes that of what is merged."""
     asked = [request.goal.blocks or float("inf") for request in requests]
-    most = asked.index(max(asked))
-    _, row = given[most]
-    taken = {run.id for run in ledger.runs()}
-    name = row.id if row.id not in taken else new_id(row.name)
-    whole = replace(requests[most], shard=None)
+    return asked.index(max(asked))
+
+
+def _fresh_id(ledger: Ledger, row: Run) -> str:
+    """The id of a run for what is merged: that of a source where it is free."""
+    return row.id if row.id not in _taken(ledger) else new_id(row.name)
+
+
+def _taken(ledger: Ledger) -> set[object]:
+    return {row[0] for row in ledger.all("SELECT id FROM run UNION SELECT id FROM sweep", ())}
+
+
+def _new(ledger: Ledger, name: str, request: Request) -> Run:
+    """A run for what is merged; nothing but its request is taken from where it comes."""
+    whole = replace(request, shard=None)
     return ledger.create(
-        name, row.name, row.request, row.identity, whole.to_json(), whole.goal.to_json()
+        name, whole.spec.name, whole.key, whole.identity, whole.to_json(), whole.goal.to_json()
     )
 
 
@@ -239,7 +293,7 @@ def _here(ledger: Ledger, name: str | None, identity: str) -> Run | None:
         if run.identity != identity:
             raise UsageError(f"the run {run.id} does not compute the same as what is to be merged")
         return run
-    found = [run for run in ledger.runs() if run.identity == identity]
+    found = list(ledger.selected("WHERE identity = ?", (identity,)))
     if len(found) > 1:
         names = ", ".join(str(ledger.store / run.id) for run in found[:_MOST_NAMED])
         raise UsageError(f"{ledger.store} has several runs of that identity", fix=f"name {names}")
@@ -252,11 +306,13 @@ def _found(stack: ExitStack, source: Path) -> tuple[Ledger, Run]:
     ledger = stack.enter_context(Ledger(folder))
     if name is not None:
         return ledger, ledger.run(name)
-    runs = ledger.runs()
+    runs = ledger.everything()
     if len(runs) != 1:
         names = ", ".join(str(folder / run.id) for run in runs[:_MOST_NAMED])
         fix = f"name one: {names}" if runs else None
         raise UsageError(f"{folder} holds {len(runs)} runs", fix=fix)
+    if isinstance(runs[0], Damaged):
+        raise runs[0].error
     return ledger, runs[0]
 
 

@@ -7,23 +7,31 @@ from enum import Enum
 
 
 class State(Enum):
-    """What a run is in; the value is the word used everywhere."""
+    """What a run is in; the value is the word used everywhere.
+
+    ``damaged`` is told of a run whose row in the ledger cannot be believed; none is recorded so.
+    """
 
     RUNNING = "running"
     INTERRUPTED = "interrupted"
     PARTIAL = "partial"
     FAILED = "failed"
     DONE = "done"
+    DAMAGED = "damaged"
 
     @property
     def symbol(self) -> str:
         """One character for tables."""
-        return {"running": "▸", "interrupted": "…", "partial": "◐", "failed": "✗", "done": "✓"}[
-            self.value
-        ]
+        return _SYMBOLS[self.value]
 
     def exit_code(self, stopped_by: str | None = None) -> int:
         """The exit code of a command that leaves a run so; after a signal, 128 + its number."""
         if self is State.INTERRUPTED and stopped_by and stopped_by.startswith("SIG"):
             return 128 + signal.Signals[stopped_by]
-        return {"running": 0, "interrupted": 3, "partial": 3, "failed": 1, "done": 0}[self.value]
+        return _CODES[self.value]
+
+
+_SYMBOLS = {
+    "running": "▸", "interrupted": "…", "partial": "◐", "failed": "✗", "done": "✓", "damaged": "!",
+}  # fmt: skip
+_CODES = {"running": 0, "interrupted": 3, "partial": 3, "failed": 1, "done": 0, "damaged": 74}

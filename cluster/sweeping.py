@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from cluster.canonical import canonical, sha256
 from cluster.dispatch import SystemClock
 from cluster.errors import ClusterError, UsageError
 from cluster.events import Noted, SweepStarted
-from cluster.ledger import Ledger, Run, Where, opened, sweeps
+from cluster.ledger import Ledger, Run, Where, opened, request_of, spec_of, sweeps
 from cluster.ledger.holds import Holds, check_room
 from cluster.notify import Teller
 from cluster.outlook import look_ahead
@@ -120,9 +119,9 @@ def resume(
     """
     with Ledger(Path(store), write=True) as ledger:
         sweep = the_sweep(ledger, name)
-        whole = Spec.from_json(sweep.spec)
+        whole = spec_of(ledger, sweep)
         members = [
-            Member(place, given, elsewhere(_in_sweep(run, given, whole), overrides), run)
+            Member(place, given, elsewhere(_in_sweep(ledger, run, given, whole), overrides), run)
             for place, given, run in sweeps.runs_of(ledger, sweep)
             if sweep.asked is None or place in sweep.asked
         ]
@@ -136,9 +135,9 @@ def resume(
         return _computed(ledger, sweep, spec, members, caller)
 
 
-def _in_sweep(run: Run, given: Mapping[str, Any], whole: Spec) -> Request:
+def _in_sweep(ledger: Ledger, run: Run, given: Mapping[str, Any], whole: Spec) -> Request:
     """A point's request, to be run where the sweep says: its run may be older than the sweep."""
-    request = Request.from_json(run.definition)
+    request = request_of(ledger, run)
     spec = placed_as(request.spec, whole)
     if "backend" in given:
         spec = spec.model_copy(update={"backend": given["backend"]})
@@ -320,7 +319,7 @@ def _fresh(
         request = requests[at]
         yield sweeps.Fresh(
             f"{sweep}.{at:0{width}}", request.spec.name, keys[at], request.identity,
-            json.dumps(request.to_json()), json.dumps(request.goal.to_json()),
+            request.to_json(), request.goal.to_json(),
         )  # fmt: skip
 
 
@@ -433,7 +432,7 @@ def _judged(ledger: Ledger, sweep: sweeps.Sweep, members: Sequence[Member]) -> l
     for member in members:
         now = replace(member, run=rows[member.run.key])
         if now.run.goal != now.request.goal.to_json():
-            recorded = Request.from_json(now.run.definition)
+            recorded = request_of(ledger, now.run)
             if enough(ledger, now.run, now.request, recorded) is None:
                 goal = now.request.goal.to_json()
                 asked.append((now.run, now.request.to_json(), goal))
@@ -444,7 +443,7 @@ def _judged(ledger: Ledger, sweep: sweeps.Sweep, members: Sequence[Member]) -> l
             now = replace(now, request=replace(recorded, spec=spec))
         if not _has_ended(now.run):
             owed.append(now)
-    sweeps.set_goals(ledger, asked)
+    ledger.set_goals(asked)
     return owed
 
 

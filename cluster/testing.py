@@ -25,10 +25,11 @@ from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Stop, SystemCloc
 from cluster.events import Event
 from cluster.family import descendants
 from cluster.kernels import Source as Text
-from cluster.ledger import Counted, Ledger
+from cluster.ledger import Counted, Ledger, Run
 from cluster.nodes import Node
 from cluster.plan import Goal
 from cluster.report.result import digest
+from cluster.request import identity_of
 from cluster.tally import Tally
 from cluster.work import Fault, Outcome, Task, Work, perform
 
@@ -205,7 +206,7 @@ def drive(
     events: list[Event] = []
     with Ledger(store, create=True) as ledger, ledger.lock(work.run):
         known = [run for run in ledger.runs() if run.id == work.run]
-        run = known[0] if known else ledger.create(work.run, "driven", "", "", {}, {})
+        run = known[0] if known else entered(ledger, work)
         count = recount(ledger, run, goal, work, (1, 0), events.append)
         with ledger.writer(run) as writer:
             core = Core(
@@ -220,6 +221,17 @@ def drive(
             list(ledger.counted(run)), ledger.failures(run), ledger.spares(run), events,
             {total.node: total.blocks for total in ledger.node_totals(run)},
         )  # fmt: skip
+
+
+def entered(ledger: Ledger, work: Work) -> Run:
+    """A new run of a work, without an end, in a ledger."""
+    definition: dict[str, Any] = {
+        "params": dict(work.params), "seed": work.seed, "block": work.block, "scale": 1.0,
+        "offset": 0.0, "reference": None, "source": work.source.to_json(),
+        "spec": {"backend": "serial"},
+    }  # fmt: skip
+    identity = identity_of(definition, work.source.sha)
+    return ledger.create(work.run, "driven", "", identity, definition, Goal(None).to_json())
 
 
 # -- the conformance suite ------------------------------------------------------------------------

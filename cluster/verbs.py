@@ -72,10 +72,23 @@ def help_text() -> str:
 
 def command(verb: str, *arguments: str, store: str | Path = "runs") -> str:
     """A command, exactly as it can be typed in the folder and the shell of this process."""
+    place = [] if str(store) == "runs" else ["--store", str(store)]
+    return " ".join(map(_quoted, [*_program(), verb, *arguments, *place]))
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell, without a character that a terminal obeys."""
     import shlex
 
-    place = [] if str(store) == "runs" else ["--store", str(store)]
-    return shlex.join([*_program(), verb, *arguments, *place])
+    if word.isprintable():
+        return shlex.quote(word)
+    told = (_escaped(each) for each in word.encode(errors="surrogateescape"))
+    return f"$'{''.join(told)}'"
+
+
+def _escaped(byte: int) -> str:
+    plain = 32 <= byte < 127 and chr(byte) not in "\\'"
+    return chr(byte) if plain else f"\\x{byte:02x}"
 
 
 def _program() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import deque
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.backends.base import Backend, NodeEvent, Options, Pause, Source, create
-from cluster.dispatch import Stop
+from cluster.dispatch import Stop, added_up
 from cluster.errors import UsageError
-from cluster.ledger import Counted, Ledger, Run
-from cluster.request import Request, elsewhere, placed
+from cluster.ledger import Counted, Ledger, Run, request_of
+from cluster.request import elsewhere, placed
 from cluster.tally import TallyError
 from cluster.verbs import command
 from cluster.work import Outcome, Task, Work, checked, verified
@@ -53,6 +54,7 @@ class Verified:
         differing: what came out differently.
         impure: the first block of each of those that, drawn twice on one node, differed again.
         unchecked: (first, last, why) of what could not be computed.
+        row: what of the run's own row does not hold, in words; None: it is the sum of its rows.
     """
 
     run: str
@@ -64,6 +66,7 @@ class Verified:
     differing: list[Difference] = field(default_factory=list)
     impure: list[int] = field(default_factory=list)
     unchecked: list[tuple[int, int, str]] = field(default_factory=list)
+    row: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of ``verify``."""
@@ -102,16 +105,21 @@ def verify(
         raise UsageError(f"--fraction must be above 0 and at most 1, got {fraction:g}")
     with Ledger(store) as ledger:
         row = ledger.run(run)
-        counted = [found for found in ledger.counted(row) if found.intact]
+        block = row.definition["block"]
+        found = list(ledger.counted(row))
+        counted = [each for each in found if each.read(block) is not None]
+        damaged = [each for each in found if each.read(block) is None]
+        recorded = None if ledger.holder(row) else _judged(ledger, row, damaged)
+        request = elsewhere(request_of(ledger, row), overrides)
         longest = _longest(ledger, row, counted)
     if not counted:
         raise UsageError(
             f"nothing is counted of the run {row.id}", fix=command("resume", row.id, store=store)
         )
-    request = elsewhere(Request.from_json(row.definition), overrides)
     of_blocks = sum(found.stop - found.first for found in counted)
     chosen = _chosen(counted, fraction * of_blocks, random.Random(seed))
-    report = Verified(row.id, of_blocks, seed)
+    unread = [(each.first, each.stop - 1, "its row is damaged") for each in damaged]
+    report = Verified(row.id, of_blocks, seed, unchecked=unread, row=recorded)
     nodes = placed(request.spec.nodes.hosts)
     many = "s" * (len(chosen) > 1)
     tell(f"computing {len(chosen)} task{many} of {row.id} again on {request.spec.backend}")
@@ -124,6 +132,21 @@ def verify(
         )  # fmt: skip
     report.unchecked += [(left.first, left.stop - 1, why) for left in source.left()]
     return report
+
+
+def _judged(ledger: Ledger, run: Run, damaged: Sequence[Counted]) -> str | None:
+    """What of a run's own row does not hold; its tally must be the sum of its counted rows."""
+    if run.faults:
+        return "; ".join(run.faults)
+    end = math.inf if run.counted is None else run.counted
+    if run.ranges is None or any(row.first < end for row in damaged):
+        return None
+    count = added_up(ledger, run)
+    if [list(span) for span in count.ranges] != run.ranges:
+        return f"its ranges are {run.ranges}, those of its counted rows {count.ranges}"[:500]
+    if count.tally() != run.total:
+        return "its tally is not the sum of its counted rows"
+    return None
 
 
 class _Again(Source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,11 +86,12 @@ def tail(run: str, store: Path, *, onward: bool = False) -> Iterator[str]:
         said = subject(ledger, run)
         path = log_of(said.id, store)
         try:
-            file = path.open(encoding="utf-8", errors="replace")
+            # A store may come from anywhere: its log is read, and not what a link there points to.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             message = f"{said.id} has no log: what it says went to where it was started"
             raise UsageError(message, fix=command("show", said.id, store=store)) from None
-        with file:
+        with open(descriptor, encoding="utf-8", errors="replace") as file:
             while True:
                 running = onward and said.holder() is not None
                 yield from iter(lambda: file.read(1 << 16), "")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cluster import api, sweeping
+from cluster.errors import UsageError
 from cluster.events import Event, Noted, PointProgress, Progress, Started, SweepStarted
 from cluster.ledger import Ledger, Owner, Run, sweeps
 from cluster.report.result import Result
@@ -93,6 +94,8 @@ class _Sweep(Subject):
     def __init__(self, ledger: Ledger, sweep: sweeps.Sweep) -> None:
         self._ledger, self._sweep, self.id = ledger, sweep, sweep.id
         self._runs = [run for _, _, run in sweeps.runs_of(ledger, sweep)]
+        if not self._runs:
+            raise UsageError(f"the sweep {sweep.id} has no points", fix="submit its spec again")
         self.run = self._runs[0]
         self._told: Mapping[str, Any] | None = None
         self._heard = 0

@@ -57,7 +57,7 @@ def _verify(
         found = verify(run, fraction, store, seed=seed, overrides=overrides, tell=tell, stop=stop)
     document = found.to_json()
     answer(document, as_json, lambda: stores.verified(document))
-    if found.differing:
+    if found.differing or found.row:
         return 1
     return State.PARTIAL.exit_code() if found.unchecked else 0
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from cluster.dispatch.clock import Clock, SystemClock, Unstepped
 from cluster.dispatch.core import Core, Policy
 from cluster.dispatch.loop import Ending, Loop, Stop, Turns
-from cluster.dispatch.recount import recount
+from cluster.dispatch.recount import added_up, recount
 from cluster.dispatch.roster import Roster
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "SystemClock",
     "Turns",
     "Unstepped",
+    "added_up",
     "recount",
 ]

@@ -9,7 +9,8 @@ from cluster.events import (
 )
 from cluster.ledger import Counted, Ledger, Run
 from cluster.plan import Goal
-from cluster.work import Work, checked
+from cluster.tally import TallyError
+from cluster.work import Work
 
 
 def recount(ledger: Ledger, run: Run, goal: Goal, work: Work, scaling: tuple[float, float],
@@ -21,10 +22,8 @@ def recount(ledger: Ledger, run: Run, goal: Goal, work: Work, scaling: tuple[flo
     count = Count(goal, *scaling)
     aside: list[tuple[Counted, str]] = []
     for row in ledger.counted(run, goal.first, goal.blocks):
-        verdict = _verdict(row, count)
-        if verdict is None:
-            count.add(row.first, row.stop, checked(row.tally, (row.stop - row.first) * work.block))
-        else:
+        verdict = tried(row, count, work.block)
+        if verdict is not None:
             aside.append((row, verdict))
     for row, verdict in aside:
         ledger.set_aside(run, row, verdict)
@@ -34,9 +33,25 @@ def recount(ledger: Ledger, run: Run, goal: Goal, work: Work, scaling: tuple[flo
     return count
 
 
-def _verdict(row: Counted, count: Count) -> str | None:
-    if not row.intact:
+def added_up(ledger: Ledger, run: Run) -> Count:
+    """The same of a run whose lock others may hold: nothing is set aside, and nothing written."""
+    definition = run.definition
+    count = Count(Goal.from_json(run.goal), definition["scale"], definition["offset"])
+    for row in ledger.counted(run, count.goal.first, count.goal.blocks):
+        tried(row, count, definition["block"])
+    return count
+
+
+def tried(row: Counted, count: Count, block: int) -> str | None:
+    """Count a row of blocks of so many samples; why it cannot be counted, or None."""
+    tally = row.read(block)
+    # Rows come in order; the database refuses two that overlap, unless its triggers were dropped.
+    if tally is None or count.done.overlaps(row.first, row.stop):
         return "corrupt"
-    if count.checkpoints.crosses(row.first, row.stop):
+    if row.first < count.goal.first or count.checkpoints.crosses(row.first, row.stop):
         return "beyond"
+    try:
+        count.add(row.first, row.stop, tally)
+    except TallyError:  # of another kind than the rows before it
+        return "corrupt"
     return None

@@ -14,7 +14,7 @@ from pathlib import Path
 from cluster.doctor.finding import Finding
 from cluster.errors import ClusterError, StoreError
 from cluster.kernels import cache_folder
-from cluster.ledger import FILE, NETWORK, SQLITE, Ledger, file_system
+from cluster.ledger import FILE, NETWORK, SQLITE, Damaged, Ledger, file_system, sweeps
 from cluster.ledger.places import check_place
 from cluster.nodes import usable_cores
 
@@ -128,9 +128,14 @@ def _whole(store: Path) -> Finding:
     try:
         with Ledger(store) as ledger:
             verdict = ledger.check()
+            rows = [*ledger.everything(), *sweeps.damaged(ledger)]
     except ClusterError as error:
         return Finding("ledger", "bad", error.message, error.fix)
     if verdict != "ok":
         fix = "restore it, or recover it with sqlite3's .recover"
         return Finding("ledger", "bad", verdict, fix)
+    damaged = [row.error for row in rows if isinstance(row, Damaged)]
+    if damaged:
+        more = f" (and {len(damaged) - 1} more)" if damaged[1:] else ""
+        return Finding("ledger", "bad", damaged[0].message + more, damaged[0].fix)
     return Finding("ledger", "ok", f"{store / FILE} is whole")

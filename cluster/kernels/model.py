@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import math
 import operator
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ DEFAULT_BLOCK = 65_536
 FORMS = ("rng", "stream")
 _LARGEST_BLOCK = 2**63 - 1
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Modules that a file of ``include`` must not stand in for.
 _TAKEN = sys.stdlib_module_names | {"cluster", "numba", "numpy"}
 
@@ -121,8 +123,9 @@ class Source:
     def __post_init__(self) -> None:
         for name in {self.entry, *self.files}:
             path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or name not in self.files:
-                raise KernelError(f"{name} is not a file below the kernel's folder")
+            below = path.parts and not path.is_absolute() and ".." not in path.parts
+            if not below or name not in self.files or _CONTROL.search(name):
+                raise KernelError(f"{name!r} is not a file below the kernel's folder")
             module = path.parts[0].removesuffix(".py")
             if name != self.entry and path.suffix == ".py" and module in _TAKEN:
                 raise KernelError(f"{name} would hide the module {module!r}", fix="rename it")

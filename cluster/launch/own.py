@@ -54,7 +54,8 @@ class Own:
         if self._slots is None:
             return
         for outcome in self._slots.tend():
-            self._on_outcome(outcome)
+            if isinstance(outcome, Outcome):  # what the probe prints, a task will print again
+                self._on_outcome(outcome)
         if self._owed and self._slots.usable and not self._given:
             few, task = probe(self._works[self._owed[0]], self._owed[0])
             self._slots.give(task, few)

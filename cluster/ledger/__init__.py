@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from cluster.ledger.database import FILE, NETWORK, SQLITE, file_system
 from cluster.ledger.locks import Owner, holder
-from cluster.ledger.moves import compact, remove, take_over
+from cluster.ledger.moves import compact, judged, remove, take_over
+from cluster.ledger.paths import log_of
 from cluster.ledger.prints import PrintLog
-from cluster.ledger.rows import Counted, NodeTotals, Run, Speed, Wish
-from cluster.ledger.store import Ledger, Where, log_of, opened
+from cluster.ledger.requests import request_of, spec_of
+from cluster.ledger.rows import Counted, Damaged, NodeTotals, Run, Speed, Wish
+from cluster.ledger.store import Ledger, Where, opened
 from cluster.ledger.tables import SCHEMA
 from cluster.ledger.writer import Scribe, Writer
 
@@ -22,6 +24,7 @@ __all__ = [
     "SCHEMA",
     "SQLITE",
     "Counted",
+    "Damaged",
     "Ledger",
     "NodeTotals",
     "Owner",
@@ -35,8 +38,11 @@ __all__ = [
     "compact",
     "file_system",
     "holder",
+    "judged",
     "log_of",
     "opened",
     "remove",
+    "request_of",
+    "spec_of",
     "take_over",
 ]

@@ -14,6 +14,7 @@ from cluster.durable import make_folder
 from cluster.errors import Locked, StoreError
 from cluster.kernels import refuse_verbs
 from cluster.ledger.faults import BUSY, is_full, no_store, translated
+from cluster.ledger.judge import is_time
 from cluster.ledger.locks import Owner
 from cluster.ledger.places import (
     check_ours,
@@ -24,7 +25,8 @@ from cluster.ledger.places import (
     private_copy,
     read_only,
 )
-from cluster.ledger.tables import SCHEMA, TABLES, UPGRADES, statements
+from cluster.ledger.tables import SCHEMA, TABLES, UNMARKED, UPGRADES, statements
+from cluster.ledger.upgrade import mark_rows
 
 FILE = "ledger.sqlite"
 SQLITE = sqlite3.sqlite_version
@@ -126,12 +128,16 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
+        """All that is written in it, or nothing; one inside of another is a part of it."""
         self.check_writable()
         with self._transaction():
             yield
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        if self.db.in_transaction:
+            yield
+            return
         with translated(self.path):
             self.db.execute("BEGIN IMMEDIATE")
             try:
@@ -168,7 +174,8 @@ class Database:
         me = Owner.here()
         with self.transaction():
             row = self.db.execute("SELECT host, pid, beat FROM owner").fetchone()
-            if row and row[0] != me.host and time.time() - row[2] < _OWNER_DEAD:
+            # A beat that cannot be is none: whoever owned the store is believed no longer.
+            if row and row[0] != me.host and is_time(row[2]) and time.time() - row[2] < _OWNER_DEAD:
                 raise Locked(
                     f"the store {self.store} is on a network file system and in use by process"
                     f" {row[1]} on {row[0]}", fix=f"run there, or wait {_OWNER_DEAD:g} s after it",
@@ -217,6 +224,8 @@ class Database:
             for step in range(version, SCHEMA):
                 for statement in statements(UPGRADES[step]):
                     self.db.execute(statement)
+                if step == UNMARKED:
+                    mark_rows(self.db)
             self.db.execute(f"PRAGMA user_version = {SCHEMA}")
 
     def _make_tables(self) -> None:

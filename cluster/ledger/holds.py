@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 from cluster.descriptors import raised
 from cluster.errors import UsageError
 from cluster.ledger.faults import translated
 from cluster.ledger.locks import Owner, flock, write_owner
+from cluster.ledger.paths import LOCKS, folder_of
 from cluster.ledger.store import Ledger
 
 # Descriptors for everything else: the store, the engine's pipes, libraries.
@@ -33,12 +35,12 @@ class Holds:
         self._held: dict[str, int] = {}
         ledger.check_writable()
         check_room(len(runs))
-        me, folder = Owner.here(), ledger.lock_path("")
+        me, folder = Owner.here(), folder_of(ledger.store, LOCKS)
         try:
             with translated(folder):
                 folder.mkdir(mode=0o700, exist_ok=True)
                 for run in sorted(runs):  # else two sweeps may each refuse the other
-                    self._hold(f"{folder}/{run}", run, me)
+                    self._hold(ledger.lock_path(run), run, me)
             ledger.own()
         except BaseException:
             self.close()
@@ -63,7 +65,7 @@ class Holds:
         for run in tuple(self._held):
             self.release(run)
 
-    def _hold(self, path: str, run: str, me: Owner) -> None:
+    def _hold(self, path: Path, run: str, me: Owner) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._held[run] = descriptor
         flock(descriptor, path, run)

@@ -12,6 +12,7 @@ from pathlib import Path
 from cluster.errors import Locked
 from cluster.family import born
 from cluster.folders import hostname
+from cluster.ledger.judge import is_time, is_word
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,14 @@ def flock(descriptor: int, path: Path | str, run: str) -> None:
 
 
 def _read_owner(descriptor: int) -> Owner:
+    nobody = Owner("an unknown host", 0, 0.0)
     try:
-        return Owner(**json.loads(os.pread(descriptor, 4096, 0)))
-    except (ValueError, TypeError):
-        return Owner("an unknown host", 0, 0.0)
+        told = json.loads(os.pread(descriptor, 4096, 0))
+        owner = Owner(**told)
+    except (ValueError, TypeError, RecursionError):
+        return nobody
+    numbers = isinstance(told["pid"], int) and isinstance(told.get("born"), int | None)
+    return owner if numbers and is_word(owner.host) and is_time(owner.since) else nobody
 
 
 def write_owner(descriptor: int, owner: Owner) -> None:

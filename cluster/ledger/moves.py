@@ -3,46 +3,81 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
+from cluster.errors import StoreError
+from cluster.ledger.faults import translated
+from cluster.ledger.judge import OUTCOME, SESSION, wrong_column
 from cluster.ledger.locks import holder
-from cluster.ledger.rows import Run
-from cluster.ledger.store import Ledger, log_of
-from cluster.ledger.tables import OUTCOME_COLUMNS
-from cluster.work import checksum
+from cluster.ledger.paths import LOCKS, folder_of, log_of
+from cluster.ledger.rows import Counted, Run
+from cluster.ledger.store import Ledger
+from cluster.ledger.tables import OUTCOME_COLUMNS, UNENDED
+from cluster.tally import Tally, TallyError
+from cluster.work import checked, checksum
 
 # All that hangs on a run, the run itself last.
 _TABLES = ("outcome", "spare", "failure", "event", "session", "wish", "point")
+_STARTS = {name: SESSION[name] for name in ("started", "wall", "host", "pid", "backend", "nodes")}
+# Rows that are read at a time.
+_MANY = 1000
 _EMPTY = "SELECT key FROM sweep WHERE key NOT IN (SELECT sweep FROM point)"
 
 
-def take_over(ledger: Ledger, run: Run, giver: Ledger, given: Run, without: set[int]) -> int:
+def judged(giver: Ledger, given: Run) -> Iterator[tuple[Counted, Tally, tuple[Any, ...]]]:
+    """The counted rows of a run, each judged whole: its range, its tally and all of its columns.
+
+    Those whose checksum does not hold are left out: their blocks are owed, and harm nobody.
+
+    Raises:
+        StoreError: a row has a checksum that holds, and cannot be.
+    """
+    block, like = given.definition["block"], None
+    columns = ", ".join(OUTCOME)
+    with translated(giver.path):
+        rows = giver.db.execute(
+            f"SELECT {columns} FROM outcome WHERE run = ? ORDER BY first", (given.key,)
+        )
+        ahead = rows.fetchmany(_MANY)
+        while ahead:
+            for counted, row in zip(giver.read(given, ahead), ahead, strict=True):
+                if counted.intact:
+                    tally = _whole(giver, given, counted, row, block)
+                    like = like or tally
+                    yield counted, _alike(giver, given, counted, tally, like), row
+            ahead = rows.fetchmany(_MANY)
+
+
+def take_over(ledger: Ledger, run: Run, giver: Ledger, given: Run, without: Collection[int]) -> int:
     """Count in ``run`` what another store's run of the same identity has counted.
 
     Damaged rows, and those whose first block is in ``without``, stay where they are; the starts
-    of that run become starts of this one. All of it is done, or nothing.
+    of that run become starts of this one. All of it is done, or nothing; what was recorded of the
+    end of ``run`` is over.
 
     Returns:
         How many rows were taken over.
 
     Raises:
-        StoreError: one of them overlaps what is counted, or the disk failed.
+        StoreError: one of them cannot be, or overlaps what is counted, or the disk failed.
     """
     places = ", ".join("?" * OUTCOME_COLUMNS)
     before = ledger.db.total_changes
     with ledger.transaction():
         ledger.db.executemany(
-            f"INSERT INTO outcome VALUES ({places})", _rows(run, giver, given, without)
+            f"INSERT INTO outcome (run, {', '.join(OUTCOME)}) VALUES ({places})",
+            _rows(run, giver, given, without),
         )
         taken = ledger.db.total_changes - before
         if taken:
+            ledger.db.execute(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,))
             ledger.db.executemany(
-                "INSERT INTO session (run, started, wall, host, pid, backend, nodes)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(run.key, *row) for row in giver.all(
-                    "SELECT started, wall, host, pid, backend, nodes FROM session WHERE run = ?"
-                    " ORDER BY key", (given.key,))],
+                f"INSERT INTO session (run, {', '.join(_STARTS)}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(run.key, *row) for row in giver.sound("session", _STARTS, giver.all(
+                    f"SELECT key, {', '.join(_STARTS)} FROM session WHERE run = ? ORDER BY key",
+                    (given.key,)))],
             )  # fmt: skip
     return taken
 
@@ -60,7 +95,7 @@ def remove(ledger: Ledger, run: Run) -> None:
                 ledger.db.execute(f"DELETE FROM {table} WHERE run = ?", (run.key,))
             ledger.db.execute("DELETE FROM run WHERE key = ?", (run.key,))
             _remove_empty_sweeps(ledger)
-        for path in (log_of(run.id, ledger.store), ledger.store / "locks" / run.id):
+        for path in (log_of(run.id, ledger.store), ledger.lock_path(run.id)):
             with suppress(OSError):
                 path.unlink()
 
@@ -77,15 +112,44 @@ def compact(ledger: Ledger) -> None:
 
     SQLite keeps every writer out until it is done, which of a large store takes long.
     """
-    if any(holder(path) for path in (ledger.store / "locks").iterdir()):
+    if any(holder(path) for path in folder_of(ledger.store, LOCKS).iterdir()):
         return
     with suppress(sqlite3.OperationalError):
         ledger.db.execute("VACUUM")
 
 
-def _rows(run: Run, giver: Ledger, given: Run, without: set[int]) -> Iterator[tuple[object, ...]]:
-    rows = giver.db.execute("SELECT * FROM outcome WHERE run = ? ORDER BY first", (given.key,))
-    for row in rows:
-        _, first, stop, tally, *others, mark = row
-        if first not in without and checksum(given.id, first, stop, tally) == mark:
-            yield run.key, first, stop, tally, *others, checksum(run.id, first, stop, tally)
+def _rows(
+    run: Run, giver: Ledger, given: Run, without: Collection[int]
+) -> Iterator[tuple[object, ...]]:
+    for counted, _, row in judged(giver, given):
+        if counted.first not in without:
+            mark = checksum(run.id, counted.first, counted.stop, counted.tally)
+            yield run.key, *row[:-1], mark
+
+
+def _whole(giver: Ledger, given: Run, counted: Counted, row: Sequence[Any], block: int) -> Tally:
+    """The tally of a row whose checksum holds, when all of its columns can be."""
+    column = wrong_column(OUTCOME, row)
+    if column is not None:
+        raise _refused(giver, given, counted, f"column {column}: {ascii(row)[:80]}")
+    try:
+        return checked(counted.tally, (counted.stop - counted.first) * block)
+    except TallyError as error:
+        raise _refused(giver, given, counted, f"column tally: {error}"[:300]) from None
+
+
+def _alike(giver: Ledger, given: Run, counted: Counted, tally: Tally, like: Tally) -> Tally:
+    try:
+        like.check_like(tally)
+    except TallyError as error:
+        raise _refused(giver, given, counted, f"column tally: {error}"[:300]) from None
+    return tally
+
+
+def _refused(giver: Ledger, given: Run, counted: Counted, why: str) -> StoreError:
+    return StoreError(
+        f"the row of blocks {counted.first} to {counted.stop - 1} of {given.id} cannot be, though"
+        f" its checksum holds: table outcome, {why}; nothing was merged",
+        where=str(giver.path),
+        fix="have that part computed again where it comes from, or leave this store out",
+    )

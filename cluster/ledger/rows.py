@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from cluster.errors import StoreError
 from cluster.nodes import Node
+from cluster.tally import Tally, TallyError
+from cluster.work import checked
 
 
 class Run(NamedTuple):
-    """A row of the table of runs; ``state`` is the recorded one, see :meth:`Ledger.state`."""
+    """A row of the table of runs; ``state`` is the recorded one, see :meth:`Ledger.state`.
+
+    Attributes:
+        faults: what of the row could not be believed and was left out, in words.
+        total: the tally that ``tally`` holds.
+        marks: over what it is and over how it ended; they change with these.
+    """
 
     key: int
     id: str
@@ -26,19 +35,46 @@ class Run(NamedTuple):
     tally: str | None
     ranges: list[list[int]] | None
     progress: dict[str, Any] | None
+    faults: tuple[str, ...] = ()
+    total: Tally | None = None
+    marks: tuple[str | None, str | None] = (None, None)
 
 
-JSON_COLUMNS = ("definition", "goal", "ranges", "progress")
+class Damaged(NamedTuple):
+    """A row of the table of runs, or of sweeps, that cannot be believed.
+
+    Attributes:
+        key, id, name, created: as far as they can be told.
+        error: what is wrong with it.
+    """
+
+    key: int
+    id: str
+    name: str
+    created: float
+    error: StoreError
 
 
 class Counted(NamedTuple):
-    """A counted range of blocks; ``intact`` is False where its checksum does not hold."""
+    """A counted range of blocks; ``intact`` is False where its checksum does not hold.
+
+    A tally that cannot be has a checksum too: :meth:`read` tells both.
+    """
 
     first: int
     stop: int
     tally: str
     node: str
     intact: bool
+
+    def read(self, block: int) -> Tally | None:
+        """Its tally, of blocks of so many samples; None where the row is damaged."""
+        if not self.intact:
+            return None
+        try:
+            return checked(self.tally, (self.stop - self.first) * block)
+        except TallyError:
+            return None
 
 
 class Wish(NamedTuple):
@@ -49,10 +85,16 @@ class Wish(NamedTuple):
     drain: tuple[str, ...]
 
     @classmethod
-    def read(cls, key: int, text: str) -> Wish:
-        """From the columns of its row."""
-        hosts = json.loads(text)
-        return cls(key, tuple(map(Node.from_json, hosts["add"])), tuple(hosts["drain"]))
+    def read(cls, key: int, hosts: Mapping[str, Any]) -> Wish:
+        """From its key, and the JSON object of its hosts.
+
+        Raises:
+            NodeError, LookupError, TypeError, AttributeError: it names no hosts.
+        """
+        drain = tuple(hosts["drain"])
+        if not all(isinstance(name, str) for name in drain):
+            raise TypeError("names are text")
+        return cls(key, tuple(map(Node.from_json, hosts["add"])), drain)
 
 
 class Speed(NamedTuple):

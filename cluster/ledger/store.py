@@ -6,64 +6,115 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import UsageError, did_you_mean
+from cluster.errors import StoreError, UsageError, did_you_mean
 from cluster.ledger.database import Database
 from cluster.ledger.faults import translated
+from cluster.ledger.judge import (
+    COLUMNS,
+    EVENT,
+    FAILURE,
+    SESSION,
+    SPARE,
+    Kinds,
+    Wrong,
+    is_count,
+    is_id,
+    is_time,
+    is_word,
+    parsed,
+    run_of,
+    wrong_column,
+)
 from cluster.ledger.locks import Owner, flock, holder, write_owner
-from cluster.ledger.rows import JSON_COLUMNS, Counted, NodeTotals, Run, Speed, Wish
-from cluster.ledger.tables import UNENDED
+from cluster.ledger.marks import End, What, probe_mark, taken_apart
+from cluster.ledger.paths import lock_path
+from cluster.ledger.rows import Counted, Damaged, NodeTotals, Run, Speed, Wish
+from cluster.ledger.tables import FINISH, INSERT_RUN, UNENDED
 from cluster.ledger.writer import Scribe, Writer
-from cluster.nodes import Node
+from cluster.nodes import Node, NodeError
 from cluster.work import checksum
 
 #: The folder of a store.
 Where = str | Path
 # What a result tells of: the first failures, the newest events.
 _MOST_FAILURES, _MOST_EVENTS = 100, 1000
+_MOST_BLOCKS = 1 << 62
+_MOST_SECONDS = "1e12"
+# Text is more than any number to SQLite, and so is what no clock can give.
+POSSIBLE = f"CASE WHEN {{0}} BETWEEN 0 AND {_MOST_SECONDS} THEN {{0}} ELSE 0.0 END"
+#: What stands for the name of a node that cannot be one.
+DAMAGED_NODE = "(damaged)"
+_NEWEST_FIRST = "ORDER BY created DESC, key DESC"
+AGAIN = (
+    "restore the store from a copy, or submit the spec again, which begins a new run; nothing of"
+    " this one is removed"
+)
 
 
 class Ledger(Database):
     """The runs of a store. Reading disturbs nobody; a run is written by its lock's holder."""
 
+    def __init__(self, store: Path, *, create: bool = False, write: bool = False) -> None:
+        super().__init__(store, create=create, write=write)
+        self._left_out: dict[str, None] = {}
+
     # -- runs ---------------------------------------------------------------------------------
 
     def runs(self) -> list[Run]:
-        """Every run, newest first."""
-        return list(self.selected("ORDER BY created DESC, key DESC", ()))
+        """Every run that can be believed, newest first."""
+        return [row for row in self.everything() if isinstance(row, Run)]
+
+    def everything(self) -> list[Run | Damaged]:
+        """Every run, newest first, with those that cannot be believed."""
+        return list(self.rows(_NEWEST_FIRST, ()))
 
     def run(self, name: str) -> Run:
         """The run of that id, of the only id that starts so, or of a point: SWEEP/PLACE.
 
         Raises:
             UsageError: none, or several.
+            StoreError: its row cannot be believed.
         """
         sweep, slash, place = name.rpartition("/")
         if slash and place.isdecimal() and (key := self.sweep_key(sweep)) is not None:
             return self._point(sweep, key, int(place))
         pattern = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-        found = list(self.selected("WHERE id LIKE ? ESCAPE '\\' ORDER BY created", (pattern,)))
-        exact = [run for run in found if run.id == name]
+        # From the rows themselves: an index may hold another id than a row that is damaged.
+        found = self.all(
+            "SELECT key, id FROM run NOT INDEXED WHERE id LIKE ? ESCAPE '\\' ORDER BY created",
+            (pattern,),
+        )
+        exact = [(key, run) for key, run in found if run == name]
         if len(exact or found) == 1:
-            return (exact or found)[0]
+            return self._one((exact or found)[0][0])
         if found:
-            several = ", ".join(run.id for run in found[:5])
-            if self.sweep_key(name) is not None and all(map(self._is_point, found[:5])):
+            several = ", ".join(_shown(run) for _, run in found[:5])
+            if self.sweep_key(name) is not None and all(
+                self._is_point(key) for key, _ in found[:5]
+            ):
                 fix = f"name one of its points, such as {name}/0"
                 raise UsageError(f"{name!r} is a sweep, and this takes one run", fix=fix)
             raise UsageError(f"{name!r} begins several runs: {several}", fix="give more of the id")
-        ids = [row[0] for row in self.all("SELECT id FROM run", ())]
+        ids = filter(is_id, (row[0] for row in self.all("SELECT id FROM run", ())))
         raise UsageError(
             f"no run {name!r} in {self.store}",
             fix=did_you_mean(name, ids) or "'cluster ls' lists the runs",
         )
 
-    def _is_point(self, run: Run) -> bool:
-        return bool(self.all("SELECT 1 FROM point WHERE run = ? LIMIT 1", (run.key,)))
+    def _one(self, key: int) -> Run:
+        for run in self.selected("WHERE key = ?", (key,)):
+            return run
+        raise UsageError(
+            f"the run was removed from {self.store}", fix="'cluster ls' lists the runs"
+        )
+
+    def _is_point(self, run: int) -> bool:
+        return bool(self.all("SELECT 1 FROM point WHERE run = ? LIMIT 1", (run,)))
 
     def sweep_key(self, name: str) -> int | None:
         """The sweep of that id, the newest of that name, or the only one whose id starts so."""
@@ -91,47 +142,51 @@ class Ledger(Database):
         return next(found, None)
 
     def create(
-        self, run: str, name: str, request: str, identity: str, definition: object, goal: object,
-        *, once: bool = False,
+        self, run: str, name: str, request: str, identity: str, definition: Mapping[str, Any],
+        goal: object, *, once: bool = False,
     ) -> Run:  # fmt: skip
         """Enter a new run; ``once``: where the request has one by now, that is returned instead."""
+        text, probe = taken_apart(definition)
+        texts = text, json.dumps(goal)
         with self.transaction():
             # Looked for inside of the transaction: of two that start at once, one enters it.
             if once and (earlier := self.newest(request)):
                 return earlier
-            self.db.execute(
-                "INSERT INTO run (id, name, created, request, identity, definition, goal)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (run, name, time.time(), request, identity, json.dumps(definition),
-                 json.dumps(goal)),
-            )  # fmt: skip
+            self.enter(What(run, name, time.time(), request, identity, *texts), probe)
         return self.run(run)
 
-    def set_goal(self, run: Run, definition: object, goal: object) -> None:
+    def enter(self, what: What, probe: str | None) -> int:
+        """Enter a new run, with how its kernel's probe came out; its key. In a transaction."""
+        row = (*what, what.mark, probe, probe_mark(what.id, probe))
+        key = self.db.execute(INSERT_RUN, row).lastrowid
+        assert key is not None
+        return key
+
+    def set_goal(self, run: Run, definition: Mapping[str, Any], goal: object) -> None:
         """Ask for more of a run; what was recorded of its end is over."""
+        self.set_goals([(run, definition, goal)])
+
+    def set_goals(self, changes: Iterable[tuple[Run, Mapping[str, Any], object]]) -> None:
+        """The same of many runs: (run, definition, goal) of each."""
+        rows = []
+        for run, definition, goal in changes:
+            text, _ = taken_apart(definition)
+            names = run.id, run.name, run.created, run.request, run.identity
+            what = What(*names, text, json.dumps(goal))
+            rows.append((what.definition, what.goal, what.mark, run.key))
         with self.transaction():
-            self.db.execute(
-                f"UPDATE run SET definition = ?, goal = ?, {UNENDED} WHERE key = ?",
-                (json.dumps(definition), json.dumps(goal), run.key),
+            self.db.executemany(
+                f"UPDATE run SET definition = ?, goal = ?, own = ?, {UNENDED} WHERE key = ?", rows
             )
 
     def finish(
         self, run: Run, state: str, stopped_by: str, drained: bool, counted: int | None,
         tally: str | None, ranges: object,
     ) -> None:  # fmt: skip
-        """Record how a start of a run ended; its result is the blocks [0, counted), or all.
-
-        Of one that did not drain nothing but that is recorded: it may have been cut short in the
-        middle of adding, and its rows can be added up again.
-        """
-        if not drained:
-            tally = ranges = None
+        """Record how a start of a run ended; its result is the blocks [0, counted), or all."""
+        end = End.of(state, stopped_by, drained, counted, tally, ranges)
         with self.transaction():
-            self.db.execute(
-                "UPDATE run SET state = ?, stopped_by = ?, drained = ?, counted = ?, tally = ?,"
-                " ranges = ? WHERE key = ?",
-                (state, stopped_by, drained, counted, tally, json.dumps(ranges), run.key),
-            )
+            self.db.execute(FINISH, (*end, end.mark(run.id), run.key))
 
     def state(self, run: Run) -> str:
         """``running`` while somebody holds its lock, ``interrupted`` where nobody finished it."""
@@ -196,14 +251,17 @@ class Ledger(Database):
         the key of a scheduled one.
         """
         rows = self.all(
-            "SELECT started, coalesce(wall, (SELECT max(received) FROM outcome WHERE run = s.run"
-            " AND received >= s.started AND received < s.next) - s.started, 0.0),"
+            "SELECT key, started, coalesce(wall, (SELECT max(received) FROM outcome WHERE"
+            " run = s.run AND received >= s.started AND received < s.next) - s.started, 0.0),"
             " host, pid, backend, nodes, start FROM"
             " (SELECT *, lead(started, 1, 9e99) OVER (ORDER BY key) AS next FROM session"
             "  WHERE run = ?) AS s ORDER BY key", (run.key,),
         )  # fmt: skip
         names = ("started", "seconds", "host", "pid", "backend", "nodes", "start")
-        return [{**dict(zip(names, row, strict=True)), "nodes": json.loads(row[5])} for row in rows]
+        sound = self.sound("session", SESSION, rows)
+        return [
+            {**dict(zip(names, row, strict=True)), "nodes": json.loads(row[5])} for row in sound
+        ]
 
     # -- wishes -------------------------------------------------------------------------------
 
@@ -231,12 +289,30 @@ class Ledger(Database):
             "SELECT key, hosts FROM wish WHERE run = ? AND key > ? AND answer IS NULL ORDER BY key",
             (run.key, after),
         )
-        return [Wish.read(*row) for row in rows]
+        return self.wished(rows)
+
+    def wished(self, rows: Iterable[tuple[int, object]]) -> list[Wish]:
+        """The wishes that rows (key, hosts) hold, as far as they can be believed."""
+        found = []
+        for key, hosts in rows:
+            try:
+                found.append(Wish.read(key, parsed("hosts", hosts, dict)))
+            except (Wrong, NodeError, LookupError, TypeError, AttributeError):
+                self._left_out[f"row {key} of the table wish was left out: column hosts"] = None
+        return found
 
     def answer(self, wish: int) -> dict[str, Any] | None:
         """What became of a wish; None while its dispatcher has not said."""
         rows = self.all("SELECT answer FROM wish WHERE key = ?", (wish,))
-        found: dict[str, Any] | None = json.loads(rows[0][0] or "null")
+        if not rows or rows[0][0] is None:
+            return None
+        try:
+            found: dict[str, Any] = parsed("answer", rows[0][0], dict)
+        except Wrong as wrong:
+            raise StoreError(
+                f"row {wish} of the table wish, {wrong}", where=str(self.path),
+                fix="'cluster status' tells which hosts the run has; ask again",
+            ) from None  # fmt: skip
         return found
 
     # -- what was counted ---------------------------------------------------------------------
@@ -250,10 +326,32 @@ class Ledger(Database):
             rows = self.db.execute(
                 "SELECT first, stop, tally, node, checksum FROM outcome"
                 " WHERE run = ? AND stop > ? AND first < ? ORDER BY first",
-                (run.key, first, (1 << 62) if stop is None else stop),
+                (run.key, min(first, _MOST_BLOCKS), _end(stop)),
             )
-            for low, high, tally, node, mark in rows:
-                yield Counted(low, high, tally, node, checksum(run.id, low, high, tally) == mark)
+            yield from self.read(run, rows)
+
+    def read(self, run: Run, rows: Iterable[tuple[Any, ...]]) -> Iterator[Counted]:
+        """Rows of outcomes (first, stop, tally, node, ..., checksum), each checked.
+
+        Raises:
+            StoreError: one is of no blocks.
+        """
+        names: dict[object, str] = {}
+        for first, stop, tally, node, *_, mark in rows:
+            if not (type(first) is type(stop) is int and 0 <= first < stop <= _MOST_BLOCKS):
+                raise self._no_blocks(run, first, stop)
+            if node not in names:
+                names[node] = node_name(node)
+            intact = isinstance(tally, str) and checksum(run.id, first, stop, tally) == mark
+            yield Counted(first, stop, tally, names[node], intact)
+
+    def _no_blocks(self, run: Run, first: object, stop: object) -> StoreError:
+        place = f"{ascii(first)[:40]} to {ascii(stop)[:40]}"
+        return StoreError(
+            f"row {place} of the table outcome, columns first and stop: no blocks of {run.id}",
+            where=str(self.path),
+            fix="restore the store from a copy, or take that row out with sqlite3",
+        )
 
     def node_totals(self, run: Run, counted: int | None = None) -> list[NodeTotals]:
         """What each node has of the blocks [0, counted), or of all."""
@@ -261,21 +359,21 @@ class Ledger(Database):
         # to agree nor one may not step. A time that could not be was kept as 0: it says nothing.
         lost = "max(0.0, (received - created) - wall)"
         rows = self.all(
-            "SELECT node, count(*), sum(stop - first), sum(wall), sum(cpu),"
-            f" sum(CASE WHEN started > 0 THEN {lost} ELSE 0.0 END) FROM outcome"
-            " WHERE run = ? AND stop <= ? GROUP BY node ORDER BY node",
-            (run.key, (1 << 62) if counted is None else counted),
+            f"SELECT node, count(*), sum(stop - first), sum({POSSIBLE.format('wall')}),"
+            f" sum({POSSIBLE.format('cpu')}), sum(CASE WHEN started > 0 THEN {lost} ELSE 0.0 END)"
+            " FROM outcome WHERE run = ? AND stop <= ? GROUP BY node ORDER BY node",
+            (run.key, _end(counted)),
         )
-        return [NodeTotals(*row) for row in rows]
+        return [NodeTotals(node_name(row[0]), *map(sum_of, row[1:])) for row in rows]
 
     def speeds(self, run: Run) -> list[Speed]:
         """How fast each node drew the blocks of a run."""
         rows = self.all(
             "SELECT node, count(*), sum(n), sum(wall), sum(n * n), sum(n * wall), sum(wall * wall)"
-            " FROM (SELECT node, stop - first AS n, wall FROM outcome WHERE run = ? AND wall > 0)"
-            " GROUP BY node ORDER BY node", (run.key,),
+            " FROM (SELECT node, stop - first AS n, wall FROM outcome WHERE run = ?"
+            f" AND wall BETWEEN 1e-12 AND {_MOST_SECONDS}) GROUP BY node ORDER BY node", (run.key,),
         )  # fmt: skip
-        return [Speed(*row) for row in rows]
+        return [Speed(node_name(row[0]), *map(sum_of, row[1:])) for row in rows]
 
     def uncounted_blocks(self, run: Run) -> dict[str, int]:
         """Blocks that each node was given or computed, and that were not counted."""
@@ -284,21 +382,22 @@ class Ledger(Database):
             " UNION ALL SELECT node, stop - first FROM spare WHERE run = ?) GROUP BY node",
             (run.key, run.key),
         )
-        return dict(rows)
+        return {node_name(node): int(sum_of(blocks)) for node, blocks in rows}
 
     def failures(self, run: Run) -> list[dict[str, Any]]:
         """The first failures of a run, in order of time."""
-        names = ("at", "block", "blocks", "node", "attempt", "kind", "type", "message", "traceback")
         rows = self.all(
-            f"SELECT {', '.join(names)} FROM failure WHERE run = ? ORDER BY rowid LIMIT ?",
+            f"SELECT rowid, {', '.join(FAILURE)} FROM failure WHERE run = ? ORDER BY rowid LIMIT ?",
             (run.key, _MOST_FAILURES),
         )
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        return [
+            dict(zip(FAILURE, row, strict=True)) for row in self.sound("failure", FAILURE, rows)
+        ]
 
     def failure_counts(self, run: Run) -> dict[str, int]:
         """How many attempts failed on each node."""
         sql = "SELECT node, count(*) FROM failure WHERE run = ? GROUP BY node"
-        return dict(self.all(sql, (run.key,)))
+        return {node_name(node): attempts for node, attempts in self.all(sql, (run.key,))}
 
     def events(self, run: Run) -> list[dict[str, Any]]:
         """What happened to nodes and to the run, in order of time: of many, the newest."""
@@ -307,16 +406,25 @@ class Ledger(Database):
     def newest_events(self, of: str, key: int) -> list[dict[str, Any]]:
         """The newest rows of a table of events, in order of time; ``of``: which, with a key."""
         rows = self.all(
-            f"SELECT at, node, text FROM {of} ORDER BY rowid DESC LIMIT ?", (key, _MOST_EVENTS)
+            f"SELECT rowid, at, node, text FROM {of} ORDER BY rowid DESC LIMIT ?",
+            (key, _MOST_EVENTS),
         )
-        return [dict(zip(("at", "node", "text"), row, strict=True)) for row in reversed(rows)]
+        sound = self.sound(of.partition(" ")[0], EVENT, reversed(rows))
+        return [dict(zip(EVENT, row, strict=True)) for row in sound]
 
     def events_since(self, run: Run, number: int) -> list[tuple[int, str | None, str]]:
         """The events of a run after one of a number: the number, node and text of each."""
-        return self.all(
-            "SELECT rowid, node, text FROM event WHERE run = ? AND rowid > ? ORDER BY rowid",
-            (run.key, number),
+        return self.heard("event WHERE run = ?", run.key, number)
+
+    def heard(self, of: str, key: int, number: int) -> list[tuple[int, str | None, str]]:
+        """The same of a table of events; ``of``: which, with a key."""
+        rows = self.all(
+            f"SELECT rowid, rowid, at, node, text FROM {of} AND rowid > ? ORDER BY rowid",
+            (key, number),
         )
+        kinds = {"rowid": is_count, **EVENT}
+        sound = self.sound(of.partition(" ")[0], kinds, rows)
+        return [(number, node, text) for number, _, node, text in sound]
 
     def note(self, run: Run, text: str) -> None:
         """Record what happened to a run; from any process, for it is no result."""
@@ -343,9 +451,11 @@ class Ledger(Database):
 
     def spares(self, run: Run) -> list[tuple[int, int, str, str]]:
         """What was computed and not counted: first, stop, node, verdict."""
-        return self.all(
-            "SELECT first, stop, node, verdict FROM spare WHERE run = ? ORDER BY rowid", (run.key,)
+        rows = self.all(
+            "SELECT rowid, first, stop, node, verdict FROM spare WHERE run = ? ORDER BY rowid",
+            (run.key,),
         )
+        return self.sound("spare", SPARE, rows)
 
     def set_aside(self, run: Run, row: Counted, verdict: str) -> None:
         """Take a range out of what is counted, and keep it: its blocks are owed again."""
@@ -364,25 +474,88 @@ class Ledger(Database):
         """The thread that writes what the dispatcher of several runs counts."""
         return Scribe(self)
 
+    # -- what could not be believed -----------------------------------------------------------
+
+    def sound(
+        self, table: str, kinds: Kinds, rows: Iterable[tuple[Any, ...]]
+    ) -> list[tuple[Any, ...]]:
+        """The rows that can be believed, without their first column, which is their number.
+
+        They tell of a run, and its result does not depend on them: the others are left out, and
+        named by :meth:`left_out`.
+        """
+        found = []
+        for number, *row in rows:
+            column = wrong_column(kinds, row)
+            if column is None:
+                found.append(tuple(row))
+            else:
+                text = f"row {number} of the table {table} is damaged and left out: column {column}"
+                self._left_out[text] = None
+        return found
+
+    def left_out(self) -> list[str]:
+        """What was left out since this was asked last, in words."""
+        words = list(self._left_out)
+        self._left_out.clear()
+        return words
+
     # -- inside -------------------------------------------------------------------------------
 
     def selected(self, where: str, values: tuple[object, ...]) -> Iterator[Run]:
-        """The runs that a clause of SQL selects."""
-        for row in self.all(f"SELECT {', '.join(Run._fields)} FROM run {where}", values):
-            run = Run(*row)
-            yield run._replace(
-                drained=None if run.drained is None else bool(run.drained),
-                **{name: json.loads(getattr(run, name) or "null") for name in JSON_COLUMNS},
-            )
+        """The runs that a clause of SQL selects.
+
+        Raises:
+            StoreError: one of them cannot be believed.
+        """
+        for row in self.rows(where, values):
+            if isinstance(row, Damaged):
+                raise row.error
+            yield row
+
+    def rows(self, where: str, values: tuple[object, ...]) -> Iterator[Run | Damaged]:
+        """The same, with those that cannot be believed."""
+        for row in self.all(f"SELECT {', '.join(COLUMNS)} FROM run {where}", values):
+            try:
+                yield run_of(row)
+            except Wrong as wrong:
+                yield self.refused("run", row, wrong, AGAIN)
+
+    def refused(self, table: str, row: Sequence[Any], wrong: Wrong, fix: str) -> Damaged:
+        """What is told of a row (key, id, name, created, ...) that cannot be believed."""
+        key, name = row[0], _shown(row[1])
+        error = StoreError(
+            f"the {table} {name} cannot be believed: row {key} of the table {table}, {wrong}",
+            where=str(self.path),
+            fix=fix,
+        )
+        created = float(row[3]) if is_time(row[3]) else 0.0
+        return Damaged(key, name, _shown(row[2]), created, error)
 
     def lock_path(self, run: str) -> Path:
         """The file whose lock holds a run."""
-        return self.store / "locks" / run
+        return lock_path(run, self.store)
 
 
-def log_of(run: str, store: Path) -> Path:
-    """Where a run without a terminal puts what it says."""
-    return store / "logs" / f"{run}.log"
+def _end(blocks: int | None) -> int:
+    """An end of blocks, as SQLite can compare it: no integer of it is larger than 2**63."""
+    return _MOST_BLOCKS if blocks is None else min(blocks, _MOST_BLOCKS)
+
+
+def node_name(name: object) -> str:
+    """The name of a node, or what stands for one that cannot be."""
+    return name if isinstance(name, str) and is_word(name) else DAMAGED_NODE
+
+
+def sum_of(value: object) -> Any:
+    """A sum of SQLite's; of what are no numbers, nothing."""
+    # What is infinite, or NaN, is NaN less itself.
+    return value if isinstance(value, int | float) and value - value == 0 else 0
+
+
+def _shown(text: object) -> str:
+    """What should be an id, or a name, as it can be told."""
+    return text if isinstance(text, str) and is_id(text) else ascii(text)[:80]
 
 
 @contextmanager

@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cluster.errors import StoreError
+from cluster.ledger.judge import (
+    POOL,
+    Wrong,
+    is_count,
+    is_id,
+    is_reason,
+    is_time,
+    is_word,
+    parsed,
+    sweep_progress,
+)
 from cluster.ledger.locks import Owner
-from cluster.ledger.rows import Run, Wish
-from cluster.ledger.store import Ledger
-from cluster.ledger.tables import UNENDED
+from cluster.ledger.marks import End, What, point_mark, sweep_mark, taken_apart
+from cluster.ledger.rows import Damaged, Run, Wish
+from cluster.ledger.store import POSSIBLE, Ledger, node_name, sum_of
+from cluster.ledger.tables import FINISH, UNENDED
 from cluster.ledger.writer import MOST_SLOTS, Scribe
 
+_COLUMNS = (
+    "key", "id", "name", "created", "request", "spec", "stopped_by", "progress", "asked", "mark",
+)  # fmt: skip
+_NEWEST_FIRST = "ORDER BY created DESC, key DESC"
+_AGAIN = "submit its spec again, which enters its points anew, or restore the store from a copy"
 # So many values of one statement every SQLite takes.
 _MANY = 500
 _EVENTS = "pool_event WHERE pool IN (SELECT key FROM pool WHERE sweep = ?)"
 
 
 class Sweep(NamedTuple):
-    """A row of the table of sweeps."""
+    """A row of the table of sweeps.
+
+    Attributes:
+        faults: what of the row could not be believed and was left out, in words.
+    """
 
     key: int
     id: str
@@ -30,17 +52,18 @@ class Sweep(NamedTuple):
     stopped_by: str | None
     progress: dict[str, Any] | None
     asked: frozenset[int] | None
+    faults: tuple[str, ...] = ()
 
 
 class Fresh(NamedTuple):
-    """A run to be entered; ``definition`` and ``goal`` are JSON."""
+    """A run to be entered."""
 
     id: str
     name: str
     request: str
     identity: str
-    definition: str
-    goal: str
+    definition: Mapping[str, Any]
+    goal: Mapping[str, Any]
 
 
 class PoolTotals(NamedTuple):
@@ -62,20 +85,26 @@ def named(ledger: Ledger, name: str) -> Sweep | None:
 
 
 def listed(ledger: Ledger) -> list[Sweep]:
-    """Every sweep, newest first."""
-    return _sweeps(ledger, "ORDER BY created DESC, key DESC", ())
+    """Every sweep that can be believed, newest first."""
+    return [row for row in _rows(ledger, _NEWEST_FIRST, ()) if isinstance(row, Sweep)]
+
+
+def damaged(ledger: Ledger) -> list[Damaged]:
+    """The sweeps that cannot, newest first."""
+    return [row for row in _rows(ledger, _NEWEST_FIRST, ()) if isinstance(row, Damaged)]
 
 
 def known_runs(ledger: Ledger, requests: Sequence[str]) -> dict[str, list[Run]]:
-    """The runs of each of these request keys, newest first."""
+    """The runs of each of these request keys, newest first; one that is damaged is none."""
     found: dict[str, list[Run]] = {}
     keys = list(dict.fromkeys(requests))
     for at in range(0, len(keys), _MANY):
         some = keys[at : at + _MANY]
         marks = ", ".join("?" * len(some))
         order = "ORDER BY created DESC, key DESC"
-        for run in ledger.selected(f"WHERE request IN ({marks}) {order}", tuple(some)):
-            found.setdefault(run.request, []).append(run)
+        for run in ledger.rows(f"WHERE request IN ({marks}) {order}", tuple(some)):
+            if isinstance(run, Run):
+                found.setdefault(run.request, []).append(run)
     return found
 
 
@@ -91,36 +120,60 @@ def runs_of(ledger: Ledger, sweep: Sweep) -> list[tuple[int, Mapping[str, Any], 
     """A sweep's points, in order: place, what the sweep gave it, and its run.
 
     One whose run is removed in that moment is a point no more.
+
+    Raises:
+        StoreError: a point, or its run, cannot be believed.
     """
-    rows = ledger.all("SELECT place, run, given FROM point WHERE sweep = ? ORDER BY place",
-                      (sweep.key,))  # fmt: skip
+    rows = ledger.all(
+        "SELECT place, run, given, mark FROM point WHERE sweep = ? ORDER BY place", (sweep.key,)
+    )
     where = "WHERE key IN (SELECT run FROM point WHERE sweep = ?)"
     runs = {run.key: run for run in ledger.selected(where, (sweep.key,))}
-    return [(place, json.loads(given), runs[run]) for place, run, given in rows if run in runs]
+    points = ((place, _given(ledger, sweep, place, *row), row[0]) for place, *row in rows)
+    return [(place, given, runs[run]) for place, given, run in points if run in runs]
+
+
+def _given(
+    ledger: Ledger, sweep: Sweep, place: int, run: int, given: str, mark: str
+) -> dict[str, Any]:
+    """What a sweep gives a point."""
+    try:
+        found: dict[str, Any] = parsed("given", given, dict)
+        if not (is_count(place) and is_count(run)):
+            raise Wrong("place", "it and run must be numbers")
+        if mark != point_mark(sweep.id, place, run, given):
+            raise Wrong("mark, which marks place, run and given", "one is not what was written")
+    except Wrong as wrong:
+        raise StoreError(
+            f"the sweep {sweep.id} cannot be believed: row {ascii(place)[:40]} of the table point,"
+            f" {wrong}", where=str(ledger.path), fix=_AGAIN,
+        ) from None  # fmt: skip
+    return found
 
 
 def as_they_are(ledger: Ledger, sweep: Sweep, known: Mapping[int, Run]) -> dict[int, Run]:
     """Of these runs of a sweep, by key, those that are still there, as they are now.
 
-    Only those are read whole that are not as they were known.
-
-    The definition of a run, by far its longest part, changes with its goal only; the result of the
-    kernel's probe, which is added to it, is not looked for.
+    Only those are read whole whose marks are not as they were known.
     """
-    fields = ("key", "goal", "ranges", "state", "stopped_by", "counted")
     rows = ledger.all(
-        f"SELECT {', '.join(fields)} FROM run"
-        " WHERE key IN (SELECT run FROM point WHERE sweep = ?)", (sweep.key,),
-    )  # fmt: skip
-    runs = {}
-    for key, goal, ranges, *rest in rows:
-        if key not in known:
-            continue
-        run, now = known[key], [json.loads(goal), json.loads(ranges or "null"), *rest]
-        if now != [getattr(run, name) for name in fields[1:]]:
-            run = next(ledger.selected("WHERE key = ?", (key,)))
-        runs[key] = run
-    return runs
+        "SELECT key, own, ended FROM run WHERE key IN (SELECT run FROM point WHERE sweep = ?)",
+        (sweep.key,),
+    )
+    return {
+        key: known[key]
+        if known[key].marks == tuple(marks)
+        else next(ledger.selected("WHERE key = ?", (key,)))
+        for key, *marks in rows
+        if key in known
+    }
+
+
+def runs_beside(ledger: Ledger, these: Sequence[str]) -> list[Run | Damaged]:
+    """The runs that were not begun as points of the sweeps of these ids, newest first."""
+    begun = "SELECT 1 FROM json_each(?) WHERE substr(run.id, 1, length(value) + 1) = value || '.'"
+    where = f"WHERE NOT EXISTS ({begun}) {_NEWEST_FIRST}"
+    return list(ledger.rows(where, (json.dumps(these),)))
 
 
 def begun_by(ledger: Ledger, sweep: Sweep) -> dict[int, tuple[str, int]]:
@@ -162,13 +215,9 @@ def enter_runs(ledger: Ledger, fresh: Sequence[Fresh]) -> list[int]:
     """Enter new runs; their keys. To be called in a transaction."""
     now, keys = time.time(), []
     for run in fresh:
-        row = ledger.db.execute(
-            "INSERT INTO run (id, name, created, request, identity, definition, goal)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (run.id, run.name, now, run.request, run.identity, run.definition, run.goal),
-        )
-        assert row.lastrowid is not None
-        keys.append(row.lastrowid)
+        text, probe = taken_apart(run.definition)
+        what = What(run.id, run.name, now, run.request, run.identity, text, json.dumps(run.goal))
+        keys.append(ledger.enter(what, probe))
     return keys
 
 
@@ -181,19 +230,23 @@ def enter(
     To be called in a transaction. ``asked`` are the places of the points that this start is to
     compute, None all of them; those of earlier starts stay asked for.
     """
-    where = "WHERE request = ? AND name = ? ORDER BY created DESC, key DESC LIMIT 1"
-    found = _sweeps(ledger, where, (request, name))
+    where = f"WHERE request = ? AND name = ? {_NEWEST_FIRST} LIMIT 1"
+    # One that is damaged is none: another is entered in its place.
+    found = [row for row in _rows(ledger, where, (request, name)) if isinstance(row, Sweep)]
     if found:
         before = found[0].asked
         both = None if asked is None or before is None else asked | before
+        row = found[0].id, name, found[0].created, request, json.dumps(spec), _places(both)
         ledger.db.execute(
-            "UPDATE sweep SET spec = ?, asked = ? WHERE key = ?",
-            (json.dumps(spec), _places(both), found[0].key),
+            "UPDATE sweep SET spec = ?, asked = ?, mark = ? WHERE key = ?",
+            (*row[4:], sweep_mark(*row), found[0].key),
         )
         return found[0]._replace(asked=both)
+    row = sweep, name, time.time(), request, json.dumps(spec), _places(asked)
     ledger.db.execute(
-        "INSERT INTO sweep (id, name, created, request, spec, asked) VALUES (?, ?, ?, ?, ?, ?)",
-        (sweep, name, time.time(), request, json.dumps(spec), _places(asked)),
+        "INSERT INTO sweep (id, name, created, request, spec, asked, mark)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*row, sweep_mark(*row)),
     )
     return _sweeps(ledger, "WHERE id = ?", (sweep,))[0]
 
@@ -203,26 +256,20 @@ def set_points(
 ) -> None:
     """Say which runs (keys) a sweep has, with what it gives them. To be called in a transaction."""
     ledger.db.execute("DELETE FROM point WHERE sweep = ?", (sweep.key,))
-    rows = ((sweep.key, at, run, json.dumps(dict(given))) for at, (run, given) in enumerate(points))
-    ledger.db.executemany("INSERT INTO point VALUES (?, ?, ?, ?)", rows)
-
-
-def set_goals(ledger: Ledger, changes: Iterable[tuple[Run, object, object]]) -> None:
-    """Ask for more of runs: (run, definition, goal) of each; see :meth:`Ledger.set_goal`."""
-    rows = [(json.dumps(what), json.dumps(goal), run.key) for run, what, goal in changes]
-    with ledger.transaction():
-        ledger.db.executemany(
-            f"UPDATE run SET definition = ?, goal = ?, {UNENDED} WHERE key = ?", rows
-        )
+    rows = ((at, run, json.dumps(dict(given))) for at, (run, given) in enumerate(points))
+    ledger.db.executemany(
+        "INSERT INTO point (sweep, place, run, given, mark) VALUES (?, ?, ?, ?, ?)",
+        ((sweep.key, *row, point_mark(sweep.id, *row)) for row in rows),
+    )
 
 
 def leave(ledger: Ledger, runs: Sequence[Run], state: str, stopped_by: str) -> None:
     """Say why runs whose turn never came were not begun; what they ended as before stays."""
+    end = End(state, stopped_by, 1, None, None, None)
     with ledger.transaction():
         ledger.db.executemany(
-            "UPDATE run SET state = ?, stopped_by = ?, drained = 1 WHERE key = ? AND"
-            " state = 'running'", [(state, stopped_by, run.key) for run in runs],
-        )  # fmt: skip
+            f"{FINISH} AND state = 'running'", [(*end, end.mark(run.id), run.key) for run in runs]
+        )
 
 
 def stopped(ledger: Ledger, sweep: Sweep, reason: str | None) -> None:
@@ -254,28 +301,28 @@ def end_pool(ledger: Ledger, pool: int, wall: float) -> None:
 def pools(ledger: Ledger, sweep: Sweep) -> list[dict[str, Any]]:
     """Every start of a sweep: started, wall, backend, nodes; a killed one ended with an outcome."""
     rows = ledger.all(
-        "SELECT started, coalesce(wall, (SELECT max(received) FROM outcome WHERE run IN"
+        "SELECT key, started, coalesce(wall, (SELECT max(received) FROM outcome WHERE run IN"
         " (SELECT run FROM point WHERE sweep = p.sweep) AND received >= p.started AND"
         " received < p.next) - started, 0), backend, nodes FROM"
         " (SELECT *, lead(started, 1, 9e99) OVER (ORDER BY key) AS next FROM pool"
         "  WHERE sweep = ?) AS p ORDER BY key", (sweep.key,),
     )  # fmt: skip
-    names = ("started", "wall", "backend", "nodes")
-    return [{**dict(zip(names, row, strict=True)), "nodes": json.loads(row[3])} for row in rows]
+    sound = ledger.sound("pool", POOL, rows)
+    return [{**dict(zip(POOL, row, strict=True)), "nodes": json.loads(row[3])} for row in sound]
 
 
 def pool_totals(ledger: Ledger, sweep: Sweep) -> list[PoolTotals]:
     """What each node counted for each run while pools of the sweep were up."""
     lost = "max(0.0, (o.received - o.created) - o.wall)"
     rows = ledger.all(
-        "SELECT o.node, o.run, count(*), sum(o.stop - o.first), sum(o.wall), sum(o.cpu),"
-        f" sum(CASE WHEN o.started > 0 THEN {lost} ELSE 0.0 END)"
+        f"SELECT o.node, o.run, count(*), sum(o.stop - o.first), sum({POSSIBLE.format('o.wall')}),"
+        f" sum({POSSIBLE.format('o.cpu')}), sum(CASE WHEN o.started > 0 THEN {lost} ELSE 0.0 END)"
         " FROM outcome AS o WHERE o.run IN (SELECT run FROM point WHERE sweep = ?)"
         " AND EXISTS (SELECT 1 FROM pool WHERE sweep = ? AND o.received >= started AND"
         " o.received <= started + coalesce(wall, 9e99)) GROUP BY o.node, o.run",
         (sweep.key, sweep.key),
     )
-    return [PoolTotals(*row) for row in rows]
+    return [PoolTotals(node_name(row[0]), row[1], *map(sum_of, row[2:])) for row in rows]
 
 
 def pool_events(ledger: Ledger, sweep: Sweep) -> list[dict[str, Any]]:
@@ -290,10 +337,7 @@ def pool_events_since(
     ledger: Ledger, sweep: Sweep, number: int
 ) -> list[tuple[int, str | None, str]]:
     """Those after one of a number: the number, node and text of each."""
-    return ledger.all(
-        f"SELECT rowid, node, text FROM {_EVENTS} AND rowid > ? ORDER BY rowid",
-        (sweep.key, number),
-    )
+    return ledger.heard(_EVENTS, sweep.key, number)
 
 
 def last_pool_event(ledger: Ledger, sweep: Sweep) -> int:
@@ -308,7 +352,8 @@ def wishes(ledger: Ledger, sweep: Sweep, after: int) -> list[tuple[str, Wish]]:
         " AND w.answer IS NULL AND w.run IN (SELECT run FROM point WHERE sweep = ?) ORDER BY w.key",
         (after, sweep.key),
     )
-    return [(run, Wish.read(key, hosts)) for run, key, hosts in rows]
+    runs = {key: run for run, key, _ in rows}
+    return [(runs[wish.key], wish) for wish in ledger.wished(row[1:] for row in rows)]
 
 
 def note(ledger: Ledger, sweep: Sweep, text: str) -> None:
@@ -360,13 +405,8 @@ class Diary:
         tally: str | None, ranges: object,
     ) -> None:  # fmt: skip
         """How a run ended; see :meth:`Ledger.finish`."""
-        if not drained:
-            tally = ranges = None
-        self._scribe.put(
-            "UPDATE run SET state = ?, stopped_by = ?, drained = ?, counted = ?, tally = ?,"
-            " ranges = ? WHERE key = ?",
-            (state, stopped_by, drained, counted, tally, json.dumps(ranges), run.key),
-        )
+        end = End.of(state, stopped_by, drained, counted, tally, ranges)
+        self._scribe.put(FINISH, (*end, end.mark(run.id), run.key))
 
     def note(self, node: str | None, text: str, at: float) -> None:
         """What happened to a node, or to the engine."""
@@ -395,13 +435,52 @@ def _places(places: frozenset[int] | None) -> str | None:
 
 
 def _sweeps(ledger: Ledger, where: str, values: tuple[object, ...]) -> list[Sweep]:
-    rows = ledger.all(f"SELECT {', '.join(Sweep._fields)} FROM sweep {where}", values)
-    found = (Sweep(*row) for row in rows)
-    return [
-        row._replace(
-            spec=json.loads(row.spec),  # type: ignore[arg-type]
-            progress=json.loads(row.progress or "null"),  # type: ignore[arg-type]
-            asked=None if row.asked is None else frozenset(json.loads(row.asked)),  # type: ignore[arg-type]
+    """The sweeps that a clause of SQL selects.
+
+    Raises:
+        StoreError: one of them cannot be believed.
+    """
+    found = []
+    for row in _rows(ledger, where, values):
+        if isinstance(row, Damaged):
+            raise row.error
+        found.append(row)
+    return found
+
+
+def _rows(ledger: Ledger, where: str, values: tuple[object, ...]) -> Iterator[Sweep | Damaged]:
+    """The same, with those that cannot be believed."""
+    for row in ledger.all(f"SELECT {', '.join(_COLUMNS)} FROM sweep {where}", values):
+        try:
+            yield _sweep(row)
+        except Wrong as wrong:
+            yield ledger.refused("sweep", row, wrong, _AGAIN)
+
+
+def _sweep(row: Sequence[Any]) -> Sweep:
+    key, name, title, created, request, text, stopped_by, progress, asked, mark = row
+    if not (is_id(name) and is_id(title)):
+        raise Wrong("id" if is_id(title) else "name", f"no id: {ascii((name, title))[:80]}")
+    if not is_time(created):
+        raise Wrong("created", f"no time: {ascii(created)[:80]}")
+    spec = parsed("spec", text, dict)
+    if not (is_word(spec.get("kernel")) and is_word(spec.get("backend"))):
+        raise Wrong("spec", "it has no kernel, or no backend")
+    places = None if asked is None else parsed("asked", asked, list)
+    if places is not None and not all(map(is_count, places)):
+        raise Wrong("asked", f"no places of points: {ascii(asked)[:80]}")
+    if mark != sweep_mark(name, title, created, request, text, asked):
+        raise Wrong(
+            "mark, which marks id, name, created, request, spec and asked",
+            "one of these is not what was written",
         )
-        for row in found
-    ]
+    faults = [] if is_reason(stopped_by) else ["column stopped_by: no such end"]
+    try:
+        record = sweep_progress(progress)
+    except Wrong as wrong:
+        record = None
+        faults.append(str(wrong))
+    return Sweep(
+        key, name, title, created, request, spec, stopped_by if is_reason(stopped_by) else None,
+        record, None if places is None else frozenset(places), tuple(faults),
+    )  # fmt: skip

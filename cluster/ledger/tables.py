@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-SCHEMA = 3
+SCHEMA = 4
 
 _WISHES = """CREATE TABLE wish (      -- of people, for a run that is being computed
     key    INTEGER PRIMARY KEY,
@@ -55,6 +55,15 @@ CREATE INDEX pool_event_pool ON pool_event (pool);
 """
 # JSON: the places of the points that its starts were to compute; NULL: all.
 _ASKED = "ALTER TABLE sweep ADD COLUMN asked TEXT;\n"
+# The marks of :mod:`cluster.ledger.marks`; NULL in ``ended`` is a run that has not ended. ``probe``
+# is how a few samples of the kernel came out where the run was begun.
+_MARKS = """ALTER TABLE run ADD COLUMN own TEXT;
+ALTER TABLE run ADD COLUMN ended TEXT;
+ALTER TABLE run ADD COLUMN probe TEXT;
+ALTER TABLE run ADD COLUMN probed TEXT;
+ALTER TABLE sweep ADD COLUMN mark TEXT;
+ALTER TABLE point ADD COLUMN mark TEXT;
+"""
 TABLES = (
     """
 CREATE TABLE run (
@@ -145,6 +154,7 @@ CREATE INDEX event_run ON event (run);
     + _WISHES
     + _SWEEPS
     + _ASKED
+    + _MARKS
     + """
 CREATE TABLE owner (                   -- on a network file system: the one host that may write
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -159,10 +169,23 @@ CREATE TABLE owner (                   -- on a network file system: the one host
 UPGRADES = {
     1: _WISHES + "ALTER TABLE session ADD COLUMN start TEXT;\n" + _SWEEPS,
     2: _ASKED,
+    3: _MARKS,
 }
+# The last format whose rows have no marks.
+UNMARKED = 3
 UNENDED = (
     "state = 'running', stopped_by = NULL, drained = NULL, counted = NULL, tally = NULL,"
-    " ranges = NULL"
+    " ranges = NULL, ended = NULL"
+)
+# Of :class:`cluster.ledger.marks.End`, its mark, and the run.
+FINISH = (
+    "UPDATE run SET state = ?, stopped_by = ?, drained = ?, counted = ?, tally = ?, ranges = ?,"
+    " ended = ? WHERE key = ?"
+)
+# Of :class:`cluster.ledger.marks.What`, its mark, the probe and its mark.
+INSERT_RUN = (
+    "INSERT INTO run (id, name, created, request, identity, definition, goal, own, probe, probed)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 OUTCOME_COLUMNS = 16
 # One statement a group: SQLite then works without the interpreter's lock, in parallel with the

@@ -13,6 +13,7 @@ from typing import Self
 from cluster.errors import StoreError
 from cluster.ledger.database import OWNER_BEAT, Database
 from cluster.ledger.faults import BUSY, LOOK, broken, translated
+from cluster.ledger.marks import probe_mark
 from cluster.ledger.rows import Run
 from cluster.ledger.tables import INSERT_OUTCOMES
 from cluster.work import Fault, Outcome, Task
@@ -250,11 +251,10 @@ class Writer:
 
     def probe(self, tally: str) -> None:
         """Record how a probe of the kernel came out where the run was begun, once."""
-        sql = (
-            "UPDATE run SET definition = json_set(definition, '$.probe', ?)"
-            " WHERE key = ? AND json_extract(definition, '$.probe') IS NULL"
-        )
-        self._scribe.put(sql, (tally, self._run.key))
+        # One that cannot be believed is no answer: it is replaced.
+        once = "" if any("probe" in fault for fault in self._run.faults) else " AND probe IS NULL"
+        sql = f"UPDATE run SET probe = ?, probed = ? WHERE key = ?{once}"
+        self._scribe.put(sql, (tally, probe_mark(self._run.id, tally), self._run.key))
 
     def progress(self, progress: Mapping[str, object]) -> None:
         """Replace what readers see of the running estimate."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from cluster.dispatch import added_up
 from cluster.ledger import Ledger, Run
-from cluster.plan import Ranges
 from cluster.report.advice import advice_of
 from cluster.report.result import About, Facts, Result, result_of
 from cluster.state import State
 from cluster.tally import Tally
 from cluster.verbs import command
-from cluster.work import checked
 
 _ENDED = ("done", "running")
 
@@ -20,13 +21,13 @@ _ENDED = ("done", "running")
 def result_at(ledger: Ledger, row: Run) -> Result:
     """The result of a run, as its ledger has it."""
     about, state = About.of(row), ledger.state(row)
-    tally, ranges = _counted(ledger, row, about.block, state)
+    tally, ranges, counted = _counted(ledger, row, state)
     sessions = ledger.sessions(row)
     slots = {node: count for session in sessions for node, count in session["nodes"].items()}
     capacity = Counter[str]()
     for session in sessions:
         capacity.update({n: s * session["seconds"] for n, s in session["nodes"].items()})
-    counted = row.counted if state != "running" else None
+    failures = ledger.failures(row)
     facts = Facts(
         run=row if state == row.state else row._replace(stopped_by=None, drained=None),
         state=state,
@@ -34,9 +35,9 @@ def result_at(ledger: Ledger, row: Run) -> Result:
         ranges=ranges,
         totals=ledger.node_totals(row, counted),
         uncounted=ledger.uncounted_blocks(row),
-        failures=ledger.failures(row),
-        failure_counts=ledger.failure_counts(row),
-        events=ledger.events(row),
+        failures=failures,
+        failure_counts=ledger.failure_counts(row) if failures else {},
+        events=[*ledger.events(row), *_left_out(ledger, row)],
         slots=slots,
         capacity=capacity,
         backend=sessions[-1]["backend"] if sessions else row.definition["spec"]["backend"],
@@ -45,6 +46,16 @@ def result_at(ledger: Ledger, row: Run) -> Result:
         advice=advice_of(ledger, row, state),
     )
     return result_of(facts, about)
+
+
+def _left_out(ledger: Ledger, run: Run) -> list[dict[str, Any]]:
+    """What of the ledger could not be believed, as events of now."""
+    words = [f"row {run.key} of the table run is damaged and left out: {why}" for why in run.faults]
+    if run.faults and run.ranges is None:
+        words.append("the result is added up from what is counted; a resume records it anew")
+    return [
+        {"at": time.time(), "node": None, "text": word} for word in (*words, *ledger.left_out())
+    ]
 
 
 def _onward(run: Run, store: Path) -> str:
@@ -56,18 +67,10 @@ def _onward(run: Run, store: Path) -> str:
 
 
 def _counted(
-    ledger: Ledger, run: Run, block: int, state: str
-) -> tuple[Tally | None, list[tuple[int, int]]]:
-    """Tally and ranges: as recorded at the run's end, or added up from its rows."""
+    ledger: Ledger, run: Run, state: str
+) -> tuple[Tally | None, list[tuple[int, int]], int | None]:
+    """Tally and ranges, as recorded at the run's end or added up from its rows; and their end."""
     if state == run.state and run.ranges is not None:
-        ranges = [(first, stop) for first, stop in run.ranges]
-        samples = sum(stop - first for first, stop in ranges) * block
-        return (checked(run.tally, samples) if run.tally else None), ranges
-    done, total = Ranges(), None
-    end = run.goal["blocks"]
-    for row in ledger.counted(run, 0, end):
-        if row.intact and (end is None or row.stop <= end):
-            tally = checked(row.tally, (row.stop - row.first) * block)
-            total = tally if total is None else total.merge(tally)
-            done.add(row.first, row.stop)
-    return total, list(done)
+        return run.total, [(first, stop) for first, stop in run.ranges], run.counted
+    count = added_up(ledger, run)
+    return count.tally(), count.ranges, None if state == "running" else count.counted

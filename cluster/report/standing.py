@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -10,12 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.events import NodeProgress
-from cluster.ledger import Ledger, Owner, Run
+from cluster.ledger import Damaged, Ledger, Owner, Run
 from cluster.plan import Goal
 from cluster.report.advice import advice_of
 from cluster.report.result import finite
-from cluster.request import Request
-from cluster.tally import from_json
+from cluster.state import State
 
 _NUMBERS = ("samples", "blocks", "estimate", "std_error", "samples_per_s", "elapsed_s")
 
@@ -33,6 +31,7 @@ class Standing:
         nodes: what each node has done in this start, or did in the last one.
         by_point: where each point of a sweep stands.
         advice: what helps where its kernel failed.
+        damaged: what of its row in the ledger cannot be believed, in words; None: nothing.
     """
 
     run: str
@@ -58,6 +57,7 @@ class Standing:
     nodes: tuple[NodeProgress, ...] | None = None
     by_point: tuple[PointStanding, ...] | None = None
     advice: str | None = None
+    damaged: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of ``ls`` and ``status``."""
@@ -107,14 +107,29 @@ def standing_of(ledger: Ledger, run: Run) -> Standing:
         name=run.name,
         state=state,
         advice=advice_of(ledger, run, state),
-        created=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(run.created)),
+        created=stamp(run.created),
         holder=ledger.holder(run),
         kernel=f"{source['entry']}:{source['function']}",
         backend=definition["spec"]["backend"],
         goal_blocks=Goal.from_json(run.goal).size,
+        damaged="; ".join(run.faults) or None,
         **{name: progress.get(name) for name in _NUMBERS},
     )
     return replace(found, left_s=seconds_left(found, owed_samples(found, definition["block"])))
+
+
+def standing_of_damaged(row: Damaged) -> Standing:
+    """Where a run, or a sweep, stands whose row cannot be believed: nobody knows."""
+    nothing = dict.fromkeys(("goal_blocks", *_NUMBERS))
+    return Standing(
+        run=row.id, name=row.name, state=State.DAMAGED.value, created=stamp(row.created),
+        holder=None, kernel="", backend="", damaged=str(row.error), **nothing,
+    )  # fmt: skip
+
+
+def stamp(seconds: float) -> str:
+    """A time as JSON tells it, in the local zone."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
 
 
 def owed_samples(standing: Standing, block: int) -> float:
@@ -134,9 +149,8 @@ def seconds_left(standing: Standing, owed: float) -> float | None:
 
 def _final(run: Run) -> dict[str, Any]:
     """Estimate and standard error of a run that has ended."""
-    if run.tally is None:
+    if run.total is None:
         return {"estimate": None, "std_error": None}
-    request = Request.from_json(run.definition)
-    tally = from_json(json.loads(run.tally))
-    estimate = tally.estimate(request.goal.confidence, request.scale, request.offset)
+    own = run.definition
+    estimate = run.total.estimate(run.goal["confidence"], own["scale"], own["offset"])
     return {"estimate": estimate.value, "std_error": estimate.std_error}

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cluster.errors import UsageError
-from cluster.ledger import Ledger, Run, Where, opened, sweeps
+from cluster.errors import StoreError, UsageError
+from cluster.ledger import Damaged, Ledger, Run, Where, opened, sweeps
 from cluster.report.standing import (
     PointStanding,
     Standing,
     nodes_of,
     owed_samples,
     seconds_left,
+    stamp,
     standing_of,
+    standing_of_damaged,
 )
 from cluster.report.swept import state_of
 from cluster.state import State
@@ -24,14 +25,13 @@ from cluster.state import State
 def standings(store: Where = "runs") -> list[Standing]:
     """Every sweep of a store, and every run that was not begun as a point of one; newest first."""
     with opened(store) as ledger:
-        together = [_whole(ledger, sweep) for sweep in sweeps.listed(ledger)]
-        ids = {standing.run for standing in together}
-        alone = [
-            standing_of(ledger, run)
-            for run in ledger.runs()
-            if run.id.rpartition(".")[0] not in ids
+        together = [_whole_or_damaged(ledger, sweep) for sweep in sweeps.listed(ledger)]
+        alone = sweeps.runs_beside(ledger, [standing.run for standing in together])
+        others = [
+            standing_of(ledger, row) if isinstance(row, Run) else standing_of_damaged(row)
+            for row in (*alone, *sweeps.damaged(ledger))
         ]
-        rows = [replace(row, nodes=None, by_point=None) for row in (*together, *alone)]
+        rows = [replace(row, nodes=None, by_point=None) for row in (*together, *others)]
         return sorted(rows, key=lambda row: row.created, reverse=True)
 
 
@@ -70,6 +70,15 @@ def _point(
     return PointStanding(place, given, waiting, standing)
 
 
+def _whole_or_damaged(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
+    """Where a sweep stands; as damaged where one of its points is."""
+    try:
+        return _whole(ledger, sweep)
+    except StoreError as error:
+        named = sweep.key, sweep.id, sweep.name, sweep.created
+        return standing_of_damaged(Damaged(*named, error))
+
+
 def _whole(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
     begun = sweeps.begun_by(ledger, sweep)
     rows = sweeps.runs_of(ledger, sweep)
@@ -85,7 +94,7 @@ def _whole(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
         run=sweep.id,
         name=sweep.name,
         state=state_of(own, sweep.stopped_by),
-        created=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(sweep.created)),
+        created=stamp(sweep.created),
         holder=next((standing.holder for standing in each if standing.holder), None),
         kernel=sweep.spec["kernel"],
         backend=sweep.spec["backend"],
@@ -101,6 +110,7 @@ def _whole(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
         points_running=states.count(State.RUNNING.value) - waiting,
         points_waiting=waiting,
         points_failed=states.count(State.FAILED.value),
+        damaged="; ".join(sweep.faults) or None,
         nodes=nodes_of(progress),
         by_point=points,
         advice=next((one.advice for one in each if one.advice), None),

@@ -21,8 +21,10 @@ def verified(document: Document) -> list[Part]:
         f"{counted(blocks, 'block')} of {document['run']} computed again"
         f" ({percent(blocks / all_of_them)}), {count(document['elsewhere'])} on another node"
     )
-    impure = document.get("impure", ())
-    lines: list[Part] = [Line(f"✗ {title}" if differing else f"✓ {title}", "bold")]
+    impure, row = document.get("impure", ()), document.get("row")
+    lines: list[Part] = [Line(f"✗ {title}" if differing or row else f"✓ {title}", "bold")]
+    if row:
+        lines.append(Line(f"the ledger's row of the run is wrong: {one_line(row)}", "bold red"))
     lines += [
         Line(f"{_span(row['first'], row['last'])} {_difference(row, impure)}", "bold red")
         for row in differing

@@ -69,7 +69,9 @@ def ls(rows: Sequence[Document]) -> list[Part]:
     if not rows:
         return [Line("no runs yet")]
     titles = ("run", "state", "name", "samples", "estimate", "created", "backend", "kernel")
-    return [table(titles, map(_listed, rows), right=("samples",), spare=_SPARE)]
+    damaged = [Line(f"{row['run']}: {one_line(row['damaged'], None)}", "red") for row in rows
+               if row.get("damaged")]  # fmt: skip
+    return [table(titles, map(_listed, rows), right=("samples",), spare=_SPARE), *damaged]
 
 
 def status(document: Document) -> list[Part]:

@@ -14,7 +14,7 @@ from cluster.dispatch import Core, Policy
 from cluster.events import Event
 from cluster.ledger import Counted, Ledger, Run
 from cluster.plan import Goal, Target
-from cluster.testing import FakeClock, work_of
+from cluster.testing import FakeClock, entered, work_of
 from cluster.work import Outcome, Task, Work, checksum, perform
 
 # No interval is ever so narrow: a goal of its own blocks, cut by checkpoints all the same.
@@ -93,7 +93,7 @@ def bench(
     """A core over a real ledger, with no node yet."""
     work, clock, events = work or work_of(), FakeClock(), list[Event]()
     with Ledger(store, create=True) as ledger, ledger.lock(work.run):
-        run = ledger.create(work.run, "bench", "", "", {}, {})
+        run = entered(ledger, work)
         with ledger.writer(run) as writer:
             core = Core(
                 work, Count(goal, 1, 0), policy or Policy(), writer, clock, events.append,

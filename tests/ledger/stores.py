@@ -7,9 +7,12 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from cluster import testing
 from cluster.ledger import FILE, Ledger, Run, Writer
+from cluster.testing import work_of
 from cluster.work import Outcome, Task, checksum
 from tests.conftest import need
 
@@ -19,7 +22,7 @@ SMALL_DISK = "cluster-test"
 
 def entered(ledger: Ledger, name: str = "run") -> Run:
     """A new run of that id."""
-    return ledger.create(name, "name", "request", "identity", {"spec": {}}, {"blocks": None})
+    return testing.entered(ledger, replace(work_of(), run=name))
 
 
 def tally(first: int, stop: int) -> str:
@@ -66,6 +69,18 @@ def damage(store: Path, column: str, first: int, value: bytes) -> None:
         db.execute(f"DROP TRIGGER {trigger}")
         db.execute(f"UPDATE outcome SET {column} = CAST(? AS TEXT) WHERE first = ?", (value, first))
         db.execute(text)
+
+
+def without_marks(db: sqlite3.Connection) -> None:
+    """Make the rows of a store what they were in the third format, which had no marks."""
+    db.execute(
+        "UPDATE run SET definition = json_set(definition, '$.probe', probe) WHERE probe IS NOT NULL"
+    )
+    for column in ("own", "ended", "probe", "probed"):
+        db.execute(f"ALTER TABLE run DROP COLUMN {column}")
+    for table in ("sweep", "point"):
+        db.execute(f"ALTER TABLE {table} DROP COLUMN mark")
+    db.execute("PRAGMA user_version = 3")
 
 
 @contextmanager

@@ -25,9 +25,20 @@ from cluster.plan import Goal
 from cluster.testing import Driven, drive, work_of
 from tests.backends.engines import serial
 from tests.cli.shell import spec
-from tests.ledger.stores import by_hand, damage, entered, insert, put, remount, small_disk, tally
+from tests.ledger.stores import (
+    by_hand,
+    damage,
+    entered,
+    insert,
+    put,
+    remount,
+    small_disk,
+    tally,
+    without_marks,
+)
 
 GOAL = Goal(12)
+SPEC = {"kernel": "kernel.py:f", "backend": "serial"}
 
 
 def driven(store: Path, goal: Goal = GOAL) -> Driven:
@@ -366,6 +377,7 @@ def test_a_store_of_an_older_format_is_upgraded_and_keeps_its_runs(tmp_path: Pat
     with Ledger(tmp_path, create=True) as ledger:
         insert(ledger, entered(ledger), 0, 5)
     with by_hand(tmp_path) as db:
+        without_marks(db)
         db.execute("DROP INDEX session_run")
         for table in ("wish", "pool_event", "pool", "point", "sweep"):
             db.execute(f"DROP TABLE {table}")
@@ -383,15 +395,16 @@ def test_a_store_of_an_older_format_is_upgraded_and_keeps_its_runs(tmp_path: Pat
 def test_a_store_whose_sweeps_had_no_parts_is_upgraded(tmp_path: Path) -> None:
     """Of the second format: all of their points were asked for."""
     with Ledger(tmp_path, create=True) as ledger, ledger.transaction():
-        sweeps.enter(ledger, "s", "s", "request", {}, frozenset({1}))
+        sweeps.enter(ledger, "s", "s", "request", SPEC, frozenset({1}))
     with by_hand(tmp_path) as db:
+        without_marks(db)
         db.execute("ALTER TABLE sweep DROP COLUMN asked")
         db.execute("PRAGMA user_version = 2")
     with Ledger(tmp_path) as ledger:
         assert [sweep.asked for sweep in sweeps.listed(ledger)] == [None]
         with ledger.transaction():
             for name, places in (("s", (0,)), ("t", (0,)), ("t", (2,))):
-                made = sweeps.enter(ledger, f"{name}-1", name, "request", {}, frozenset(places))
+                made = sweeps.enter(ledger, f"{name}-1", name, "request", SPEC, frozenset(places))
                 assert sweeps.named(ledger, made.id) == made
         assert [sweep.asked for sweep in sweeps.listed(ledger)] == [{0, 2}, None]
 

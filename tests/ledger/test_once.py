@@ -134,18 +134,22 @@ def test_everything_handed_over_before_the_end_is_written(tmp_path: Path) -> Non
     """Leaving the writer writes what waits; nothing is lost for want of a flush."""
     with Ledger(tmp_path, create=True) as ledger:
         run = entered(ledger)
+        record = {
+            "elapsed_s": 1.0, "blocks": 3000, "samples": 192_000, "samples_per_s": 9.5,
+            "estimate": 0.5, "std_error": None, "nodes": [["a", 1, 3000, 192_000, 0.5, 0]],
+        }  # fmt: skip
         with ledger.writer(run) as writer:
             for first in range(3000):
                 put(writer, first, first + 1)
             writer.fail(Task(9, 1, 2, 1, 0.0), Fault("raised", 1, "E", "no", "trace"), "a", 1, 4.0)
             writer.spare(outcome(0, 1), "equal", 4.0)
             writer.event("a", "gone", 4.0)
-            writer.progress({"blocks": 3000})
+            writer.progress(record)
         assert len(spans(ledger, run)) == 3000
         assert ledger.failures(run)[0]["traceback"] == "trace"
         assert ledger.spares(run) == [(0, 1, "a", "equal")]
         assert ledger.events(run)[0]["text"] == "gone"
-        assert ledger.run("run").progress == {"blocks": 3000}
+        assert ledger.run("run").progress == record
 
 
 def test_totals_of_a_node_add_up(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cluster.events import Event, Progress
 from cluster.ledger import Ledger, Writer
 from cluster.plan import Goal
 from cluster.report.result import digest
-from cluster.testing import work_of
+from cluster.testing import entered, work_of
 from cluster.work import Work
 
 
@@ -54,10 +54,7 @@ class Shelf:
         self._clock = clock or SystemClock()
         with Ledger(self._store, create=True) as self._ledger:
             known = {run.id: run for run in self._ledger.runs()}
-            self._runs = [
-                known.get(work.run) or self._ledger.create(work.run, "r", "", "", {}, {})
-                for work in self.works
-            ]
+            self._runs = [known.get(work.run) or entered(self._ledger, work) for work in self.works]
             with self._ledger.scribe() as self._scribe:
                 total = range(len(self.works))
                 many = Many(

@@ -1,0 +1,45 @@
+"""Files of a run beside the database: the one place where an id becomes a path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.errors import StoreError
+from cluster.ledger.judge import is_id
+
+LOCKS, LOGS = "locks", "logs"
+
+
+def folder_of(store: Path, name: str) -> Path:
+    """A folder of a store; a link there would have files written, or read, somewhere else.
+
+    Raises:
+        StoreError: it is a link.
+    """
+    folder = store / name
+    if folder.is_symlink():
+        fix = "remove the link; the store makes the folder itself"
+        raise StoreError(
+            "it is a link, and must be a folder of the store", where=str(folder), fix=fix
+        )
+    return folder
+
+
+def lock_path(run: str, store: Path) -> Path:
+    """The file whose lock holds a run."""
+    return folder_of(store, LOCKS) / _named(run, store)
+
+
+def log_of(run: str, store: Path) -> Path:
+    """Where a run without a terminal puts what it says."""
+    return folder_of(store, LOGS) / f"{_named(run, store)}.log"
+
+
+def _named(run: str, store: Path) -> str:
+    if not is_id(run):
+        raise StoreError(
+            f"{ascii(run)[:80]} is no id of a run, and names no file",
+            where=str(store),
+            fix="restore the store from a copy; ids are letters, digits, '.', '_' and '-'",
+        )
+    return run

@@ -1,0 +1,46 @@
+"""What rows ask for, read whole: the request of a run, and the spec of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from cluster.errors import ClusterError, StoreError
+from cluster.ledger.rows import Run
+from cluster.ledger.store import AGAIN, Ledger
+from cluster.ledger.sweeps import Sweep
+from cluster.request import Request
+from cluster.spec import Spec
+
+T = TypeVar("T")
+
+
+def request_of(ledger: Ledger, run: Run) -> Request:
+    """What a run computes, and until when.
+
+    Raises:
+        StoreError: its definition holds no request.
+    """
+    row = f"row {run.key} of the table run, column definition"
+    return _read(ledger, f"{run.id}: {row}", lambda: Request.from_json(run.definition))
+
+
+def spec_of(ledger: Ledger, sweep: Sweep) -> Spec:
+    """The spec of a sweep, as it was sent last.
+
+    Raises:
+        StoreError: it is none.
+    """
+    row = f"row {sweep.key} of the table sweep, column spec"
+    return _read(ledger, f"{sweep.id}: {row}", lambda: Spec.from_json(sweep.spec))
+
+
+def _read(ledger: Ledger, row: str, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except (
+        ClusterError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+        ValueError,
+    ) as error:  # fmt: skip
+        why = f"{type(error).__name__}: {error}"[:500]
+        raise StoreError(f"{row}: {why}", where=str(ledger.path), fix=AGAIN) from None

@@ -12,7 +12,6 @@ from cluster.descriptors import raised
 from cluster.errors import UsageError
 from cluster.ledger.faults import translated
 from cluster.ledger.locks import Owner, flock, write_owner
-from cluster.ledger.paths import LOCKS, folder_of
 from cluster.ledger.store import Ledger
 
 # Descriptors for everything else: the store, the engine's pipes, libraries.
@@ -35,7 +34,7 @@ class Holds:
         self._held: dict[str, int] = {}
         ledger.check_writable()
         check_room(len(runs))
-        me, folder = Owner.here(), folder_of(ledger.store, LOCKS)
+        me, folder = Owner.here(), ledger.locks
         try:
             with translated(folder):
                 folder.mkdir(mode=0o700, exist_ok=True)

@@ -11,7 +11,7 @@ from cluster.errors import StoreError
 from cluster.ledger.faults import translated
 from cluster.ledger.judge import OUTCOME, SESSION, wrong_column
 from cluster.ledger.locks import holder
-from cluster.ledger.paths import LOCKS, folder_of, log_of
+from cluster.ledger.paths import log_of
 from cluster.ledger.rows import Counted, Run
 from cluster.ledger.store import Ledger
 from cluster.ledger.tables import OUTCOME_COLUMNS, UNENDED
@@ -112,7 +112,7 @@ def compact(ledger: Ledger) -> None:
 
     SQLite keeps every writer out until it is done, which of a large store takes long.
     """
-    if any(holder(path) for path in folder_of(ledger.store, LOCKS).iterdir()):
+    if any(holder(path) for path in ledger.locks.iterdir()):
         return
     with suppress(sqlite3.OperationalError):
         ledger.db.execute("VACUUM")

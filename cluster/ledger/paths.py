@@ -25,17 +25,17 @@ def folder_of(store: Path, name: str) -> Path:
     return folder
 
 
-def lock_path(run: str, store: Path) -> Path:
-    """The file whose lock holds a run."""
-    return folder_of(store, LOCKS) / _named(run, store)
-
-
 def log_of(run: str, store: Path) -> Path:
     """Where a run without a terminal puts what it says."""
-    return folder_of(store, LOGS) / f"{_named(run, store)}.log"
+    return folder_of(store, LOGS) / f"{named(run, store)}.log"
 
 
-def _named(run: str, store: Path) -> str:
+def named(run: str, store: Path) -> str:
+    """The id of a run or a sweep, as the name of a file.
+
+    Raises:
+        StoreError: it is no id.
+    """
     if not is_id(run):
         raise StoreError(
             f"{ascii(run)[:80]} is no id of a run, and names no file",

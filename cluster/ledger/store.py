@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from cluster.ledger.judge import (
 )
 from cluster.ledger.locks import Owner, flock, holder, write_owner
 from cluster.ledger.marks import End, What, probe_mark, taken_apart
-from cluster.ledger.paths import lock_path
+from cluster.ledger.paths import LOCKS, folder_of, named
 from cluster.ledger.rows import Counted, Damaged, NodeTotals, Run, Speed, Wish
 from cluster.ledger.tables import FINISH, INSERT_RUN, UNENDED
 from cluster.ledger.writer import Scribe, Writer
@@ -49,6 +50,7 @@ _MOST_SECONDS = "1e12"
 POSSIBLE = f"CASE WHEN {{0}} BETWEEN 0 AND {_MOST_SECONDS} THEN {{0}} ELSE 0.0 END"
 #: What stands for the name of a node that cannot be one.
 DAMAGED_NODE = "(damaged)"
+_TROUBLES = ("failure", "spare", "event")
 _NEWEST_FIRST = "ORDER BY created DESC, key DESC"
 AGAIN = (
     "restore the store from a copy, or submit the spec again, which begins a new run; nothing of"
@@ -426,6 +428,11 @@ class Ledger(Database):
         sound = self.sound(of.partition(" ")[0], kinds, rows)
         return [(number, node, text) for number, _, node, text in sound]
 
+    def troubles(self, run: Run) -> bool:
+        """Whether anything is told of a run beside what was counted: most have none."""
+        sql = " UNION ALL ".join(f"SELECT 1 FROM {name} WHERE run = ?1" for name in _TROUBLES)
+        return bool(self.all(f"{sql} LIMIT 1", (run.key,)))
+
     def note(self, run: Run, text: str) -> None:
         """Record what happened to a run; from any process, for it is no result."""
         with self.transaction():
@@ -534,7 +541,12 @@ class Ledger(Database):
 
     def lock_path(self, run: str) -> Path:
         """The file whose lock holds a run."""
-        return lock_path(run, self.store)
+        return self.locks / named(run, self.store)
+
+    @cached_property
+    def locks(self) -> Path:
+        """The folder of all of these."""
+        return folder_of(self.store, LOCKS)
 
 
 def _end(blocks: int | None) -> int:

@@ -27,17 +27,18 @@ def result_at(ledger: Ledger, row: Run) -> Result:
     capacity = Counter[str]()
     for session in sessions:
         capacity.update({n: s * session["seconds"] for n, s in session["nodes"].items()})
-    failures = ledger.failures(row)
+    told = ledger.troubles(row)
+    failures = ledger.failures(row) if told else []
     facts = Facts(
         run=row if state == row.state else row._replace(stopped_by=None, drained=None),
         state=state,
         tally=tally,
         ranges=ranges,
         totals=ledger.node_totals(row, counted),
-        uncounted=ledger.uncounted_blocks(row),
+        uncounted=ledger.uncounted_blocks(row) if told else {},
         failures=failures,
         failure_counts=ledger.failure_counts(row) if failures else {},
-        events=[*ledger.events(row), *_left_out(ledger, row)],
+        events=[*(ledger.events(row) if told else []), *_left_out(ledger, row)],
         slots=slots,
         capacity=capacity,
         backend=sessions[-1]["backend"] if sessions else row.definition["spec"]["backend"],

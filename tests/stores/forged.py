@@ -105,31 +105,35 @@ def forge(folder: Path, table: str, column: str, value: object) -> bool:
 
 def seal(db: sqlite3.Connection, *, but: str = "") -> None:
     """Make the marks of every row hold, as somebody does who knows how; but those of a column."""
-    runs = db.execute(f"SELECT key, {_WHAT}, {_END}, probe FROM run").fetchall()
-    for key, *row, probe in runs:
+    for key, *row, probe in db.execute(f"SELECT key, {_WHAT}, {_END}, probe FROM run").fetchall():
         what, end = What(*row[:7]), End(*row[7:])
         ended = None if end == UNENDED else end.mark(what.id)
         marks = {"own": what.mark, "ended": ended, "probed": probe_mark(what.id, probe)}
-        for column, mark in marks.items():
-            if column != but:
-                db.execute(f"UPDATE run SET {column} = ? WHERE key = ?", (mark, key))
-        for first, stop, tally in db.execute(
-            "SELECT first, stop, tally FROM outcome WHERE run = ?", (key,)
-        ).fetchall():
-            if but != "checksum":
-                place = (checksum(what.id, first, stop, tally), key, first)
-                db.execute("UPDATE outcome SET checksum = ? WHERE run = ? AND first = ?", place)
-    if but == "mark":
-        return
-    for key, *row in db.execute(
-        "SELECT key, id, name, created, request, spec, asked FROM sweep"
-    ).fetchall():
+        for column in marks.keys() - {but}:
+            db.execute(f"UPDATE run SET {column} = ? WHERE key = ?", (marks[column], key))
+        if but != "checksum":
+            _seal_outcomes(db, key, what.id)
+    if but != "mark":
+        _seal_sweeps(db)
+
+
+def _seal_outcomes(db: sqlite3.Connection, key: int, name: str) -> None:
+    rows = db.execute("SELECT first, stop, tally FROM outcome WHERE run = ?", (key,)).fetchall()
+    db.executemany(
+        "UPDATE outcome SET checksum = ? WHERE run = ? AND first = ?",
+        [(checksum(name, *row), key, row[0]) for row in rows],
+    )
+
+
+def _seal_sweeps(db: sqlite3.Connection) -> None:
+    columns = "key, id, name, created, request, spec, asked"
+    for key, *row in db.execute(f"SELECT {columns} FROM sweep").fetchall():
         db.execute("UPDATE sweep SET mark = ? WHERE key = ?", (sweep_mark(*row), key))
-        for place, point, given in db.execute(
-            "SELECT place, run, given FROM point WHERE sweep = ?", (key,)
-        ).fetchall():
-            values = (point_mark(row[0], place, point, given), key, place)
-            db.execute("UPDATE point SET mark = ? WHERE sweep = ? AND place = ?", values)
+        points = db.execute("SELECT place, run, given FROM point WHERE sweep = ?", (key,))
+        db.executemany(
+            "UPDATE point SET mark = ? WHERE sweep = ? AND place = ?",
+            [(point_mark(row[0], *point), key, point[0]) for point in points.fetchall()],
+        )
 
 
 def cases(rng: random.Random) -> Iterator[tuple[str, str, object]]:

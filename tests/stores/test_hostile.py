@@ -6,7 +6,7 @@ import json
 import os
 import random
 import sqlite3
-from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,9 @@ from cluster import api
 from cluster.cli import run
 from cluster.errors import StoreError
 from cluster.ledger import FILE, Ledger
+from cluster.tally import Histogram
 from cluster.verbs import command
-from cluster.work import checksum
+from cluster.work import checksum, tally_text
 from tests.ledger.stores import without_marks
 from tests.stores.forged import cases, copied, everything, forge, made, opened, seal
 
@@ -25,8 +26,12 @@ IDS = (
     "../../x", "..", ".", "", "a/b", "x\0y", "x\x1b[31my", "x\ny", "-rf", "x y", "é", "a" * 300,
     "~root", "$(touch x)", "x;touch x", b"\xff",
 )  # fmt: skip
+TWICE = (
+    "INSERT INTO outcome SELECT run, first + 1, stop + 1, tally, node, slot, pid, attempt, created,"
+    " started, ended, received, wall, cpu, variant, checksum FROM outcome WHERE first = 0"
+)
 READ = (["ls"], ["status"], ["gc", "--older-than", "1h", "--keep", "5", "--yes"])
-TOUCH = ("show", "status", "resume", "logs", "verify", "wait", "stop")
+TOUCH = ("show", "status", "resume", "logs", "wait", "stop")
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +44,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def site(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def site(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, entered."""
     folder = copied(store, tmp_path / "site")
     monkeypatch.chdir(folder)
-    yield folder
+    return folder
 
 
 def told(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -63,14 +68,14 @@ def victim(folder: Path, name: str = "victim") -> str:
         return str(db.execute("SELECT id FROM run WHERE name = ?", (name,)).fetchone()[0])
 
 
-@pytest.mark.parametrize("id", [*IDS, "/absolute"], ids=ascii)
+@pytest.mark.parametrize("name", [*IDS, "/absolute"], ids=ascii)
 def test_an_id_that_is_none_names_no_file_and_no_command(
-    site: Path, capfd: pytest.CaptureFixture[str], id: object
+    site: Path, capfd: pytest.CaptureFixture[str], name: object
 ) -> None:
     """Merged, resumed, logged, removed: nothing outside of a store is written, read or removed."""
     witness = site / "absolute.log"
     witness.write_text("secret words")
-    target = str(site / "absolute") if id == "/absolute" else id
+    target = str(site / "absolute") if name == "/absolute" else name
     (site / "absolute").write_text("mine")
     before = everything(site.parent)
     with opened(site) as db:
@@ -82,10 +87,9 @@ def test_an_id_that_is_none_names_no_file_and_no_command(
     code, text = told(capfd, "merge", "out", "runs")
     assert (code, "row" in text and "column id" in text) == (74, True), text
     assert not (site / "out").exists()
-    name = target if isinstance(target, str) and "\0" not in target else "x"
-    name = name or "x"
+    given = target if isinstance(target, str) and target and "\0" not in target else "x"
     for verb in ("resume", "logs", "show", "stop", "wait", "verify", "status"):
-        code, text = told(capfd, verb, "--", name)
+        code, text = told(capfd, verb, "--", given)
         assert code in (2, 74), (verb, text)
         assert "secret words" not in text
     for words in READ:
@@ -119,9 +123,9 @@ def all_cases(
 ) -> None:
     """So many forged columns: each is refused by name or left out, and takes nothing else along."""
     every = list(cases(random.Random(SEED)))[skip : skip + number]
-    name, healthy, sweep = victim(site), victim(site, "healthy"), ""
     with opened(site) as db:
         (sweep,) = db.execute("SELECT id FROM sweep").fetchone()
+    victim_and_others = victim(site), str(sweep), victim(site, "healthy")
     path, before = site / "runs" / FILE, everything(site.parent)
     original = (store / "runs" / FILE).read_bytes()
     for table, column, value in every:
@@ -132,21 +136,25 @@ def all_cases(
             continue
         case = f"{table}.{column} = {ascii(value)[:60]} (CHAOS_SEED={SEED})"
         try:
-            for words in READ:
-                code, text = told(capfd, *words)
-                assert code == 0, text
-                assert words != ["ls"] or healthy in text
-            for verb in TOUCH:
-                for what in (name, sweep):
-                    if (verb, what) != ("verify", sweep):
-                        code, text = told(capfd, verb, what)
-                        assert code in (0, 1, 2, 3, 74), text
-            assert told(capfd, "show", healthy)[0] == 0
-            code, text = told(capfd, "merge", "out", f"runs/{name}")
-            assert code in (0, 2, 74), text
+            looked_at(site, capfd, victim_and_others)
             assert everything(site.parent) == before
         except Exception as error:
             raise AssertionError(f"{case}: {error}") from error
+
+
+def looked_at(site: Path, capfd: pytest.CaptureFixture[str], names: tuple[str, str, str]) -> None:
+    """Every verb, of the victim, the sweep and the whole store."""
+    name, sweep, healthy = names
+    for words in READ:
+        code, text = told(capfd, *words)
+        assert code == 0, text
+        assert words != ["ls"] or healthy in text
+    for verb, what in [*product(TOUCH, (name, sweep)), ("verify", name)]:
+        code, text = told(capfd, verb, what)
+        assert code in (0, 1, 2, 3, 74), text
+    assert told(capfd, "show", healthy)[0] == 0
+    code, text = told(capfd, "merge", "out", f"runs/{name}")
+    assert code in (0, 2, 74), text
 
 
 def test_any_value_in_any_column_is_refused_or_left_out(
@@ -263,9 +271,7 @@ def test_verify_compares_the_recorded_tally_with_the_sum_of_the_rows(
         ("UPDATE outcome SET node = 'a' || char(27) WHERE first = 0", "column node"),
         ("UPDATE outcome SET tally = replace(tally, ':1000', ':999')", "column tally"),
         ("UPDATE outcome SET first = first + 50, stop = stop + 50", "outside of the blocks"),
-        ("INSERT INTO outcome SELECT run, first + 1, stop + 1, tally, node, slot, pid, attempt,"
-         " created, started, ended, received, wall, cpu, variant, checksum FROM outcome"
-         " WHERE first = 0 AND stop > 1", "overlap other rows of the same run"),
+        (TWICE, "overlap other rows of the same run"),
     ],
 )  # fmt: skip
 def test_merge_judges_all_of_a_shard_before_it_writes(
@@ -275,7 +281,7 @@ def test_merge_judges_all_of_a_shard_before_it_writes(
     name = victim(site)
     copied(site / "runs", site / "out")
     with opened(site) as db:
-        if "first + 1" in change:
+        if change == TWICE:
             row = '1, 0, 4, \'{"hits":1,"kind":"hits","samples":4000}\''
             db.execute("DELETE FROM outcome")
             rest = "'n', 0, 1, 1, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 'python', 'x'"
@@ -341,17 +347,15 @@ def test_a_row_of_another_kind_of_tally_is_not_added(tmp_path: Path, site: Path)
     """Its checksum holds, and it adds up with nothing: it is damaged, as any other."""
     name = victim(site)
     with opened(site) as db:
-        text = '{"counts":[4000],"edges":[0,1],"kind":"histogram","overflow":0,' \
-               '"samples":%d,"underflow":0}'  # fmt: skip
         (key,) = db.execute("SELECT key FROM run WHERE id = ?", (name,)).fetchone()
         first, stop = db.execute(
             "SELECT first, stop FROM outcome WHERE run = ? ORDER BY first DESC", (key,)
         ).fetchone()
         samples = (stop - first) * 1000
-        tally = text.replace("4000", str(samples)) % samples
+        tally = Histogram((0.0, 1.0), (samples,), 0, 0, samples)
         db.execute(
             "UPDATE outcome SET tally = ?, checksum = ? WHERE run = ? AND first = ?",
-            (tally, checksum(name, first, stop, tally), key, first),
+            (tally_text(tally), checksum(name, first, stop, tally_text(tally)), key, first),
         )
         db.execute("UPDATE run SET state = 'running', stopped_by = NULL, drained = NULL,"
                    " counted = NULL, tally = NULL, ranges = NULL, ended = NULL")  # fmt: skip

@@ -3,6 +3,9 @@
 A schedule is a function of its seed. Each kills the dispatcher or a worker once or more, at a
 moment when a block is being drawn (four in five) or at any moment at all, and checks after every
 kill, and at the end, that nothing that was counted is lost and that nothing is counted twice.
+
+And of bits that are flipped in a store: in ids, kernel texts, goals, tallies, marks and counted
+rows. What comes of them is the result of the unbroken run, or a refusal.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -21,7 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.ledger import FILE
+from cluster import api
+from cluster.errors import ClusterError, StoreError, UsageError
+from cluster.ledger import FILE, Ledger
+from cluster.shards import merge
 from cluster.work import checksum
 
 ROOT = Path(__file__).parents[2]
@@ -339,3 +347,89 @@ def _check_end(result: dict[str, Any], rows: dict[tuple[int, int], str], digest:
     found = (result["state"], result["samples"], result["blocks"], result["digest"])
     if found != ("done", SAMPLES, BLOCKS, digest):
         raise Broken(f"another result: {found}, not {digest}")
+
+
+# -- bits that are flipped ------------------------------------------------------------------------
+
+# What a result is made of; beside it, a run's progress and its starts are told, and not believed.
+_BELIEVED = {
+    "run": (
+        "id", "name", "created", "request", "identity", "definition", "goal", "state", "stopped_by",
+        "drained", "counted", "tally", "ranges", "own", "ended", "probe", "probed",
+    ),
+    "outcome": ("first", "stop", "tally", "node", "variant", "wall", "checksum"),
+}  # fmt: skip
+
+
+def flip(store: Path, rng: random.Random) -> str:
+    """Flip one bit in one column of one row of a store, as a disk does; which, in words."""
+    table = rng.choice(("run", "run", "outcome"))
+    column = rng.choice(_BELIEVED[table])
+    db = sqlite3.connect(store / FILE, isolation_level=None)
+    try:
+        db.execute("PRAGMA ignore_check_constraints = ON")
+        db.execute("DROP TRIGGER IF EXISTS outcome_stays")
+        by = "key" if table == "run" else "first"
+        rows = db.execute(f"SELECT {by}, {column} FROM {table} WHERE {column} NOT NULL").fetchall()
+        if not rows:
+            return f"nothing: {table}.{column} is empty"
+        row, value = rng.choice(rows)
+        db.execute(f"UPDATE {table} SET {column} = ? WHERE {by} = ?", (_flipped(value, rng), row))
+        return f"{table}.{column} of {row}"
+    except sqlite3.IntegrityError:
+        return "nothing: SQLite refused it"
+    finally:
+        db.close()
+
+
+def _flipped(value: Any, rng: random.Random) -> Any:
+    if isinstance(value, int):
+        return value ^ 1 << rng.randrange(40)
+    if isinstance(value, float):
+        (bits,) = struct.unpack("<Q", struct.pack("<d", value))
+        return struct.unpack("<d", struct.pack("<Q", bits ^ 1 << rng.randrange(64)))[0]
+    data = bytearray(value.encode())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return data.decode(errors="replace")
+
+
+def damage(seed: int, site: Path, folder: Path, digest: str) -> str:
+    """Flip a bit of a store, and show, resume or merge what is in it; what was flipped.
+
+    Args:
+        seed: of every choice.
+        site: a folder whose store ``runs`` holds one run, done or not.
+        folder: an empty one.
+        digest: of the unbroken run.
+
+    Raises:
+        Broken: another result came of it, or another error than one that names the cause, or a
+            merge that was refused left a trace.
+    """
+    rng, store = random.Random(seed), folder / "runs"
+    shutil.copytree(site / "runs", store)
+    what = flip(store, rng)
+    try:
+        with Ledger(store) as ledger:
+            names = [row.id for row in ledger.everything()]
+        if rng.random() < 0.5:
+            result = merge(folder / "out", [store], verify=rng.random() < 0.5).result
+            result = api.resume(result.run, folder / "out")
+        else:
+            if api.show(names[0], store).digest not in (None, digest) and _is_done(site):
+                raise Broken(f"{what}: another result is shown")
+            result = api.resume(names[0], store)
+    except ClusterError as error:
+        if not isinstance(error, StoreError | UsageError):
+            raise Broken(f"{what}: {error!r}") from error
+        if (folder / "out").exists():
+            raise Broken(f"{what}: a merge that was refused made a store") from None
+        return f"{what}: refused"
+    if (result.state, result.digest) != ("done", digest):
+        raise Broken(f"{what}: {result.state} {result.digest}, not {digest}")
+    return f"{what}: as ever"
+
+
+def _is_done(site: Path) -> bool:
+    with Ledger(site / "runs") as ledger:
+        return ledger.runs()[0].state == "done"

@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.battery import COMMAND, Broken, Site, schedule
+from cluster import api
+from cluster.ledger import Ledger, request_of
+from cluster.request import extended
+from tests.cli.shell import spec
+from tests.faults.battery import COMMAND, Broken, Site, damage, schedule
 
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 SCHEDULES = int(os.environ.get("CHAOS_SCHEDULES", "100"))
@@ -110,3 +114,46 @@ def test_the_battery_fails_without_the_databases_constraint(tmp_path: Path, dige
 def test_the_battery_uses_the_command_line_as_people_do() -> None:
     """``python -m cluster``, of this very interpreter."""
     assert (sys.executable, "-m", "cluster") == COMMAND
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A folder with a run that is done, one with a run that has drained early, and their digest."""
+    folders = tmp_path_factory.mktemp("done"), tmp_path_factory.mktemp("early")
+    for folder, samples in zip(folders, (4000, 2000), strict=True):
+        text = str(spec(folder, backend="serial", samples=samples))
+        result = api.submit(api.load(text, ["seed=1"]), store=folder / "runs", pinned=1)
+    done = api.submit(api.load(text, ["seed=1", "samples=4000"]), store=folder / "other")
+    with Ledger(folders[1] / "runs") as ledger:
+        row = ledger.run(result.run)
+        goal = extended(request_of(ledger, row), ["samples=4000"])
+        ledger.set_goal(row, goal.to_json(), goal.goal.to_json())
+    return *folders, str(done.digest)
+
+
+def flips(first: int, count: int, sites: tuple[Path, Path, str], folder: Path) -> None:
+    """So many bits from a seed on; a good part of them must have been refused."""
+    *both, digest = sites
+    found = []
+    for seed in range(first, first + count):
+        place = folder / str(seed)
+        place.mkdir()
+        try:
+            found.append(damage(seed, both[seed % 2], place, digest))
+        except Exception as error:
+            pytest.fail(f"seed {seed}: {error!r}")
+    assert sum(word.endswith("refused") for word in found) >= count // 8, found
+
+
+def test_a_flipped_bit_changes_no_result(sites: tuple[Path, Path, str], tmp_path: Path) -> None:
+    """Of a run's row or of what it counted: refused, or set aside and computed again. A few."""
+    flips(SEED, 24, sites, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(SEED, SEED + 20 * SCHEDULES, 200))
+def test_flipped_bits_change_no_result(
+    first: int, sites: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    """The same of two thousand, or as many as are asked for."""
+    flips(first, 200, sites, tmp_path)

@@ -17,6 +17,7 @@ import pytest
 
 from cluster.backends.mpi.launcher import scrubbed
 from cluster.family import descendants
+from cluster.ledger.marks import probe_mark
 from tests.conftest import need
 
 ROOT = Path(__file__).parents[3]
@@ -148,13 +149,14 @@ def test_a_resume_is_held_to_how_the_kernel_came_out_where_the_run_was_begun(
     os.kill(max(ranks), signal.SIGKILL)
     process.communicate(timeout=30)
     with sqlite3.connect(tmp_path / "runs" / "ledger.sqlite") as db:
-        ((begun,),) = db.execute("SELECT json_extract(definition, '$.probe') FROM run")
+        ((run, begun),) = db.execute("SELECT id, probe FROM run")
         assert begun
-        db.execute("UPDATE run SET definition = json_set(definition, '$.probe', 'another')")
+        recorded = "UPDATE run SET probe = ?, probed = ?"
+        db.execute(recorded, ("another", probe_mark(run, "another")))
     _, err = world(tmp_path, *words, "--resume").communicate(timeout=60)
     assert "came out differently there than where the run was begun" in err
     with sqlite3.connect(tmp_path / "runs" / "ledger.sqlite") as db:
-        db.execute("UPDATE run SET definition = json_set(definition, '$.probe', ?)", (begun,))
+        db.execute(recorded, (begun, probe_mark(run, begun)))
     result, _ = told(world(tmp_path, *words, "--resume"))
     assert result["digest"] == alone(tmp_path, tmp_path / "slow.yaml")
 

@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cluster.api import extend, load, resume, submit
+    from cluster.common.errors import ClusterError
     from cluster.dispatch import Stop
-    from cluster.errors import ClusterError
-    from cluster.kernels import kernel
     from cluster.report.result import Result
-    from cluster.streams import Stream
-    from cluster.tally import Estimate, Histogram, Hits, Moments
+    from cluster.sampling.kernels import kernel
+    from cluster.sampling.streams import Stream
+    from cluster.sampling.tally import Estimate, Histogram, Hits, Moments
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "ClusterError": "errors",
-    "Estimate": "tally",
-    "Histogram": "tally",
-    "Hits": "tally",
-    "Moments": "tally",
+    "ClusterError": "common.errors",
+    "Estimate": "sampling.tally",
+    "Histogram": "sampling.tally",
+    "Hits": "sampling.tally",
+    "Moments": "sampling.tally",
     "Result": "report.result",
     "Stop": "dispatch",
-    "Stream": "streams",
+    "Stream": "sampling.streams",
     "extend": "api",
-    "kernel": "kernels",
+    "kernel": "sampling.kernels",
     "load": "api",
     "resume": "api",
     "submit": "api",

@@ -18,7 +18,7 @@ def main() -> int:
             return 0
         sys.argv[1:] = ["--help"]
     _hash_as_workers_do()
-    from cluster.errors import StopNow
+    from cluster.common.errors import StopNow
 
     _undo_inherited()
     try:
@@ -36,7 +36,7 @@ def main() -> int:
 
 def _helped() -> bool:
     """Print the help; False where it cannot be written, which the verbs know how to tell."""
-    from cluster.verbs import help_text
+    from cluster.common.commands import help_text
 
     if sys.stdout is None:
         return False
@@ -97,7 +97,7 @@ def _in_a_world(rank: int) -> int:
     if not {"submit", "resume", "extend"} & set(sys.argv[1:2]):
         return run(sys.argv[1:]) if rank == 0 else 0  # one answer is enough
     from cluster.backends.mpi.inside import play
-    from cluster.errors import EngineError
+    from cluster.common.errors import EngineError
 
     try:
         return play(lambda: run(sys.argv[1:]))
@@ -120,8 +120,8 @@ def _handle_signals() -> None:
     """Until the verbs are loaded, and have handlers of their own."""
     import signal
 
-    from cluster.errors import StopNow
-    from cluster.family import catch
+    from cluster.common.errors import StopNow
+    from cluster.hosts.process_tree import catch
 
     def stop(number: int, _frame: object) -> None:
         raise StopNow(number)
@@ -133,7 +133,7 @@ def _handle_signals() -> None:
 
 def _interrupted(number: int) -> int:
     """Tell of a signal that came while the verbs were being loaded."""
-    from cluster.errors import Interrupted
+    from cluster.common.errors import Interrupted
 
     error = Interrupted(number)
     if "--json" in sys.argv:

@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from cluster.backends.base import kernels_at_home
+from cluster.common.commands import command
+from cluster.common.errors import NoAnswer, UsageError
+from cluster.common.states import State
 from cluster.dispatch import Clock, Stop, SystemClock
-from cluster.errors import NoAnswer, UsageError
-from cluster.events import Observer
+from cluster.dispatch.events import Observer
 from cluster.ledger import Ledger, Run, Where, opened, request_of, sweeps
-from cluster.outlook import Outlook, look_ahead
 from cluster.report.recorded import result_at
 from cluster.report.result import Result
 from cluster.report.standing import Standing, standing_of
-from cluster.request import Request, elsewhere, extended, placed
-from cluster.running import Caller, compute, enough, hold, resolved, scheduled, seated, started
+from cluster.runs.forecast import Outlook, look_ahead
+from cluster.runs.running import Caller, compute, enough, hold, resolved, scheduled, seated, started
+from cluster.sampling.task import Fault, Task, perform
 from cluster.spec import Spec, hosts_of
 from cluster.spec import load as load_spec
-from cluster.state import State
-from cluster.verbs import command
-from cluster.window import start_key
-from cluster.work import Fault, Task, perform
+from cluster.spec.request import Request, elsewhere, extended, placed
+from cluster.spec.window import start_key
 
 # Seconds to wait for a run's word.
 _PATIENCE = 15.0
@@ -55,7 +55,7 @@ def submit(
         spec: from :func:`load`.
         resume: go on with the newest run of the same request instead, if there is one.
         store: the folder of the ledger, instead of the spec's.
-        observe: called with each :mod:`cluster.events` event.
+        observe: called with each :mod:`cluster.dispatch.events` event.
         stop: set its ``reason`` from another thread or a signal handler to drain.
         pinned: blocks of every task, for measurements.
 

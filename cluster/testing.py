@@ -22,16 +22,16 @@ from typing import Any, NamedTuple
 
 from cluster.backends.base import Backend, Item, Items, NodeEvent, Options, Pause, Source
 from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Stop, SystemClock, recount
-from cluster.events import Event
-from cluster.family import descendants
-from cluster.kernels import Source as Text
+from cluster.dispatch.events import Event
+from cluster.hosts.nodes import Node
+from cluster.hosts.process_tree import descendants
 from cluster.ledger import Counted, Ledger, Run
-from cluster.nodes import Node
-from cluster.plan import Goal
 from cluster.report.result import digest
-from cluster.request import identity_of
-from cluster.tally import Tally
-from cluster.work import Fault, Outcome, Task, Work, perform
+from cluster.sampling.kernels import Source as Text
+from cluster.sampling.plan import Goal
+from cluster.sampling.tally import Tally
+from cluster.sampling.task import Fault, Outcome, Task, Work, perform
+from cluster.spec.request import identity_of
 
 PLAIN = """
 from cluster import Hits

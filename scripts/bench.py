@@ -33,8 +33,8 @@ from scripts.bench_base import (
 
 def bare_rate(name: str, seconds: float = 0.5) -> float:
     """Samples a second of a kernel called in a plain loop, in this process."""
-    from cluster.kernels import freeze, load
-    from cluster.streams import Stream
+    from cluster.sampling.kernels import freeze, load
+    from cluster.sampling.streams import Stream
 
     kernel = load(freeze(f"jobs/pi.py:{name}", ROOT))
     samples = kernel.traits.block

@@ -11,9 +11,16 @@ import pytest
 
 import cluster
 from cluster import api
+from cluster.common.errors import (
+    ClusterError,
+    EngineError,
+    Locked,
+    SpecError,
+    StoreError,
+    UsageError,
+)
 from cluster.dispatch import Stop
-from cluster.errors import ClusterError, EngineError, Locked, SpecError, StoreError, UsageError
-from cluster.events import AttemptFailed, Draining, Event, NodeChanged, Progress, Started
+from cluster.dispatch.events import AttemptFailed, Draining, Event, NodeChanged, Progress, Started
 from cluster.spec import Spec
 from tests.cli.shell import ROOT, environment, spec
 
@@ -190,4 +197,7 @@ def test_the_public_names_are_typed(tmp_path: Path) -> None:
         env=environment(MYPYPATH=str(ROOT)), capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert process.returncode == 0, process.stdout
-    assert "def (stream: cluster.streams.Stream, samples: int, radius: float =" in process.stdout
+    assert (
+        "def (stream: cluster.sampling.streams.Stream, samples: int, radius: float ="
+        in process.stdout
+    )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.request import resolve
 from cluster.spec import Spec, load
-from cluster.sweep import expand
+from cluster.spec.points import expand
+from cluster.spec.request import resolve
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

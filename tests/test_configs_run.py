@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import cluster
-from cluster import sweeping
 from cluster.api import start
 from cluster.dispatch import SystemClock
 from cluster.report.result import Result
+from cluster.runs import sweeping
 from cluster.spec import Spec
-from cluster.sweep import expand
-from cluster.window import Window
+from cluster.spec.points import expand
+from cluster.spec.window import Window
 from tests.lab.site import HOSTED
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))

@@ -13,7 +13,7 @@ import pytest
 
 import cluster
 from cluster.cli import group
-from cluster.verbs import VERBS
+from cluster.common.commands import VERBS
 
 ROOT = Path(__file__).parents[1]
 PAGES: dict[str, str] = {"README.md": "needle", "docs/tutorial.md": "distance"}

@@ -1,8 +1,8 @@
 """The contract between the dispatcher and an engine.
 
 An engine moves tasks and nothing else: no retry, log, file, clock or statistics. It asks the
-source for a task whenever a slot is free, calls :func:`cluster.work.perform` on the worker, and
-yields exactly one outcome for each task it took.
+source for a task whenever a slot is free, calls :func:`cluster.sampling.task.perform` on the
+worker, and yields exactly one outcome for each task it took.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
-from cluster.descriptors import raised
-from cluster.errors import EngineError, UsageError, did_you_mean
-from cluster.launch import agent_command
-from cluster.nodes import Node
-from cluster.prints import Hearing, Overheard, Printed
-from cluster.secret import Secret
-from cluster.slots import POOLS
-from cluster.work import Outcome, Task, Work
+from cluster.common.descriptors import raised
+from cluster.common.errors import EngineError, UsageError, did_you_mean
+from cluster.common.secret import Secret
+from cluster.hosts.connect import agent_command
+from cluster.hosts.nodes import Node
+from cluster.hosts.prints import Hearing, Overheard, Printed
+from cluster.hosts.worker_pool import POOLS
+from cluster.sampling.task import Outcome, Task, Work
 
 if TYPE_CHECKING:
     from cluster.spec import Spec

@@ -22,14 +22,14 @@ from typing import Any
 
 from cluster.backends.base import Options
 from cluster.backends.hosted import Hosted
-from cluster.child import Child
-from cluster.descriptors import raised
-from cluster.errors import EngineError
-from cluster.launch import Host
-from cluster.nodes import Node
-from cluster.patience import Attention
-from cluster.wire import Door, Wire, dial
-from cluster.work import Outcome, Task, Work
+from cluster.common.backoff import Attention
+from cluster.common.descriptors import raised
+from cluster.common.errors import EngineError
+from cluster.hosts.child_process import Child
+from cluster.hosts.connect import Host
+from cluster.hosts.jsonlines import Door, Wire, dial
+from cluster.hosts.nodes import Node
+from cluster.sampling.task import Outcome, Task, Work
 
 _ADDRESS = "CLUSTER_DRIVER"
 # A driver beats each second; one that does not is hung, or its machine is.

@@ -11,14 +11,14 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
-from cluster.errors import NodesMissing, UsageError
-from cluster.folders import sweep
-from cluster.handshake import is_one_machine
-from cluster.launch import Change, Fleet, Happening, Host, Standing
-from cluster.nodes import Node
-from cluster.patience import Attention
-from cluster.prints import Printed
-from cluster.work import Outcome, Task, Work
+from cluster.common.backoff import Attention
+from cluster.common.errors import NodesMissing, UsageError
+from cluster.hosts.connect import Change, Fleet, Happening, Host, Standing
+from cluster.hosts.fingerprint import is_one_machine
+from cluster.hosts.nodes import Node
+from cluster.hosts.prints import Printed
+from cluster.hosts.scratch import sweep
+from cluster.sampling.task import Outcome, Task, Work
 
 # A revoked task is answered for once its worker is killed, which is done at once.
 _UNANSWERED = 15.0
@@ -175,7 +175,7 @@ class Hosted(Backend):
             fleet.add(self.nodes)
 
     def _kinds(self) -> dict[str, Any]:
-        """What the agents do; see :class:`cluster.launch.Fleet`."""
+        """What the agents do; see :class:`cluster.hosts.connect.Fleet`."""
         return {"tells": self.chooses}
 
     def _on(self, happening: Happening, source: Source) -> Iterator[Outcome | NodeEvent | Printed]:

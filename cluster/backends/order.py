@@ -12,11 +12,11 @@ import sys
 import time
 from dataclasses import replace
 
-from cluster.errors import EngineError, KernelError
-from cluster.handshake import is_drawn, probe, probed
-from cluster.nodes import local
-from cluster.slots import Slots
-from cluster.work import Outcome, Work, perform
+from cluster.common.errors import EngineError, KernelError
+from cluster.hosts.fingerprint import is_drawn, probe, probed
+from cluster.hosts.nodes import local
+from cluster.hosts.worker_pool import Slots
+from cluster.sampling.task import Outcome, Work, perform
 
 # What has no order of its own, and modules that make nothing of it.
 _UNORDERED = {"set", "frozenset", "hash", "vars", "globals", "locals", "dir"}

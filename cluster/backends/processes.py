@@ -6,11 +6,11 @@ import selectors
 from collections.abc import Iterator, Sequence
 
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
-from cluster.errors import EngineError
-from cluster.nodes import Node
-from cluster.prints import Printed
-from cluster.slots import Slots
-from cluster.work import Outcome, Task, Work
+from cluster.common.errors import EngineError
+from cluster.hosts.nodes import Node
+from cluster.hosts.prints import Printed
+from cluster.hosts.worker_pool import Slots
+from cluster.sampling.task import Outcome, Task, Work
 
 
 class Engine(Backend):

@@ -15,8 +15,8 @@ from cluster.backends.base import (
     ready_at_home,
 )
 from cluster.backends.order import hold_to_workers
-from cluster.prints import Hearing
-from cluster.work import Work, perform
+from cluster.hosts.prints import Hearing
+from cluster.sampling.task import Work, perform
 
 
 class Engine(Backend):

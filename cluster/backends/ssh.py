@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cluster.backends.hosted import Hosted
-from cluster.launch import Host
-from cluster.work import Task
+from cluster.hosts.connect import Host
+from cluster.sampling.task import Task
 
 
 class Engine(Hosted):

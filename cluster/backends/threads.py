@@ -18,8 +18,8 @@ from cluster.backends.base import (
     ready_at_home,
 )
 from cluster.backends.order import hold_to_workers
-from cluster.prints import Hearing
-from cluster.work import Outcome, Task, Work, perform
+from cluster.hosts.prints import Hearing
+from cluster.sampling.task import Outcome, Task, Work, perform
 
 _GRACE = 0.5
 

@@ -9,8 +9,7 @@ import click
 
 # Each of them adds its verbs to the group.
 from cluster.cli import computing, hosting, looking, storing
-from cluster.cli.frame import group
-from cluster.console import (
+from cluster.cli.console import (
     complete_streams,
     fail,
     handled,
@@ -18,7 +17,8 @@ from cluster.console import (
     standard_handlers,
     translated,
 )
-from cluster.errors import ClusterError, StopNow
+from cluster.cli.frame import group
+from cluster.common.errors import ClusterError, StopNow
 
 __all__ = ["computing", "group", "hosting", "looking", "refused", "run", "storing"]
 

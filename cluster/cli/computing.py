@@ -26,12 +26,12 @@ from cluster.cli.frame import (
     verb,
     watched,
 )
-from cluster.errors import UsageError
+from cluster.common.errors import UsageError
 from cluster.report import text
 
 if TYPE_CHECKING:
-    from cluster import schedule
     from cluster.spec import Spec
+    from cluster.unattended import schedule
 
 
 def _sweep_options(function: Function) -> Function:
@@ -77,8 +77,8 @@ def _submit_sweep(
     spec: Spec, options: Mapping[str, Any], store: Path | None, pinned: int | None, quiet: bool,
     as_json: bool,
 ) -> int:  # fmt: skip
-    from cluster import sweeping
-    from cluster.pool import Caller
+    from cluster.runs import sweeping
+    from cluster.runs.pool import Caller
 
     part = None if options["points"] is None else sweeping.Part.read(options["points"])
     with watched(quiet, store or spec.store) as (observe, stop):
@@ -96,8 +96,9 @@ def _submit_sweep(
 @quiet_option
 @detachable
 def _resume(run: str, overrides: Sequence[str], store: Path, quiet: bool, as_json: bool) -> int:
-    from cluster import api, sweeping
-    from cluster.pool import Caller
+    from cluster import api
+    from cluster.runs import sweeping
+    from cluster.runs.pool import Caller
 
     if sweep := sweeping.find(run, store):
         with watched(quiet, store) as (observe, stop):
@@ -139,7 +140,7 @@ def _validate(spec: Path, overrides: Sequence[str], yes: bool, as_json: bool) ->
 
     loaded = api.load(spec, overrides)
     if loaded.sweep is not None:
-        from cluster.sweep import expand
+        from cluster.spec.points import expand
 
         points = len(expand(loaded, yes=yes))
         counted = {"valid": True, "file": str(spec), "name": loaded.name, "points": points}
@@ -168,7 +169,7 @@ def _plan(spec: Path, overrides: Sequence[str], seconds: float, yes: bool, as_js
         raise UsageError(f"--seconds must be a length of time, got {seconds}")
     loaded = api.load(spec, overrides)
     if loaded.sweep is not None:
-        from cluster import sweeping
+        from cluster.runs import sweeping
 
         of_sweep = sweeping.plan(loaded, seconds, yes=yes)
         answer(of_sweep, as_json, lambda: text.sweep_plan(of_sweep))
@@ -198,7 +199,7 @@ def _schedule(spec: Path, start: bool, remove: bool, as_json: bool, **options: A
         if remove or any(options[name] for name in _GIVEN):
             raise UsageError("--start runs the spec now, and is given to no scheduler")
         return _start(spec, as_json=as_json, **options)
-    from cluster import schedule
+    from cluster.unattended import schedule
 
     if remove:
         if options["printed"]:
@@ -219,13 +220,13 @@ _GIVEN = ("cron", "systemd", "slurm", "sbatch", "parts", "at", "printed", "yes")
 
 
 def _each_start(options: Mapping[str, Any]) -> schedule.Start:
-    from cluster.schedule import Start
+    from cluster.unattended.schedule import Start
 
     return Start(tuple(options["overrides"]), options["store"], options["yes"])
 
 
 def _batch(spec: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    from cluster import schedule
+    from cluster.unattended import schedule
 
     if not options["slurm"]:
         raise UsageError("--sbatch and --parts are for Slurm", fix="leave them out, or --slurm")
@@ -239,14 +240,16 @@ def _start(
     spec: Path, *, folder: Path | None, log: Path | None, overrides: Sequence[str],
     store: Path | None, as_json: bool, **_others: Any,
 ) -> int:  # fmt: skip
-    from cluster import api, away, sweeping
-    from cluster.pool import Caller
+    from cluster import api
+    from cluster.runs import sweeping
+    from cluster.runs.pool import Caller
+    from cluster.unattended import detached
 
     context = click.get_current_context()
     if log:
         arguments = context.find_root().obj
-        away.speak_into(log, arguments)
-        context.meta[VOICE] = away.Voice(None, arguments, copy=False)
+        detached.speak_into(log, arguments)
+        context.meta[VOICE] = detached.Voice(None, arguments, copy=False)
     if folder:
         os.chdir(folder)
     loaded = api.load(spec, overrides)

@@ -14,13 +14,13 @@ from typing import IO, Any
 import click
 
 from cluster import __version__
-from cluster.console import check_folder, signals, translated
+from cluster.cli.console import check_folder, signals, translated
+from cluster.common.commands import VERBS, help_text
+from cluster.common.errors import UsageError, did_you_mean
 from cluster.dispatch import Stop
-from cluster.errors import UsageError, did_you_mean
 from cluster.report import live, text
 from cluster.report.result import Result
 from cluster.report.swept import SweepResult
-from cluster.verbs import VERBS, help_text
 
 # Where click's context keeps the voice of a run without a terminal.
 VOICE = "cluster.voice"
@@ -148,7 +148,7 @@ def detachable(function: Function) -> Function:
             return _detached([w for w in context.obj if w not in ("--detach", "--json")], options)
         if word is None:
             return function(*given, **options)
-        from cluster.away import Voice
+        from cluster.unattended.detached import Voice
 
         voice = context.meta[VOICE] = Voice(word, context.obj[:-2], copy=True)
         try:
@@ -177,8 +177,8 @@ def _kept(
 
 
 def _detached(arguments: Sequence[str], options: Mapping[str, Any]) -> int:
-    from cluster.away import launch
     from cluster.backends.base import seat
+    from cluster.unattended.detached import launch
 
     if seat() is not None:
         raise UsageError(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
+from cluster.cli.console import signals
 from cluster.cli.frame import answer, overrides_option, own_store_option, store_option, verb
-from cluster.console import signals
-from cluster.errors import UsageError
+from cluster.common.errors import UsageError
 from cluster.report import text
 
 
@@ -48,7 +48,7 @@ def _nodes(
 @verb("kernels")
 @click.argument("places", nargs=-1, type=click.Path(path_type=Path))
 def _kernels(places: Sequence[Path], as_json: bool) -> None:
-    from cluster.kernels import listing
+    from cluster.sampling.kernels import listing
 
     rows = listing(places or (Path("jobs"),))
     answer(rows, as_json, lambda: text.kernels(rows))
@@ -105,7 +105,7 @@ def _node(
 ) -> None:  # fmt: skip
     from cluster.backends.base import need
     from cluster.backends.dispy.standing import Standing, own_address
-    from cluster.secret import Secret
+    from cluster.common.secret import Secret
 
     need("dispy")
     if (secret_file is None) is (secret_env is None):

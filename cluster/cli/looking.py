@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
+from cluster.cli.console import signals
 from cluster.cli.frame import answer, run_argument, show_either, show_sweep, store_option, verb
-from cluster.console import signals
-from cluster.errors import UsageError
+from cluster.common.errors import UsageError
 from cluster.report import live, swept, text
 
 
@@ -45,7 +45,8 @@ def _status(run: str | None, store: Path, as_json: bool) -> None:
 @click.option("--parquet", type=click.Path(path_type=Path), metavar="FILE",
               help="sweep: write its table as a Parquet file")  # fmt: skip
 def _show(run: str, store: Path, as_csv: bool, parquet: Path | None, as_json: bool) -> None:
-    from cluster import api, sweeping
+    from cluster import api
+    from cluster.runs import sweeping
 
     if sweep := sweeping.find(run, store):
         together = sweeping.show(sweep, store)
@@ -67,7 +68,7 @@ def _show(run: str, store: Path, as_csv: bool, parquet: Path | None, as_json: bo
 @click.argument("b")
 @store_option
 def _compare(a: str, b: str, store: Path, as_json: bool) -> int:
-    from cluster import sweeping
+    from cluster.runs import sweeping
 
     found = sweeping.compare(a, b, store)
     document = {"pairs": [each.to_json() for each in found]}
@@ -79,10 +80,10 @@ def _compare(a: str, b: str, store: Path, as_json: bool) -> int:
 @run_argument
 @store_option
 def _watch(run: str, store: Path, as_json: bool) -> int:
-    from cluster import away
+    from cluster.unattended import detached
 
     with live.observer(sys.stderr) as observe:
-        result = away.follow(run, store, observe)
+        result = detached.follow(run, store, observe)
     return show_either(result, store, as_json)
 
 
@@ -91,11 +92,13 @@ def _watch(run: str, store: Path, as_json: bool) -> int:
 @click.option("--follow", "-f", is_flag=True, help="and what is added, until the run ends")
 @store_option
 def _logs(run: str, follow: bool, store: Path, as_json: bool) -> None:
-    from cluster import api, away, sweeping
+    from cluster import api
     from cluster.ledger import log_of
+    from cluster.runs import sweeping
+    from cluster.unattended import detached
 
     name = sweeping.find(run, store) or api.status(run, store).run
-    pieces = away.tail(name, store, onward=follow)
+    pieces = detached.tail(name, store, onward=follow)
     if as_json:
         path = str(log_of(name, store))
         answer({"run": name, "path": path, "text": "".join(pieces)}, as_json, list)
@@ -124,20 +127,20 @@ _timeout = click.option(
 @_timeout
 @store_option
 def _wait(run: str, timeout: float | None, store: Path, as_json: bool) -> int:
-    from cluster import away
+    from cluster.unattended import detached
 
-    return show_either(away.follow(run, store, timeout=timeout), store, as_json)
+    return show_either(detached.follow(run, store, timeout=timeout), store, as_json)
 
 
 @verb("attach")
 @run_argument
 @store_option
 def _attach(run: str, store: Path, as_json: bool) -> int:
-    from cluster import away
+    from cluster.unattended import detached
 
     # Only Ctrl-C is passed on: a terminal that closes takes nothing along but the view.
     with live.observer(sys.stderr) as observe, signals(signal.SIGINT) as stop:
-        result = away.attach(run, store, observe, stop)
+        result = detached.attach(run, store, observe, stop)
     return show_either(result, store, as_json)
 
 
@@ -149,8 +152,8 @@ def _attach(run: str, store: Path, as_json: bool) -> int:
               help="for what was started to be finished")  # fmt: skip
 @store_option
 def _stop(run: str, now: bool, timeout: float, store: Path, as_json: bool) -> None:
-    from cluster import away
     from cluster.report.standings import status
+    from cluster.unattended import detached
 
-    document = status(away.halt(run, store, now=now, timeout=timeout), store).to_json()
+    document = status(detached.halt(run, store, now=now, timeout=timeout), store).to_json()
     answer(document, as_json, lambda: text.status(document))

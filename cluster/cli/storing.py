@@ -18,9 +18,9 @@ from cluster.cli.frame import (
     verb,
     watched,
 )
-from cluster.errors import UsageError
+from cluster.common.errors import UsageError
+from cluster.common.states import State
 from cluster.report import stores, text
-from cluster.state import State
 
 
 @verb("repro")
@@ -47,7 +47,7 @@ def _verify(
     run: str, fraction: float, seed: int, overrides: Sequence[str], store: Path, quiet: bool,
     as_json: bool,
 ) -> int:  # fmt: skip
-    from cluster.verify import verify
+    from cluster.runs.verify import verify
 
     def tell(line: str) -> None:
         if not quiet:
@@ -68,7 +68,7 @@ def _verify(
 @click.option("--to", type=Folder(), required=True, help="the shard's folder")
 @store_option
 def _export(run: str, blocks: str, to: Path, store: Path, as_json: bool) -> None:
-    from cluster.shards import export
+    from cluster.runs.shards import export
 
     document = export(run, blocks, to, store).to_json()
     answer(document, as_json, lambda: stores.exported(document))
@@ -79,7 +79,7 @@ def _export(run: str, blocks: str, to: Path, store: Path, as_json: bool) -> None
 @click.argument("sources", nargs=-1, required=True, type=Folder())
 @click.option("--verify", is_flag=True, help="compare what is counted twice, bit for bit")
 def _merge(out: Path, sources: Sequence[Path], verify: bool, as_json: bool) -> int:
-    from cluster.shards import merge
+    from cluster.runs.shards import merge
 
     merged = merge(out, sources, verify=verify)
     document = merged.to_json()
@@ -109,7 +109,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, value: str | Non
 def _gc(
     older_than: float | None, keep: int | None, yes: bool, store: Path, as_json: bool
 ) -> int:  # fmt: skip
-    from cluster.prune import prunable, prune
+    from cluster.runs.prune import prunable, prune
 
     old = prunable(store, older=older_than, keep=keep)
     rows = [run.to_json() for run in old]

@@ -9,10 +9,10 @@ clock (but the one they are given).
 from __future__ import annotations
 
 from cluster.dispatch.clock import Clock, SystemClock, Unstepped
-from cluster.dispatch.core import Core, Policy
 from cluster.dispatch.loop import Ending, Loop, Stop, Turns
+from cluster.dispatch.membership import Roster
 from cluster.dispatch.recount import added_up, recount
-from cluster.dispatch.roster import Roster
+from cluster.dispatch.scheduler import Core, Policy
 
 __all__ = [
     "Clock",

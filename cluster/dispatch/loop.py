@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.backends.base import Backend, NodeEvent, Source
-from cluster.count import Count
+from cluster.common.errors import EngineError, NodesMissing, StopNow
+from cluster.common.states import State
 from cluster.dispatch.clock import Clock
-from cluster.dispatch.core import Core
-from cluster.dispatch.roster import Roster, Told
-from cluster.errors import EngineError, NodesMissing, StopNow
-from cluster.events import Observer, Progress
-from cluster.prints import Printed
-from cluster.state import State
-from cluster.work import Outcome, Work
+from cluster.dispatch.events import Observer, Progress
+from cluster.dispatch.membership import Roster, Told
+from cluster.dispatch.scheduler import Core
+from cluster.hosts.prints import Printed
+from cluster.sampling.progress import Count
+from cluster.sampling.task import Outcome, Work
 
 _LOOK_EVERY = 0.2
 _RECORD_EVERY = 1.0

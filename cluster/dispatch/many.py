@@ -15,13 +15,9 @@ from math import inf
 from typing import Protocol
 
 from cluster.backends.base import NodeEvent, Pause
+from cluster.common.states import State
 from cluster.dispatch.clock import Clock
-from cluster.dispatch.core import Core
-from cluster.dispatch.flights import NodeState
-from cluster.dispatch.loop import Ending, ending_of
-from cluster.dispatch.nodes import Nodes
-from cluster.dispatch.odd import Parts
-from cluster.events import (
+from cluster.dispatch.events import (
     Alarm,
     Draining,
     HostsChanged,
@@ -30,10 +26,14 @@ from cluster.events import (
     PointProgress,
     Progress,
 )  # fmt: skip
-from cluster.nodes import Node
-from cluster.prints import Printed
-from cluster.state import State
-from cluster.work import Outcome, Task, Work
+from cluster.dispatch.in_flight import NodeState
+from cluster.dispatch.loop import Ending, ending_of
+from cluster.dispatch.nodes import Nodes
+from cluster.dispatch.outliers import Parts
+from cluster.dispatch.scheduler import Core
+from cluster.hosts.nodes import Node
+from cluster.hosts.prints import Printed
+from cluster.sampling.task import Outcome, Task, Work
 
 # Where more runs than this owe tasks, nobody asks how many seconds of work those are.
 _FEW = 64

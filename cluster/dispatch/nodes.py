@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from cluster.backends.base import NodeEvent
-from cluster.dispatch.blame import rest_after
-from cluster.dispatch.flights import NodeState
-from cluster.events import NodeProgress
+from cluster.dispatch.events import NodeProgress
+from cluster.dispatch.failures import rest_after
+from cluster.dispatch.in_flight import NodeState
 
 # Clocks that nobody looked at for so long stood still, with the whole machine: a closed lid.
 _ASLEEP = 10.0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from cluster.count import Count
-from cluster.events import (
+from cluster.dispatch.events import (
     Alarm,
     Observer,
 )
 from cluster.ledger import Counted, Ledger, Run
-from cluster.plan import Goal
-from cluster.tally import TallyError
-from cluster.work import Work
+from cluster.sampling.plan import Goal
+from cluster.sampling.progress import Count
+from cluster.sampling.tally import TallyError
+from cluster.sampling.task import Work
 
 
 def recount(ledger: Ledger, run: Run, goal: Goal, work: Work, scaling: tuple[float, float],

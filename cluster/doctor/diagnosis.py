@@ -8,11 +8,11 @@ from pathlib import Path
 
 from cluster import api
 from cluster.backends.base import TABLE, Options
+from cluster.common.errors import EngineError, UsageError
 from cluster.doctor import hosts, machine
 from cluster.doctor.finding import Finding
-from cluster.errors import EngineError, UsageError
 from cluster.spec import Spec
-from cluster.sweep import expand
+from cluster.spec.points import expand
 
 _RUN = "doctor"
 

@@ -16,13 +16,13 @@ from typing import Any
 from cluster.backends.base import Entry, Options, kind
 from cluster.backends.mpi.launcher import find
 from cluster.backends.scoop.pin import VERSION, refusal
+from cluster.common.errors import EngineError
 from cluster.doctor.finding import Finding
 from cluster.doctor.there import PATIENCE, Ear, reached, versions
-from cluster.errors import EngineError
-from cluster.handshake import is_drawn
-from cluster.launch import Change, Fleet, Host, Patience, Reach, Standing, is_here
-from cluster.nodes import Node, NodeList
-from cluster.work import Work
+from cluster.hosts.connect import Change, Fleet, Host, Patience, Reach, Standing, is_here
+from cluster.hosts.fingerprint import is_drawn
+from cluster.hosts.nodes import Node, NodeList
+from cluster.sampling.task import Work
 
 HOSTS = "hosts"
 _THERE = "cluster.doctor.there"
@@ -52,7 +52,8 @@ class Visit:
         stock: it is a stock dispynode, which can only draw; no agent is there to ask.
         trouble: why no agent is there, and the cure; empty where one is.
         hello: what the agent said of itself.
-        probe: how the probe of the kernel came out there, see :func:`cluster.handshake.probed`; of
+        probe: how the probe of the kernel came out there, see
+            :func:`cluster.hosts.fingerprint.probed`; of
             several kernels, of one that failed.
         remark: what a run there would tell of how it was judged, or empty.
         clock: seconds that its clock is ahead, and within what; None: not measured.

@@ -11,12 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from cluster.common.errors import ClusterError, StoreError
 from cluster.doctor.finding import Finding
-from cluster.errors import ClusterError, StoreError
-from cluster.kernels import cache_folder
+from cluster.hosts.nodes import usable_cores
 from cluster.ledger import FILE, NETWORK, SQLITE, Damaged, Ledger, file_system, sweeps
 from cluster.ledger.places import check_place
-from cluster.nodes import usable_cores
+from cluster.sampling.kernels import cache_folder
 
 _LEAST_FREE = 1 << 30
 

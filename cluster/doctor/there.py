@@ -18,9 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cluster.kernels import cache_folder
-from cluster.slots import POOLS
-from cluster.worker import Lines, take_descriptors
+from cluster.hosts.worker import Lines, take_descriptors
+from cluster.hosts.worker_pool import POOLS
+from cluster.sampling.kernels import cache_folder
 
 # A firewall that drops answers nothing.
 PATIENCE = 3.0

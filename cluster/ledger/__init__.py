@@ -11,7 +11,6 @@ from cluster.ledger.database import FILE, NETWORK, SQLITE, file_system
 from cluster.ledger.locks import Owner, holder
 from cluster.ledger.moves import compact, judged, remove, take_over
 from cluster.ledger.paths import log_of
-from cluster.ledger.prints import PrintLog
 from cluster.ledger.requests import request_of, spec_of
 from cluster.ledger.rows import Counted, Damaged, NodeTotals, Run, Speed, Wish
 from cluster.ledger.store import Ledger, Where, opened
@@ -28,7 +27,6 @@ __all__ = [
     "Ledger",
     "NodeTotals",
     "Owner",
-    "PrintLog",
     "Run",
     "Scribe",
     "Speed",

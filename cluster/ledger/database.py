@@ -10,9 +10,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from cluster.durable import make_folder
-from cluster.errors import Locked, StoreError
-from cluster.kernels import refuse_verbs
+from cluster.common.errors import Locked, StoreError
+from cluster.common.files import make_folder
 from cluster.ledger.faults import BUSY, is_full, no_store, translated
 from cluster.ledger.judge import is_time
 from cluster.ledger.locks import Owner
@@ -27,6 +26,7 @@ from cluster.ledger.places import (
 )
 from cluster.ledger.tables import SCHEMA, TABLES, UNMARKED, UPGRADES, statements
 from cluster.ledger.upgrade import mark_rows
+from cluster.sampling.kernels import refuse_verbs
 
 FILE = "ledger.sqlite"
 SQLITE = sqlite3.sqlite_version

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.errors import StoreError
+from cluster.common.errors import StoreError
 
 # Seconds to wait for another process that writes.
 BUSY = 30.0

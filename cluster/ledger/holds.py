@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from cluster.descriptors import raised
-from cluster.errors import UsageError
+from cluster.common.descriptors import raised
+from cluster.common.errors import UsageError
 from cluster.ledger.faults import translated
 from cluster.ledger.locks import Owner, flock, write_owner
 from cluster.ledger.store import Ledger

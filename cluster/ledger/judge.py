@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
-from cluster.errors import ClusterError
-from cluster.kernels import Source
+from cluster.common.errors import ClusterError
 from cluster.ledger.marks import UNENDED, End, What, probe_mark
 from cluster.ledger.rows import Run
-from cluster.plan import Target
-from cluster.request import identity_of
-from cluster.tally import Tally, TallyError
-from cluster.work import checked
+from cluster.sampling.kernels import Source
+from cluster.sampling.plan import Target
+from cluster.sampling.tally import Tally, TallyError
+from cluster.sampling.task import checked
+from cluster.spec.request import identity_of
 
 # Ids become names of files, and words of commands that are printed: nothing else is an id.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")

@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.errors import Locked
-from cluster.family import born
-from cluster.folders import hostname
+from cluster.common.errors import Locked
+from cluster.hosts.process_tree import born
+from cluster.hosts.scratch import hostname
 from cluster.ledger.judge import is_time, is_word
 
 
@@ -19,7 +19,8 @@ from cluster.ledger.judge import is_time, is_word
 class Owner:
     """Who holds a lock: host, pid and since when (seconds since the epoch).
 
-    ``born`` tells the process from a later one of the same pid: see :func:`cluster.family.born`.
+    ``born`` tells the process from a later one of the same pid: see
+    :func:`cluster.hosts.process_tree.born`.
     """
 
     host: str

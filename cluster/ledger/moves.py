@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from cluster.errors import StoreError
+from cluster.common.errors import StoreError
 from cluster.ledger.faults import translated
 from cluster.ledger.judge import OUTCOME, SESSION, wrong_column
 from cluster.ledger.locks import holder
@@ -15,8 +15,8 @@ from cluster.ledger.paths import log_of
 from cluster.ledger.rows import Counted, Run
 from cluster.ledger.store import Ledger
 from cluster.ledger.tables import OUTCOME_COLUMNS, UNENDED
-from cluster.tally import Tally, TallyError
-from cluster.work import checked, checksum
+from cluster.sampling.tally import Tally, TallyError
+from cluster.sampling.task import checked, checksum
 
 # All that hangs on a run, the run itself last.
 _TABLES = ("outcome", "spare", "failure", "event", "session", "wish", "point")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.errors import StoreError
+from cluster.common.errors import StoreError
 from cluster.ledger.judge import is_id
 
 LOCKS, LOGS = "locks", "logs"

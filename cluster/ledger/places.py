@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cluster.errors import StoreError
+from cluster.common.errors import StoreError
 from cluster.ledger.faults import BUSY
 
 _ANOTHER = "name the folder of a store with --store"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from cluster.errors import ClusterError, StoreError
+from cluster.common.errors import ClusterError, StoreError
 from cluster.ledger.rows import Run
 from cluster.ledger.store import AGAIN, Ledger
 from cluster.ledger.sweeps import Sweep
-from cluster.request import Request
 from cluster.spec import Spec
+from cluster.spec.request import Request
 
 T = TypeVar("T")
 

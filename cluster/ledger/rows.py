@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from cluster.errors import StoreError
-from cluster.nodes import Node
-from cluster.tally import Tally, TallyError
-from cluster.work import checked
+from cluster.common.errors import StoreError
+from cluster.hosts.nodes import Node
+from cluster.sampling.tally import Tally, TallyError
+from cluster.sampling.task import checked
 
 
 class Run(NamedTuple):

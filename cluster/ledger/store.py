@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import StoreError, UsageError, did_you_mean
+from cluster.common.errors import StoreError, UsageError, did_you_mean
+from cluster.hosts.nodes import Node, NodeError
 from cluster.ledger.database import Database
 from cluster.ledger.faults import translated
 from cluster.ledger.judge import (
@@ -37,8 +38,7 @@ from cluster.ledger.paths import LOCKS, folder_of, named
 from cluster.ledger.rows import Counted, Damaged, NodeTotals, Run, Speed, Wish
 from cluster.ledger.tables import FINISH, INSERT_RUN, UNENDED
 from cluster.ledger.writer import Scribe, Writer
-from cluster.nodes import Node, NodeError
-from cluster.work import checksum
+from cluster.sampling.task import checksum
 
 #: The folder of a store.
 Where = str | Path

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cluster.errors import StoreError
+from cluster.common.errors import StoreError
 from cluster.ledger.judge import (
     POOL,
     Wrong,

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from cluster.errors import StoreError
+from cluster.common.errors import StoreError
 from cluster.ledger.database import OWNER_BEAT, Database
 from cluster.ledger.faults import BUSY, LOOK, broken, translated
 from cluster.ledger.marks import probe_mark
 from cluster.ledger.rows import Run
 from cluster.ledger.tables import INSERT_OUTCOMES
-from cluster.work import Fault, Outcome, Task
+from cluster.sampling.task import Fault, Outcome, Task
 
 _GROUP = 0.02
 _MOST_WAITING = 20_000

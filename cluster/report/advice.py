@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cluster.common.commands import command
+from cluster.common.states import State
 from cluster.ledger import Ledger, Run
-from cluster.state import State
-from cluster.verbs import command
 
 # The faults of a block that are its kernel's own: what it raised, and what it returned.
 _OF_KERNEL = frozenset({"raised", "refused"})

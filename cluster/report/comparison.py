@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.ledger import Speed
-from cluster.quantiles import tail
 from cluster.report.result import Result, finite
+from cluster.sampling.quantiles import tail
 
 # Two runs differ where this little would differ so by chance; corrected for how many are asked.
 LEVEL = 0.01

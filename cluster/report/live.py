@@ -1,4 +1,4 @@
-"""What is shown of a run while it is computed: observers of :mod:`cluster.events`.
+"""What is shown of a run while it is computed: observers of :mod:`cluster.dispatch.events`.
 
 They keep no clock and no thread: the events bring the time, and each is shown as it comes. Where
 the stream fails, they go silent; a run never ends for want of somebody to watch it.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self, TextIO
 
-from cluster.events import (
+from cluster.dispatch.events import (
     Alarm,
     AttemptFailed,
     Closed,
@@ -38,7 +38,7 @@ from cluster.report.layout import (
     terminal,
 )
 from cluster.report.numbers import count, counted, duration, percent, rate, si, value_text
-from cluster.tally import Estimate
+from cluster.sampling.tally import Estimate
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

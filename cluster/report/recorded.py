@@ -7,13 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from cluster.common.commands import command
+from cluster.common.states import State
 from cluster.dispatch import added_up
 from cluster.ledger import Ledger, Run
 from cluster.report.advice import advice_of
 from cluster.report.result import About, Facts, Result, result_of
-from cluster.state import State
-from cluster.tally import Tally
-from cluster.verbs import command
+from cluster.sampling.tally import Tally
 
 _ENDED = ("done", "running")
 

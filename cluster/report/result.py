@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from cluster.canonical import sha256
+from cluster.common.canonical import sha256
+from cluster.common.states import State
 from cluster.ledger import NodeTotals, Run
-from cluster.state import State
-from cluster.tally import Estimate, Tally
+from cluster.sampling.tally import Estimate, Tally
 
 SCHEMA = 1
 
@@ -125,7 +125,7 @@ class Result:
 
 @dataclass(frozen=True)
 class About:
-    """What a run computes, as far as its result tells it; of :class:`cluster.request.Request`."""
+    """What a run computes, for its result; see :class:`cluster.spec.request.Request`."""
 
     kernel: str
     params: Mapping[str, Any]

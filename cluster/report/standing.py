@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cluster.events import NodeProgress
+from cluster.common.states import State
+from cluster.dispatch.events import NodeProgress
 from cluster.ledger import Damaged, Ledger, Owner, Run
-from cluster.plan import Goal
 from cluster.report.advice import advice_of
 from cluster.report.result import finite
-from cluster.state import State
+from cluster.sampling.plan import Goal
 
 _NUMBERS = ("samples", "blocks", "estimate", "std_error", "samples_per_s", "elapsed_s")
 

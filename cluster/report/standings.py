@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cluster.errors import StoreError, UsageError
+from cluster.common.errors import StoreError, UsageError
+from cluster.common.states import State
 from cluster.ledger import Damaged, Ledger, Run, Where, opened, sweeps
 from cluster.report.standing import (
     PointStanding,
@@ -19,7 +20,6 @@ from cluster.report.standing import (
     standing_of_damaged,
 )
 from cluster.report.swept import state_of
-from cluster.state import State
 
 
 def standings(store: Where = "runs") -> list[Standing]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster.handshake import IMPURE
+from cluster.common.commands import command
+from cluster.hosts.fingerprint import IMPURE
 from cluster.report.layout import Line, Part, facts, one_line, table
 from cluster.report.numbers import count, counted, duration, percent
-from cluster.verbs import command
 
 Document = Mapping[str, Any]
 

@@ -9,6 +9,8 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.common.commands import command
+from cluster.common.states import State
 from cluster.report.layout import Line, Part, facts, indented, one_line, table
 from cluster.report.numbers import (
     count,
@@ -20,8 +22,6 @@ from cluster.report.numbers import (
     si,
     value_text,
 )
-from cluster.state import State
-from cluster.verbs import command
 
 if TYPE_CHECKING:
     from cluster.report.result import Failure, NodeResult, Result

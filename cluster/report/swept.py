@@ -11,9 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import EngineError, StoreError
+from cluster.common.errors import EngineError, StoreError
+from cluster.common.states import State
 from cluster.report.result import SCHEMA, NodeResult, Result, finite
-from cluster.state import State
 
 # What a cell begins with that spreadsheets take for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -13,8 +13,10 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ClusterError, SpecError
-from cluster.events import NodeProgress
+from cluster.common.commands import command
+from cluster.common.errors import ClusterError, SpecError
+from cluster.common.states import State
+from cluster.dispatch.events import NodeProgress
 from cluster.report.layout import (
     Line,
     Page,
@@ -30,8 +32,6 @@ from cluster.report.live import nodes_table
 from cluster.report.numbers import count, counted, duration, number, percent, rate, si, value_text
 from cluster.report.summary import STYLES, nodes, onward, result
 from cluster.report.swept import PointResult, SweepResult, given_keys
-from cluster.state import State
-from cluster.verbs import command
 
 __all__ = [
     "Page",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit
 
-from cluster.secret import REFERENCE
+from cluster.common.secret import REFERENCE
 
 # Whoever knows such an address may post there: its path is the secret, whatever it looks like.
 _SECRET_PATHS = re.compile(

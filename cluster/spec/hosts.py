@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from cluster.nodes import (
+from cluster.hosts.nodes import (
     MAX_NODES,
     MAX_SLOTS,
     Defaults,

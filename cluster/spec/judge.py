@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from cluster.errors import KernelError, Problem, SpecError
-from cluster.kernels import form_of, functions
-from cluster.kernels.text import read
+from cluster.common.errors import KernelError, Problem, SpecError
+from cluster.sampling.kernels import form_of, functions
+from cluster.sampling.kernels.text import read
+from cluster.sampling.tally import MEASURES
 from cluster.spec.bare import bare_secrets
 from cluster.spec.hosts import Context, DefaultsForm, NodeForm, NodesForm
 from cluster.spec.messages import wording
@@ -21,7 +22,6 @@ from cluster.spec.overrides import apply
 from cluster.spec.source import Source, join
 from cluster.spec.values import number, show
 from cluster.spec.yaml12 import Document, Path
-from cluster.tally import MEASURES
 
 # Where null is a value of its own; elsewhere a key without a value is a line left unfinished.
 NULLABLE = frozenset({"attempts", "seed", "slots"})

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.errors import Problem, SpecError, UsageError, did_you_mean, shortened
-from cluster.nodes import Node, NodeError, Roster, parse_entry
+from cluster.common.errors import Problem, SpecError, UsageError, did_you_mean, shortened
+from cluster.hosts.nodes import Node, NodeError, Roster, parse_entry
 from cluster.spec.hosts import NodeForm
 from cluster.spec.judge import Origin
 from cluster.spec.messages import wording

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cluster.errors import did_you_mean
+from cluster.common.errors import did_you_mean
 from cluster.spec.values import OURS, show
 
 

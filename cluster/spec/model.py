@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
-from cluster.errors import Problem
-from cluster.nodes import NodeList, local
+from cluster.common.errors import Problem
+from cluster.hosts.nodes import NodeList, local
 from cluster.spec.hosts import Frozen, Nodes
 from cluster.spec.judge import Origin, judge
 from cluster.spec.night import Notify, Schedule

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from cluster.secret import REFERENCE
+from cluster.common.secret import REFERENCE
 from cluster.spec.hosts import Frozen
 from cluster.spec.values import Choice, Rule, Text, fault, show
-from cluster.window import Window, WindowError, zone_of
+from cluster.spec.window import Window, WindowError, zone_of
 
 EVENTS = ("done", "failed", "partial", "node_lost")
 _TIME = "([01][0-9]|2[0-3]):[0-5][0-9]"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from cluster.errors import Problem
+from cluster.common.errors import Problem
 from cluster.spec.source import OVERRIDE, join, split, with_hosts
 from cluster.spec.sweep import is_rule, may_vary
 from cluster.spec.values import clip, show

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path as Folder
 from typing import Any
 
-from cluster.errors import Problem
+from cluster.common.errors import Problem
 from cluster.spec.values import clip
 from cluster.spec.yaml12 import Finding, Mark, Path
 

@@ -1,4 +1,4 @@
-"""``sweep:``: which keys vary, over which values. What the points are, cluster.sweep says."""
+"""``sweep:``: which keys vary, over which values. What the points are, cluster.spec.points says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 
-from cluster.errors import did_you_mean
+from cluster.common.errors import did_you_mean
 from cluster.spec.hosts import Frozen
 from cluster.spec.source import split
 from cluster.spec.values import Choice, Duration, ReadOnly, Rule, clip, fault, faults, show

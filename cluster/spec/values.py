@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-from cluster.errors import did_you_mean
-from cluster.family import memory_text
+from cluster.common.errors import did_you_mean
+from cluster.hosts.process_tree import memory_text
 from cluster.spec.scalars import ScalarError, resolve
 
 # The type of every error that a rule raises; cluster.spec.messages words pydantic's own ones.

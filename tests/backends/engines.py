@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster.backends.base import TABLE, Backend, Options, create
-from cluster.nodes import Node
+from cluster.hosts.nodes import Node
 
 NAMES = tuple(entry.name for entry in TABLE)
 

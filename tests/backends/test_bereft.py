@@ -14,12 +14,12 @@ import pytest
 from cluster.backends.base import TABLE, NodeEvent, Options, Pause, create
 from cluster.backends.hosted import Hosted
 from cluster.dispatch import Policy
-from cluster.launch import Host
-from cluster.launch.ssh import Trouble
-from cluster.nodes import Node
-from cluster.plan import Goal
+from cluster.hosts.connect import Host
+from cluster.hosts.connect.ssh import Trouble
+from cluster.hosts.nodes import Node
+from cluster.sampling.plan import Goal
+from cluster.sampling.task import Outcome, Task, Work
 from cluster.testing import Script, drive, work_of
-from cluster.work import Outcome, Task, Work
 from tests.conftest import need
 
 HOSTED = [entry for entry in TABLE if entry.hosted]

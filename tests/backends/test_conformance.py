@@ -10,7 +10,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from cluster.backends.base import TABLE, Options, create
-from cluster.nodes import Node
+from cluster.hosts.nodes import Node
 from cluster.testing import (
     CHECKS,
     HOSTILE,

@@ -12,12 +12,12 @@ import pytest
 from cluster.backends import hosted
 from cluster.backends.base import Items, NodeEvent, Options, Source
 from cluster.backends.ssh import Engine
-from cluster.errors import NodesMissing
-from cluster.handshake import is_one_machine
-from cluster.launch import Host
-from cluster.nodes import Node, usable_cores
+from cluster.common.errors import NodesMissing
+from cluster.hosts.connect import Host
+from cluster.hosts.fingerprint import is_one_machine
+from cluster.hosts.nodes import Node, usable_cores
+from cluster.sampling.task import Outcome, Task
 from cluster.testing import Script, work_of
-from cluster.work import Outcome, Task
 from tests.conftest import need
 
 

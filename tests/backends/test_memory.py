@@ -6,9 +6,9 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from cluster.backends.base import TABLE, NodeEvent, Options
+from cluster.common.errors import EngineError
 from cluster.dispatch import Policy
-from cluster.errors import EngineError
-from cluster.plan import Goal
+from cluster.sampling.plan import Goal
 from cluster.testing import Driven, drive, work_of
 from tests.backends.engines import engine
 from tests.conftest import need

@@ -10,9 +10,9 @@ from functools import partial
 import pytest
 
 from cluster.backends.base import TABLE, NodeEvent, Options, create
-from cluster.errors import NodesMissing
-from cluster.launch import Patience
-from cluster.nodes import Node
+from cluster.common.errors import NodesMissing
+from cluster.hosts.connect import Patience
+from cluster.hosts.nodes import Node
 from cluster.testing import Script, work_of
 from tests.conftest import need
 
@@ -126,7 +126,7 @@ def test_what_the_run_was_begun_with_wins_over_this_machine() -> None:
 
 def test_a_host_where_the_probe_fails_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with its reason, and the run goes on with the one that is well."""
-    monkeypatch.setattr("cluster.launch.fleet.Patience", partial(Patience, probe=4.0))
+    monkeypatch.setattr("cluster.hosts.connect.fleet.Patience", partial(Patience, probe=4.0))
     said = {
         "die": "the kernel failed: WorkerLost: its process was killed",
         "hang": "the kernel's probe did not come back within 4 s",

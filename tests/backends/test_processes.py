@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from cluster.backends.base import TABLE, Backend, NodeEvent, Options, create
+from cluster.common.errors import EngineError
 from cluster.dispatch import Policy
-from cluster.errors import EngineError
-from cluster.nodes import Node
-from cluster.plan import Goal
+from cluster.hosts.nodes import Node
+from cluster.sampling.plan import Goal
+from cluster.sampling.task import Outcome
 from cluster.testing import Driven, Script, drive, work_of
-from cluster.work import Outcome
 from tests.backends.engines import engine, processes, serial
 from tests.dispatch.bench import tiles
 

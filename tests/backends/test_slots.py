@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from cluster.backends.base import TABLE, create
-from cluster.errors import EngineError, UsageError
-from cluster.nodes import Node
-from cluster.plan import Goal
+from cluster.common.errors import EngineError, UsageError
+from cluster.hosts.nodes import Node
+from cluster.sampling.plan import Goal
+from cluster.sampling.task import Outcome
 from cluster.spec import BACKENDS
 from cluster.testing import BAD_BLOCK, HOSTILE, Script, drive, work_of
-from cluster.work import Outcome
 from tests.backends.engines import engine
 
 ASK = """

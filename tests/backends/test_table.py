@@ -9,9 +9,9 @@ import pytest
 
 from cluster.backends import base
 from cluster.backends.base import Entry, create, kernels_at_home
-from cluster.errors import EngineError, UsageError
-from cluster.nodes import Node
-from cluster.slots import slot_environment
+from cluster.common.errors import EngineError, UsageError
+from cluster.hosts.nodes import Node
+from cluster.hosts.worker_pool import slot_environment
 
 HERE = (Node("localhost", slots=1),)
 

@@ -18,7 +18,7 @@ from typing import Any
 from jsonschema import Draft7Validator
 
 from cluster import api
-from cluster.errors import StoreError
+from cluster.common.errors import StoreError
 from cluster.report.schema import output_schema
 
 ROOT = Path(__file__).parents[2]

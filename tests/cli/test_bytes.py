@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from cluster.backends.mpi.launcher import find
-from cluster.folders import hostname
-from cluster.schedule.slurm import Order, text
+from cluster.hosts.scratch import hostname
+from cluster.unattended.schedule.slurm import Order, text
 from tests.cli.shell import COMMAND, PATIENCE, ROOT, ask, cluster, environment, spec
 from tests.conftest import need
-from tests.night.test_crontab_bytes import job
+from tests.unattended.test_crontab_bytes import job
 
 CAFE = os.fsdecode(b"caf\xe9")
 
@@ -121,8 +121,8 @@ def test_a_locale_of_ascii_takes_texts_of_any(tmp_path: Path) -> None:
 def test_a_script_of_slurm_is_utf8_in_any_locale(tmp_path: Path) -> None:
     """Its folder's name and a comment may need more than ASCII."""
     code = (
-        "import sys; from pathlib import Path; from cluster.schedule.slurm import *;"
-        " from cluster.schedule.job import Job; p = Path(sys.argv[1]);"
+        "import sys; from pathlib import Path; from cluster.unattended.schedule.slurm import *;"
+        " from cluster.unattended.schedule.job import Job; p = Path(sys.argv[1]);"
         " install(Job('n', p / 'n.yaml', p, p), Order(options=('comment=Gr\\u00fc\\u00dfe',)))"
     )
     env = environment(PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", LC_ALL="C", PYTHONPATH=str(ROOT))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.verbs import command
+from cluster.common.commands import command
 
 
 def test_a_told_command_runs_as_it_stands(tmp_path: Path) -> None:

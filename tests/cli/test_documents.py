@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.verbs import VERBS
+from cluster.common.commands import VERBS
 from tests.cli.shell import ask, cluster, only_document, spec
 
 # Verb by verb: what follows it; RUN stands for the run that the store holds.

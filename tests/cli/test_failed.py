@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from cluster import api, pool, sweeping
-from cluster.events import Event, Noted
-from cluster.notify.messages import of_result
+from cluster import api
+from cluster.common.commands import command
+from cluster.dispatch.events import Event, Noted
 from cluster.report import text
 from cluster.report.result import Result
-from cluster.verbs import command
+from cluster.runs import pool, sweeping
+from cluster.runs.notify.messages import of_result
 
 from .shell import cluster, wait_for
 

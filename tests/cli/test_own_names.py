@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import verbs
+from cluster.common import commands
 from tests.cli.shell import COMMAND, PATIENCE, ROOT, ask, environment, only_document, spec
 from tests.conftest import need
 
@@ -80,7 +80,7 @@ def test_every_command_that_is_printed_is_of_the_safe_form(
     """The installed command, or Python with -P: what lies in a folder is not run in its place."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shutil, "which", lambda _name: None)
-    assert " -P -m cluster show x" in verbs.command("show", "x")
+    assert " -P -m cluster show x" in commands.command("show", "x")
     path = spec(tmp_path)
     for words in (["--slurm"], ["--cron", "@daily"], ["--systemd", "--at", "daily"]):
         shown = ask("schedule", path, *words, "--print", cwd=tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.backends.base import TABLE
-from cluster.prints import LONGEST_LINE, MOST_LINES, Prints
+from cluster.hosts.prints import LONGEST_LINE, MOST_LINES, Prints
 from tests.cli.shell import ask, cluster
 from tests.conftest import need
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.backends.base import NodeEvent, Pause
-from cluster.count import Count
 from cluster.dispatch import Core, Policy
-from cluster.events import Event
+from cluster.dispatch.events import Event
 from cluster.ledger import Counted, Ledger, Run
-from cluster.plan import Goal, Target
+from cluster.sampling.plan import Goal, Target
+from cluster.sampling.progress import Count
+from cluster.sampling.task import Outcome, Task, Work, checksum, perform
 from cluster.testing import FakeClock, entered, work_of
-from cluster.work import Outcome, Task, Work, checksum, perform
 
 # No interval is ever so narrow: a goal of its own blocks, cut by checkpoints all the same.
 NEVER = Target(half_width=1e-12)

@@ -10,9 +10,9 @@ import pytest
 
 from cluster.backends.base import NodeEvent, Pause
 from cluster.dispatch import Policy
-from cluster.events import Alarm, AttemptFailed, Draining
-from cluster.plan import Checkpoints, Goal
-from cluster.work import Fault, Outcome, Task
+from cluster.dispatch.events import Alarm, AttemptFailed, Draining
+from cluster.sampling.plan import Checkpoints, Goal
+from cluster.sampling.task import Fault, Outcome, Task
 from tests.dispatch.bench import NEVER, Bench, bench, tampered, tiles
 
 # -- lengths and lookahead ------------------------------------------------------------------------

@@ -8,11 +8,11 @@ import pytest
 
 from cluster.backends.base import NodeEvent, Pause
 from cluster.dispatch import Policy
-from cluster.dispatch.blame import STRANDED, STRIKES
-from cluster.dispatch.flights import Pace
-from cluster.events import Alarm
-from cluster.plan import Goal
-from cluster.work import Fault, Task
+from cluster.dispatch.events import Alarm
+from cluster.dispatch.failures import STRANDED, STRIKES
+from cluster.dispatch.in_flight import Pace
+from cluster.sampling.plan import Goal
+from cluster.sampling.task import Fault, Task
 from tests.dispatch.bench import Bench, bench, tiles
 
 ONE = Policy(pinned=1)

@@ -9,8 +9,8 @@ import pytest
 
 from cluster.backends.base import NodeEvent
 from cluster.dispatch import Policy
-from cluster.plan import Goal, Ranges
-from cluster.work import Fault, Outcome, Task
+from cluster.sampling.plan import Goal, Ranges
+from cluster.sampling.task import Fault, Outcome, Task
 from tests.dispatch.bench import NEVER, Bench, bench, tiles
 
 BLOCKS = 20

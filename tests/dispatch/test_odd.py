@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from cluster.dispatch import Policy
-from cluster.dispatch.odd import SIGMAS, Parts
-from cluster.events import Alarm
-from cluster.plan import Goal
-from cluster.tally import Histogram, Hits, Moments, Tally
+from cluster.dispatch.events import Alarm
+from cluster.dispatch.outliers import SIGMAS, Parts
+from cluster.sampling.plan import Goal
+from cluster.sampling.tally import Histogram, Hits, Moments, Tally
 from tests.dispatch.bench import bench, tampered
 
 BLOCK = 200

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from cluster.backends.base import Backend, Items, NodeEvent, Source
+from cluster.common.errors import EngineError, StopNow
+from cluster.common.states import State
 from cluster.dispatch import Policy, Stop
-from cluster.errors import EngineError, StopNow
-from cluster.events import Alarm, AttemptFailed
-from cluster.nodes import Node
-from cluster.plan import Checkpoints, Goal, Target
-from cluster.state import State
+from cluster.dispatch.events import Alarm, AttemptFailed
+from cluster.hosts.nodes import Node
+from cluster.sampling.plan import Checkpoints, Goal, Target
+from cluster.sampling.task import Outcome, Task, Work
 from cluster.testing import Driven, FakeClock, Make, Simulated, Weather, drive, work_of
-from cluster.work import Outcome, Task, Work
 from tests.backends.engines import serial
 from tests.dispatch.bench import tampered, tiles
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from cluster.backends.base import NodeEvent, Source
-from cluster.nodes import Node
-from cluster.plan import Goal
+from cluster.hosts.nodes import Node
+from cluster.sampling.plan import Goal
+from cluster.sampling.task import Task, Work
 from cluster.testing import FakeClock, Simulated, Weather, drive, work_of
-from cluster.work import Task, Work
 
 Pace = Callable[[float], Mapping[str, float]]
 BLOCKS = 6000

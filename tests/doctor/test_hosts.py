@@ -15,8 +15,8 @@ from cluster.doctor.diagnosis import diagnosis, exit_code
 from cluster.doctor.finding import Finding
 from cluster.doctor.hosts import Visit, checkup, findings
 from cluster.doctor.there import Ear, reached, versions
-from cluster.handshake import failed
-from cluster.nodes import Node, NodeList
+from cluster.hosts.fingerprint import failed
+from cluster.hosts.nodes import Node, NodeList
 from cluster.report import text
 from cluster.report.layout import plain
 from cluster.testing import work_of

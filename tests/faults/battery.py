@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster import api
-from cluster.errors import ClusterError, StoreError, UsageError
+from cluster.common.errors import ClusterError, StoreError, UsageError
 from cluster.ledger import FILE, Ledger
-from cluster.shards import merge
-from cluster.work import checksum
+from cluster.runs.shards import merge
+from cluster.sampling.task import checksum
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "cluster")

@@ -13,7 +13,7 @@ import pytest
 
 from cluster import api
 from cluster.ledger import Ledger, request_of
-from cluster.request import extended
+from cluster.spec.request import extended
 from tests.cli.shell import spec
 from tests.faults.battery import COMMAND, Broken, Site, damage, schedule
 
@@ -26,8 +26,9 @@ CHUNK = 10
 BLIND = """
 import sys
 from contextlib import nullcontext
-from cluster import ledger, running
-from cluster.count import Count
+from cluster import ledger
+from cluster.runs import running
+from cluster.sampling.progress import Count
 
 running.recount = lambda ledger, run, goal, work, scaling, observe: Count(goal, *scaling)
 ledger.Ledger.lock = lambda self, id: nullcontext()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import durable
+from cluster.common import files
 from tests.cli.shell import spec as written
 from tests.faults.strace import traced
 
@@ -68,7 +68,7 @@ def test_a_unit_of_systemd_is_whole_on_the_disk_before_it_is_put_in_place(tmp_pa
 @pytest.mark.fault(47)
 def test_nothing_is_renamed_but_by_the_room_for_it() -> None:
     """But in the kernels' cache, which is believed only where it is equal, and private folders."""
-    root = Path(durable.__file__).parent
+    root = Path(files.__file__).parent
     pattern = re.compile(r"os\.(rename|replace)\(|\.rename\(|\b(part|scratch|path)\.replace\(")
     found = {
         str(file.relative_to(root)) for file in root.rglob("*.py")
@@ -90,9 +90,9 @@ def test_a_folder_that_cannot_be_written_out_is_an_error(
     monkeypatch.setattr(os, "fsync", fail)
     if raises:
         with pytest.raises(OSError, match=os.strerror(number)):
-            durable.make_folder(tmp_path / "new")
+            files.make_folder(tmp_path / "new")
     else:
-        durable.make_folder(tmp_path / "new")
+        files.make_folder(tmp_path / "new")
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
 
@@ -100,5 +100,5 @@ def test_what_cannot_be_replaced_stays_as_it_was(tmp_path: Path) -> None:
     """And nothing is left beside it."""
     (tmp_path / "place" / "in-the-way").mkdir(parents=True)
     with pytest.raises(OSError, match="directory"):
-        durable.replace(tmp_path / "place", "text")
+        files.replace(tmp_path / "place", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["place"]

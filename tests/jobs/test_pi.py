@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import Hits, Stream
-from cluster.kernels import freeze, load
+from cluster.sampling.kernels import freeze, load
 from jobs import pi as jobs
 from tests.conftest import need
 

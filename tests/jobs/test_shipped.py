@@ -14,9 +14,9 @@ import pytest
 from scipy import integrate, stats
 
 import cluster
-from cluster.kernels import Kernel, form_of, freeze, functions, load
-from cluster.streams import Stream, point_of
-from cluster.tally import Tally, from_json, merged
+from cluster.sampling.kernels import Kernel, form_of, freeze, functions, load
+from cluster.sampling.streams import Stream, point_of
+from cluster.sampling.tally import Tally, from_json, merged
 
 JOBS = Path(__file__).parents[2] / "jobs"
 SEED = 20260

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from cluster.family import descendants
-from cluster.work import checksum
+from cluster.hosts.process_tree import descendants
+from cluster.sampling.task import checksum
 from tests.lab.harness import Lab, own_lab, take_down_what_died
 from tests.lab.site import BLOCK, DAEMONS, Site, Submitted, await_no_orphans, pids
 
@@ -128,9 +128,9 @@ def _kill_dispatcher(scene: Scene, _host: str, _seconds: float) -> None:
 
 
 KINDS: dict[str, Callable[[Scene, str, float], None]] = {
-    "kill a worker": _signal(signal.SIGKILL, "cluster.worker"),
-    "stop a worker": _signal(signal.SIGSTOP, "cluster.worker"),
-    "kill the agent": _signal(signal.SIGKILL, "cluster.agent"),
+    "kill a worker": _signal(signal.SIGKILL, "cluster.hosts.worker"),
+    "stop a worker": _signal(signal.SIGSTOP, "cluster.hosts.worker"),
+    "kill the agent": _signal(signal.SIGKILL, "cluster.hosts.agent"),
     "kill the engine": _signal(signal.SIGKILL, "{daemon}"),
     "stop the engine": _signal(signal.SIGSTOP, "{daemon}"),
     "kill the driver": _kill_driver,
@@ -251,7 +251,7 @@ def _judge(site: Site) -> None:
 def _check_no_orphans(lab: Lab) -> None:
     """No process; what killed agents could not remove, the next does."""
     for host in HOSTS:
-        lab.exec(host, lab.python, "-c", "from cluster.folders import sweep; sweep()")
+        lab.exec(host, lab.python, "-c", "from cluster.hosts.scratch import sweep; sweep()")
     await_no_orphans(lab)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.backends.base import TABLE
-from cluster.family import descendants
+from cluster.hosts.process_tree import descendants
 from tests.conftest import need
 from tests.lab.harness import Lab, need_lab, own_lab, take_down_what_died
 from tests.lab.site import HOSTED

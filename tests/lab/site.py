@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.backends.base import TABLE
-from cluster.family import adopt, descendants
+from cluster.hosts.process_tree import adopt, descendants
 from scripts.lab_base import Lab as Named
 from scripts.lab_base import keeper, within
 from tests.lab.harness import Lab
@@ -23,7 +23,7 @@ from tests.lab.harness import Lab
 HOSTED = tuple(entry.name for entry in TABLE if entry.hosted)
 # What an engine's own daemon on a host is recognised by.
 DAEMONS = {
-    "ssh": "cluster.agent",
+    "ssh": "cluster.hosts.agent",
     "dispy": "dispy.node",
     "scoop": "scoop.worker",
     "mpi": "mpi.rank",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster.backends.base import TABLE
-from cluster.family import descendants
+from cluster.hosts.process_tree import descendants
 from tests.conftest import need
 from tests.lab.harness import Lab, wait
 from tests.lab.site import Site, Submitted, await_no_orphans, pids
@@ -134,7 +134,7 @@ def test_a_node_that_stands_and_is_cut_off_works_on(lab: Lab, tmp_path: Path) ->
         run.await_words(rf"{address}: 1 slot")
         lab.cut("h3")
         run.await_words(rf"{address}: 0 slots", 10)
-        wait("the agent's end", lambda: not pids(lab, "h3", "cluster.agent"), 40)
+        wait("the agent's end", lambda: not pids(lab, "h3", "cluster.hosts.agent"), 40)
         lab.heal("h3")
         run.await_words(rf"(?s){address}: 0 slots.*{address}: 1 slot", 40)
         ends_right(site, run)

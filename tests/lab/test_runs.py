@@ -92,7 +92,7 @@ def test_a_killed_worker_costs_what_it_was_drawing(backend: str, lab: Lab, tmp_p
     """Its block is drawn again; the failure names the host."""
     site = Site(tmp_path, lab, backend, blocks=400)
     run = started(site)
-    kill(pids(lab, "h1", "cluster.worker")[0])
+    kill(pids(lab, "h1", "cluster.hosts.worker")[0])
     result = run.result()
     assert result["digest"] == site.digest
     assert {failure["node"] for failure in result["failures"]} == {"h1"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.backends.base import TABLE
-from cluster.family import descendants
+from cluster.hosts.process_tree import descendants
 from tests.conftest import need
 from tests.lab.harness import Lab
 from tests.lab.site import Site, Submitted, await_no_orphans

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from cluster.family import descendants
+from cluster.hosts.process_tree import descendants
 from scripts.lab_base import Lab as Named
 from scripts.lab_base import keeper
 from tests.lab.harness import ROOT, Lab

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cluster import testing
 from cluster.ledger import FILE, Ledger, Run, Writer
+from cluster.sampling.task import Outcome, Task, checksum
 from cluster.testing import work_of
-from cluster.work import Outcome, Task, checksum
 from tests.conftest import need
 
 # What is mounted there is called so in the table of mounts.

@@ -17,11 +17,11 @@ import pytest
 
 import cluster
 from cluster import api
+from cluster.common.errors import StoreError
 from cluster.dispatch import Policy
-from cluster.errors import StoreError
-from cluster.events import Alarm
+from cluster.dispatch.events import Alarm
 from cluster.ledger import FILE, SCHEMA, Ledger, Run, sweeps
-from cluster.plan import Goal
+from cluster.sampling.plan import Goal
 from cluster.testing import Driven, drive, work_of
 from tests.backends.engines import serial
 from tests.cli.shell import spec

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import cluster.ledger.database as ledger_room
-from cluster.errors import Locked, StoreError
+from cluster.common.errors import Locked, StoreError
 from cluster.ledger import Ledger, Owner, compact, remove
 from tests.ledger.stores import by_hand, entered, put, tally
 
@@ -25,7 +25,7 @@ from tests.ledger.stores import by_hand, entered, put, tally
 HOLDER = """
 import json, sys
 from pathlib import Path
-from cluster.errors import ClusterError
+from cluster.common.errors import ClusterError
 from cluster.ledger import Ledger
 for line in sys.stdin:
     try:

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cluster.ledger.writer as writer_room
-from cluster.errors import StoreError
+from cluster.common.errors import StoreError
+from cluster.hosts.nodes import Node
 from cluster.ledger import Ledger, Run, Wish, remove
 from cluster.ledger.tables import TABLES
-from cluster.nodes import Node
-from cluster.work import Fault, Task
+from cluster.sampling.task import Fault, Task
 from tests.ledger.stores import by_hand, entered, insert, outcome, put, tally
 
 SHAPES = {

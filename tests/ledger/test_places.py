@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from cluster import api, shards, sweeping
-from cluster.away import halt
+from cluster import api
+from cluster.common.errors import StoreError
 from cluster.doctor.machine import findings
-from cluster.errors import StoreError
 from cluster.ledger import FILE, SCHEMA, Ledger, database
 from cluster.ledger.tables import UPGRADES
-from cluster.prune import prunable
-from cluster.verify import verify
+from cluster.runs import shards, sweeping
+from cluster.runs.prune import prunable
+from cluster.runs.verify import verify
+from cluster.unattended.detached import halt
 from tests.cli.shell import ask, cluster, spec
 from tests.conftest import need
 from tests.ledger.stores import by_hand, entered, insert

@@ -8,4 +8,4 @@ import pytest
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """``cluster`` is what the shell finds."""
-    monkeypatch.setattr("cluster.verbs._program", lambda: ["cluster"])
+    monkeypatch.setattr("cluster.common.commands._program", lambda: ["cluster"])

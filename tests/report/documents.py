@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.errors import Problem, SpecError, UsageError
+from cluster.common.errors import Problem, SpecError, UsageError
+from cluster.sampling.task import Fault
 from cluster.spec import schema as spec_schema
-from cluster.work import Fault
 from tests.report.made import DIGEST
 
 STANDING = {

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.report.result import Failure, NodeResult, Result
-from cluster.tally import Estimate, Histogram, Hits, Moments, Tally
+from cluster.sampling.tally import Estimate, Histogram, Hits, Moments, Tally
 
 DIGEST = "5aa9e9a9d57881dadc40c76e81489f44e4c5c00239b8565b256a371097486c85"
 NODE = NodeResult("localhost", 2, 61, 1_000_000, 1.0, 9.5, 9.25, 105_263.2, 0.95, 1.0, 0, 0.25)

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.ledger import Speed
 from cluster.report.comparison import Comparison, Side, compare
-from cluster.tally import Histogram, Hits, Moments, Tally
+from cluster.sampling.tally import Histogram, Hits, Moments, Tally
 from tests.cli.shell import ask, spec
 from tests.report.made import made
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import pytest
 
-from cluster.events import (
+from cluster.dispatch.events import (
     Alarm,
     AttemptFailed,
     Draining,
@@ -22,8 +22,8 @@ from cluster.events import (
     Started,
 )
 from cluster.report.live import Bar, Lines, Quiet, observer
-from cluster.tally import Histogram, Hits
-from cluster.work import Fault
+from cluster.sampling.tally import Histogram, Hits
+from cluster.sampling.task import Fault
 from tests.report.made import Terminal
 
 START = Started("pi-1", 0, 1000, 100, "processes")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft7Validator
 
+from cluster.common.commands import VERBS
 from cluster.report.result import Failure, NodeResult, Result
 from cluster.report.schema import output_schema
-from cluster.tally import Histogram, Hits, Moments, Tally
-from cluster.verbs import VERBS
+from cluster.sampling.tally import Histogram, Hits, Moments, Tally
 from tests.report.documents import GOOD, NEW, PLAN, REPRO, STANDING
 from tests.report.made import CASES, PI
 

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.report.layout import plain
 from cluster.report.summary import result
-from cluster.tally import Histogram, Hits
+from cluster.sampling.tally import Histogram, Hits
 from tests.report.made import (
     BINS,
     CASES,

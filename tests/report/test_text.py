@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import Problem, SpecError, UsageError
+from cluster.common.errors import Problem, SpecError, UsageError
 from cluster.report import stores, text
 from cluster.report.layout import plain
-from cluster.work import Fault
+from cluster.sampling.task import Fault
 from tests.report.documents import GOOD, NEW, PLAN, REPRO, STANDING
 from tests.report.made import DIGEST
 

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from cluster.slurm import Batch, script
+from cluster.unattended.slurm import Batch, script
 from scripts.lab_base import SHARED
 from tests.lab.harness import Lab
 from tests.lab.site import BLOCK, KERNEL, pids
@@ -119,6 +119,6 @@ def cluster(*words: str) -> Any:
 def await_no_agents(lab: Lab, seconds: float = 30.0) -> None:
     """No agent is left on any host, whatever became of its job."""
     end = time.monotonic() + seconds
-    while left := [(host, pid) for host in HOSTS for pid in pids(lab, host, "cluster.agent")]:
+    while left := [(host, pid) for host in HOSTS for pid in pids(lab, host, "cluster.hosts.agent")]:
         assert time.monotonic() < end, f"agents that are left: {left}"
         time.sleep(0.2)

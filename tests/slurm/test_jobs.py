@@ -224,6 +224,6 @@ def drawn(made: Desk, task: int) -> dict[int, dict[str, Any]]:
 def wait_for_agents(lab: Lab, hosts: int = 3) -> None:
     """Agents are up on so many hosts."""
     end = time.monotonic() + 30
-    while sum(bool(pids(lab, host, "cluster.agent")) for host in HOSTS) < hosts:
+    while sum(bool(pids(lab, host, "cluster.hosts.agent")) for host in HOSTS) < hosts:
         assert time.monotonic() < end, "the agents did not come up"
         time.sleep(0.2)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.agent import _addresses
-from cluster.launch import srun
-from cluster.launch.ssh import trouble
-from cluster.nodes import Node
+from cluster.hosts.agent import _addresses
+from cluster.hosts.connect import srun
+from cluster.hosts.connect.ssh import trouble
+from cluster.hosts.nodes import Node
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_the_step_is_said_in_full(job: dict[str, str]) -> None:
     words = srun.agent_command(Node("n2", python="/opt/py"), job)
     assert words[:3] == ["srun", "--jobid=7", "--nodelist=n2"]
     assert {"--overlap", "--ntasks=1", "--cpu-bind=none", "--mpi=none"} <= set(words)
-    assert words[-4:] == ["/opt/py", "-P", "-m", "cluster.agent"]
+    assert words[-4:] == ["/opt/py", "-P", "-m", "cluster.hosts.agent"]
 
 
 def test_a_missing_python_is_told_as_with_ssh() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster.slurm import Batch, SlurmError, array_limit, script, scrontab, seconds_of
+from cluster.unattended.slurm import Batch, SlurmError, array_limit, script, scrontab, seconds_of
 
 ROOT = Path(__file__).parents[2]
 BATCH = Batch(

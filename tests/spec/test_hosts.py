@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cluster.backends.base import Options
-from cluster.errors import SpecError, UsageError
-from cluster.nodes import Defaults, HostFile, Node
+from cluster.common.errors import SpecError, UsageError
+from cluster.hosts.nodes import Defaults, HostFile, Node
 from cluster.spec import Spec, hosts_of, parse
 
 KERNEL = "kernel: k.py:f\nsamples: 1e3\nbackend: ssh\n"

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cluster.errors import SpecError
-from cluster.nodes import Node, NodeList, local
-from cluster.request import resolve
+from cluster.common.errors import SpecError
+from cluster.hosts.nodes import Node, NodeList, local
 from cluster.spec import Retry, Spec, Until, load, parse
+from cluster.spec.request import resolve
 from cluster.spec.values import OURS
 
 GOOD = "kernel: k.py:f\nsamples: 1e6\n"

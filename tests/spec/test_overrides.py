@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import SpecError
+from cluster.common.errors import SpecError
 from cluster.spec import Spec, parse
 
 GOOD = "kernel: k.py:f\nsamples: 1e6\n"

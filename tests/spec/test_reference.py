@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft7Validator
 from pydantic import Field
 
-from cluster.errors import SpecError
+from cluster.common.errors import SpecError
 from cluster.spec import BACKENDS, Spec, parse, reference, schema
 from cluster.spec.judge import Origin
 from cluster.spec.values import Whole

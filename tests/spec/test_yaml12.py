@@ -263,7 +263,7 @@ BOMBS = {
 HARNESS = """
 import resource, sys, time
 from pathlib import Path
-from cluster.errors import SpecError
+from cluster.common.errors import SpecError
 from cluster.spec import parse
 text = {bomb}
 usage = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-from cluster.kernels import Kernel, Source, freeze, load
-from cluster.streams import Stream, point_of
-from cluster.tally import Tally, merged
+from cluster.sampling.kernels import Kernel, Source, freeze, load
+from cluster.sampling.streams import Stream, point_of
+from cluster.sampling.tally import Tally, merged
 
 # So many that a share of 0.95 has a standard error of 0.0034.
 RUNS = 4000

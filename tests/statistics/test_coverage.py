@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from cluster.kernels import Kernel, load
-from cluster.tally import Hits, Tally
+from cluster.sampling.kernels import Kernel, load
+from cluster.sampling.tally import Hits, Tally
 from tests.statistics.coverage import RARE, RUNS, Interval, coverage, runs, shipped, shown
 
 PAYOFF = {"strike": 100.0}

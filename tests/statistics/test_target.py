@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cluster.kernels import load
-from cluster.plan import MIN_HITS, Checkpoints, Goal, Target
-from cluster.tally import Hits, Tally, merged
+from cluster.sampling.kernels import load
+from cluster.sampling.plan import MIN_HITS, Checkpoints, Goal, Target
+from cluster.sampling.tally import Hits, Tally, merged
 from tests.statistics.coverage import RARE, coverage, run, shown
 from tests.statistics.test_coverage import plain
 

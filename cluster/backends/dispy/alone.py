@@ -18,12 +18,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from cluster.family import die_with_parent
-from cluster.handshake import fingerprint
-from cluster.nodes import usable_cores
-from cluster.slots import HASHES, POOLS, python_command
-from cluster.work import Outcome, Task, Work
-from cluster.worker import Marker, draw, limit_memory
+from cluster.hosts.fingerprint import fingerprint
+from cluster.hosts.nodes import usable_cores
+from cluster.hosts.process_tree import die_with_parent
+from cluster.hosts.worker import Marker, draw, limit_memory
+from cluster.hosts.worker_pool import HASHES, POOLS, python_command
+from cluster.sampling.task import Outcome, Task, Work
 
 _LOOK = 0.25
 _CHUNK = 1 << 16

@@ -12,8 +12,8 @@ import os
 import socket
 from contextlib import suppress
 
-from cluster.desk import ask, slots_address
-from cluster.family import die_with_parent
+from cluster.hosts.agent_client import ask, slots_address
+from cluster.hosts.process_tree import die_with_parent
 
 
 def prepare() -> None:

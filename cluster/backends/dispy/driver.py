@@ -21,9 +21,9 @@ from cluster.backends.dispy.client import PULSE, Client, Event
 from cluster.backends.dispy.probe import Place
 from cluster.backends.dispy.seal import Seal
 from cluster.backends.driver import connect
-from cluster.errors import EngineError
-from cluster.family import die_with_parent
-from cluster.wire import Wire
+from cluster.common.errors import EngineError
+from cluster.hosts.jsonlines import Wire
+from cluster.hosts.process_tree import die_with_parent
 
 _BEAT = 1.0
 _AGAIN = 1.0

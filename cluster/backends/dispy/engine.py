@@ -13,11 +13,11 @@ from cluster.backends.dispy.relay import relay_command
 from cluster.backends.dispy.seal import fresh_secret
 from cluster.backends.dispy.stock import RISK, stock_command
 from cluster.backends.driver import Driven
-from cluster.launch import Host, agent_command
-from cluster.nodes import Node
-from cluster.patience import backoff
-from cluster.slots import python_command
-from cluster.work import Outcome, Task, Work
+from cluster.common.backoff import backoff
+from cluster.hosts.connect import Host, agent_command
+from cluster.hosts.nodes import Node
+from cluster.hosts.worker_pool import python_command
+from cluster.sampling.task import Outcome, Task, Work
 
 _DRIVER = "cluster.backends.dispy.driver"
 _NODE = "cluster.backends.dispy.node"

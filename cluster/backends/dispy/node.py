@@ -21,9 +21,9 @@ from typing import Any, NoReturn
 from cluster.backends.dispy import job, shim
 from cluster.backends.dispy.probe import Place
 from cluster.backends.dispy.seal import Seal
-from cluster.errors import EngineError
-from cluster.family import die_with_parent
-from cluster.worker import Lines, take_descriptors
+from cluster.common.errors import EngineError
+from cluster.hosts.process_tree import die_with_parent
+from cluster.hosts.worker import Lines, take_descriptors
 
 _TICK = 1.0
 _PROBES = 2.0

@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.backends.dispy.seal import Seal
 from cluster.backends.dispy.shim import deserialize
-from cluster.errors import EngineError
+from cluster.common.errors import EngineError
 
 _NOBODY = b"x" * 40
 _LONGEST = 1 << 20

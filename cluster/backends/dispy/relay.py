@@ -14,9 +14,9 @@ import sys
 from cluster.backends.dispy.pipe import carry
 from cluster.backends.dispy.probe import Place
 from cluster.backends.dispy.seal import Seal
-from cluster.errors import UsageError
-from cluster.secret import Secret
-from cluster.slots import python_command
+from cluster.common.errors import UsageError
+from cluster.common.secret import Secret
+from cluster.hosts.worker_pool import python_command
 
 _CONNECT = 10.0
 

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 from cluster.backends.dispy.pipe import carry
 from cluster.backends.dispy.seal import Seal
 from cluster.backends.dispy.shim import HANDSHAKE, Gate
-from cluster.errors import UsageError
-from cluster.folders import hostname
-from cluster.slots import python_command
+from cluster.common.errors import UsageError
+from cluster.hosts.scratch import hostname
+from cluster.hosts.worker_pool import python_command
 
 _LONGEST = 16 << 20
 _DYING = 10.0
@@ -107,7 +107,7 @@ class Standing:
         # What sshd tells those that it starts, in the same words.
         told = f"{address[0]} {address[1]} {here[0]} {here[1]}"
         agent = subprocess.Popen(
-            python_command(sys.executable, "cluster.agent"), stdin=subprocess.PIPE,
+            python_command(sys.executable, "cluster.hosts.agent"), stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, start_new_session=True,
             env={**os.environ, "SSH_CONNECTION": told},
         )  # fmt: skip

@@ -23,16 +23,16 @@ from cluster.backends.dispy.client import Client, Event
 from cluster.backends.dispy.driver import Driver
 from cluster.backends.dispy.probe import Place, Unreachable
 from cluster.backends.dispy.shim import VERSION
-from cluster.errors import EngineError, UsageError
-from cluster.family import die_with_parent
-from cluster.handshake import is_lost, probe, probed
-from cluster.kernels import Source
-from cluster.nodes import Node
-from cluster.secret import Secret
-from cluster.slots import python_command
-from cluster.wire import Wire
-from cluster.work import Outcome, Task, Work
-from cluster.worker import take_descriptors
+from cluster.common.errors import EngineError, UsageError
+from cluster.common.secret import Secret
+from cluster.hosts.fingerprint import is_lost, probe, probed
+from cluster.hosts.jsonlines import Wire
+from cluster.hosts.nodes import Node
+from cluster.hosts.process_tree import die_with_parent
+from cluster.hosts.worker import take_descriptors
+from cluster.hosts.worker_pool import python_command
+from cluster.sampling.kernels import Source
+from cluster.sampling.task import Outcome, Task, Work
 
 RISK = (
     "network: trusted: a stock dispynode runs whatever the network sends it, unencrypted; "

@@ -24,15 +24,15 @@ from cluster.backends.hosted import Hosted
 from cluster.backends.mpi.fence import LOOPBACK
 from cluster.backends.mpi.launcher import Launcher, command, environment, find, moved
 from cluster.backends.mpi.rsh import ADDRESS
-from cluster.errors import EngineError, NotOneWorld
-from cluster.folders import private_folder, remove
-from cluster.launch import Host, Standing
-from cluster.launch.ssh import is_here
-from cluster.nodes import Node
-from cluster.patience import backoff
-from cluster.slots import python_command
-from cluster.wire import Door, Wire
-from cluster.work import Outcome, Task, Work
+from cluster.common.backoff import backoff
+from cluster.common.errors import EngineError, NotOneWorld
+from cluster.hosts.connect import Host, Standing
+from cluster.hosts.connect.ssh import is_here
+from cluster.hosts.jsonlines import Door, Wire
+from cluster.hosts.nodes import Node
+from cluster.hosts.scratch import private_folder, remove
+from cluster.hosts.worker_pool import python_command
+from cluster.sampling.task import Outcome, Task, Work
 
 # Hosts that are ready within so many seconds of the first one share its world.
 _GATHER = 1.5

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from cluster.family import die_with_parent
+from cluster.hosts.process_tree import die_with_parent
 
 OWN_ADDRESS = "CLUSTER_MPI_ADDRESS"
 # The address of a world that has no other host.

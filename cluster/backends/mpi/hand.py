@@ -15,15 +15,15 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.backends.mpi.world import DOWN, UP, World
-from cluster.family import catch, die_with_parent
-from cluster.folders import hostname
-from cluster.handshake import fingerprint, is_lost, probe, probed
-from cluster.kernels import Source
-from cluster.nodes import local
-from cluster.prints import Printed
-from cluster.slots import Slots
-from cluster.work import Outcome, Task, Work
-from cluster.worker import leave_it
+from cluster.hosts.fingerprint import fingerprint, is_lost, probe, probed
+from cluster.hosts.nodes import local
+from cluster.hosts.prints import Printed
+from cluster.hosts.process_tree import catch, die_with_parent
+from cluster.hosts.scratch import hostname
+from cluster.hosts.worker import leave_it
+from cluster.hosts.worker_pool import Slots
+from cluster.sampling.kernels import Source
+from cluster.sampling.task import Outcome, Task, Work
 
 _BEAT = 1.0
 # A coordinator that is stopped for a minute is waited for; one that is gone took its world along,

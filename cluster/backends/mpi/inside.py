@@ -19,13 +19,13 @@ from typing import Any
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Seat, Source, settle
 from cluster.backends.mpi.hand import Hand
 from cluster.backends.mpi.world import DOWN, UP, World, guarded, join
-from cluster.errors import EngineError, UsageError
-from cluster.handshake import differences, failed, fingerprint, missing_module, probe, table
-from cluster.launch import Judge, Jury, Patience, installing
-from cluster.nodes import Node, is_local
-from cluster.patience import Attention
-from cluster.prints import Printed
-from cluster.work import Outcome, Task, Work
+from cluster.common.backoff import Attention
+from cluster.common.errors import EngineError, UsageError
+from cluster.hosts.connect import Judge, Jury, Patience, installing
+from cluster.hosts.fingerprint import differences, failed, fingerprint, missing_module, probe, table
+from cluster.hosts.nodes import Node, is_local
+from cluster.hosts.prints import Printed
+from cluster.sampling.task import Outcome, Task, Work
 
 _GATHER = 60.0
 _FAREWELL = 5.0
@@ -81,7 +81,7 @@ class Rank:
         accepted: it may be given tasks.
         refused: why it is not used in this run, and the cure; or empty.
         probes, asked, twice, lost_probes, remark, is_own: see
-            :class:`cluster.launch.judge.Prober`; the first rank is the dispatcher.
+            :class:`cluster.hosts.connect.judge.Prober`; the first rank is the dispatcher.
         drawing: since when its next probe is awaited, of the ensemble's clock; None: no worker is
             there to draw it.
         overdue: a probe has not come back in its time.

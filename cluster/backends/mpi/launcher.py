@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster.errors import EngineError
-from cluster.slots import python_command
+from cluster.common.errors import EngineError
+from cluster.hosts.worker_pool import python_command
 
 _OVERRIDE = "CLUSTER_MPIRUN"
 _MODULE = "cluster.backends.mpi.rank"

@@ -19,10 +19,10 @@ from typing import Any
 
 from cluster.backends.mpi.fence import LOOPBACK, OWN_ADDRESS, interface_of, is_held
 from cluster.backends.mpi.world import DOWN, UP, World, guarded, join
-from cluster.errors import EngineError
-from cluster.family import catch, die_with_parent
-from cluster.wire import Wire, dial
-from cluster.worker import leave_it
+from cluster.common.errors import EngineError
+from cluster.hosts.jsonlines import Wire, dial
+from cluster.hosts.process_tree import catch, die_with_parent
+from cluster.hosts.worker import leave_it
 
 _BEAT = 1.0
 

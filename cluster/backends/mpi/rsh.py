@@ -11,7 +11,7 @@ import os
 import sys
 from itertools import dropwhile
 
-from cluster.wire import dial
+from cluster.hosts.jsonlines import dial
 
 ADDRESS = "CLUSTER_MPI_SHELL"
 

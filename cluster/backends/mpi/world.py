@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cluster.errors import EngineError, NotOneWorld
+from cluster.common.errors import EngineError, NotOneWorld
 
 DOWN, UP = 1, 2  # tags: from the coordinator, and to it
 

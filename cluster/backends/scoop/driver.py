@@ -25,8 +25,8 @@ from cluster.backends.scoop import shim
 from cluster.backends.scoop.broker import Broker
 from cluster.backends.scoop.job import draw
 from cluster.backends.scoop.seal import SealedPickle
-from cluster.family import die_with_parent
-from cluster.wire import Wire
+from cluster.hosts.jsonlines import Wire
+from cluster.hosts.process_tree import die_with_parent
 
 _BEAT = 1.0
 _TICK = 200

@@ -11,11 +11,11 @@ from typing import Any
 from cluster.backends.driver import Driven
 from cluster.backends.scoop.pin import refusal
 from cluster.backends.scoop.seal import fresh_key
-from cluster.errors import EngineError
-from cluster.launch import Fleet, Host, Standing
-from cluster.patience import backoff
-from cluster.slots import python_command
-from cluster.work import Outcome, Work
+from cluster.common.backoff import backoff
+from cluster.common.errors import EngineError
+from cluster.hosts.connect import Fleet, Host, Standing
+from cluster.hosts.worker_pool import python_command
+from cluster.sampling.task import Outcome, Work
 
 _DRIVER = "cluster.backends.scoop.driver"
 _WORKER = "cluster.backends.scoop.worker"

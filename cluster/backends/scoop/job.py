@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from cluster.desk import Desk, slots_address
+from cluster.hosts.agent_client import Desk, slots_address
 
 # Tasks that come together are short. One that is not must not hold up what the others brought.
 _PATIENCE = 1.0

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster.backends.scoop.pin import refusal
-from cluster.family import die_with_parent
-from cluster.worker import Lines, take_descriptors
+from cluster.hosts.process_tree import die_with_parent
+from cluster.hosts.worker import Lines, take_descriptors
 
 BEAT = 1.0
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cluster.family import adopt, descendants
+from cluster.hosts.process_tree import adopt, descendants
 
 _LOOK = 0.5
 

@@ -19,7 +19,7 @@ import pytest
 from cluster.backends.dispy import job, shim
 from cluster.backends.dispy.probe import Place, Unreachable, WrongSecret
 from cluster.backends.dispy.seal import Seal, fresh_secret
-from cluster.slots import python_command
+from cluster.hosts.worker_pool import python_command
 
 NODE = "cluster.backends.dispy.node"
 pytestmark = pytest.mark.pythons

@@ -9,8 +9,8 @@ import pytest
 
 from cluster.backends.base import TABLE, Options
 from cluster.dispatch import Policy
-from cluster.nodes import Node
-from cluster.plan import Goal
+from cluster.hosts.nodes import Node
+from cluster.sampling.plan import Goal
 from cluster.testing import Driven, drive, work_of
 from tests.conftest import need
 

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from cluster.backends.base import TABLE, Options
-from cluster.plan import Goal
+from cluster.sampling.plan import Goal
 from cluster.testing import CHECKS, Subject, check_hostile, drive, work_of
 from tests.backends.engines import engine, serial
 from tests.conftest import need

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.slots import python_command
+from cluster.hosts.worker_pool import python_command
 from tests.conftest import need
 
 FULL = 'mount -t tmpfs -o size=4k cluster-test /dev/shm && echo > /dev/shm/full && exec "$@"'

@@ -21,14 +21,14 @@ from jsonschema import Draft7Validator
 
 import cluster
 from cluster.backends.base import TABLE, NodeEvent, Options, create
-from cluster.errors import EngineError, UsageError
-from cluster.family import descendants
-from cluster.nodes import Node
-from cluster.plan import Goal
+from cluster.common.errors import EngineError, UsageError
+from cluster.common.secret import Secret
+from cluster.hosts.nodes import Node
+from cluster.hosts.process_tree import descendants
 from cluster.report.schema import output_schema
-from cluster.secret import Secret
+from cluster.sampling.plan import Goal
+from cluster.sampling.task import Outcome
 from cluster.testing import PLAIN, SLEEPS, Driven, Script, drive, work_of
-from cluster.work import Outcome
 from tests.backends.engines import serial
 from tests.conftest import need
 
@@ -364,9 +364,9 @@ def test_a_stock_node_that_went_before_we_began_is_parted_with(port: int) -> Non
 import os, selectors
 from cluster.backends.dispy.probe import Place, Unreachable
 from cluster.backends.dispy.stock import Stock
-from cluster.nodes import Node
+from cluster.hosts.nodes import Node
 from cluster.testing import work_of
-from cluster.wire import Wire
+from cluster.hosts.jsonlines import Wire
 with selectors.DefaultSelector() as selector:
     stock = Stock(Wire(None, 1, selector), Place("127.0.0.1", {port}, None), "", 1.0)
     node = Node("127.0.0.1", attach={port})

@@ -18,14 +18,14 @@ import pytest
 
 from cluster.backends.base import TABLE, Backend, NodeEvent, Options, create
 from cluster.backends.dispy.stock import RISK
+from cluster.common.errors import EngineError, NodesMissing
+from cluster.common.secret import Secret
 from cluster.dispatch import Policy
-from cluster.errors import EngineError, NodesMissing
-from cluster.family import descendants
-from cluster.nodes import Node
-from cluster.plan import Goal
-from cluster.secret import Secret
+from cluster.hosts.nodes import Node
+from cluster.hosts.process_tree import descendants
+from cluster.sampling.plan import Goal
+from cluster.sampling.task import Outcome
 from cluster.testing import PLAIN, SLEEPS, Script, Subject, check_hostile, drive, work_of
-from cluster.work import Outcome
 from tests.backends.dispy import leash
 from tests.backends.dispy.test_standing import diagnosis, free_port, is_alive, written
 from tests.backends.engines import serial

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from cluster.backends.mpi.fence import interface_of
-from cluster.family import descendants
-from cluster.slots import python_command
+from cluster.hosts.process_tree import descendants
+from cluster.hosts.worker_pool import python_command
 from tests.conftest import need
 from tests.faults.battery import wait_until_gone
 

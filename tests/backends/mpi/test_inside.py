@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cluster.backends.mpi.launcher import scrubbed
-from cluster.family import descendants
+from cluster.hosts.process_tree import descendants
 from cluster.ledger.marks import probe_mark
 from tests.conftest import need
 
@@ -269,7 +269,7 @@ def ranks_of(pid: int, count: int = 3) -> list[int]:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         lines = {each: command_of(each) for each in descendants(pid)}
-        if sum("cluster.worker" in line for line in lines.values()) == count:
+        if sum("cluster.hosts.worker" in line for line in lines.values()) == count:
             return [each for each, line in lines.items() if "-m cluster submit" in line
                     and "mpirun" not in line and "prterun" not in line]  # fmt: skip
         time.sleep(0.05)

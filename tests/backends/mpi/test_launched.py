@@ -16,9 +16,9 @@ from cluster.backends.base import Options
 from cluster.backends.mpi.engine import RISK
 from cluster.backends.mpi.rank import transport
 from cluster.backends.ssh import Engine as Ssh
-from cluster.errors import NodesMissing
-from cluster.family import descendants
-from cluster.nodes import Node
+from cluster.common.errors import NodesMissing
+from cluster.hosts.nodes import Node
+from cluster.hosts.process_tree import descendants
 from cluster.testing import Script, work_of
 from tests.backends.mpi.test_inside import alone, command_of, cpu_seconds, spec, start, told
 from tests.faults.battery import wait_until_gone

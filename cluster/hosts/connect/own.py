@@ -1,0 +1,94 @@
+"""The dispatcher's own draw of a run's probes, in a worker process like those of hosts."""
+
+from __future__ import annotations
+
+import selectors
+from collections import deque
+from collections.abc import Sequence
+
+from cluster.common.backoff import Attention
+from cluster.hosts.connect.host import Patience
+from cluster.hosts.connect.judge import Judge
+from cluster.hosts.fingerprint import failed, is_lost, probe, probed
+from cluster.hosts.nodes import Node
+from cluster.hosts.worker_pool import Slots
+from cluster.sampling.task import Outcome
+
+_NAME = "here"
+
+
+class Own:
+    """It draws while the hosts are reached, and never waits for anything.
+
+    Args:
+        judge: has the kernels, and a jury that is told what came out, or that nothing did.
+        nodes: the hosts; the worker has the environment that all of them are given.
+        selector: watches the worker.
+        patience: how long is waited for it.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        nodes: Sequence[Node],
+        selector: selectors.BaseSelector,
+        patience: Patience,
+    ) -> None:
+        self._works, self._jury, self._patience = judge.works, judge.jury, patience
+        self._owed = deque(n for n in range(len(self._works)) if not self._jury.is_known(n))
+        self._attention = Attention()
+        self._since, self._given, self._lost = self._attention.now, False, 0
+        self._slots: Slots | None = None
+        if self._owed:
+            node = Node(_NAME, slots=1, env=_common(nodes))
+            self._slots = Slots(node, self._works[0], selector, patience.others)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all is drawn, or will not be."""
+        return not self._owed
+
+    def tend(self) -> None:
+        """See to the worker."""
+        now = self._attention.look()
+        if self._slots is None:
+            return
+        for outcome in self._slots.tend():
+            if isinstance(outcome, Outcome):  # what the probe prints, a task will print again
+                self._on_outcome(outcome)
+        if self._owed and self._slots.usable and not self._given:
+            few, task = probe(self._works[self._owed[0]], self._owed[0])
+            self._slots.give(task, few)
+            self._given, self._since = True, now
+        self._slots.send()
+        if self._owed and self._slots.broken:
+            self._give_up(self._slots.reason)
+        elif now - self._since > (self._patience.probe if self._given else self._patience.others):
+            what = "probe did not come back" if self._given else "worker was not ready"
+            self._give_up(f"its {what} within {now - self._since:.0f} s")
+        if not self._owed:
+            self.close()
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._slots is not None:
+            self._slots.close(grace=0.0)
+            self._slots = None
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        self._given = False
+        if is_lost(outcome, self._lost):
+            self._lost += 1
+            return
+        self._lost = 0
+        self._jury.own[self._owed.popleft()] = probed(outcome)
+
+    def _give_up(self, why: str) -> None:
+        while self._owed:
+            self._jury.own[self._owed.popleft()] = failed(why)
+
+
+def _common(nodes: Sequence[Node]) -> tuple[tuple[str, str], ...]:
+    """What all hosts have in their environments."""
+    kept = [set(dict(node.env).items()) for node in nodes]
+    return tuple(sorted(set.intersection(*kept))) if kept else ()

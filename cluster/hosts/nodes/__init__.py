@@ -1,0 +1,268 @@
+"""Where a run may work: host lists in every form that people have them in, as tuples of Node.
+
+A host list is plain text that ends up in the arguments of ssh and mpirun, so a name is taken only
+if it cannot be read as an option or by a shell.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from cluster.common.errors import did_you_mean
+from cluster.hosts.nodes.hostfile import read_hostfile
+from cluster.hosts.nodes.hostlist import expand
+from cluster.hosts.nodes.machine import (
+    ALLOCATE,
+    NO_ALLOCATION,
+    allocated,
+    has_allocation,
+    is_local,
+    local,
+    usable_cores,
+)
+from cluster.hosts.nodes.node import (
+    MAX_NODES,
+    MAX_SLOTS,
+    Defaults,
+    HostFile,
+    Node,
+    NodeError,
+    NodeList,
+    is_ipv6,
+)
+
+__all__ = [
+    "ALLOCATE",
+    "MAX_NODES",
+    "MAX_SLOTS",
+    "NO_ALLOCATION",
+    "Defaults",
+    "HostFile",
+    "Node",
+    "NodeError",
+    "NodeList",
+    "Roster",
+    "allocated",
+    "expand",
+    "has_allocation",
+    "is_local",
+    "local",
+    "names_file",
+    "parse",
+    "parse_entry",
+    "read_beside",
+    "read_hostfile",
+    "usable_cores",
+]
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_FILE_NAME = re.compile(
+    r"\.(txt|hosts|lst|list|csv|ini|cfg|conf|ya?ml|json)$"
+    r"|(host|machine|node)s?[_-]?(file|list)([._-][^/]*)?$"
+)
+# What no name of a file beside the spec has.
+_LISTED = re.compile(r"[\[\],:@/]")
+
+
+def parse(
+    entries: str | Sequence[str | Mapping[str, Any]],
+    base_dir: Path,
+    environ: Mapping[str, str],
+) -> tuple[Node, ...]:
+    """The nodes of a list of entries, each host once.
+
+    Args:
+        entries: strings and mappings as in :func:`parse_entry`; or one string.
+        base_dir: the folder that host files are relative to.
+        environ: where the scheduler's variables are looked for.
+
+    Raises:
+        NodeError: naming the entry and the column; a host that stands twice; no host at all.
+    """
+    listed = [entries] if isinstance(entries, str) else entries
+    roster = Roster()
+    for index, entry in enumerate(listed):
+        try:
+            roster.add(index, parse_entry(entry, base_dir, environ, roster.room))
+        except NodeError as error:
+            error.entry = index
+            raise
+    return roster.close()
+
+
+def parse_entry(
+    entry: str | Mapping[str, Any],
+    base_dir: Path,
+    environ: Mapping[str, str],
+    room: int = MAX_NODES,
+) -> tuple[Node, ...]:
+    """The nodes of one entry.
+
+    A mapping has the keys of :class:`Node`, and its host may be a host list that they all hold
+    for. A string is ``auto``, the name of a host file, or a host list as in :func:`expand`.
+
+    Raises:
+        NodeError: as in :func:`expand` and :func:`read_hostfile`; an unknown key.
+    """
+    if not isinstance(entry, str):
+        return _from_mapping(entry, room)
+    if entry.strip() == "auto":
+        return allocated(environ, base_dir)
+    if names_file(entry, base_dir):
+        return read_beside(entry, base_dir)
+    _check_no_file(entry, base_dir)
+    return expand(entry, room, ports=True)
+
+
+def names_file(text: str, base_dir: Path) -> bool:
+    """Whether an entry is the name of a host file, relative to a folder."""
+    # '4/host' has a slash too. A file that is there must not hide this machine.
+    if re.match(r"[0-9]+/[^/]+$", text) or _CONTROL.search(text) or text == "localhost":
+        return False
+    if "/" in text or _FILE_NAME.search(text):
+        return True
+    return bool(text) and _is_file(base_dir / text)
+
+
+def read_beside(name: str, base_dir: Path) -> tuple[Node, ...]:
+    """The nodes of a host file that is named relative to a folder.
+
+    Raises:
+        NodeError: as in :func:`read_hostfile`; the file lies elsewhere, or has another name.
+    """
+    path = base_dir / name
+    if not path.exists():
+        fix = _way_to(name, base_dir) if _is_file(Path(name)) else None
+        fix = fix or did_you_mean(path.name, _files(path.parent))
+        raise NodeError(f"no file {path}", fix=fix)
+    return read_hostfile(path)
+
+
+def _check_no_file(text: str, base_dir: Path) -> None:
+    """See that a text is no name of a host file that was only looked for in the wrong place.
+
+    Raises:
+        NodeError: it would be taken for a host, and hardly is one.
+    """
+    if text == "localhost" or _CONTROL.search(text):
+        return
+    if _is_file(Path(text)):
+        words = f"{text!r} is a file in the current folder, and host files are relative to the spec"
+        raise NodeError(words, fix=f"{_way_to(text, base_dir)}; or {{host: {text}}} for a host")
+    names = [] if _LISTED.search(text) else [n for n in _files(base_dir) if _FILE_NAME.search(n)]
+    if close := get_close_matches(text, names, n=1, cutoff=0.85):
+        fix = f"did you mean {close[0]!r}? or {{host: {text}}} for a host"
+        raise NodeError(f"there is no file {text!r}", fix=fix)
+
+
+def _way_to(name: str, base_dir: Path) -> str:
+    """How a spec in a folder names a file of the current one."""
+    way = os.path.relpath(name, base_dir)
+    return f"write {way if '/' in way else f'./{way}'}"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        # A host list may be longer than a file's name can be.
+        return False
+
+
+def _files(folder: Path) -> tuple[str, ...]:
+    """The names in a folder; it is read once for all entries of a list."""
+    try:
+        return _names_at(str(folder), folder.stat().st_mtime_ns)
+    except OSError:
+        return ()
+
+
+@lru_cache(maxsize=8)
+def _names_at(folder: str, _changed: int) -> tuple[str, ...]:
+    return tuple(sorted(os.listdir(folder)))
+
+
+def _from_mapping(entry: Mapping[str, Any], room: int) -> tuple[Node, ...]:
+    known = [field.name for field in fields(Node)]
+    for key in entry:
+        if key not in known:
+            raise NodeError("unknown key", key=str(key), fix=did_you_mean(str(key), known))
+    given = {key: value for key, value in entry.items() if key != "host" and value is not None}
+    if "env" in given:
+        given["env"] = tuple(sorted(dict(given["env"]).items()))
+    if "tags" in given:
+        given["tags"] = tuple(given["tags"])
+    return tuple(_with_keys(node, given) for node in _hosts_of(entry.get("host"), room))
+
+
+def _hosts_of(host: object, room: int) -> tuple[Node, ...]:
+    if not isinstance(host, str):
+        raise NodeError("a node needs a host", key="host")
+    try:
+        # The one place where an IPv6 address needs no brackets: nothing else can follow it.
+        return (Node(host),) if is_ipv6(host) else expand(host, room)
+    except NodeError as error:
+        error.key = "host"
+        raise
+
+
+def _with_keys(node: Node, given: Mapping[str, Any]) -> Node:
+    for key in ("slots", "user"):
+        if key in given and getattr(node, key) is not None:
+            raise NodeError(f"{key} in the host and as a key", key=key, fix="leave one of them out")
+    return replace(node, **given)
+
+
+class Roster:
+    """Hosts as they are collected, entry by entry; each may be named once.
+
+    Attributes:
+        nodes: all nodes so far, in order.
+        room: how many more there may be. What was refused has used up its room too, so that no
+            list of wrong entries is expanded over and over.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.room = MAX_NODES
+        self._entry_of: dict[str, int] = {}
+
+    def add(self, entry: int, group: Sequence[Node]) -> None:
+        """Add the nodes of an entry.
+
+        Raises:
+            NodeError: a host that stands twice, naming both entries; more than 100,000 hosts.
+        """
+        fits = len(group) <= self.room
+        self.room = max(0, self.room - len(group))
+        if not fits:
+            raise NodeError(f"more than {MAX_NODES:,} hosts up to here", entry=entry)
+        for node in group:
+            # A name server does not tell N1, n1 and n1. apart.
+            name = node.host.lower().removesuffix(".")
+            if name in self._entry_of:
+                raise NodeError(_twice(node.host, self._entry_of[name], entry), entry=entry)
+            self._entry_of[name] = entry
+            self.nodes.append(node)
+
+    def close(self) -> tuple[Node, ...]:
+        """All nodes.
+
+        Raises:
+            NodeError: there are none.
+        """
+        if not self.nodes:
+            raise NodeError("names no host", fix="leave nodes out to use this machine")
+        return tuple(self.nodes)
+
+
+def _twice(host: str, first: int, second: int) -> str:
+    places = f"in entry [{first}]" if first == second else f"in entries [{first}] and [{second}]"
+    return f"the host {host!r} stands twice, {places}"

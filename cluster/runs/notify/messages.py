@@ -1,0 +1,64 @@
+"""What people are told: one JSON object, with a line of text that chat services show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.common.errors import ClusterError
+from cluster.hosts.scratch import hostname
+from cluster.report.numbers import value_text
+from cluster.report.result import Result
+from cluster.report.swept import SweepResult
+
+Message = dict[str, Any]
+
+
+def of_result(result: Result) -> Message:
+    """How a start of a run ended."""
+    value, error = result.estimate, result.std_error
+    shown = "" if value is None or isinstance(value, list) else f", {value_text(value, error)}"
+    why = f" ({result.stopped_by})" if result.stopped_by else ""
+    document = result.to_json()
+    keys = ("run", "name", "state", "stopped_by", "drained", "samples", "estimate", "std_error",
+            "interval", "digest", "wall_s", "resume", "advice")  # fmt: skip
+    return {
+        **_head(
+            result.state,
+            f"{result.name}: {result.state}{why}{shown}, run {result.run}{_next(result)}",
+        ),
+        **{key: document[key] for key in keys},
+    }
+
+
+def of_sweep(result: SweepResult) -> Message:
+    """How a start of a sweep, or of a part of one, ended."""
+    state, total = result.state, len(result.points)
+    why = f" ({result.stopped_by})" if result.stopped_by else ""
+    done = f"{result.done} of {total} points done"
+    return {
+        **_head(state, f"{result.name}: {state}{why}, {done}, sweep {result.sweep}{_next(result)}"),
+        "run": result.sweep, "name": result.name, "state": state, "stopped_by": result.stopped_by,
+        "points_done": result.done, "points_total": total,
+        "failed": [point.point for point in result.points if point.result.state == "failed"],
+        "wall_s": result.wall_s, "resume": result.resume, "advice": result.advice,
+    }  # fmt: skip
+
+
+def _next(result: Result | SweepResult) -> str:
+    return f"; {result.advice}" if result.advice else ""
+
+
+def of_error(run: str, name: str, error: ClusterError) -> Message:
+    """A start that ended by an error; ``state`` is what the next one finds."""
+    line = f"{name}: failed: {error.message}, run {run}"
+    return {**_head("failed", line), "run": run, "name": name, **error.to_json()}
+
+
+def of_loss(run: str, name: str, node: str, reason: str) -> Message:
+    """A node that was lost while a run was computed."""
+    line = f"{name}: lost the node {node}: {reason}, run {run}"
+    return {**_head("node_lost", line), "run": run, "name": name, "node": node, "reason": reason}
+
+
+def _head(event: str, line: str) -> Message:
+    return {"schema": 1, "event": event, "text": line, "host": hostname()}

@@ -1,0 +1,212 @@
+"""Kernel files as text: what they define and import, found without running them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster.common.errors import KernelError, did_you_mean
+from cluster.sampling.kernels.callables import ASYNC, CLASS
+from cluster.sampling.kernels.missing import DATA
+from cluster.sampling.kernels.model import DEFAULT_BLOCK, FORMS
+
+
+def form_of(function: ast.FunctionDef) -> str | None:
+    """``rng`` or ``stream`` where a function has a kernel's parameters, else None."""
+    first = [*function.args.posonlyargs, *function.args.args][:2]
+    if len(first) == 2 and first[0].arg in FORMS and first[1].arg == "samples":
+        return first[0].arg
+    return None
+
+
+def parameters(function: ast.FunctionDef) -> list[str]:
+    """The names of a function's parameters, as they are written; a * before those by name only."""
+    own = function.args
+    placed = [each.arg for each in (*own.posonlyargs, *own.args)]
+    rest = [f"*{own.vararg.arg}"] if own.vararg else ["*"] if own.kwonlyargs else []
+    named = [each.arg for each in own.kwonlyargs]
+    return [*placed, *rest, *named, *([f"**{own.kwarg.arg}"] if own.kwarg else [])]
+
+
+class Definition(NamedTuple):
+    """What has a name in a file beside a function of the module's level.
+
+    Attributes:
+        line: where.
+        what: what it is, where that is no kernel; None: it is judged when it is loaded.
+        fix: what to write instead.
+    """
+
+    line: int
+    what: str | None = None
+    fix: str | None = None
+
+
+def other_definition(tree: ast.Module, name: str) -> Definition | None:
+    """What a file defines by a name that is no function of the module's level, or None."""
+    return _defined_in(tree, name) or _defined_inside(tree, name)
+
+
+def _defined_in(tree: ast.AST, name: str) -> Definition | None:
+    """A class, an async function or an assignment at the module's level."""
+    found: Definition | None = None
+    for node in ast.iter_child_nodes(tree):
+        match node:
+            case ast.ClassDef(name=defined) if defined == name:
+                found = Definition(node.lineno, *CLASS)
+            case ast.AsyncFunctionDef(name=defined) if defined == name:
+                found = Definition(node.lineno, *ASYNC)
+            case (
+                ast.Assign(targets=[ast.Name(id=target)])
+                | ast.AnnAssign(target=ast.Name(id=target))
+            ) if target == name:
+                found = _assigned(node.value, node.lineno)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() | ast.Lambda():
+                continue
+            case ast.Import() | ast.ImportFrom():
+                found = _brought_in(node, name) or found
+            case _:
+                found = _defined_in(node, name) or found
+    return found
+
+
+def _assigned(value: ast.expr | None, line: int) -> Definition:
+    match value:
+        case ast.Lambda():
+            return Definition(line, "is a lambda", "write it as a function: def f(rng, samples)")
+        case ast.Name(id=other):
+            return Definition(line, f"is another name of {other!r}", f"name {other} itself")
+        case None | ast.Constant() | ast.List() | ast.Dict() | ast.Tuple() | ast.Set():
+            return Definition(line, "is no function", "name a function: def f(rng, samples)")
+    return Definition(line)
+
+
+def _brought_in(node: ast.Import | ast.ImportFrom, name: str) -> Definition | None:
+    for alias in node.names:
+        if name == (alias.asname or alias.name) and isinstance(node, ast.ImportFrom):
+            fix = f"name that module itself, as in {node.module}:{alias.name}"
+            return Definition(node.lineno, f"is imported from {node.module!r}", fix)
+    return None
+
+
+def _defined_inside(tree: ast.AST, name: str) -> Definition | None:
+    """A function inside of another one, or of a class."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for inner in ast.walk(node):
+            if inner is not node and isinstance(inner, _FUNCTION) and inner.name == name:
+                kind = (
+                    "a method of the class" if isinstance(node, ast.ClassDef) else "defined inside"
+                )
+                what = f"is {kind} {node.name!r}, where no worker can find it"
+                return Definition(inner.lineno, what, "move it to the module's level")
+    return None
+
+
+_FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def functions(text: str, file: str) -> dict[str, ast.FunctionDef]:
+    """The top-level functions of a kernel file, by name, found without running it.
+
+    Raises:
+        KernelError: the text is not Python.
+    """
+    return {node.name: node for node in _top_level(parse(text, file))}
+
+
+def _top_level(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    """Functions of the module, also below an ``if`` or ``try``; none that a scope hides."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef):
+            yield node
+        elif not isinstance(node, ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            yield from _top_level(node)
+
+
+def listing(places: Iterable[Path]) -> list[dict[str, Any]]:
+    """The kernels in files and folders, found without running them.
+
+    Returns:
+        One mapping a kernel: ``kernel`` (file:function), ``form``, ``params`` (name: default as
+        written, or None), ``block`` (as the decorator writes it, or the default), ``doc``.
+
+    Raises:
+        KernelError: a place that does not exist, or a file that is not Python.
+    """
+    rows = []
+    for path in _kernel_files(places):
+        for name, node in functions(read(path, str(path)), str(path)).items():
+            if form_of(node) and not name.startswith("_"):
+                rows.append(_described(f"{path}:{name}", node))
+    return rows
+
+
+def read(path: Path, name: str) -> str:
+    """The text of a file, which must be UTF-8; errors call it by ``name``."""
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise KernelError(f"cannot read {name}: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        fix = "save it as UTF-8" if path.suffix == ".py" else DATA
+        message = f"{name} is not UTF-8 at byte {error.start}"
+        raise KernelError(message, where=str(path), fix=fix) from None
+
+
+def parse(text: str, file: str) -> ast.Module:
+    """The syntax tree of a file, or a KernelError with its line."""
+    try:
+        # Python takes a byte order mark in a file, though not in a string.
+        return ast.parse(text.removeprefix("\ufeff"), file)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        raise KernelError(
+            f"not Python: {str(error) or type(error).__name__}",
+            where=f"{file}:{line}" if line else file,
+        ) from None
+
+
+def nearest(name: str, folder: Path) -> str | None:
+    """``did you mean`` for the Python file of a folder that is named most alike, or None."""
+    try:
+        return did_you_mean(name, (path.name for path in folder.glob("*.py")))
+    except OSError:
+        return None
+
+
+def _kernel_files(places: Iterable[Path]) -> Iterable[Path]:
+    for place in places:
+        if place.is_dir():
+            yield from sorted(place.glob("*.py"))
+        elif place.is_file():
+            yield place
+        else:
+            raise KernelError(f"no file or folder {place}", fix=nearest(place.name, place.parent))
+
+
+def _described(kernel: str, node: ast.FunctionDef) -> dict[str, Any]:
+    arguments = node.args
+    names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    positional = [None] * (len(names) - len(arguments.defaults) - len(arguments.kwonlyargs))
+    defaults = [*positional, *arguments.defaults, *arguments.kw_defaults]
+    written = [ast.unparse(default) if default is not None else None for default in defaults]
+    doc = ast.get_docstring(node) or ""
+    return {
+        "kernel": kernel,
+        "form": names[0],
+        "params": dict(list(zip(names, written, strict=True))[2:]),
+        "block": _declared_block(node),
+        "doc": doc.partition("\n")[0],
+    }
+
+
+def _declared_block(node: ast.FunctionDef) -> str:
+    for decorator in node.decorator_list:
+        for keyword in decorator.keywords if isinstance(decorator, ast.Call) else ():
+            if keyword.arg == "block":
+                return ast.unparse(keyword.value)
+    return str(DEFAULT_BLOCK)

@@ -1,0 +1,164 @@
+"""When a nightly run may work, and which date a start belongs to. No clock: the time is given.
+
+A window is a pair of wall-clock times in a time zone. Each calendar date has one, that opens on
+it; where it crosses midnight it closes on the next. Instants are seconds since the epoch.
+
+A wall-clock time that a date has twice is the first of the two; one that it has not, because the
+clocks go forward, is read with the offset of before, so that 02:30 is then 03:30 (RFC 5545, 3.3.5).
+So every date has exactly one opening, and a night is as long as the clock on the wall says: from
+22:00 to 06:00 are seven hours in spring and nine in autumn. A window that would close before it
+opens then, such as 02:30-03:15, has no hours on that date.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from cluster.common.canonical import sha256
+from cluster.common.errors import UsageError
+
+_TIME = r"([01][0-9]|2[0-3]):([0-5][0-9])"
+_WINDOW = re.compile(rf"{_TIME} ?- ?{_TIME}")
+_DAY = timedelta(days=1)
+_LOCALTIME = "/etc/localtime"
+# A night's two dates, in any time zone, lie between the first date and the last.
+_FIRST = datetime(1, 1, 4, tzinfo=UTC).timestamp()
+_LAST = datetime(9999, 12, 29, tzinfo=UTC).timestamp()
+
+
+class WindowError(ValueError):
+    """A text that is no window, or a time zone that nobody knows; ``fix`` is its cure."""
+
+    def __init__(self, message: str, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
+@dataclass(frozen=True)
+class Window:
+    """Opening and closing time, and the zone in which they are read."""
+
+    opens: time
+    closes: time
+    zone: ZoneInfo
+
+    def __str__(self) -> str:
+        return f"{self.opens:%H:%M}-{self.closes:%H:%M} ({self.zone.key or 'local time'})"
+
+    @classmethod
+    def parse(cls, text: str, zone: str | None) -> Window:
+        """Read ``22:00-06:00``.
+
+        Args:
+            text: the two times.
+            zone: a name of the tz database, such as ``Europe/Berlin``; None: the machine's own.
+
+        Raises:
+            WindowError: it is none.
+        """
+        found = _WINDOW.fullmatch(text)
+        if not found:
+            raise WindowError(f"must be a window such as 22:00-06:00, got {text!r}")
+        hour, minute, last_hour, last_minute = map(int, found.groups())
+        opens, closes = time(hour, minute), time(last_hour, last_minute)
+        if opens == closes:
+            raise WindowError(f"a window must not close when it opens, got {text!r}")
+        return cls(opens, closes, zone_of(zone))
+
+    def opening(self, day: date) -> float:
+        """When the window of a date opens."""
+        return _instant(day, self.opens, self.zone)
+
+    def closing(self, day: date) -> float:
+        """When the window of a date closes; not after its opening where the clocks skip it."""
+        after = day + _DAY if self.closes < self.opens else day
+        return _instant(after, self.closes, self.zone)
+
+    def date_of(self, now: float) -> date:
+        """The scheduled date that a start belongs to: that of the latest opening.
+
+        A start after the window has closed, because the machine was off, belongs to it too.
+
+        Raises:
+            UsageError: the clock is beyond the dates that there are.
+        """
+        day = _date(now, self.zone) + _DAY
+        while self.opening(day) > now:
+            day -= _DAY
+        return day
+
+    def closes_at(self, now: float) -> float | None:
+        """When the window that is open now closes; None where none is open."""
+        closing = self.closing(self.date_of(now))
+        return closing if now < closing else None
+
+    def local(self, instant: float) -> str:
+        """An instant on the window's own wall clock, in words."""
+        return f"{_local(instant, self.zone):%Y-%m-%d %H:%M %Z}"
+
+    def next_opening(self, now: float) -> float:
+        """The first opening after now."""
+        return self.opening(self.date_of(now) + _DAY)
+
+
+def zone_of(name: str | None) -> ZoneInfo:
+    """A time zone by its name in the tz database; None: the machine's own.
+
+    The machine's is ``/etc/localtime``, whatever TZ says: a start by cron has no TZ, and must not
+    have another window than the same start by hand.
+
+    Raises:
+        WindowError: there is none of that name.
+    """
+    if name is None:
+        return _local_zone()
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError, KeyError):
+        fix = "a name such as Europe/Berlin; a system without any needs the package tzdata"
+        raise WindowError(f"unknown time zone {name!r}", fix) from None
+
+
+def _local_zone() -> ZoneInfo:
+    try:
+        place = os.path.realpath(_LOCALTIME)
+        with open(place, "rb") as file:
+            named = place.partition("/zoneinfo/")[2] or None
+            return ZoneInfo.from_file(file, named)
+    except (OSError, ValueError):
+        return ZoneInfo("UTC")  # a system that does not say is on UTC, as its own tools take it
+
+
+def start_key(request: str, scheduled: date) -> str:
+    """The key of one scheduled start: two firings for one date are one start."""
+    return sha256({"request": request, "scheduled": scheduled.isoformat()})
+
+
+def date_at(now: float) -> date:
+    """The date of an instant in the machine's own time zone.
+
+    Raises:
+        UsageError: the clock is beyond the dates that there are.
+    """
+    return _date(now, zone_of(None))
+
+
+def _date(now: float, zone: ZoneInfo) -> date:
+    if not _FIRST < now < _LAST:
+        raise UsageError(
+            f"this machine's clock is beyond the dates that there are: {now:.6g} s since 1970",
+            fix="set the clock, as with timedatectl",
+        )
+    return _local(now, zone).date()
+
+
+def _local(now: float, zone: ZoneInfo) -> datetime:
+    return datetime.fromtimestamp(now, UTC).astimezone(zone)
+
+
+def _instant(day: date, wall: time, zone: ZoneInfo) -> float:
+    return datetime.combine(day, wall, zone).timestamp()

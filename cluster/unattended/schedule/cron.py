@@ -1,0 +1,167 @@
+"""Lines in the user's crontab, by crontab(1)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.common.errors import EngineError, StoreError, UsageError
+from cluster.unattended import crontab
+from cluster.unattended.schedule.job import Job, Scheduled
+
+_PATIENCE = 20.0
+_TRIES = 5
+
+
+def text(job: Job, when: str) -> Scheduled:
+    """The lines of a job; ``when`` is five fields, or a word such as ``@daily``.
+
+    Raises:
+        UsageError: it is not.
+    """
+    block = crontab.put("", job.name, [_line(job, when)])
+    return Scheduled(((f"crontab of {_user()}", block),), (("crontab", "-"),))
+
+
+def install(job: Job, when: str) -> Scheduled:
+    """Put the lines into the crontab, in the place of those that the job had.
+
+    Raises:
+        UsageError: they cannot be written as lines.
+        EngineError: there is no crontab(1), or it refuses this user.
+    """
+    line = _line(job, when)
+    _change(lambda before: crontab.put(before, job.name, [line]))
+    return text(job, when)
+
+
+def remove(name: str, _spec: Path) -> bool:
+    """Take a job's lines away; whether there were any."""
+    try:
+        return _change(lambda before: crontab.remove(before, name))
+    except _NoCrontab:
+        return False
+
+
+class _NoCrontab(EngineError):
+    """No crontab(1): no cron, and no lines in it."""
+
+
+def _line(job: Job, when: str) -> str:
+    try:
+        return crontab.line(when, job.command)
+    except crontab.CrontabError as error:
+        raise UsageError(f"--cron: {error}") from None
+
+
+def _change(edit: Callable[[str], str]) -> bool:
+    """Edit the crontab; whether that changed anything.
+
+    crontab(1) has no lock. So it is read again before it is written, and again afterwards: what
+    somebody else wrote in between is edited afresh, and never written over by what was read before.
+    """
+    with _one_of_ours():
+        for _ in range(_TRIES):
+            before = _read()
+            try:
+                after = edit(before)
+            except crontab.CrontabError as error:
+                raise UsageError(f"the crontab of {_user()}: {error}") from None
+            if after == before:
+                return False
+            if _read() != before:
+                continue
+            _write(after)
+            if _read() == after:
+                return True
+    raise _busy()
+
+
+@contextmanager
+def _one_of_ours() -> Iterator[None]:
+    """Of our own commands one edits at a time: they lock the user's home, which leaves nothing."""
+    entry = _entry()
+    try:
+        home = os.open(entry.pw_dir if entry else "/", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        home = os.open("/", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + _PATIENCE
+        while not _locked(home):
+            if time.monotonic() > deadline:
+                raise _busy()
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(home)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _busy() -> StoreError:
+    return StoreError(
+        f"the crontab of {_user()} is being edited", fix="try again when that is done"
+    )
+
+
+def _read() -> str:
+    done = _crontab("-l")
+    if done.returncode == 0:
+        # The lines of others are bytes of any encoding: UTF-8 or not, they are written back as
+        # they came.
+        return done.stdout.decode(errors="surrogateescape")
+    if b"no crontab for" in done.stderr:
+        return ""
+    raise _refused(done)
+
+
+def _write(lines: str) -> None:
+    done = _crontab("-", lines) if lines else _crontab("-r")
+    if done.returncode != 0 and b"no crontab for" not in done.stderr:
+        raise _refused(done)
+
+
+def _crontab(argument: str, lines: str = "") -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            ["crontab", argument], check=False, input=lines.encode(errors="surrogateescape"),
+            capture_output=True, env={**os.environ, "LC_ALL": "C"}, timeout=_PATIENCE,
+        )  # fmt: skip
+    except FileNotFoundError:
+        fix = "install cron (Debian and Ubuntu: apt install cron), or use --systemd"
+        raise _NoCrontab("there is no crontab command on this machine", fix=fix) from None
+    except subprocess.TimeoutExpired:
+        words = f"crontab {argument} gave no answer within {_PATIENCE:g} s"
+        raise EngineError(words, fix="see what it waits for, then try again") from None
+
+
+def _refused(done: subprocess.CompletedProcess[bytes]) -> EngineError:
+    said = done.stderr.decode(errors="replace").strip()
+    kind = EngineError if _entry() else _NoCrontab  # a user without an entry has no crontab
+    return kind(f"crontab: {said or f'exit code {done.returncode}'}")
+
+
+def _user() -> str:
+    """Whose crontab it is; a bare environment has no USER."""
+    entry = _entry()
+    return entry.pw_name if entry else f"user {os.getuid()}"
+
+
+def _entry() -> pwd.struct_passwd | None:
+    """Of this user in the table of users; in a container there may be none."""
+    try:
+        return pwd.getpwuid(os.getuid())
+    except KeyError:
+        return None

@@ -1,0 +1,117 @@
+"""A batch script in the folder of the job, to be handed in by sbatch, and lines for scrontab."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.common.errors import StoreError, UsageError
+from cluster.unattended.schedule.job import Job, Scheduled
+from cluster.unattended.slurm import (
+    MAX_ARRAY,
+    Batch,
+    SlurmError,
+    array_limit,
+    script,
+    scrontab,
+    warning_of,
+)
+
+_MARK = b"# Written by `cluster schedule "
+_PATIENCE = 20.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked of Slurm.
+
+    Attributes:
+        at: five fields, for lines of scrontab; None: the script is handed in by hand.
+        options: of sbatch, as ``time=2:00:00``; ``signal=B:USR1@N`` is the script's own warning.
+        parts: tasks of an array, each with its part of a sweep; None: no array.
+    """
+
+    at: str | None = None
+    options: tuple[str, ...] = ()
+    parts: int | None = None
+
+
+def text(job: Job, order: Order) -> Scheduled:
+    """The script of a job, and the lines of scrontab where a time is asked for.
+
+    Raises:
+        UsageError: an option, a time or a number that cannot be meant.
+    """
+    file = _file(job.folder, job.name)
+    most = _array_limit() if order.parts else MAX_ARRAY
+    warning, options = warning_of(order.options)
+    try:
+        batch = Batch(
+            name=f"cluster-{job.name}", spec=job.spec, folder=job.folder, store=job.store,
+            python=sys.executable, overrides=job.overrides, options=options,
+            parts=order.parts, most=most, yes=job.yes,
+            warning=Batch.warning if warning is None else warning,
+        )  # fmt: skip
+        files = [(str(file), script(batch, str(file)))]
+        if order.at is not None:
+            files.append(("for scrontab -e", scrontab(batch, order.at, file)))
+    except SlurmError as error:
+        raise UsageError(error.message, fix=error.fix) from None
+    return Scheduled(tuple(files), (("sbatch", str(file)),))
+
+
+def install(job: Job, order: Order) -> Scheduled:
+    """Write the script. Handing it in is the person's: a job may cost something.
+
+    Raises:
+        UsageError: see :func:`text`; a file of that name is not ours.
+        StoreError: it could not be written.
+    """
+    made = text(job, order)
+    file, written = Path(made.files[0][0]), made.files[0][1]
+    if file.exists() and not _is_ours(file):
+        raise UsageError(f"{file} is not of cluster's making", fix="move it away")
+    try:
+        file.write_text(written, "utf-8")
+        file.chmod(0o755)
+    except OSError as error:
+        raise StoreError(f"{error.strerror or error}", where=str(file)) from None
+    return made
+
+
+def remove(name: str, spec: Path) -> bool:
+    """Take a job's script away; whether there was one in the current folder, or its spec's."""
+    folders = {Path.cwd().resolve(), Path(os.path.realpath(spec.parent))}
+    files = [file for file in (_file(each, name) for each in folders) if _is_ours(file)]
+    for file in files:
+        file.unlink()
+    return bool(files)
+
+
+def log(job: Job) -> Path:
+    """What its jobs say: a file for each, over all of its starts."""
+    return job.folder / f"cluster-{job.name}-*.log"
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.sbatch"
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        return any(line.startswith(_MARK) for line in file.read_bytes().splitlines()[:2])
+    except OSError:
+        return False
+
+
+def _array_limit() -> int:
+    """How large an array may be: what this site's Slurm says, else what Slurm has by itself."""
+    words = ("scontrol", "show", "config")
+    try:
+        done = subprocess.run(words, check=False, capture_output=True, timeout=_PATIENCE)
+    except (OSError, subprocess.TimeoutExpired):
+        return MAX_ARRAY
+    return array_limit(done.stdout.decode(errors="replace"))

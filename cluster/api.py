@@ -5,27 +5,29 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.backends.base import kernels_at_home
 from cluster.common.commands import command
 from cluster.common.errors import NoAnswer, UsageError
-from cluster.common.states import State
 from cluster.dispatch import Clock, Stop, SystemClock
 from cluster.dispatch.events import Observer
 from cluster.ledger import Ledger, Run, Where, opened, request_of, sweeps
-from cluster.report.recorded import result_at
+from cluster.report import pairs, standings
+from cluster.report.comparison import Comparison
+from cluster.report.recorded import job_result
 from cluster.report.result import Result
-from cluster.report.standing import Standing, standing_of
-from cluster.runs.forecast import Outlook, look_ahead
-from cluster.runs.running import Caller, compute, enough, hold, resolved, scheduled, seated, started
+from cluster.report.standing import Standing
+from cluster.runs import life
+from cluster.runs.forecast import Outlook, look_ahead, look_ahead_sweep
+from cluster.runs.job import Caller
 from cluster.sampling.task import Fault, Task, perform
 from cluster.spec import Spec, hosts_of
 from cluster.spec import load as load_spec
-from cluster.spec.request import Request, elsewhere, extended, placed
-from cluster.spec.window import start_key
+from cluster.spec.points import Part
+from cluster.spec.request import placed
 
 # Seconds to wait for a run's word.
 _PATIENCE = 15.0
@@ -40,7 +42,7 @@ def load(path: Where, overrides: Sequence[str] = ()) -> Spec:
     return load_spec(path, overrides)
 
 
-def submit(
+def submit(  # noqa: PLR0913  # each is an option of the command
     spec: Spec,
     *,
     resume: bool = False,
@@ -48,8 +50,15 @@ def submit(
     observe: Observer | None = None,
     stop: Stop | None = None,
     pinned: int | None = None,
+    points: str | None = None,
+    keep_going: bool | None = None,
+    yes: bool = False,
 ) -> Result:
     """Compute a spec: a new run, or with ``resume`` the newest of the same request, if any.
+
+    A sweep is a run with points. Each goes on with the run that its request has in the store, if
+    there is one: a sweep that is sent again computes what is missing, and what was asked to be
+    tighter.
 
     Args:
         spec: from :func:`load`.
@@ -58,17 +67,21 @@ def submit(
         observe: called with each :mod:`cluster.dispatch.events` event.
         stop: set its ``reason`` from another thread or a signal handler to drain.
         pinned: blocks of every task, for measurements.
+        points: of a sweep, only one part of its points: ``k/n`` is the k-th of n.
+        keep_going: of a sweep, whether a failed point leaves the others alone, instead of the
+            spec's word.
+        yes: more than 100,000 points of a sweep are meant.
 
     Raises:
         SpecError: the kernel or its parameters do not fit.
+        UsageError: the points are too many, or are asked for where there is no sweep.
         EngineError: no usable slot.
         Locked: the run to go on with is held by another process.
         StoreError: the store could not be read or written.
     """
-    request = replace(resolved(spec), pinned=pinned)
-    placed(seated(request).spec.nodes.hosts)  # no run is recorded of what cannot begin
-    with Ledger(Path(store or spec.store), create=True) as ledger:
-        return started(ledger, request, resume, Caller(observe, stop))
+    part = None if points is None else Part.read(points)
+    caller = Caller(observe, stop, keep_going=keep_going)
+    return life.submit(spec, caller, store=store, resume=resume, pinned=pinned, part=part, yes=yes)
 
 
 def start(
@@ -94,11 +107,7 @@ def start(
 
     Raises what :func:`submit` raises; Locked where the last start still runs.
     """
-    clock = clock or SystemClock()
-    request = resolved(spec)
-    key = start_key(request.key, scheduled(spec, clock.now()))
-    with Ledger(Path(store or spec.store), create=True) as ledger:
-        return started(ledger, request, True, Caller(observe, stop, clock, key))
+    return life.start(spec, Caller(observe, stop, clock or SystemClock()), store=store)
 
 
 def resume(
@@ -109,17 +118,15 @@ def resume(
     observe: Observer | None = None,
     stop: Stop | None = None,
 ) -> Result:
-    """Go on with a run, from what its ledger holds; a finished one is returned as it is.
+    """Go on with a run or a sweep, from what its ledger holds; a finished one is returned as it is.
 
-    ``overrides`` may change where it runs (backend, nodes, retry), never what it computes.
+    Neither the spec's file nor the kernel's is read. ``overrides`` may change where it runs
+    (backend, nodes, retry), never what it computes. A sweep goes on with the points that its
+    starts were to compute.
+
     Raises what :func:`submit` raises, and UsageError where there is no such run.
     """
-    with Ledger(Path(store), write=True) as ledger:
-        row = ledger.run(run)
-        request = elsewhere(request_of(ledger, row), overrides)
-        with hold(ledger, row.id, request, Caller(observe, stop)) as caller:
-            compute(ledger, ledger.run(row.id), request, caller)
-        return show(row.id, ledger)
+    return life.resume(run, store, Caller(observe, stop), overrides=overrides)
 
 
 def extend(
@@ -132,56 +139,45 @@ def extend(
 ) -> Result:
     """Ask more of a run: more ``samples`` or a tighter ``until``, drawing only new blocks.
 
-    The same wish again, as after a start of it that was killed, goes on to what it asked for.
+    Of a sweep more is asked of each point. The same wish again, as after a start of it that was
+    killed, goes on to what it asked for.
 
     Raises what :func:`submit` raises, and UsageError where the new goal asks for less.
     """
-    with Ledger(Path(store), write=True) as ledger:
-        row = ledger.run(run)
-        old = request_of(ledger, row)
-        request = extended(old, overrides)
-        with hold(ledger, row.id, request, Caller(observe, stop)) as caller:
-            row = ledger.run(row.id)
-            if not _asked_already(row, request, old, overrides):
-                _check_more(ledger, row, request, old)
-                ledger.set_goal(row, request.to_json(), request.goal.to_json())
-            compute(ledger, ledger.run(row.id), request, caller)
-        return show(row.id, ledger)
-
-
-def _asked_already(run: Run, request: Request, old: Request, overrides: Sequence[str]) -> bool:
-    """Whether what is asked for was recorded before, and has no end or is the same wish again."""
-    if request.goal != old.goal:
-        return False
-    wished = old.spec.overrides[-len(overrides) :] == tuple(overrides)
-    return wished or not (run.state == State.DONE.value or run.stopped_by == "max_samples")
-
-
-def _check_more(ledger: Ledger, run: Run, request: Request, old: Request) -> None:
-    reason = enough(ledger, run, request, old)
-    if reason is not None:
-        raise UsageError(
-            f"that asks for no more of the run {run.id}: {reason}",
-            fix="give more samples, or a tighter target",
-        )
+    return life.extend(run, store, Caller(observe, stop), overrides=overrides)
 
 
 def show(run: str, store: Where | Ledger = "runs") -> Result:
-    """A run as it stands, also while another process computes it."""
+    """A run or a sweep as it stands, also while another process computes it.
+
+    Raises:
+        UsageError: there is none.
+    """
     with opened(store) as ledger:
-        return result_at(ledger, ledger.run(run))
+        return job_result(ledger, run)
 
 
 def runs(store: Where = "runs") -> list[Standing]:
-    """Every run of a store, newest first."""
-    with opened(store) as ledger:
-        return [standing_of(ledger, run) for run in ledger.runs()]
+    """Where the runs and sweeps of a store stand, newest first; points are not told one by one."""
+    return standings.standings(store)
 
 
 def status(run: str, store: Where = "runs") -> Standing:
-    """Where a run stands."""
-    with opened(store) as ledger:
-        return standing_of(ledger, ledger.run(run))
+    """Where a run stands, or a sweep with each of its points.
+
+    Raises:
+        UsageError: there is none.
+    """
+    return standings.status(run, store)
+
+
+def compare(a: str, b: str, store: Where = "runs") -> list[Comparison]:
+    """Two runs, or the points of two sweeps that are given the same.
+
+    Raises:
+        UsageError: no such run or sweep; one of each; or two sweeps without a common point.
+    """
+    return pairs.compare(a, b, store)
 
 
 @dataclass(frozen=True)
@@ -301,12 +297,20 @@ def _computed_now(ledger: Ledger, name: str, rows: Sequence[Run]) -> Run:
     return next(iter(found.values()))
 
 
-def plan(spec: Spec, seconds: float = 2.0) -> Outlook:
-    """What a spec would run; ``seconds`` of trial on its backend (0: none) say how long.
+def plan(spec: Spec, seconds: float = 2.0, *, yes: bool = False) -> Outlook:
+    """What a spec would run.
+
+    Args:
+        spec: from :func:`load`.
+        seconds: of trial on its backend, which say how long it will take; 0: none. Of a sweep the
+            first point is tried, and every block is taken to cost what one of its does.
+        yes: more than 100,000 points of a sweep are meant.
 
     Raises what :func:`submit` raises.
     """
-    request = resolved(spec)
+    if spec.sweep is not None:
+        return look_ahead_sweep(spec, seconds, SystemClock(), yes=yes)
+    request = life.resolved(spec)
     # Without a trial nothing is run, and the hosts of a job need not be there yet.
     nodes = placed(spec.nodes.hosts) if seconds or spec.nodes.hosts else ()
     return look_ahead(request, nodes, seconds, SystemClock())

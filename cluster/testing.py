@@ -21,14 +21,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.backends.base import Backend, Item, Items, NodeEvent, Options, Pause, Source
-from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Stop, SystemClock, recount
-from cluster.dispatch.events import Event
+from cluster.dispatch import (
+    Clock,
+    Core,
+    Ending,
+    Loop,
+    Manner,
+    Many,
+    Policy,
+    Stop,
+    SystemClock,
+    recount,
+)
+from cluster.dispatch.events import Event, Observer, Progress
+from cluster.dispatch.nodes import Nodes
 from cluster.hosts.nodes import Node
 from cluster.hosts.process_tree import descendants
-from cluster.ledger import Counted, Ledger, Run
+from cluster.ledger import Counted, Ledger, Run, Writer
 from cluster.report.result import digest
 from cluster.sampling.kernels import Source as Text
 from cluster.sampling.plan import Goal
+from cluster.sampling.progress import Count
 from cluster.sampling.tally import Tally
 from cluster.sampling.task import Fault, Outcome, Task, Work, perform
 from cluster.spec.request import identity_of
@@ -180,6 +193,7 @@ class Driven:
     spares: list[tuple[Any, ...]]
     events: list[Event]
     node_blocks: Mapping[str, int]
+    reason: str
 
 
 def work_of(text: str = PLAIN, *, block: int = 64, seed: int = 1) -> Work:
@@ -187,7 +201,70 @@ def work_of(text: str = PLAIN, *, block: int = 64, seed: int = 1) -> Work:
     return Work("run", Text("kernel.py", "f", {"kernel.py": text}), {}, seed, 2, block)
 
 
-def drive(
+@dataclass
+class OneRun:
+    """The book of one run under test: see :class:`cluster.dispatch.many.Book`.
+
+    Attributes:
+        core: what decides of it, once it was opened.
+        ending: how it ended, once it did.
+    """
+
+    work: Work
+    count: Count
+    policy: Policy
+    ledger: Ledger
+    run: Run
+    writer: Writer
+    clock: Clock
+    observe: Observer
+    core: Core = field(init=False)
+    ending: Ending = field(init=False)
+
+    def many(self, wait: float = 60.0) -> Many:
+        """What gives out the run's tasks; ``wait``: seconds without a slot until it drains."""
+        manner = Manner(alone=True, keep_going=False, wait=wait)
+        return Many(self, 1, [0], manner, self.clock, self.observe)
+
+    def work_of(self, _run: str) -> Work:
+        """There is only one."""
+        return self.work
+
+    def name_of(self, _number: int) -> str:
+        """The run's id."""
+        return self.work.run
+
+    def open(self, _number: int, nodes: Nodes) -> Core:
+        """The core of the run."""
+        self.core = Core(
+            self.work, self.count, self.policy, self.writer, self.clock, self.observe,
+            lambda first, stop: list(self.ledger.counted(self.run, first, stop)), nodes,
+        )  # fmt: skip
+        return self.core
+
+    def began(self, _number: int) -> None:
+        """Nothing is recorded of starts."""
+
+    def ended(self, _number: int, _core: Core, ending: Ending) -> None:
+        """The run has ended."""
+        self.ending = ending
+
+    def closed(self, _number: int) -> None:
+        """Nothing of it is out."""
+
+    def record(self, _progress: Progress) -> None:
+        """Of a run alone the core records where it stands."""
+
+    def note(self, node: str | None, text: str) -> None:
+        """Keep what happened to a node."""
+        self.writer.event(node, text, self.clock.now())
+
+    def slots(self, node: str, slots: int) -> None:
+        """Keep how many slots a node has had."""
+        self.writer.slots(node, slots)
+
+
+def drive(  # noqa: PLR0913  # every one but three has a default
     make: Make,
     work: Work,
     goal: Goal,
@@ -196,30 +273,35 @@ def drive(
     clock: Clock | None = None,
     store: Path | None = None,
     stop: Stop | None = None,
+    wait: float = 60.0,
 ) -> Driven:
     """Run a whole run on an engine, with a real ledger, in ``store`` or a passing folder."""
     if store is None:
         with tempfile.TemporaryDirectory() as folder:
             return drive(
-                make, work, goal, policy=policy, clock=clock, store=Path(folder), stop=stop
-            )
+                make, work, goal, policy=policy, clock=clock, store=Path(folder), stop=stop,
+                wait=wait,
+            )  # fmt: skip
     events: list[Event] = []
     with Ledger(store, create=True) as ledger, ledger.lock(work.run):
         known = [run for run in ledger.runs() if run.id == work.run]
         run = known[0] if known else entered(ledger, work)
         count = recount(ledger, run, goal, work, (1, 0), events.append)
         with ledger.writer(run) as writer:
-            core = Core(
-                work, count, policy or Policy(), writer, clock or SystemClock(), events.append,
-                lambda first, last: list(ledger.counted(run, first, last)),
+            book = OneRun(
+                work, count, policy or Policy(), ledger, run, writer, clock or SystemClock(),
+                events.append,
             )  # fmt: skip
-            ending = Loop(core, stop or Stop(), goal.max_time).run(make)
+            many = book.many(wait)
+            loop = Loop(many, stop or Stop(), goal.max_time)
+            loop.run(make)
+            many.finish()
             writer.flush()
         tally = count.tally()
         return Driven(
-            ending, digest(work.run, count.ranges, work.block, tally), tally,
+            book.ending, digest(work.run, count.ranges, work.block, tally), tally,
             list(ledger.counted(run)), ledger.failures(run), ledger.spares(run), events,
-            {total.node: total.blocks for total in ledger.node_totals(run)},
+            {total.node: total.blocks for total in ledger.node_totals(run)}, loop.reason,
         )  # fmt: skip
 
 

@@ -11,7 +11,6 @@ import cluster
 from cluster.api import start
 from cluster.dispatch import SystemClock
 from cluster.report.result import Result
-from cluster.runs import sweeping
 from cluster.spec import Spec
 from cluster.spec.points import expand
 from cluster.spec.window import Window
@@ -60,10 +59,10 @@ def results(spec: Spec) -> list[cluster.Result]:
     """That of a run, or those of a sweep's points."""
     if spec.sweep is None:
         return [computed(spec)]
-    together = sweeping.submit(spec)
+    together = cluster.submit(spec)
     assert (together.state, together.exit_code) == ("done", 0)
-    assert len(together.points) == len(expand(spec))
-    return [point.result for point in together.points]
+    assert len(together.members) == len(expand(spec))
+    return [point.result for point in together.members]
 
 
 def check(result: cluster.Result, spec: Spec) -> None:

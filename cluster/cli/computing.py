@@ -20,7 +20,6 @@ from cluster.cli.frame import (
     quiet_option,
     run_argument,
     show_result,
-    show_sweep,
     spec_argument,
     store_option,
     verb,
@@ -30,7 +29,6 @@ from cluster.common.errors import UsageError
 from cluster.report import text
 
 if TYPE_CHECKING:
-    from cluster.spec import Spec
     from cluster.unattended import schedule
 
 
@@ -59,34 +57,18 @@ def _submit(
     from cluster import api
 
     loaded = api.load(spec, overrides)
-    if loaded.sweep is not None:
-        return _submit_sweep(loaded, of_sweep, store, task_blocks, quiet, as_json)
-    given = {"--points": of_sweep["points"], "--yes": of_sweep["yes"] or None,
-             "--keep-going or --fail-fast": of_sweep["keep_going"]}  # fmt: skip
-    for option, value in given.items():
-        if value is not None:
-            raise UsageError(f"{option} is for a sweep, and the spec has none")
+    if loaded.sweep is None:
+        given = {"--points": of_sweep["points"], "--yes": of_sweep["yes"] or None,
+                 "--keep-going or --fail-fast": of_sweep["keep_going"]}  # fmt: skip
+        for option, value in given.items():
+            if value is not None:
+                raise UsageError(f"{option} is for a sweep, and the spec has none")
     with watched(quiet, store or loaded.store) as (observe, stop):
         result = api.submit(
-            loaded, resume=resume, store=store, observe=observe, stop=stop, pinned=task_blocks
-        )
-    return show_result(result, store or loaded.store, as_json)
-
-
-def _submit_sweep(
-    spec: Spec, options: Mapping[str, Any], store: Path | None, pinned: int | None, quiet: bool,
-    as_json: bool,
-) -> int:  # fmt: skip
-    from cluster.runs import sweeping
-    from cluster.runs.pool import Caller
-
-    part = None if options["points"] is None else sweeping.Part.read(options["points"])
-    with watched(quiet, store or spec.store) as (observe, stop):
-        result = sweeping.submit(
-            spec, Caller(observe, stop, options["keep_going"]), part=part,
-            yes=options["yes"], store=store, pinned=pinned,
+            loaded, resume=resume, store=store, observe=observe, stop=stop, pinned=task_blocks,
+            **of_sweep,
         )  # fmt: skip
-    return show_sweep(result, as_json, short=True)
+    return show_result(result, store or loaded.store, as_json)
 
 
 @verb("resume")
@@ -97,14 +79,7 @@ def _submit_sweep(
 @detachable
 def _resume(run: str, overrides: Sequence[str], store: Path, quiet: bool, as_json: bool) -> int:
     from cluster import api
-    from cluster.runs import sweeping
-    from cluster.runs.pool import Caller
 
-    if sweep := sweeping.find(run, store):
-        with watched(quiet, store) as (observe, stop):
-            caller = Caller(observe, stop)
-            together = sweeping.resume(sweep, store, caller, overrides=overrides)
-        return show_sweep(together, as_json, short=True)
     with watched(quiet, store) as (observe, stop):
         result = api.resume(run, store, overrides=overrides, observe=observe, stop=stop)
     return show_result(result, store, as_json)
@@ -146,8 +121,7 @@ def _validate(spec: Path, overrides: Sequence[str], yes: bool, as_json: bool) ->
         counted = {"valid": True, "file": str(spec), "name": loaded.name, "points": points}
         answer(counted, as_json, lambda: text.validated_sweep(counted))
         return
-    outlook = api.plan(loaded, seconds=0)
-    plan = outlook.to_json()
+    plan = api.plan(loaded, seconds=0).to_json()
     document = {
         "valid": True,
         "file": str(spec),
@@ -168,14 +142,9 @@ def _plan(spec: Path, overrides: Sequence[str], seconds: float, yes: bool, as_js
     if not math.isfinite(seconds):
         raise UsageError(f"--seconds must be a length of time, got {seconds}")
     loaded = api.load(spec, overrides)
-    if loaded.sweep is not None:
-        from cluster.runs import sweeping
-
-        of_sweep = sweeping.plan(loaded, seconds, yes=yes)
-        answer(of_sweep, as_json, lambda: text.sweep_plan(of_sweep))
-        return
-    document = api.plan(loaded, seconds).to_json()
-    answer(document, as_json, lambda: text.plan(document))
+    document = api.plan(loaded, seconds, yes=yes).to_json()
+    page = text.plan if loaded.sweep is None else text.sweep_plan
+    answer(document, as_json, lambda: page(document))
 
 
 @verb("schedule")
@@ -241,8 +210,6 @@ def _start(
     store: Path | None, as_json: bool, **_others: Any,
 ) -> int:  # fmt: skip
     from cluster import api
-    from cluster.runs import sweeping
-    from cluster.runs.pool import Caller
     from cluster.unattended import detached
 
     context = click.get_current_context()
@@ -253,10 +220,6 @@ def _start(
     if folder:
         os.chdir(folder)
     loaded = api.load(spec, overrides)
-    if loaded.sweep is not None:
-        with watched(False, store or loaded.store) as (observe, stop):
-            together = sweeping.start(loaded, Caller(observe, stop), store=store)
-        return show_sweep(together, as_json, short=True)
     with watched(False, store or loaded.store) as (observe, stop):
         result = api.start(loaded, store=store, observe=observe, stop=stop)
     return show_result(result, store or loaded.store, as_json)

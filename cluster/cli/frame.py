@@ -20,7 +20,6 @@ from cluster.common.errors import UsageError, did_you_mean
 from cluster.dispatch import Stop
 from cluster.report import live, text
 from cluster.report.result import Result
-from cluster.report.swept import SweepResult
 
 # Where click's context keeps the voice of a run without a terminal.
 VOICE = "cluster.voice"
@@ -99,29 +98,15 @@ def answer(document: object, as_json: bool, page: Callable[[], text.Page]) -> No
         text.show(page(), sys.stdout)
 
 
-def show_result(result: Result, store: str | Path, as_json: bool) -> int:
-    """Print how a run stands; the exit code."""
-    _end_voice(result)
-    answer(result.to_json(), as_json, lambda: text.result(result, store))
-    return result.exit_code
-
-
-def show_sweep(result: SweepResult, as_json: bool, *, short: bool = False) -> int:
-    """Print how a sweep stands, ``short`` as for :func:`text.sweep`; the exit code."""
+def show_result(result: Result, store: str | Path, as_json: bool, *, short: bool = True) -> int:
+    """Print how a run or a sweep stands, ``short`` as for :func:`text.sweep`; the exit code."""
     _end_voice(result)
     document = result.to_json() if as_json else None
-    answer(document, as_json, lambda: text.sweep(result, short=short))
+    answer(document, as_json, lambda: text.either(result, store, short=short))
     return result.exit_code
 
 
-def show_either(result: Result | SweepResult, store: Path, as_json: bool) -> int:
-    """Print how a run, or a sweep, stands; the exit code."""
-    if isinstance(result, SweepResult):
-        return show_sweep(result, as_json, short=True)
-    return show_result(result, store, as_json)
-
-
-def _end_voice(result: Result | SweepResult) -> None:
+def _end_voice(result: Result) -> None:
     """Tell how it ended, to whoever started it detached."""
     voice = click.get_current_context().meta.get(VOICE)
     if voice:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from cluster.cli.console import signals
-from cluster.cli.frame import answer, run_argument, show_either, show_sweep, store_option, verb
+from cluster.cli.frame import answer, run_argument, show_result, store_option, verb
 from cluster.common.errors import UsageError
 from cluster.report import live, swept, text
 
@@ -18,9 +18,9 @@ from cluster.report import live, swept, text
 @verb("ls")
 @store_option
 def _ls(store: Path, as_json: bool) -> None:
-    from cluster.report.standings import standings
+    from cluster import api
 
-    rows = [standing.to_json() for standing in standings(store)]
+    rows = [standing.to_json() for standing in api.runs(store)]
     answer(rows, as_json, lambda: text.ls(rows))
 
 
@@ -28,12 +28,12 @@ def _ls(store: Path, as_json: bool) -> None:
 @click.argument("run", required=False)
 @store_option
 def _status(run: str | None, store: Path, as_json: bool) -> None:
-    from cluster.report.standings import standings, status
+    from cluster import api
 
     if run is not None:
-        document = status(run, store).to_json()
+        document = api.status(run, store).to_json()
     else:
-        rows = [standing.to_json() for standing in standings(store)]
+        rows = [standing.to_json() for standing in api.runs(store)]
         document = {"runs": [row for row in rows if row["state"] == "running"]}
     answer(document, as_json, lambda: text.status(document))
 
@@ -46,21 +46,17 @@ def _status(run: str | None, store: Path, as_json: bool) -> None:
               help="sweep: write its table as a Parquet file")  # fmt: skip
 def _show(run: str, store: Path, as_csv: bool, parquet: Path | None, as_json: bool) -> None:
     from cluster import api
-    from cluster.runs import sweeping
 
-    if sweep := sweeping.find(run, store):
-        together = sweeping.show(sweep, store)
-        if parquet is not None:
-            swept.write_parquet(together, parquet)
-        if as_csv:
-            click.echo(swept.csv_text(together), nl=False)
-        elif as_json or parquet is None:
-            show_sweep(together, as_json)
-        return
-    if as_csv or parquet is not None:
-        raise UsageError(f"{run} is no sweep", fix="--csv and --parquet show the table of a sweep")
     result = api.show(run, store)
-    answer(result.to_json(), as_json, lambda: text.result(result, store))
+    if (as_csv or parquet is not None) and not result.members:
+        raise UsageError(f"{run} is no sweep", fix="--csv and --parquet show the table of a sweep")
+    if parquet is not None:
+        swept.write_parquet(result, parquet)
+    if as_csv:
+        click.echo(swept.csv_text(result), nl=False)
+    elif as_json or parquet is None:
+        document = result.to_json() if as_json else None
+        answer(document, as_json, lambda: text.either(result, store, short=False))
 
 
 @verb("compare")
@@ -68,9 +64,9 @@ def _show(run: str, store: Path, as_csv: bool, parquet: Path | None, as_json: bo
 @click.argument("b")
 @store_option
 def _compare(a: str, b: str, store: Path, as_json: bool) -> int:
-    from cluster.runs import sweeping
+    from cluster import api
 
-    found = sweeping.compare(a, b, store)
+    found = api.compare(a, b, store)
     document = {"pairs": [each.to_json() for each in found]}
     answer(document, as_json, lambda: text.compare(document))
     return 1 if any(each.verdict == "differ" for each in found) else 0
@@ -84,7 +80,7 @@ def _watch(run: str, store: Path, as_json: bool) -> int:
 
     with live.observer(sys.stderr) as observe:
         result = detached.follow(run, store, observe)
-    return show_either(result, store, as_json)
+    return show_result(result, store, as_json)
 
 
 @verb("logs")
@@ -94,10 +90,9 @@ def _watch(run: str, store: Path, as_json: bool) -> int:
 def _logs(run: str, follow: bool, store: Path, as_json: bool) -> None:
     from cluster import api
     from cluster.ledger import log_of
-    from cluster.runs import sweeping
     from cluster.unattended import detached
 
-    name = sweeping.find(run, store) or api.status(run, store).run
+    name = api.status(run, store).run
     pieces = detached.tail(name, store, onward=follow)
     if as_json:
         path = str(log_of(name, store))
@@ -129,7 +124,7 @@ _timeout = click.option(
 def _wait(run: str, timeout: float | None, store: Path, as_json: bool) -> int:
     from cluster.unattended import detached
 
-    return show_either(detached.follow(run, store, timeout=timeout), store, as_json)
+    return show_result(detached.follow(run, store, timeout=timeout), store, as_json)
 
 
 @verb("attach")
@@ -141,7 +136,7 @@ def _attach(run: str, store: Path, as_json: bool) -> int:
     # Only Ctrl-C is passed on: a terminal that closes takes nothing along but the view.
     with live.observer(sys.stderr) as observe, signals(signal.SIGINT) as stop:
         result = detached.attach(run, store, observe, stop)
-    return show_either(result, store, as_json)
+    return show_result(result, store, as_json)
 
 
 @verb("stop")
@@ -152,8 +147,8 @@ def _attach(run: str, store: Path, as_json: bool) -> int:
               help="for what was started to be finished")  # fmt: skip
 @store_option
 def _stop(run: str, now: bool, timeout: float, store: Path, as_json: bool) -> None:
-    from cluster.report.standings import status
+    from cluster import api
     from cluster.unattended import detached
 
-    document = status(detached.halt(run, store, now=now, timeout=timeout), store).to_json()
+    document = api.status(detached.halt(run, store, now=now, timeout=timeout), store).to_json()
     answer(document, as_json, lambda: text.status(document))

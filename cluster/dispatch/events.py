@@ -24,23 +24,24 @@ class NodeProgress:
 
 @dataclass(frozen=True)
 class Started:
-    """A run starts or goes on; ``blocks_done`` of ``blocks`` (None: no such limit) are counted."""
+    """A run, or a sweep, starts or goes on on an engine.
+
+    Attributes:
+        run: its id.
+        blocks_done, blocks, block: of a run alone: ``blocks_done`` of ``blocks`` (None: no such
+            limit) are counted, and how many samples a block has.
+        backend: the engine.
+        points, owed: of a sweep: how many of its points are asked for, and how many are to be
+            computed on that engine; None: it is a run alone.
+    """
 
     run: str
     blocks_done: int
     blocks: int | None
     block: int
     backend: str
-
-
-@dataclass(frozen=True)
-class SweepStarted:
-    """A sweep starts or goes on: ``owed`` of its points are to be computed on that backend."""
-
-    sweep: str
-    points: int
-    owed: int
-    backend: str
+    points: int | None = None
+    owed: int = 0
 
 
 class PointProgress(NamedTuple):
@@ -169,7 +170,6 @@ class Printed:
 
 Event = (
     Started
-    | SweepStarted
     | Progress
     | NodeChanged
     | HostsChanged

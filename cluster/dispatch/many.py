@@ -1,8 +1,8 @@
-"""Many runs on one pool: which of them gets the next slot. Pure, but for what the cores do.
+"""The runs of one engine: which of them gets the next slot. Pure, but for what the cores do.
 
 Each run has a core of its own, which decides all that concerns it; here is decided whose turn it
-is. A core is opened when its turn first comes, and closed when nothing of it is out any more, so
-that what waits or has ended takes no memory.
+is, be they the points of a sweep or one run alone. A core is opened when its turn first comes, and
+closed when nothing of it is out any more, so that what waits or has ended takes no memory.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from math import inf
 from typing import Protocol
 
 from cluster.backends.base import NodeEvent, Pause
-from cluster.common.states import State
 from cluster.dispatch.clock import Clock
+from cluster.dispatch.ending import Ending, ending_of
 from cluster.dispatch.events import (
     Alarm,
     Draining,
@@ -27,7 +27,6 @@ from cluster.dispatch.events import (
     Progress,
 )  # fmt: skip
 from cluster.dispatch.in_flight import NodeState
-from cluster.dispatch.loop import Ending, ending_of
 from cluster.dispatch.nodes import Nodes
 from cluster.dispatch.outliers import Parts
 from cluster.dispatch.scheduler import Core
@@ -82,12 +81,14 @@ class Manner:
     """How many runs are computed together.
 
     Attributes:
+        alone: it is one run, not the points of a sweep: its estimate is that of all.
         breadth: always the run that has fewest blocks; else one after the other.
         keep_going: a run that failed does not stop the others.
         wait: seconds without any usable slot after which all drain.
         blocks: what all of them together are to have; None: not known.
     """
 
+    alone: bool = False
     breadth: bool = True
     keep_going: bool = True
     wait: float = 60.0
@@ -112,11 +113,9 @@ class Open:
 
     def progress(self, now: float) -> Progress:
         """Where it stands; the nodes are not its own."""
-        count, block = self.core.count, self.core.work.block
         elapsed = 0.0 if self.begun is None else now - self.begun
-        speed = (count.blocks - self.had) * block / elapsed if elapsed > 0 else 0.0
-        samples, estimate = count.blocks * block, count.estimate()
-        return Progress(elapsed, count.blocks, count.goal.size, samples, speed, estimate, ())
+        drawn = (self.core.count.blocks - self.had) * self.core.work.block
+        return self.core.progress(elapsed, drawn / elapsed if elapsed > 0 else 0.0)
 
 
 class Many:
@@ -149,8 +148,12 @@ class Many:
         # Of which something was counted since their standing was recorded, the longest ago first.
         self._news: dict[int, None] = {}
         self._parts: dict[tuple[str, int], Parts] = {}
+        # Of which a node has failed what another one is to try.
+        self._suspecting: dict[int, Core] = {}
         self._timed: set[int] = set()
         self.nodes = Nodes(clock.steady())
+        # A run alone is opened at once: what it has from earlier starts is shown from the first.
+        self._alone = self._opened(owed[0]).core if manner.alone else None
         self._weigh_rest()
 
     # -- the engine's side --------------------------------------------------------------------
@@ -183,7 +186,12 @@ class Many:
 
     def avoided(self) -> Collection[str]:
         """See :class:`cluster.backends.base.Source`."""
-        suspected = {name for core in self._out.values() for name in core.suspected()}
+        suspected: set[str] = set()
+        for number, core in tuple(self._suspecting.items()):
+            if names := core.suspected():
+                suspected.update(names)
+            else:
+                del self._suspecting[number]
         return self.nodes.avoided(self.clock.steady(), suspected)
 
     # -- whose turn it is ---------------------------------------------------------------------
@@ -291,6 +299,10 @@ class Many:
         before = found.core.count.blocks
         found.core.on_outcome(outcome)
         self._counted(found.core, before)
+        if found.core.suspected():
+            self._suspecting[number] = found.core
+        if found.core.failed and not self._manner.keep_going:
+            self.drain("failure")
         if not found.ended:
             self._news[number] = None
         self._settle(number, found)
@@ -329,9 +341,11 @@ class Many:
         """Where all of them stand."""
         nodes = self.nodes.progress()
         drawn = sum(node.samples for node in nodes)
+        speed = drawn / elapsed if elapsed > 0 else 0.0
+        if self._alone is not None:
+            return self._alone.progress(elapsed, speed, nodes)
         return Progress(
-            elapsed, self.blocks, self._manner.blocks, self.samples,
-            drawn / elapsed if elapsed > 0 else 0.0, None, nodes,
+            elapsed, self.blocks, self._manner.blocks, self.samples, speed, None, nodes,
             points_done=self._total - len(self._left), points=self._total,
             running=tuple(self._running()),
         )  # fmt: skip
@@ -347,6 +361,9 @@ class Many:
 
     def record(self, progress: Progress) -> None:
         """Keep where all of them stand, for readers; and each of those that have news."""
+        if self._alone is not None:
+            self._alone.record(progress)
+            return
         self._book.record(progress)
         now = self.clock.steady()
         for number in tuple(islice(self._news, _RECORDED)):
@@ -401,15 +418,13 @@ class Many:
 
     def _end(self, number: int, found: Open) -> None:
         begun = self.clock.steady() if found.begun is None else found.begun
-        ending = ending_of(found.core, self.clock.steady() - begun, "")
+        ending = ending_of(found.core, self.clock.steady() - begun)
         found.ended = True
         self._news.pop(number, None)
         self._left.discard(number)
         self._timed.discard(number)
         self._take_in(found.core)
         self._book.ended(number, found.core, ending)
-        if ending.state is State.FAILED and not self._manner.keep_going:
-            self.drain("failure")
         if not found.core.flights:
             self._close(number)
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import astuple, dataclass, field
 
-from cluster.backends.base import NodeEvent, Pause
 from cluster.dispatch.clock import Clock, Unstepped
 from cluster.dispatch.events import (
     Alarm,
     AttemptFailed,
-    Draining,
-    HostsChanged,
-    NodeChanged,
+    NodeProgress,
     Observer,
     Printed,
     Progress,
@@ -24,7 +21,6 @@ from cluster.dispatch.nodes import Nodes
 from cluster.dispatch.outliers import Parts
 from cluster.hosts import prints
 from cluster.hosts.fingerprint import IMPURE
-from cluster.hosts.nodes import Node
 from cluster.ledger import Counted, Writer
 from cluster.sampling.plan import AIM, Ranges, task_blocks
 from cluster.sampling.progress import Count
@@ -55,23 +51,21 @@ class Policy:
         raised: attempts at a block whose kernel raises.
         lost: attempts at a block that loses its worker.
         timeout: seconds for one block, after which its worker is killed.
-        wait: seconds without any usable slot after which the run drains.
         pinned: blocks of every task, for measurements; None: adapted.
     """
 
     raised: int = 1
     lost: int = 3
     timeout: float = 3600.0
-    wait: float = 60.0
     pinned: int | None = None
 
 
 @dataclass
 class Core:
-    """All decisions of a run; the engine's source of tasks.
+    """All decisions that concern one run; whose turn it is, :class:`Many` decides.
 
     Attributes:
-        shared: the nodes, where runs share them; without, this run has its own.
+        nodes: of the engine; all runs that it computes share them.
         kin: the speed of each node in runs like this one, learned by all of them.
         tag: the name that its tasks carry, where an engine has those of several runs.
         first, step: its tasks are numbered first, first + step, ...
@@ -84,13 +78,12 @@ class Core:
     clock: Clock
     observe: Observer
     rows: Callable[[int, int], list[Counted]]
+    nodes: Nodes
     flights: dict[int, Flight] = field(default_factory=dict)
     draining: str | None = None
     failed: set[int] = field(default_factory=set)
-    outcomes: int = 0
     #: The expected speed of a slot of each node beside others, until it was measured.
     weights: Mapping[str, float] = field(default_factory=dict)
-    shared: Nodes | None = None
     kin: dict[str, Pace] = field(default_factory=dict)
     tag: str = ""
     first: int = 1
@@ -100,7 +93,6 @@ class Core:
 
     def __post_init__(self) -> None:
         self._stamps = self.stamps or Unstepped(self.clock)
-        self.nodes = Nodes(self.clock.steady()) if self.shared is None else self.shared
         self.paces: dict[str, Pace] = {}
         self._next = self.first
         self._flying_blocks = 0
@@ -125,16 +117,6 @@ class Core:
             self._returned.add(first, stop)
 
     # -- the engine's side --------------------------------------------------------------------
-
-    def take(self, node: str | None = None) -> Task | Pause:
-        """See :class:`cluster.backends.base.Source`."""
-        if not self.active:
-            return Pause.END
-        now = self.clock.steady()
-        state = self.nodes.place(node, now)
-        if not self.nodes.takes(state, now):
-            return Pause.NOW
-        return self.first_hand(node, state) or self.second_hand(node, state) or Pause.NOW
 
     @property
     def active(self) -> bool:
@@ -162,16 +144,9 @@ class Core:
         found = self._copy(node, state) if self.active else None
         return self._send(found, node, state) if found else None
 
-    def work_of(self, run: str) -> None:
-        """See :class:`cluster.backends.base.Source`."""
-
     def revoked(self) -> Collection[int]:
-        """See :class:`cluster.backends.base.Source`."""
+        """Ids of its tasks that are to be ended by force."""
         return self._expired | self._useless if self._expired or self._useless else ()
-
-    def avoided(self) -> Collection[str]:
-        """See :class:`cluster.backends.base.Source`."""
-        return self.nodes.avoided(self.clock.steady(), self.suspected())
 
     def suspected(self) -> Collection[str]:
         """The nodes that have failed what waits to be tried anew, or is being tried now."""
@@ -190,18 +165,7 @@ class Core:
 
     def drain(self, reason: str) -> None:
         """Give out no more tasks; the first reason stays."""
-        if self.draining is None:
-            self.draining = reason
-            self.observe(Draining(reason))
-
-    def on_node(self, event: NodeEvent) -> None:
-        """A node has another number of usable slots."""
-        more = self.nodes.change(event, self.clock.steady())
-        self.writer.event(event.node, str(event), self.clock.now())
-        self.observe(NodeChanged(event.node, event.slots, event.reason))
-        self.writer.slots(event.node, event.slots)
-        if more:
-            self._tell(event.node, more)
+        self.draining = self.draining or reason
 
     def on_printed(self, printed: prints.Printed) -> None:
         """A kernel printed something."""
@@ -209,21 +173,6 @@ class Core:
         block = printed.block if printed.task in self.flights else None
         _, _, lines, dropped, node, slot = printed
         self.observe(Printed(self.work.run, node, slot, block, lines, dropped))
-
-    def on_hosts(self, added: Sequence[Node], drained: Sequence[str], why: str) -> None:
-        """Hosts are to come and to go, before they do."""
-        self.weights = {**self.weights, **{node.host: node.weight for node in added}}
-        names = [node.host for node in added]
-        for name in names:
-            self.writer.event(name, f"added: {why}", self.clock.now())
-        for name in drained:
-            self.writer.event(name, f"to be drained: {why}", self.clock.now())
-        self.observe(HostsChanged(tuple(names), tuple(drained), why))
-
-    def judge_nodes(self) -> None:
-        """Name a node whose numbers cannot be by chance what they are."""
-        if (found := self.parts.verdict()) is not None:
-            self._tell(*found)
 
     def alarm(self, text: str) -> None:
         """Tell, and record, what is wrong with no node in particular."""
@@ -245,13 +194,6 @@ class Core:
             begun.remove(block, block + 1)
         return [gap for span in begun for gap in self.count.done.missing(*span)]
 
-    def on_tick(self) -> None:
-        """Look at the clocks: expired tasks, and a cluster without nodes."""
-        now = self.clock.steady()
-        self.expire(now, self.nodes.look(now))
-        if self.nodes.starved(now, self.policy.wait):
-            self.drain("nodes")
-
     def expire(self, now: float, slept: float) -> None:
         """Revoke the tasks whose time is over; that in which the machine slept does not count."""
         for number, flight in self.flights.items():
@@ -262,7 +204,6 @@ class Core:
 
     def on_outcome(self, outcome: Outcome) -> None:
         """Count what an outcome brings, and decide on what it leaves."""
-        self.outcomes += outcome.is_work
         flight = self._land(outcome.task)
         if flight is None:
             self._late(outcome)
@@ -299,7 +240,6 @@ class Core:
 
     def forget_flights(self) -> None:
         """The engine is gone: what was out is owed again, and nobody is blamed."""
-        self.nodes.lose_all()
         for number in tuple(self.flights):
             flight = self._land(number)
             if flight is not None:
@@ -308,14 +248,14 @@ class Core:
         self._expired.clear()
         self._useless.clear()
 
-    def progress(self, elapsed: float) -> Progress:
-        """Where the run stands."""
-        block = self.work.block
-        drawn = sum(state.samples for state in self.nodes.values())
+    def progress(
+        self, elapsed: float, speed: float, nodes: tuple[NodeProgress, ...] = ()
+    ) -> Progress:
+        """Where the run stands, after so many seconds, at so many samples a second."""
+        count, samples = self.count, self.count.blocks * self.work.block
         return Progress(
-            elapsed, self.count.blocks, self.count.goal.size, self.count.blocks * block,
-            drawn / elapsed if elapsed > 0 else 0.0, self.count.estimate(), self.nodes.progress(),
-        )  # fmt: skip
+            elapsed, count.blocks, count.goal.size, samples, speed, count.estimate(), nodes
+        )
 
     def record(self, progress: Progress) -> None:
         """Keep where the run stands, for readers."""

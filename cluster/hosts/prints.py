@@ -17,6 +17,8 @@ MOST_LINES = 20
 LONGEST_LINE = 500
 # Seconds between two words on how many lines were not kept.
 _PAUSE = 5.0
+# With this Python's faulthandler begins: it is how the process ended, and told as that.
+_FATAL = "Fatal Python error: "
 
 
 class Printed(NamedTuple):
@@ -58,17 +60,22 @@ class Prints:
         self._fresh: list[str] = []
         self._dropped = self._told = 0
         self._due = 0.0
+        self._dying = False
 
     def add(self, data: bytes) -> None:
         """The next bytes."""
         *lines, rest = (self._rest + data).split(b"\n", self._left) if self._left else (data,)
         self._left -= len(lines)
-        self._fresh += (cleaned(line.decode(errors="replace")) for line in lines)
+        for line in lines:
+            text = cleaned(line.decode(errors="replace"))
+            self._dying = self._dying or text.startswith(_FATAL)
+            if not self._dying:
+                self._fresh.append(text)
         if self._left:
             self._rest = rest[: 4 * LONGEST_LINE]
         else:
             self._rest = b""
-            self._dropped += rest.count(b"\n")
+            self._dropped += 0 if self._dying else rest.count(b"\n")
 
     def take(self, *, ended: bool = False) -> tuple[tuple[str, ...], int] | None:
         """The lines since the last call, and how many were not kept; None: there is no news.

@@ -225,27 +225,6 @@ class Ledger(Database):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
-    def begin(
-        self, run: Run, backend: str, nodes: Mapping[str, int], start: str | None = None
-    ) -> int:
-        """Enter a start of a run, by its key if it was scheduled; returns the session's key."""
-        me = Owner.here()
-        self.own()  # adding up a long run may have taken longer than an owner is believed in
-        with self.transaction():
-            self.db.execute(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,))
-            row = self.db.execute(
-                "INSERT INTO session (run, started, host, pid, backend, nodes, start)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (run.key, time.time(), me.host, me.pid, backend, json.dumps(dict(nodes)), start),
-            )
-        assert row.lastrowid is not None
-        return row.lastrowid
-
-    def end(self, session: int, wall: float) -> None:
-        """Record that a session ended by itself after so many seconds."""
-        with self.transaction():
-            self.db.execute("UPDATE session SET wall = ? WHERE key = ?", (wall, session))
-
     def sessions(self, run: Run) -> list[dict[str, Any]]:
         """Every start of a run: started, seconds, host, pid, backend, nodes (slots by name).
 
@@ -285,20 +264,17 @@ class Ledger(Database):
         """The key of the newest wish for any run; 0 where there is none."""
         return int(self.all("SELECT coalesce(max(key), 0) FROM wish", ())[0][0])
 
-    def wishes(self, run: Run, after: int) -> list[Wish]:
-        """The wishes for a run that are newer than one, and not answered yet."""
+    def wishes(self, after: int) -> list[tuple[str, Wish]]:
+        """The wishes that are newer than one, and not answered yet, each with its run's id."""
         rows = self.all(
-            "SELECT key, hosts FROM wish WHERE run = ? AND key > ? AND answer IS NULL ORDER BY key",
-            (run.key, after),
+            "SELECT r.id, w.key, w.hosts FROM wish AS w JOIN run AS r ON r.key = w.run"
+            " WHERE w.key > ? AND w.answer IS NULL ORDER BY w.key",
+            (after,),
         )
-        return self.wished(rows)
-
-    def wished(self, rows: Iterable[tuple[int, object]]) -> list[Wish]:
-        """The wishes that rows (key, hosts) hold, as far as they can be believed."""
         found = []
-        for key, hosts in rows:
+        for run, key, hosts in rows:
             try:
-                found.append(Wish.read(key, parsed("hosts", hosts, dict)))
+                found.append((run, Wish.read(key, parsed("hosts", hosts, dict))))
             except (Wrong, NodeError, LookupError, TypeError, AttributeError):
                 self._left_out[f"row {key} of the table wish was left out: column hosts"] = None
         return found

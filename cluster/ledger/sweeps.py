@@ -21,7 +21,7 @@ from cluster.ledger.judge import (
 )
 from cluster.ledger.locks import Owner
 from cluster.ledger.marks import End, What, point_mark, sweep_mark, taken_apart
-from cluster.ledger.rows import Damaged, Run, Wish
+from cluster.ledger.rows import Damaged, Run
 from cluster.ledger.store import POSSIBLE, Ledger, node_name, sum_of
 from cluster.ledger.tables import FINISH, UNENDED
 from cluster.ledger.writer import MOST_SLOTS, Scribe
@@ -325,6 +325,20 @@ def pool_totals(ledger: Ledger, sweep: Sweep) -> list[PoolTotals]:
     return [PoolTotals(node_name(row[0]), row[1], *map(sum_of, row[2:])) for row in rows]
 
 
+def pool_faults(ledger: Ledger, sweep: Sweep) -> dict[str, tuple[int, int]]:
+    """What each node failed while pools of the sweep were up: attempts, and blocks not counted."""
+    up = (
+        "run IN (SELECT run FROM point WHERE sweep = ?) AND EXISTS (SELECT 1 FROM pool"
+        " WHERE sweep = ? AND at >= started AND at <= started + coalesce(wall, 9e99))"
+    )
+    rows = ledger.all(
+        f"SELECT node, sum(failed), sum(blocks) FROM (SELECT node, 1 AS failed, blocks FROM failure"
+        f" WHERE {up} UNION ALL SELECT node, 0, stop - first FROM spare WHERE {up}) GROUP BY node",
+        (sweep.key,) * 4,
+    )
+    return {node: (failed, blocks) for node, failed, blocks in rows}
+
+
 def pool_events(ledger: Ledger, sweep: Sweep) -> list[dict[str, Any]]:
     """What happened to nodes while pools of the sweep were up, in order of time.
 
@@ -345,38 +359,46 @@ def last_pool_event(ledger: Ledger, sweep: Sweep) -> int:
     return int(ledger.all(f"SELECT coalesce(max(rowid), 0) FROM {_EVENTS}", (sweep.key,))[0][0])
 
 
-def wishes(ledger: Ledger, sweep: Sweep, after: int) -> list[tuple[str, Wish]]:
-    """The wishes for points that are newer than one and not answered, each with its run's id."""
-    rows = ledger.all(
-        "SELECT r.id, w.key, w.hosts FROM wish AS w JOIN run AS r ON r.key = w.run WHERE w.key > ?"
-        " AND w.answer IS NULL AND w.run IN (SELECT run FROM point WHERE sweep = ?) ORDER BY w.key",
-        (after, sweep.key),
-    )
-    runs = {key: run for run, key, _ in rows}
-    return [(runs[wish.key], wish) for wish in ledger.wished(row[1:] for row in rows)]
+def note(ledger: Ledger, job: str, text: str) -> None:
+    """Record what happened to a run or a sweep, by its id, beside its computing.
 
-
-def note(ledger: Ledger, sweep: Sweep, text: str) -> None:
-    """Record what happened to a sweep beside its computing, with its last pool if it has one."""
+    Of a sweep that is kept with its last pool, if it has one.
+    """
+    found = _sweeps(ledger, "WHERE id = ?", (job,))
+    if not found:
+        ledger.note(ledger.run(job), text)
+        return
     with ledger.transaction():
         ledger.db.execute(
             "INSERT INTO pool_event SELECT key, ?, NULL, ? FROM pool WHERE sweep = ?"
-            " ORDER BY key DESC LIMIT 1", (time.time(), text, sweep.key),
+            " ORDER BY key DESC LIMIT 1", (time.time(), text, found[0].key),
         )  # fmt: skip
 
 
 class Diary:
-    """What the dispatcher of a sweep hands over of runs as a whole, to be written in groups."""
+    """What a dispatcher hands over of runs as a whole, to be written in groups.
+
+    Args:
+        scribe: writes it.
+        pool: the key of the start of a sweep; None: it is of a run alone.
+        backend, nodes: the engine, and the slots of its nodes.
+        start: the key of a scheduled start; None: it is a person's.
+    """
 
     def __init__(
-        self, scribe: Scribe, pool: int, backend: str, nodes: Mapping[str, int], start: str | None
+        self,
+        scribe: Scribe,
+        pool: int | None,
+        backend: str,
+        nodes: Mapping[str, int],
+        start: str | None,
     ) -> None:
         self._scribe, self._pool, self._backend, self._start = scribe, pool, backend, start
         self._nodes = dict(nodes)
         self._me = Owner.here()
 
     def begin(self, run: Run, at: float) -> None:
-        """A start of a run: its first task is given out."""
+        """A start of a run; of a point, when its first task is given out."""
         # It may end in the same group: what begins it is done first.
         if run.state != "running":
             self._scribe.put(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,), late=False)

@@ -26,7 +26,6 @@ from cluster.dispatch.events import (
     Printed,
     Progress,
     Started,
-    SweepStarted,
 )
 from cluster.report.layout import (
     Table,
@@ -142,7 +141,7 @@ class Lines(Quiet):
 
     def _on(self, event: Event) -> None:
         match event:
-            case Started() | SweepStarted():
+            case Started():
                 self._say(_start(event))
             case NodeChanged():
                 self._say(f"{event.node}: {counted(event.slots, 'slot')}, {one_line(event.reason)}")
@@ -279,10 +278,10 @@ def _node(node: NodeProgress, elapsed: float) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _start(event: Started | SweepStarted) -> str:
-    if isinstance(event, SweepStarted):
+def _start(event: Started) -> str:
+    if event.points is not None:
         owed = f"{count(event.owed)} of {counted(event.points, 'point')} are to be computed"
-        return f"sweep {event.sweep} on {event.backend}: {owed}"
+        return f"sweep {event.run} on {event.backend}: {owed}"
     goal = "" if event.blocks is None else f" of {count(event.blocks)}"
     blocks = f"{count(event.blocks_done)}{goal} blocks of {counted(event.block, 'sample')}"
     return f"run {event.run} on {event.backend}: {blocks} are counted"

@@ -1,21 +1,48 @@
-"""The result of a run, from what its ledger holds."""
+"""The result of a run or a sweep, from what its ledger holds."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cluster.common.commands import command
 from cluster.common.states import State
 from cluster.dispatch import added_up
-from cluster.ledger import Ledger, Run
+from cluster.ledger import Ledger, Run, sweeps
 from cluster.report.advice import advice_of
-from cluster.report.result import About, Facts, Result, result_of
+from cluster.report.result import (
+    About,
+    Facts,
+    NodeResult,
+    PointResult,
+    Result,
+    result_of,
+    state_of,
+)
 from cluster.sampling.tally import Tally
 
 _ENDED = ("done", "running")
+
+
+def job_result(ledger: Ledger, name: str, asked: frozenset[int] | None = None) -> Result:
+    """How a run or a sweep stands, also while another process computes it.
+
+    Args:
+        ledger: the store.
+        name: of a run, a sweep, or a point of one.
+        asked: the places of the points whose state is that of the sweep, where a start was for
+            these alone; None: those that any start of it was for.
+
+    Raises:
+        UsageError: there is no such run or sweep.
+    """
+    sweep = sweeps.named(ledger, name)
+    if sweep is None:
+        return result_at(ledger, ledger.run(name))
+    return _sweep_result(ledger, sweep, sweep.asked if asked is None else asked)
 
 
 def result_at(ledger: Ledger, row: Run) -> Result:
@@ -75,3 +102,73 @@ def _counted(
         return run.total, [(first, stop) for first, stop in run.ranges], run.counted
     count = added_up(ledger, run)
     return count.tally(), count.ranges, None if state == "running" else count.counted
+
+
+def _sweep_result(ledger: Ledger, sweep: sweeps.Sweep, asked: frozenset[int] | None) -> Result:
+    rows = sweeps.runs_of(ledger, sweep)
+    points = [PointResult(place, given, result_at(ledger, run)) for place, given, run in rows]
+    results = [point.result for point in points]
+    own = [point.result.state for point in points if asked is None or point.point in asked]
+    state = state_of(own, sweep.stopped_by)
+    ended = state in _ENDED
+    first = results[0]
+    return Result(
+        run=sweep.id,
+        name=sweep.name,
+        state=state,
+        stopped_by=None if ended else sweep.stopped_by,
+        drained=None if state == "running" else all(result.drained for result in results),
+        backend=sweep.spec["backend"],
+        kernel=sweep.spec["kernel"],
+        params=dict(sweep.spec.get("params") or {}),
+        seed=first.seed,
+        block=first.block,
+        samples=sum(result.samples for result in results),
+        blocks=sum(result.blocks for result in results),
+        ranges=[],
+        estimate=None,
+        std_error=None,
+        interval=None,
+        confidence=first.confidence,
+        reference=None,
+        tally=None,
+        identity=sweep.request,
+        digest=None,
+        wall_s=sum(pool["wall"] for pool in sweeps.pools(ledger, sweep)),
+        nodes=_nodes(ledger, sweep, {run.key: run.definition["block"] for _, _, run in rows}),
+        failures=[failure for result in results for failure in result.failures],
+        events=sweeps.pool_events(ledger, sweep),
+        advice=next((r.advice for r in results if r.advice), None),
+        resume=None if ended else command("resume", sweep.id, store=ledger.store),
+        members=points,
+        asked=asked,
+    )
+
+
+def _nodes(ledger: Ledger, sweep: sweeps.Sweep, blocks: Mapping[int, int]) -> list[NodeResult]:
+    """What each node did for all points, while pools of the sweep were up."""
+    room: dict[str, float] = defaultdict(float)
+    slots: dict[str, int] = {}
+    for pool in sweeps.pools(ledger, sweep):
+        for node, count in pool["nodes"].items():
+            slots[node] = count
+            room[node] += count * pool["wall"]
+    faults = sweeps.pool_faults(ledger, sweep)
+    sums: dict[str, list[float]] = {node: [0.0] * 6 for node in (*slots, *faults)}
+    for each in sweeps.pool_totals(ledger, sweep):
+        own = sums.setdefault(each.node, [0.0] * 6)
+        samples = each.blocks * blocks[each.run]
+        parts = (each.tasks, samples, each.wall, each.cpu, each.lost, each.blocks)
+        sums[each.node] = [so_far + part for so_far, part in zip(own, parts, strict=True)]
+    drawn = sum(own[1] for own in sums.values())
+    return [
+        NodeResult(
+            node=node, slots=slots.get(node, 0), tasks=int(tasks), samples=int(samples),
+            share=samples / drawn if drawn else None, busy_s=busy, cpu_s=cpu,
+            samples_per_s=samples / busy if busy else None,
+            utilisation=busy / room[node] if room.get(node) else None,
+            goodput=counted / (counted + faults.get(node, (0, 0))[1]) if counted else None,
+            failures=faults.get(node, (0, 0))[0], lost_s=lost,
+        )
+        for node, (tasks, samples, busy, cpu, lost, counted) in sums.items()
+    ]  # fmt: skip

@@ -60,7 +60,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Result:
-    """A run as it stands; the attributes are the keys of the JSON object.
+    """A run, or a sweep with its points, as it stands; the attributes are keys of the JSON object.
+
+    Of a sweep ``state`` is that of the points that are asked for: failed if any has; else running,
+    interrupted or partial if any is; else done. Its samples and blocks are those of all points, its
+    nodes what each did for them, and it has no estimate, tally or digest of its own.
 
     Attributes:
         run, name: its id and its spec's name.
@@ -78,6 +82,9 @@ class Result:
         wall_s: seconds, over all starts of the run.
         resume: the command that goes on with it, or None.
         advice: what helps where its kernel failed, which a resume would only repeat; or None.
+        members: the points of a sweep, in the order of the spec; empty for a run.
+        asked: the places of the points that were to be computed; None: all. The others are owed by
+            others, who may have a store of their own.
     """
 
     run: str
@@ -107,20 +114,90 @@ class Result:
     events: list[dict[str, Any]]
     resume: str | None
     advice: str | None = None
+    members: Sequence[PointResult] = ()
+    asked: frozenset[int] | None = None
 
     @property
     def exit_code(self) -> int:
-        """The exit code of a command that ends so."""
+        """The exit code of a command that ends so.
+
+        Of a sweep: 1 if a point failed; else what ended it, if it was a signal; else 3 if any is
+        owed.
+        """
         return State(self.state).exit_code(self.stopped_by)
+
+    @property
+    def own(self) -> Sequence[PointResult]:
+        """The points that are asked for."""
+        return [m for m in self.members if self.asked is None or m.point in self.asked]
+
+    @property
+    def owes(self) -> bool:
+        """Whether a point has yet to be computed, beside those that failed."""
+        return any(member.result.state not in ("done", "failed") for member in self.own)
+
+    @property
+    def done(self) -> int:
+        """How many points are done."""
+        return sum(member.result.state == State.DONE.value for member in self.members)
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``--json``; NaN and infinities are null."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.members:
+            return self._sweep_json()
+        names = (field.name for field in fields(self) if field.name not in ("members", "asked"))
+        own = {name: getattr(self, name) for name in names}
         rows = {
             "nodes": [vars(node) for node in self.nodes],
             "failures": [vars(failure) for failure in self.failures],
         }
         return {"schema": SCHEMA, **finite({**own, **rows})}
+
+    def _sweep_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "sweep": self.run,
+            "name": self.name,
+            "state": self.state,
+            "stopped_by": self.stopped_by,
+            "points_done": self.done,
+            "points_total": len(self.members),
+            "points_asked": len(self.own),
+            "samples": self.samples,
+            "wall_s": self.wall_s,
+            "nodes": [vars(node) for node in self.nodes],
+            "events": [dict(event) for event in self.events],
+            "resume": self.resume,
+            "advice": self.advice,
+            "points": [member.to_json() for member in self.members],
+        }
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """One point of a sweep: its place in the list, what the sweep gives it, and its run."""
+
+    point: int
+    given: Mapping[str, Any]
+    result: Result
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of slots inside the kernel, over all its counted tasks."""
+        return sum(node.busy_s for node in self.result.nodes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object in the list of ``points``."""
+        return {"point": self.point, "given": finite(dict(self.given)), **self.result.to_json()}
+
+
+def state_of(states: Sequence[str], stopped_by: str | None) -> str:
+    """The state of a sweep from those of its points, the worst first."""
+    if all(state == "done" for state in states):
+        return "done"
+    timed = stopped_by in ("max_time", "window", "nodes")
+    worst = ("failed", "running", *(() if timed else ("interrupted",)))
+    return next((state for state in worst if state in states), "partial")
 
 
 @dataclass(frozen=True)

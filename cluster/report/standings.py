@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cluster.common.errors import StoreError, UsageError
+from cluster.common.errors import StoreError
 from cluster.common.states import State
 from cluster.ledger import Damaged, Ledger, Run, Where, opened, sweeps
+from cluster.report.result import state_of
 from cluster.report.standing import (
     PointStanding,
     Standing,
@@ -19,7 +20,6 @@ from cluster.report.standing import (
     standing_of,
     standing_of_damaged,
 )
-from cluster.report.swept import state_of
 
 
 def standings(store: Where = "runs") -> list[Standing]:
@@ -46,18 +46,6 @@ def status(name: str, store: Where = "runs") -> Standing:
             return _whole(ledger, sweep)
         run = ledger.run(name)
         return replace(standing_of(ledger, run), nodes=nodes_of(run.progress))
-
-
-def the_sweep(ledger: Ledger, name: str) -> sweeps.Sweep:
-    """The sweep that a word names.
-
-    Raises:
-        UsageError: there is no such sweep.
-    """
-    found = sweeps.named(ledger, name)
-    if found is None:
-        raise UsageError(f"no sweep {name!r} in {ledger.store}", fix="'cluster ls' lists them")
-    return found
 
 
 def _point(

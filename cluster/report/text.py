@@ -30,8 +30,9 @@ from cluster.report.layout import (
 )
 from cluster.report.live import nodes_table
 from cluster.report.numbers import count, counted, duration, number, percent, rate, si, value_text
+from cluster.report.result import PointResult, Result
 from cluster.report.summary import STYLES, nodes, onward, result
-from cluster.report.swept import PointResult, SweepResult, given_keys
+from cluster.report.swept import given_keys
 
 __all__ = [
     "Page",
@@ -186,29 +187,34 @@ def node(document: Document) -> list[Part]:
     return [Line(f"{words} {address} port {dispynode}")]
 
 
-def sweep(result: SweepResult, *, short: bool = False) -> list[Part]:
+def either(found: Result, store: str | Path, *, short: bool) -> list[Part]:
+    """How a run or a sweep stands."""
+    return sweep(found, short=short) if found.members else result(found, store)
+
+
+def sweep(result: Result, *, short: bool = False) -> list[Part]:
     """The table of a sweep, and what its nodes did; ``short``: of many points the first ones.
 
     Points that are not done come first there.
     """
     keys = given_keys(result)
-    shown = list(result.own if short else result.points)
+    shown = list(result.own if short else result.members)
     if short and len(shown) > _MOST_POINTS:
         shown = sorted(shown, key=lambda point: point.result.state == "done")[:_MOST_POINTS]
-    state, total = State(result.state), len(result.points)
+    state, total = State(result.state), len(result.members)
     why = f", by {result.stopped_by}" if result.stopped_by else ""
     title = f"{state.symbol} {result.name}: {_points_done(result)}"
     titles = ("point", *keys, "estimate", "std error", "samples", "busy", "state")
     left = total - len(shown)
-    more = f"... and {counted(left, 'more point')}: {command('show', result.sweep)}"
+    more = f"... and {counted(left, 'more point')}: {command('show', result.run)}"
     return [
         Line(title, f"bold {STYLES.get(result.state, '')}".strip()),
         *facts(
             {
                 "state": f"{result.state}{why}",
-                "samples": count(sum(point.result.samples for point in result.points)),
+                "samples": count(sum(point.result.samples for point in result.members)),
                 "time": duration(result.wall_s),
-                "sweep": result.sweep,
+                "sweep": result.run,
             }
         ),
         Line(),
@@ -221,9 +227,9 @@ def sweep(result: SweepResult, *, short: bool = False) -> list[Part]:
     ]
 
 
-def _points_done(result: SweepResult) -> str:
-    total = counted(len(result.points), "point")
-    if result.asked is None or len(result.own) == len(result.points):
+def _points_done(result: Result) -> str:
+    total = counted(len(result.members), "point")
+    if result.asked is None or len(result.own) == len(result.members):
         return f"{count(result.done)} of {total} done"
     done = sum(point.result.state == "done" for point in result.own)
     return f"{count(done)} of {count(len(result.own))} done, a part of {total}"

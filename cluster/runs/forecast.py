@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
-from cluster.backends.base import Options, create
+from cluster.backends.base import Options, create, kernels_at_home
 from cluster.dispatch import Clock
 from cluster.hosts.nodes import Node
 from cluster.report.result import finite
 from cluster.runs.trial import Trial, blocks_needed, calibrate
 from cluster.sampling.plan import Checkpoints
-from cluster.spec.request import Request
+from cluster.spec import Spec
+from cluster.spec.points import expand
+from cluster.spec.request import Request, placed
 
 _SHOWN = 10
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a spec would run, and what a short trial of it promises; None where unknown."""
+    """What a spec would run, and what a short trial of it promises; None where unknown.
+
+    Attributes:
+        sweep: the document of a sweep, of whose first point is all the rest; None: it is a run.
+    """
 
     request: Request
     nodes: Sequence[Node]
@@ -28,9 +34,12 @@ class Outlook:
     trial: Trial | None
     blocks: int | None
     expected_s: float | None
+    sweep: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of ``plan``."""
+        if self.sweep is not None:
+            return {**self.sweep, "first": replace(self, sweep=None).to_json()}
         request, block = self.request, self.request.block
         document: dict[str, Any] = finite(
             {
@@ -77,3 +86,29 @@ def look_ahead(request: Request, nodes: Sequence[Node], seconds: float, clock: C
     expected = blocks * trial.seconds / trial.blocks if trial and blocks else None
     first = list(islice(Checkpoints(request.goal).stops(), _SHOWN)) if request.goal.target else []
     return Outlook(request, nodes, first, trial, blocks, expected)
+
+
+def look_ahead_sweep(spec: Spec, seconds: float, clock: Clock, *, yes: bool = False) -> Outlook:
+    """What a sweep would run; ``seconds`` of trial of its first point (0: none) say how long.
+
+    That is right where a block of every point costs what one of the first does.
+    """
+    with kernels_at_home():
+        points = expand(spec, yes=yes)
+    first, goals = points[0].request, [point.request.goal for point in points]
+    outlook = look_ahead(first, placed(spec.nodes.hosts), seconds, clock)
+    known = all(goal.blocks is not None and goal.target is None for goal in goals)
+    blocks = sum(goal.blocks or 0 for goal in goals) if known else None
+    samples = sum((p.request.goal.blocks or 0) * p.request.block for p in points)
+    trial = outlook.trial
+    document = {
+        "name": spec.name,
+        "points": len(points),
+        "keys": sorted(spec.sweep.keys) if spec.sweep else [],
+        "backends": sorted({point.request.spec.backend for point in points}),
+        "blocks": blocks,
+        "samples": samples if known else None,
+        "slots": sum(node.slots or 0 for node in outlook.nodes),
+        "expected_s": blocks * trial.seconds / trial.blocks if trial and blocks else None,
+    }
+    return replace(outlook, sweep=document)

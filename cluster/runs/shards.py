@@ -12,7 +12,9 @@ from typing import Any
 from cluster.common.errors import StoreError, UsageError
 from cluster.ledger import FILE, Counted, Damaged, Ledger, Run, judged, request_of, take_over
 from cluster.report.result import Result
-from cluster.runs.running import new_id, settle
+from cluster.runs.entering import new_id
+from cluster.runs.job import Caller
+from cluster.runs.life import settle
 from cluster.sampling.plan import Ranges
 from cluster.sampling.tally import Tally, TallyError, merged
 from cluster.spec.request import Request
@@ -148,7 +150,7 @@ def merge(out: Path, sources: Sequence[Path], *, verify: bool = False) -> Merged
             for row in [row for row in ledger.counted(run) if row.read(requests[0].block) is None]:
                 ledger.set_aside(run, row, "corrupt")
             told = [_take(ledger, run, requests[0].block, *source) for source in given]
-        return Merged(told, settle(run.id, ledger))
+        return Merged(told, settle(run.id, ledger, Caller()))
 
 
 def _judge(ledger: Ledger, run: Run, request: Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -39,6 +40,30 @@ class Point:
 
     values: Mapping[str, Any]
     request: Request
+
+
+@dataclass(frozen=True)
+class Part:
+    """The k-th of n parts of a sweep's points: those at the places k - 1, k - 1 + n, ..."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def read(cls, text: str) -> Part:
+        """From ``k/n``.
+
+        Raises:
+            UsageError: it is no such text.
+        """
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            fix = "write --points 1/4 to --points 4/4 for four parts"
+            raise UsageError(f"--points takes k/n, 1 <= k <= n, got {text!r}", fix=fix)
+        return cls(int(found[1]), int(found[2]))
+
+    def __contains__(self, place: int) -> bool:
+        return place % self.of == self.number - 1
 
 
 def expand(spec: Spec, *, yes: bool = False) -> tuple[Point, ...]:

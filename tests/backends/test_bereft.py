@@ -72,7 +72,7 @@ def f(stream, samples):
 """
     driven = drive(
         lambda: hosted(name), work_of(text), Goal(2000, max_time=120.0),
-        policy=Policy(pinned=1, wait=3.0),
+        policy=Policy(pinned=1), wait=3.0,
     )  # fmt: skip
     assert (driven.ending.state.value, driven.ending.stopped_by) == ("partial", "nodes")
     assert len(driven.rows) >= 99

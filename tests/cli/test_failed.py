@@ -13,7 +13,6 @@ from cluster.common.commands import command
 from cluster.dispatch.events import Event, Noted
 from cluster.report import text
 from cluster.report.result import Result
-from cluster.runs import pool, sweeping
 from cluster.runs.notify.messages import of_result
 
 from .shell import cluster, wait_for
@@ -138,14 +137,14 @@ def test_a_sweep_with_failed_points_is_told_alike(tmp_path: Path) -> None:
     path = failing(tmp_path, RAISES, backend="serial", sweep="{matrix: {params.a: [1, 2]}}")
     (tmp_path / "k.py").write_text((tmp_path / "k.py").read_text().replace("les)", "les, a)"))
     events: list[Event] = []
-    result = sweeping.submit(api.load(path))
+    result = api.submit(api.load(path))
     assert str(result.advice).startswith("mend k.py, then ")
     shown = io.StringIO()
     text.show(text.sweep(result), shown)
     assert "mend k.py, then " in shown.getvalue()
     assert "go on with" not in shown.getvalue()
     (tmp_path / "k.py").write_text("# mended\n")
-    sweeping.resume(result.sweep, caller=pool.Caller(events.append))
+    api.resume(result.run, observe=events.append)
     assert len(noted(events)) == 1
 
 

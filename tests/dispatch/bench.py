@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.backends.base import NodeEvent, Pause
-from cluster.dispatch import Core, Policy
+from cluster.dispatch import Core, Many, Policy
 from cluster.dispatch.events import Event
 from cluster.ledger import Counted, Ledger, Run
 from cluster.sampling.plan import Goal, Target
 from cluster.sampling.progress import Count
 from cluster.sampling.task import Outcome, Task, Work, checksum, perform
-from cluster.testing import FakeClock, entered, work_of
+from cluster.testing import FakeClock, OneRun, entered, work_of
 
 # No interval is ever so narrow: a goal of its own blocks, cut by checkpoints all the same.
 NEVER = Target(half_width=1e-12)
@@ -23,8 +23,9 @@ NEVER = Target(half_width=1e-12)
 
 @dataclass
 class Bench:
-    """A core, its clock and ledger, and what it told."""
+    """A run's core, what gives out its tasks, its clock and ledger, and what it told."""
 
+    many: Many
     core: Core
     clock: FakeClock
     ledger: Ledger
@@ -34,17 +35,17 @@ class Bench:
     def join(self, *nodes: str, slots: int = 1) -> None:
         """Nodes (``a``, if none are named) have so many usable slots."""
         for node in nodes or ("a",):
-            self.core.on_node(NodeEvent(node, slots, "by hand"))
+            self.many.on_node(NodeEvent(node, slots, "by hand"))
 
     def take(self, node: str = "a") -> Task:
         """A task, which there must be."""
-        task = self.core.take(node)
+        task = self.many.take(node)
         assert isinstance(task, Task), task
         return task
 
     def rest(self, node: str = "a") -> Pause:
         """The answer where there must be no task."""
-        answer = self.core.take(node)
+        answer = self.many.take(node)
         assert isinstance(answer, Pause), answer
         return answer
 
@@ -56,11 +57,11 @@ class Bench:
     def answer(self, task: Task, node: str = "a", **changes: Any) -> None:
         """An honest node answers, but for some changes."""
         wall = changes.pop("wall", 0.01)
-        self.core.on_outcome(self.true(task, node, wall)._replace(**changes))
+        self.many.on_outcome(self.true(task, node, wall)._replace(**changes))
 
     def lose(self, task: Task, kind: str = "lost", node: str = "a") -> None:
         """The worker of a task is gone."""
-        self.core.on_outcome(
+        self.many.on_outcome(
             Outcome.without_answer(task, kind, "by hand", None)._replace(node=node)
         )
 
@@ -68,7 +69,7 @@ class Bench:
         """Time passes, with a tick every second."""
         for _ in range(int(seconds)):
             self.clock.advance(1.0)
-            self.core.on_tick()
+            self.many.on_tick()
 
     def rows(self) -> list[Counted]:
         """What is durable."""
@@ -81,25 +82,30 @@ class Bench:
 
     def finish(self, node: str = "a") -> None:
         """Take and answer until there is no more."""
-        while isinstance(task := self.core.take(node), Task):
+        while isinstance(task := self.many.take(node), Task):
             self.answer(task, node)
         assert task is Pause.END
 
 
 @contextmanager
 def bench(
-    store: Path, goal: Goal, policy: Policy | None = None, work: Work | None = None
+    store: Path,
+    goal: Goal,
+    policy: Policy | None = None,
+    work: Work | None = None,
+    wait: float = 60.0,
 ) -> Iterator[Bench]:
     """A core over a real ledger, with no node yet."""
     work, clock, events = work or work_of(), FakeClock(), list[Event]()
     with Ledger(store, create=True) as ledger, ledger.lock(work.run):
         run = entered(ledger, work)
         with ledger.writer(run) as writer:
-            core = Core(
-                work, Count(goal, 1, 0), policy or Policy(), writer, clock, events.append,
-                lambda first, stop: list(ledger.counted(run, first, stop)),
-            )  # fmt: skip
-            yield Bench(core, clock, ledger, run, events)
+            count = Count(goal, 1, 0)
+            book = OneRun(
+                work, count, policy or Policy(), ledger, run, writer, clock, events.append
+            )
+            many = book.many(wait)
+            yield Bench(many, book.core, clock, ledger, run, events)
 
 
 def tampered(outcome: Outcome, run: str = "run") -> Outcome:

@@ -46,7 +46,7 @@ def test_tasks_taper_towards_the_end(tmp_path: Path) -> None:
     with bench(tmp_path, Goal(6000)) as b:
         b.join("a", slots=2)
         lengths = []
-        while isinstance(task := b.core.take("a"), Task):
+        while isinstance(task := b.many.take("a"), Task):
             lengths.append(task.stop - task.first)
             left = 6000 - task.stop
             assert lengths[-1] <= max(8, (left + lengths[-1]) / 2 + 1)
@@ -62,7 +62,7 @@ def test_no_task_crosses_a_checkpoint(tmp_path: Path) -> None:
     with bench(tmp_path, Goal(2000, NEVER)) as b:
         b.join()
         rule = Checkpoints(Goal(2000, NEVER))
-        while isinstance(task := b.core.take("a"), Task):
+        while isinstance(task := b.many.take("a"), Task):
             assert not rule.crosses(task.first, task.stop)
             b.answer(task, wall=1e-6)
 
@@ -73,7 +73,7 @@ def test_a_pinned_length_is_kept(tmp_path: Path, blocks: int) -> None:
     with bench(tmp_path, Goal(500), Policy(pinned=blocks)) as b:
         b.join()
         rule = Checkpoints(Goal(500))
-        while isinstance(task := b.core.take("a"), Task):
+        while isinstance(task := b.many.take("a"), Task):
             assert task.stop == min(task.first + blocks, rule.segment(task.first).stop)
             b.answer(task)
 
@@ -96,7 +96,7 @@ def test_lookahead_is_bounded_in_seconds_and_in_tasks(
         b.join()
         b.answer(b.take(), wall=wall)
         taken = 0
-        while isinstance(b.core.take("a"), Task):
+        while isinstance(b.many.take("a"), Task):
             taken += 1
         assert 1 <= taken <= most
         assert taken == most or wall == 0.02
@@ -107,13 +107,13 @@ def test_an_engine_that_cannot_choose_takes_for_all_nodes(tmp_path: Path) -> Non
     with bench(tmp_path, Goal(400)) as b:
         b.join("a", slots=2)
         b.join("b", slots=1)
-        first = [b.core.take(None) for _ in range(4)]
+        first = [b.many.take(None) for _ in range(4)]
         assert [isinstance(task, Task) for task in first] == [True, True, True, False]
         assert b.core.nodes.slots == 3
         for task in first[:3]:
             assert isinstance(task, Task)
             b.answer(task, "b")
-        while isinstance(task := b.core.take(None), Task):
+        while isinstance(task := b.many.take(None), Task):
             b.answer(task, "a")
         assert tiles(b.rows(), 400)
         assert set(b.core.nodes) == {"a", "b"}
@@ -130,7 +130,7 @@ def raised(b: Bench, task: Task, block: int) -> None:
     fault = Fault("raised", block, "ValueError", "no", "the traceback")
     empty = Outcome.without_answer(task, "lost", "", None)
     outcome = (before or empty)._replace(task=task.id, fault=fault, node="a")
-    b.core.on_outcome(outcome)
+    b.many.on_outcome(outcome)
 
 
 @pytest.mark.fault(14)
@@ -140,12 +140,12 @@ def test_a_raised_block_fails_the_run_after_its_attempts(tmp_path: Path) -> None
         b.join()
         raised(b, b.take(), 4)
         assert b.rows()[0][:2] == (0, 4)
-        assert b.core.draining is None
+        assert b.many.draining is None
         again = b.take()
         assert (again.first, again.stop, again.attempt) == (4, 5, 2)
         raised(b, again, 4)
         assert b.core.failed == {4}
-        assert b.core.draining == "failure"
+        assert b.many.draining == "failure"
         assert [event.final for event in b.told(AttemptFailed)] == [False, True]
         assert [failure["block"] for failure in b.ledger.failures(b.run)] == [4]
 
@@ -172,7 +172,7 @@ def test_a_poison_block_fails_after_exactly_its_attempts(tmp_path: Path, attempt
     with bench(tmp_path, Goal(64), Policy(pinned=64, lost=attempts)) as b:
         b.join()
         alone = 0
-        while isinstance(task := b.core.take("a"), Task):
+        while isinstance(task := b.many.take("a"), Task):
             if task.first <= 7 < task.stop:
                 alone += task.stop - task.first == 1
                 b.lose(task)
@@ -180,7 +180,7 @@ def test_a_poison_block_fails_after_exactly_its_attempts(tmp_path: Path, attempt
                 b.answer(task)
         assert alone == attempts
         assert b.core.failed == {7}
-        assert b.core.draining == "failure"
+        assert b.many.draining == "failure"
 
 
 @pytest.mark.fault(13)
@@ -258,7 +258,7 @@ def test_impossible_times_are_dropped_and_the_tally_kept(
     with bench(tmp_path, Goal(3)) as b:
         b.join()
         task = b.take()
-        b.core.on_outcome(b.true(task)._replace(**times))
+        b.many.on_outcome(b.true(task)._replace(**times))
         b.finish()
         assert tiles(b.rows(), 3)
         assert "impossible times" in b.told(Alarm)[0].message
@@ -275,7 +275,7 @@ def test_a_stalled_task_gets_a_second_copy_and_the_first_answer_wins(tmp_path: P
         b.answer(b.take("a"))
         b.answer(b.take("b"), "b")
         stalled = b.take("a")
-        while isinstance(task := b.core.take("b"), Task):
+        while isinstance(task := b.many.take("b"), Task):
             b.answer(task, "b")
         assert task is Pause.NOW
         b.wait(6)
@@ -285,7 +285,7 @@ def test_a_stalled_task_gets_a_second_copy_and_the_first_answer_wins(tmp_path: P
         assert b.rest("b") is Pause.NOW, "there is no third copy"
         b.answer(copy, "b")
         assert b.core.count.finished
-        assert b.core.revoked() == {stalled.id}
+        assert b.many.revoked() == {stalled.id}
         b.answer(stalled)
         assert tiles(b.rows(), 9)
         assert [spare[3] for spare in b.ledger.spares(b.run)] == ["equal"]
@@ -297,7 +297,7 @@ def test_a_task_that_stalls_before_any_speed_is_known_gets_a_copy_too(tmp_path: 
     with bench(tmp_path, Goal(9)) as b:
         b.join("a", slots=2)
         stalled = b.take()
-        while isinstance(task := b.core.take("a"), Task):
+        while isinstance(task := b.many.take("a"), Task):
             b.answer(task)
         b.wait(6)
         assert b.take().first == stalled.first
@@ -336,12 +336,12 @@ def test_a_copy_of_a_task_that_raised_half_way_is_not_useless(tmp_path: Path) ->
         b.join("a", "b")
         b.answer(b.take("a"))
         stalled = b.take("a")
-        while isinstance(task := b.core.take("b"), Task):
+        while isinstance(task := b.many.take("b"), Task):
             b.answer(task, "b")
         b.wait(6)
         copy = b.take("b")
         raised(b, stalled, 3)
-        assert not b.core.revoked()
+        assert not b.many.revoked()
         assert not b.core.failed
         raised(b, copy, 3)
         assert b.core.failed == {3}
@@ -354,7 +354,7 @@ def test_a_fault_at_a_block_that_is_counted_fails_nothing(tmp_path: Path) -> Non
         b.join("a", "b")
         b.answer(b.take("a"))
         stalled = b.take("a")
-        while isinstance(task := b.core.take("b"), Task):
+        while isinstance(task := b.many.take("b"), Task):
             b.answer(task, "b")
         b.wait(6)
         copy = b.take("b")
@@ -390,7 +390,7 @@ def test_a_late_twin_that_differs_is_an_alarm_with_both_names(tmp_path: Path) ->
         task = b.take("good")
         b.answer(task, "good")
         kept = b.rows()
-        b.core.on_outcome(tampered(b.true(task, "bad")))
+        b.many.on_outcome(tampered(b.true(task, "bad")))
         (alarm,) = b.told(Alarm)
         assert "good" in alarm.message
         assert "bad" in alarm.message
@@ -427,7 +427,7 @@ def test_a_late_outcome_of_uncounted_blocks_is_unchecked_and_owes_nothing_twice(
         assert b.ledger.spares(b.run)[0][3] == "unchecked"
         b.answer(again)
         drawn = again.stop - again.first
-        while isinstance(task := b.core.take("a"), Task):
+        while isinstance(task := b.many.take("a"), Task):
             drawn += task.stop - task.first
             b.answer(task)
         assert drawn == 12
@@ -455,9 +455,9 @@ def test_a_block_that_never_returns_is_revoked_at_its_deadline(tmp_path: Path) -
         b.join()
         task = b.take()
         b.wait(59)
-        assert not b.core.revoked()
+        assert not b.many.revoked()
         b.wait(3)
-        assert b.core.revoked() == {task.id}
+        assert b.many.revoked() == {task.id}
         b.lose(task, "timeout")
         assert b.core.failed == {0}
 
@@ -470,7 +470,7 @@ def test_a_hang_in_a_long_task_is_not_given_the_time_of_all_its_blocks(tmp_path:
         while (task := b.take()).stop - task.first < 40:
             b.answer(task, wall=0.01)
         b.wait(70)
-        assert b.core.revoked() == {task.id}
+        assert b.many.revoked() == {task.id}
 
 
 @pytest.mark.fault(31, 32)
@@ -481,9 +481,9 @@ def test_a_jump_of_the_wall_clock_revokes_nothing(tmp_path: Path, step: float) -
         b.join()
         task = b.take()
         b.clock.step_wall(step)
-        b.core.on_tick()
-        assert not b.core.revoked()
-        assert b.core.draining is None
+        b.many.on_tick()
+        assert not b.many.revoked()
+        assert b.many.draining is None
         b.answer(task)
         b.finish()
         assert tiles(b.rows(), 2)
@@ -512,44 +512,44 @@ def test_a_jump_of_the_wall_clock_is_no_time_lost(tmp_path: Path, step: float, w
 @pytest.mark.fault(33)
 def test_a_suspended_dispatcher_renews_every_lease(tmp_path: Path) -> None:
     """Time in which nobody looked at a clock (a lid that was closed) is nobody's delay."""
-    with bench(tmp_path, Goal(2), Policy(timeout=60, wait=60)) as b:
+    with bench(tmp_path, Goal(2), Policy(timeout=60), wait=60) as b:
         b.join("a", slots=2)
         task = b.take()
         b.wait(5)
         b.clock.advance(600)
-        b.core.on_tick()
-        assert not b.core.revoked()
+        b.many.on_tick()
+        assert not b.many.revoked()
         b.wait(50)
-        assert not b.core.revoked()
+        assert not b.many.revoked()
         b.wait(20)
-        assert b.core.revoked() == {task.id}
+        assert b.many.revoked() == {task.id}
 
 
 @pytest.mark.fault(33)
 def test_a_suspended_dispatcher_does_not_give_its_nodes_up(tmp_path: Path) -> None:
     """Ten minutes of sleep without a node are not ten minutes of waiting for one."""
-    with bench(tmp_path, Goal(2), Policy(wait=60)) as b:
+    with bench(tmp_path, Goal(2), wait=60) as b:
         b.join()
-        b.core.on_node(NodeEvent("a", 0, "gone"))
+        b.many.on_node(NodeEvent("a", 0, "gone"))
         b.wait(5)
         b.clock.advance(600)
-        b.core.on_tick()
-        assert b.core.draining is None
+        b.many.on_tick()
+        assert b.many.draining is None
         b.wait(70)
-        assert b.core.draining == "nodes"
+        assert b.many.draining == "nodes"
 
 
 @pytest.mark.fault(11)
 def test_without_any_slot_the_run_drains_after_its_patience(tmp_path: Path) -> None:
     """``wait`` seconds after the last slot went; a slot that comes back in time resets it."""
-    with bench(tmp_path, Goal(5), Policy(wait=60)) as b:
+    with bench(tmp_path, Goal(5), wait=60) as b:
         b.join()
-        b.core.on_node(NodeEvent("a", 0, "gone"))
+        b.many.on_node(NodeEvent("a", 0, "gone"))
         b.wait(55)
         b.join()
-        b.core.on_node(NodeEvent("a", 0, "gone again"))
+        b.many.on_node(NodeEvent("a", 0, "gone again"))
         b.wait(55)
-        assert b.core.draining is None
+        assert b.many.draining is None
         b.wait(6)
         assert [event.reason for event in b.told(Draining)] == ["nodes"]
 
@@ -562,12 +562,12 @@ def test_a_drain_counts_every_block_that_was_started(tmp_path: Path) -> None:
     with bench(tmp_path, Goal(100)) as b:
         b.join("a", slots=3)
         tasks = [b.take() for _ in range(3)]
-        b.core.drain("max_time")
+        b.many.drain("max_time")
         assert b.rest() is Pause.END
-        assert not b.core.over
+        assert not b.many.over
         for task in tasks:
             b.answer(task)
-        assert b.core.over
+        assert b.many.over
         assert not b.core.undone
         assert tiles(b.rows(), 3)
 
@@ -575,8 +575,8 @@ def test_a_drain_counts_every_block_that_was_started(tmp_path: Path) -> None:
 def test_only_the_first_reason_to_drain_stays(tmp_path: Path) -> None:
     """A signal during a failure's drain does not hide the failure."""
     with bench(tmp_path, Goal(100)) as b:
-        b.core.drain("failure")
-        b.core.drain("SIGINT")
+        b.many.drain("failure")
+        b.many.drain("SIGINT")
         assert [event.reason for event in b.told(Draining)] == ["failure"]
 
 
@@ -586,10 +586,10 @@ def test_a_block_lost_while_draining_is_told(tmp_path: Path, kind: str) -> None:
     with bench(tmp_path, Goal(100)) as b:
         b.join()
         task = b.take()
-        b.core.drain("max_time")
+        b.many.drain("max_time")
         b.core._expired.add(task.id)
         b.lose(task, kind)
-        assert b.core.over
+        assert b.many.over
         assert b.core.undone
 
 
@@ -598,8 +598,8 @@ def test_a_block_that_waits_for_its_next_attempt_is_not_drained(tmp_path: Path) 
     with bench(tmp_path, Goal(100)) as b:
         b.join()
         b.lose(b.take())
-        b.core.drain("max_time")
-        assert b.core.over
+        b.many.drain("max_time")
+        assert b.many.over
         assert b.core.undone
 
 
@@ -608,9 +608,9 @@ def test_what_is_out_when_the_engine_dies_in_a_drain_is_not_drained(tmp_path: Pa
     with bench(tmp_path, Goal(100)) as b:
         b.join()
         b.take()
-        b.core.drain("max_time")
-        b.core.forget_flights()
-        assert b.core.over
+        b.many.drain("max_time")
+        b.many.forget_flights()
+        assert b.many.over
         assert b.core.undone
 
 
@@ -620,9 +620,9 @@ def test_the_engines_end_owes_what_was_out_and_blames_nobody(tmp_path: Path) -> 
         b.join("a", slots=3)
         for _ in range(3):
             b.take()
-        b.core.forget_flights()
+        b.many.forget_flights()
         assert b.core.nodes.slots == 0
-        assert not b.core.revoked()
+        assert not b.many.revoked()
         b.join("a")
         b.finish()
         assert tiles(b.rows(), 30)
@@ -635,12 +635,12 @@ def test_nothing_is_revoked_for_ever(tmp_path: Path) -> None:
         b.join("a", "b")
         b.answer(b.take("a"))
         stalled = b.take("a")
-        while isinstance(task := b.core.take("b"), Task):
+        while isinstance(task := b.many.take("b"), Task):
             b.answer(task, "b")
         b.wait(70)
-        assert b.core.revoked() == {stalled.id}
+        assert b.many.revoked() == {stalled.id}
         copy = b.take("b")
         b.answer(stalled)
-        assert b.core.revoked() == {copy.id}
+        assert b.many.revoked() == {copy.id}
         b.lose(copy, "timeout", "b")
-        assert not b.core.revoked()
+        assert not b.many.revoked()

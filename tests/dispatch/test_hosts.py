@@ -20,7 +20,7 @@ ONE = Policy(pinned=1)
 
 def gone(b: Bench, node: str) -> None:
     """A node has no slot any more."""
-    b.core.on_node(NodeEvent(node, 0, "by hand"))
+    b.many.on_node(NodeEvent(node, 0, "by hand"))
 
 
 def fail_for_others(b: Bench, times: int, bad: str = "a", good: str = "b") -> None:
@@ -43,14 +43,14 @@ def test_an_engine_that_chooses_avoids_the_node_that_failed_until_another_has_tr
     with bench(tmp_path, Goal(9), ONE) as b:
         b.join("a", "b")
         b.lose(b.take("a"))
-        assert set(b.core.avoided()) == {"a"}
+        assert set(b.many.avoided()) == {"a"}
         again = b.take("b")
-        assert set(b.core.avoided()) == {"a"}
+        assert set(b.many.avoided()) == {"a"}
         b.answer(again, "b")
-        assert not b.core.avoided()
+        assert not b.many.avoided()
         b.lose(b.take("b"), node="b")
         gone(b, "a")
-        assert not b.core.avoided()
+        assert not b.many.avoided()
 
 
 @pytest.mark.parametrize("kind", ["lost", "refused"])
@@ -119,7 +119,7 @@ def test_a_host_that_fails_what_others_do_is_set_aside_and_named(tmp_path: Path)
         assert not b.told(Alarm)
         fail_for_others(b, 1)
         assert b.rest("a") is Pause.NOW
-        assert isinstance(b.core.take("b"), Task)
+        assert isinstance(b.many.take("b"), Task)
         [alarm] = b.told(Alarm)
         assert (alarm.node, "set aside" in alarm.message) == ("a", True)
 
@@ -131,7 +131,7 @@ def test_the_last_usable_host_is_not_set_aside(tmp_path: Path) -> None:
         fail_for_others(b, STRIKES)
         assert b.rest("a") is Pause.NOW
         gone(b, "b")
-        assert isinstance(b.core.take("a"), Task)
+        assert isinstance(b.many.take("a"), Task)
 
 
 def test_a_host_that_does_its_block_in_the_end_is_not_blamed(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_host_that_does_its_block_in_the_end_is_not_blamed(tmp_path: Path) -> 
         b.join("b")
         b.answer(b.take("b"), "b")
         assert not b.core.nodes["a"].aside
-        assert isinstance(b.core.take("a"), Task)
+        assert isinstance(b.many.take("a"), Task)
 
 
 def test_a_poison_block_sets_no_host_aside(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_flapping_node_works_when_it_is_the_only_one(tmp_path: Path) -> None:
             b.join("a")
             gone(b, "a")
         b.join("a")
-        assert isinstance(b.core.take("a"), Task)
+        assert isinstance(b.many.take("a"), Task)
 
 
 # -- hosts that a person has drained --------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_a_drain_is_no_loss_and_forgets_what_was_held_against_a_host(tmp_path: P
         fail_for_others(b, STRIKES)
         assert b.rest("a") is Pause.NOW
         for _ in range(4):
-            b.core.on_node(NodeEvent("a", 0, "by hand", asked=True))
+            b.many.on_node(NodeEvent("a", 0, "by hand", asked=True))
             b.join("a")
         b.answer(b.take("a"))
         assert not any("lost" in alarm.message for alarm in b.told(Alarm))
@@ -211,11 +211,11 @@ def test_an_engine_that_chooses_is_told_whom_to_avoid(tmp_path: Path) -> None:
     """Those that would get no task by name, as long as others can work."""
     with bench(tmp_path, Goal(99), ONE) as b:
         b.join("a", "b")
-        assert not b.core.avoided()
+        assert not b.many.avoided()
         fail_for_others(b, STRIKES)
-        assert list(b.core.avoided()) == ["a"]
+        assert list(b.many.avoided()) == ["a"]
         gone(b, "b")
-        assert not b.core.avoided()
+        assert not b.many.avoided()
 
 
 # -- what was attempted ---------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_a_failed_attempt_counts_the_blocks_that_were_begun(
         task = b.take("a")
         part = b.true(task._replace(stop=3))
         fault = Fault("lost", block, "WorkerLost", "by hand")
-        b.core.on_outcome(part._replace(fault=fault))
+        b.many.on_outcome(part._replace(fault=fault))
         assert b.core.count.blocks == 3
         b.core.writer.flush()
         assert b.ledger.uncounted_blocks(b.run) == {"a": begun}

@@ -37,7 +37,7 @@ class Fate:
     def take(self) -> None:
         """A slot asks."""
         node = self.rng.choice(NODES)
-        task = self.b.core.take(node)
+        task = self.b.many.take(node)
         if isinstance(task, Task):
             self.out.append((task, node))
 
@@ -54,7 +54,7 @@ class Fate:
             done = self.b.true(task._replace(stop=block), node) if block > task.first else None
             none = Outcome.without_answer(task, "lost", "", None)._replace(node=node)
             fault = Fault(self.rng.choice(("raised", "refused")), block, "E", "tripped")
-            self.b.core.on_outcome((done or none)._replace(fault=fault))
+            self.b.many.on_outcome((done or none)._replace(fault=fault))
 
     def lose(self) -> None:
         """A task's worker is gone, or was killed, or had not begun; its answer may come late."""
@@ -70,7 +70,7 @@ class Fate:
 
     def node(self) -> None:
         """A node has another number of slots."""
-        self.b.core.on_node(NodeEvent(self.rng.choice(NODES), self.rng.randrange(4), "fate"))
+        self.b.many.on_node(NodeEvent(self.rng.choice(NODES), self.rng.randrange(4), "fate"))
 
     def wait(self) -> None:
         """Time passes."""
@@ -78,7 +78,7 @@ class Fate:
 
     def forget(self) -> None:
         """The engine is gone, and a fresh one comes; the old one's answers may still arrive."""
-        self.b.core.forget_flights()
+        self.b.many.forget_flights()
         self.given_up += self.out
         self.out.clear()
         self.b.join(*NODES, slots=2)
@@ -108,7 +108,7 @@ def test_no_block_is_ever_forgotten_whatever_an_engine_does(
 ) -> None:
     """Random acts, then an honest end: everything is counted once, and nothing was lost."""
     for seed in range(40 * chunk, 40 * chunk + 40):
-        with bench(tmp_path / str(seed), goal, Policy(raised=99, lost=99, wait=9999)) as b:
+        with bench(tmp_path / str(seed), goal, Policy(raised=99, lost=99), wait=9999) as b:
             fate = Fate(b, seed)
             for step in range(STEPS):
                 fate.step()
@@ -117,7 +117,7 @@ def test_no_block_is_ever_forgotten_whatever_an_engine_does(
                 assert sorted(flying) == sorted(task.id for task, _ in fate.out)
             fate.forget()
             for other in NODES[1:]:
-                b.core.on_node(NodeEvent(other, 0, "gone"))
+                b.many.on_node(NodeEvent(other, 0, "gone"))
             b.finish()
             assert tiles(b.rows(), BLOCKS), f"seed {seed}"
             assert not b.core.undone
@@ -126,16 +126,16 @@ def test_no_block_is_ever_forgotten_whatever_an_engine_does(
 @pytest.mark.parametrize("seed", range(40))
 def test_what_a_drain_leaves_undone_is_named_exactly(tmp_path: Path, seed: int) -> None:
     """After random acts and a drain: started, not counted and not failed is what is told."""
-    with bench(tmp_path, Goal(BLOCKS), Policy(raised=2, lost=2, wait=9999)) as b:
+    with bench(tmp_path, Goal(BLOCKS), Policy(raised=2, lost=2), wait=9999) as b:
         fate = Fate(b, seed)
         begun: set[int] = set()
         for _ in range(STEPS):
             fate.step()
             begun |= {n for task, _ in fate.out for n in range(task.first, task.stop)}
-        b.core.drain("max_time")
+        b.many.drain("max_time")
         while fate.out:
             fate.answer()
-        assert b.core.over
+        assert b.many.over
         counted = {n for row in b.rows() for n in range(row.first, row.stop)}
         undone = {n for first, stop in b.core.undone for n in range(first, stop)}
         assert not undone & (counted | b.core.failed)

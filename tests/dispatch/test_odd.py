@@ -158,8 +158,8 @@ def test_a_run_names_its_odd_node_at_its_end(tmp_path: Path) -> None:
             outcome = b.true(task, node)
             for _ in range(30 if node == "a" else 0):
                 outcome = tampered(outcome)
-            b.core.on_outcome(outcome)
-        b.core.judge_nodes()
+            b.many.on_outcome(outcome)
+        b.many.finish()
         (alarm,) = b.told(Alarm)
         assert alarm.node == "a"
         assert "standard errors off that of the others" in alarm.message

@@ -52,11 +52,12 @@ def simulated(
     work: Work = WORK,
     store: Path | None = None,
     stop: Stop | None = None,
+    wait: float = 60.0,
 ) -> Driven:
     """A run on a cluster of that fate."""
     clock, starts = FakeClock(), count()
     make: Make = lambda: kind(hosts or nodes(), clock, 1000 * seed + next(starts), weather)  # noqa: E731
-    return drive(make, work, goal, policy=policy, clock=clock, store=store, stop=stop)
+    return drive(make, work, goal, policy=policy, clock=clock, store=store, stop=stop, wait=wait)
 
 
 @pytest.fixture(scope="module")
@@ -227,8 +228,7 @@ def test_a_run_that_loses_all_nodes_ends_partial_after_its_patience(
     tmp_path: Path, honest: Driven
 ) -> None:
     """Partial, by nodes, not drained; what was counted stays, and a resume has the same digest."""
-    policy = replace(PATIENT, wait=60)
-    driven = simulated(1, Goal(BLOCKS), None, policy, kind=Leaving, store=tmp_path)
+    driven = simulated(1, Goal(BLOCKS), kind=Leaving, store=tmp_path, wait=60)
     assert (driven.ending.state, driven.ending.stopped_by) == (State.PARTIAL, "nodes")
     assert driven.ending.state.exit_code() == 3
     assert 60 <= driven.ending.wall < 70
@@ -302,7 +302,7 @@ def test_an_engine_that_never_comes_up_is_told_in_its_own_words(tmp_path: Path) 
         lambda: Leaves(make()), WORK, Goal(BLOCKS), policy=PATIENT, clock=clock, store=tmp_path
     )
     assert (half.ending.state, half.ending.stopped_by) == (State.PARTIAL, "nodes")
-    assert half.ending.reason == "no port is left"
+    assert half.reason == "no port is left"
     assert half.rows
 
 

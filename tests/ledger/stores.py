@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from cluster import testing
-from cluster.ledger import FILE, Ledger, Run, Writer
+from cluster.ledger import FILE, Ledger, Run, Writer, sweeps
 from cluster.sampling.task import Outcome, Task, checksum
 from cluster.testing import work_of
 from tests.conftest import need
@@ -23,6 +24,14 @@ SMALL_DISK = "cluster-test"
 def entered(ledger: Ledger, name: str = "run") -> Run:
     """A new run of that id."""
     return testing.entered(ledger, replace(work_of(), run=name))
+
+
+def begin(
+    ledger: Ledger, run: Run, backend: str, nodes: dict[str, int], start: str | None = None
+) -> None:
+    """Enter a start of a run."""
+    with ledger.scribe() as scribe:
+        sweeps.Diary(scribe, None, backend, nodes, start).begin(run, time.time())
 
 
 def tally(first: int, stop: int) -> str:

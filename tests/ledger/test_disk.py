@@ -26,6 +26,7 @@ from cluster.testing import Driven, drive, work_of
 from tests.backends.engines import serial
 from tests.cli.shell import spec
 from tests.ledger.stores import (
+    begin,
     by_hand,
     damage,
     entered,
@@ -386,7 +387,7 @@ def test_a_store_of_an_older_format_is_upgraded_and_keeps_its_runs(tmp_path: Pat
     with Ledger(tmp_path) as ledger:
         run = ledger.run("run")
         assert [(row.first, row.stop) for row in ledger.counted(run)] == [(0, 5)]
-        ledger.begin(run, "ssh", {}, start="key")
+        begin(ledger, run, "ssh", {}, start="key")
         assert ledger.sessions(run)[0]["start"] == "key"
         assert ledger.last_wish() == 0
         assert sweeps.listed(ledger) == []

@@ -251,7 +251,7 @@ def test_an_owner_that_was_taken_for_dead_writes_no_more(
             assert caught.value.fix
         assert [row[:2] for row in ledger.counted(run)] == [(0, 5)]
         with pytest.raises(Locked, match="process 4242 on elsewhere"):
-            ledger.begin(run, "serial", {})
+            ledger.own()
         with by_hand(tmp_path) as db:
             assert db.execute("SELECT host FROM owner").fetchone() == ("elsewhere",)
 

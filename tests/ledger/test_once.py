@@ -16,7 +16,7 @@ from cluster.hosts.nodes import Node
 from cluster.ledger import Ledger, Run, Wish, remove
 from cluster.ledger.tables import TABLES
 from cluster.sampling.task import Fault, Task
-from tests.ledger.stores import by_hand, entered, insert, outcome, put, tally
+from tests.ledger.stores import begin, by_hand, entered, insert, outcome, put, tally
 
 SHAPES = {
     "the same": (10, 20),
@@ -179,7 +179,7 @@ def test_slots_of_a_start_are_the_most_that_a_node_had(tmp_path: Path) -> None:
     with Ledger(tmp_path, create=True) as ledger:
         run = entered(ledger)
         for slots in (1, 3):
-            ledger.begin(run, "ssh", {"a": 4, "b": 0})
+            begin(ledger, run, "ssh", {"a": 4, "b": 0})
             with ledger.writer(run) as writer:
                 for node, count in (("a", 2), ("b", slots), ("b", 0), ("fe80::1%eth0", 2)):
                     writer.slots(node, count)
@@ -193,13 +193,13 @@ def test_a_wish_is_for_one_run_and_answered_once(tmp_path: Path) -> None:
         runs = entered(ledger, "one"), entered(ledger, "two")
         assert ledger.last_wish() == 0
         keys = [ledger.wish(run, [Node("h", slots=2)], ["g"]) for run in (*runs, runs[0])]
-        assert ledger.wishes(runs[0], keys[0]) == [Wish(keys[2], (Node("h", slots=2),), ("g",))]
-        assert [wish.key for wish in ledger.wishes(runs[0], 0)] == [keys[0], keys[2]]
+        assert ledger.wishes(keys[1]) == [("one", Wish(keys[2], (Node("h", slots=2),), ("g",)))]
+        assert [wish.key for _, wish in ledger.wishes(0)] == keys
         assert ledger.answer(keys[2]) is None
         with ledger.writer(runs[0]) as writer:
             writer.answer(keys[2], {"added": ["h"]})
         assert ledger.answer(keys[2]) == {"added": ["h"]}
-        assert [wish.key for wish in ledger.wishes(runs[0], 0)] == [keys[0]]
+        assert [wish.key for _, wish in ledger.wishes(0)] == keys[:2]
         assert ledger.last_wish() == keys[2]
 
 
@@ -211,7 +211,7 @@ def test_a_wish_is_newer_than_one_whose_run_was_removed(tmp_path: Path) -> None:
         heard = ledger.last_wish()
         remove(ledger, old)
         key = ledger.wish(new, (), ["h"])
-        assert [wish.key for wish in ledger.wishes(new, heard)] == [key]
+        assert [(run, wish.key) for run, wish in ledger.wishes(heard)] == [("new", key)]
 
 
 def test_a_range_that_is_set_aside_is_owed_again(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_nothing_at_rest_is_pickled(tmp_path: Path) -> None:
     with Ledger(tmp_path, create=True) as ledger:
         run = entered(ledger)
         insert(ledger, run, 0, 5)
-        ledger.begin(run, "serial", {"a": 1})
+        begin(ledger, run, "serial", {"a": 1})
         ledger.finish(run, "done", "samples", True, 5, tally(0, 5), [[0, 5]])
     kinds = set()
     with by_hand(tmp_path) as db:

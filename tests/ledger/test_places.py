@@ -17,7 +17,7 @@ from cluster.common.errors import StoreError
 from cluster.doctor.machine import findings
 from cluster.ledger import FILE, SCHEMA, Ledger, database
 from cluster.ledger.tables import UPGRADES
-from cluster.runs import shards, sweeping
+from cluster.runs import shards
 from cluster.runs.prune import prunable
 from cluster.runs.verify import verify
 from cluster.unattended.detached import halt
@@ -105,21 +105,21 @@ def test_every_verb_that_reads_takes_a_read_only_store_and_the_others_say_what_i
     path = spec(tmp_path, samples=4000, backend="serial", nodes=None)
     points = {"matrix": {"params.share": [0.25, 0.5]}}
     many = spec(tmp_path, samples=4000, backend="serial", nodes=None, name="many", sweep=points)
-    sweep = sweeping.submit(api.load(many)).sweep
+    sweep = api.submit(api.load(many)).run
     run = api.submit(api.load(path, ["sweep=null", "name=one"])).run
     with read_only(tmp_path / "runs", tmp_path / "there") as store:
-        assert len(api.runs(store)) == 3
+        assert len(api.runs(store)) == 2
         assert api.show(run, store).digest
-        assert sweeping.show(sweep, store).state == "done"
-        assert sweeping.compare(sweep, sweep, store)
+        assert api.show(sweep, store).state == "done"
+        assert api.compare(sweep, sweep, store)
         assert api.repro(run, 0, store).fault is None
         assert verify(run, 1.0, store).blocks == 4
         assert shards.export(run, "0-1", tmp_path / "shard", store).run == run
         for write in (
             lambda: api.submit(api.load(path, ["sweep=null"]), store=store),
-            lambda: sweeping.submit(api.load(many), store=store),
+            lambda: api.submit(api.load(many), store=store),
             lambda: api.resume(run, store),
-            lambda: sweeping.resume(sweep, store),
+            lambda: api.resume(sweep, store),
             lambda: api.extend(run, store, overrides=["samples=8000"]),
             lambda: api.change_nodes(run, store, add=["n1"]),
             lambda: shards.merge(store, [tmp_path / "shard"]),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.backends.base import Backend
-from cluster.dispatch import Clock, Core, Ending, Policy, Stop, SystemClock, Turns, recount
+from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Stop, SystemClock, recount
 from cluster.dispatch.events import Event, Progress
 from cluster.dispatch.in_flight import Pace
 from cluster.dispatch.many import Manner, Many
@@ -60,7 +60,7 @@ class Shelf:
                 many = Many(
                     self, len(total), total, manner or Manner(), self._clock, self.events.append
                 )
-                Turns(many, stop or Stop(), max_time).turn(make)
+                Loop(many, stop or Stop(), max_time).run(make)
                 self.unbegun = many.finish()
                 self._scribe.flush()
             for number, work in enumerate(self.works):
@@ -90,7 +90,7 @@ class Shelf:
         count = recount(ledger, run, self._goals[number], work, (1, 0), self.events.append)
         return Core(
             work, count, self._policy, Writer(self._scribe, run), self._clock, self.events.append,
-            lambda first, stop: list(ledger.counted(run, first, stop)), shared=nodes,
+            lambda first, stop: list(ledger.counted(run, first, stop)), nodes,
             kin=self._kin, tag=work.run, first=number + len(self.works), step=len(self.works),
         )  # fmt: skip
 

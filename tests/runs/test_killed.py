@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from cluster import api
 from cluster.common.errors import StoreError, UsageError
-from cluster.runs import sweeping
 from tests.cli.shell import ask, ended, started
 from tests.runs.folder import Folder, digests
 
@@ -22,7 +22,7 @@ SHARES = {"params.share": "range(0.2, 0.6, 0.002)"}
 def blocks(store: Path) -> int:
     """How many blocks are counted for the sweep, as another process sees it; 0 while it is none."""
     try:
-        points = sweeping.show("swept", store).points
+        points = api.show("swept", store).members
     except (StoreError, UsageError):  # its folder or its tables are not there yet
         return 0
     return sum(point.result.blocks for point in points)

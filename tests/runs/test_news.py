@@ -8,7 +8,6 @@ from pathlib import Path
 from cluster import api
 from cluster.dispatch.events import Event, Noted
 from cluster.ledger import Ledger
-from cluster.runs import sweeping
 from cluster.unattended.detached.subject import subject
 from tests.runs.folder import Folder
 
@@ -28,7 +27,7 @@ def words_of(events: Iterable[Event]) -> list[str]:
 def test_the_news_of_a_sweep_do_not_end_after_a_thousand(tmp_path: Path) -> None:
     """Who watches it hears the next one, once; and its result has the newest."""
     Folder(tmp_path, backend="serial")
-    sweeping.submit(api.load(tmp_path / "s.yaml"), store=tmp_path / "runs")
+    api.submit(api.load(tmp_path / "s.yaml"), store=tmp_path / "runs")
     with Ledger(tmp_path / "runs") as ledger:
         noted(ledger, "old", 1200)
         watched = subject(ledger, "swept")
@@ -36,6 +35,6 @@ def test_the_news_of_a_sweep_do_not_end_after_a_thousand(tmp_path: Path) -> None
         noted(ledger, "new", 3)
         assert words_of(watched.news()) == ["new 0", "new 1", "new 2"]
         assert words_of(watched.news()) == []
-        events = [event["text"] for event in sweeping.show("swept", ledger).events]
+        events = [event["text"] for event in api.show("swept", ledger).events]
         assert len(events) == 1000
         assert events[-4:] == ["old 1199", "new 0", "new 1", "new 2"]

@@ -9,8 +9,9 @@ import pytest
 
 from cluster import api
 from cluster.common.errors import UsageError
-from cluster.ledger import Ledger, Run, remove, sweeps
-from cluster.runs import sweeping
+from cluster.ledger import Ledger, remove, sweeps
+from cluster.runs import entering, life
+from cluster.runs.job import Member
 from tests.runs.folder import SHARES, Folder
 
 
@@ -25,7 +26,7 @@ def removing(store: Path) -> None:
 def store(tmp_path: Path) -> Path:
     """A store with a sweep that is done."""
     Folder(tmp_path, backend="serial")
-    sweeping.submit(api.load(tmp_path / "s.yaml"), store=tmp_path / "runs")
+    api.submit(api.load(tmp_path / "s.yaml"), store=tmp_path / "runs")
     return tmp_path / "runs"
 
 
@@ -40,29 +41,29 @@ def test_a_point_that_is_removed_while_its_sweep_is_read_is_left_out(store: Path
             return rows
 
     with Slow(store) as ledger:
-        result = sweeping.show("swept", ledger)
-    assert [point.point for point in result.points] == [1, 2, 3, 4]
+        result = api.show("swept", ledger)
+    assert [point.point for point in result.members] == [1, 2, 3, 4]
 
 
 def test_a_point_that_is_removed_before_it_is_held_is_told(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is computed of a sweep that is no longer whole; sent again, it is."""
-    has_all = sweeping._has_all
+    has_all = entering.has_all
     removed: list[bool] = []
 
-    def and_then_removed(run: Run, request: Any) -> bool:
+    def and_then_removed(member: Member) -> bool:
         if not removed:
             removed.append(True)
             removing(store)
-        return has_all(run, request)
+        return has_all(member)
 
     Folder(tmp_path, backend="serial", samples=1280)
     spec = api.load(tmp_path / "s.yaml")
-    monkeypatch.setattr(sweeping, "_has_all", and_then_removed)
+    monkeypatch.setattr(life, "has_all", and_then_removed)
     with pytest.raises(UsageError, match="was removed before it was held") as caught:
-        sweeping.submit(spec, store=store)
+        api.submit(spec, store=store)
     assert caught.value.fix == "submit the sweep again"
-    again = sweeping.submit(spec, store=store)
-    assert (again.state, len(again.points)) == ("done", len(SHARES))
-    assert {point.result.samples for point in again.points} == {1280}
+    again = api.submit(spec, store=store)
+    assert (again.state, len(again.members)) == ("done", len(SHARES))
+    assert {point.result.samples for point in again.members} == {1280}

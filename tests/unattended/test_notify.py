@@ -18,7 +18,7 @@ import pytest
 
 from cluster import api
 from cluster.common.errors import EngineError, SpecError, StoreError, UsageError
-from cluster.dispatch.events import Alarm, Event, NodeChanged, Progress, Started, SweepStarted
+from cluster.dispatch.events import Alarm, Event, NodeChanged, Progress, Started
 from cluster.hosts.process_tree import descendants
 from cluster.report.result import Result
 from cluster.runs.notify import SecretError, Teller, filled
@@ -221,7 +221,7 @@ def test_a_start_that_ends_by_an_error_is_a_failure(server: Server, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "start", [Started("run", 0, 1, 1, "ssh"), SweepStarted("run", 3, 2, "ssh")]
+    "start", [Started("run", 0, 1, 1, "ssh"), Started("run", 0, None, 0, "ssh", 3, 2)]
 )
 def test_a_lost_node_is_told_while_the_run_computes(
     start: Event, server: Server, tmp_path: Path

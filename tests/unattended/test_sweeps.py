@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from cluster import api
-from cluster.dispatch.events import Closed, Event, SweepStarted
-from cluster.report.swept import SweepResult
-from cluster.runs import sweeping
-from cluster.runs.pool import Caller
+from cluster.dispatch.events import Closed, Event, Started
+from cluster.report.result import Result
+from cluster.runs import life
+from cluster.runs.job import Caller
 from tests.cli.shell import ask, cluster, ended, only_document, spec, started
 from tests.unattended.test_starts import Passing
 
@@ -21,11 +21,11 @@ SLOW = {"matrix": {"params.pause": [0.1, 0.11, 0.12]}}
 NIGHT = {"window": "22:00-06:00", "timezone": "Europe/Berlin"}
 
 
-def start(folder: Path, now: str, step: float, samples: float = 1e6) -> SweepResult:
+def start(folder: Path, now: str, step: float, samples: float = 1e6) -> Result:
     """One start of a sweep at a time, on a clock that passes."""
     path = spec(folder, backend="serial", sweep=SHARES, schedule=NIGHT, samples=samples)
     caller = Caller(clock=Passing(now, step))
-    return sweeping.submit(api.load(path), caller, store=folder / "runs")
+    return life.submit(api.load(path), caller, store=folder / "runs")
 
 
 def test_a_sweep_drains_at_the_end_of_its_window(tmp_path: Path) -> None:
@@ -34,21 +34,19 @@ def test_a_sweep_drains_at_the_end_of_its_window(tmp_path: Path) -> None:
     assert (first.state, first.stopped_by, first.exit_code) == ("partial", "window", 3)
     assert first.done < 3
     second = start(tmp_path, "2026-07-02T22:00:00+02:00", 0.00001)
-    assert (second.state, second.exit_code, second.sweep) == ("done", 0, first.sweep)
+    assert (second.state, second.exit_code, second.run) == ("done", 0, first.run)
 
 
-def again(
-    folder: Path, now: str, step: float, sweep: object = SHARES, **keys: object
-) -> SweepResult:
+def again(folder: Path, now: str, step: float, sweep: object = SHARES, **keys: object) -> Result:
     """One scheduled start of a sweep without end, on a clock that passes."""
     path = spec(folder, "quarter", backend="serial", sweep=sweep, samples=10**7, **keys)
     caller = Caller(clock=Passing(now, step))
-    return sweeping.start(api.load(path), caller, store=folder / "runs")
+    return life.start(api.load(path), caller, store=folder / "runs")
 
 
-def drawn(result: SweepResult) -> list[int]:
+def drawn(result: Result) -> list[int]:
     """The samples of each point."""
-    return [point.result.samples for point in result.points]
+    return [point.result.samples for point in result.members]
 
 
 @pytest.mark.fault(34)
@@ -66,7 +64,7 @@ def test_a_doubled_firing_of_one_date_gives_a_sweep_no_second_time(tmp_path: Pat
     assert drawn(first)[0] > 0
     assert drawn(first)[-1] == 0, "its turn never came, and a second firing gives it none"
     next_night = again(tmp_path, "2026-10-26T02:30:00+01:00", 0.3, **keys)
-    assert next_night.sweep == first.sweep
+    assert next_night.run == first.run
     assert sum(drawn(next_night)) > sum(drawn(first))
 
 
@@ -76,11 +74,11 @@ def test_a_doubled_firing_gives_a_point_no_second_time_of_its_own(tmp_path: Path
     keys: dict[str, object] = {"until": {"max_time": 20}}
     first = again(tmp_path, "2026-07-01T22:00:00+02:00", 0.3, **keys)
     twice = again(tmp_path, "2026-07-01T22:10:00+02:00", 0.3, **keys)
-    assert [point.result.stopped_by for point in first.points] == ["max_time"] * 3
+    assert [point.result.stopped_by for point in first.members] == ["max_time"] * 3
     assert drawn(first) == drawn(twice)
     assert min(drawn(first)) > 0
-    by_hand = sweeping.resume(
-        first.sweep, tmp_path / "runs", Caller(clock=Passing("2026-07-01T22:20+02:00"))
+    by_hand = life.resume(
+        first.run, tmp_path / "runs", Caller(clock=Passing("2026-07-01T22:20+02:00"))
     )
     assert sum(drawn(by_hand)) > sum(drawn(first))
     after = again(tmp_path, "2026-07-01T22:30:00+02:00", 0.3, **keys)
@@ -98,10 +96,10 @@ def test_a_sweep_that_was_killed_is_taken_up_by_a_second_firing(tmp_path: Path) 
 
     caller = Caller(dies, clock=Passing("2026-07-01T22:00:00+02:00"))
     with pytest.raises(KeyboardInterrupt):
-        sweeping.start(api.load(path), caller, store=tmp_path / "runs")
+        life.start(api.load(path), caller, store=tmp_path / "runs")
     taken_up = again(tmp_path, "2026-07-01T23:00:00+02:00", 0.3, sweep={**SHARES, "max_time": 20})
     assert (taken_up.state, taken_up.stopped_by) == ("partial", "max_time")
-    assert len(api.runs(tmp_path / "runs")) == 3
+    assert [standing.points for standing in api.runs(tmp_path / "runs")] == [3]
 
 
 def test_max_time_is_that_of_the_whole_also_with_several_backends(tmp_path: Path) -> None:
@@ -111,10 +109,10 @@ def test_max_time_is_that_of_the_whole_also_with_several_backends(tmp_path: Path
     clock = Passing("2026-07-02T12:00:00+02:00", 0.0)
 
     def dawdle(event: Event) -> None:
-        if isinstance(event, SweepStarted) and event.backend == "threads":
+        if isinstance(event, Started) and event.backend == "threads":
             clock.advance(30)
 
-    result = sweeping.submit(api.load(path), Caller(dawdle, clock=clock), store=tmp_path / "runs")
+    result = life.submit(api.load(path), Caller(dawdle, clock=clock), store=tmp_path / "runs")
     assert (result.state, result.stopped_by, result.done) == ("partial", "max_time", 2)
     assert drawn(result) == [40_000, 40_000, 0, 0]
 
@@ -125,11 +123,11 @@ def test_outside_of_its_window_a_sweep_begins_nothing(tmp_path: Path) -> None:
     path = spec(tmp_path, backend="serial", sweep=SHARES, schedule=NIGHT)
     clock = Passing("2026-07-02T12:00:00+02:00")
     caller = Caller(told.append, clock=clock)
-    result = sweeping.submit(api.load(path), caller, store=tmp_path / "runs")
+    result = life.submit(api.load(path), caller, store=tmp_path / "runs")
     assert (result.state, result.stopped_by, result.exit_code) == ("partial", "window", 3)
     (closed,) = (event for event in told if isinstance(event, Closed))
     assert closed.opens == "2026-07-02 22:00 CEST"
-    assert sum(point.result.samples for point in result.points) == 0
+    assert sum(point.result.samples for point in result.members) == 0
 
 
 def test_a_sweep_detaches(tmp_path: Path) -> None:
@@ -156,9 +154,9 @@ def test_a_sweep_is_watched_and_stopped_as_one(tmp_path: Path) -> None:
     for _ in range(2):
         assert cluster("stop", run, cwd=tmp_path).returncode == 0
     assert ended(watch)[0] == 143
-    result = sweeping.show(run, tmp_path / "runs")
+    result = api.show(run, tmp_path / "runs")
     assert (result.state, result.stopped_by) == ("interrupted", "SIGTERM")
-    assert all(point.result.drained is not False for point in result.points)
+    assert all(point.result.drained is not False for point in result.members)
 
 
 def test_attach_passes_ctrl_c_on_to_a_sweep(tmp_path: Path) -> None:
@@ -186,9 +184,9 @@ def test_a_sweep_that_is_computed_in_parts_stops_as_one(tmp_path: Path) -> None:
     ]
     (run,) = {part["run"] for part in parts}
     assert cluster("stop", run, cwd=tmp_path).returncode == 0
-    result = sweeping.show(run, tmp_path / "runs")
-    assert [point.result.state for point in result.points] == ["interrupted"] * 4
-    asked = [e["text"] for e in result.points[0].result.events if "asked to drain" in e["text"]]
+    result = api.show(run, tmp_path / "runs")
+    assert [point.result.state for point in result.members] == ["interrupted"] * 4
+    asked = [e["text"] for e in result.members[0].result.events if "asked to drain" in e["text"]]
     assert len(asked) == len(set(asked)) == 2
 
 

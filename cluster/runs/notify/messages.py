@@ -8,13 +8,14 @@ from cluster.common.errors import ClusterError
 from cluster.hosts.scratch import hostname
 from cluster.report.numbers import value_text
 from cluster.report.result import Result
-from cluster.report.swept import SweepResult
 
 Message = dict[str, Any]
 
 
 def of_result(result: Result) -> Message:
-    """How a start of a run ended."""
+    """How a start of a run, of a sweep, or of a part of one, ended."""
+    if result.members:
+        return _of_sweep(result)
     value, error = result.estimate, result.std_error
     shown = "" if value is None or isinstance(value, list) else f", {value_text(value, error)}"
     why = f" ({result.stopped_by})" if result.stopped_by else ""
@@ -30,21 +31,20 @@ def of_result(result: Result) -> Message:
     }
 
 
-def of_sweep(result: SweepResult) -> Message:
-    """How a start of a sweep, or of a part of one, ended."""
-    state, total = result.state, len(result.points)
+def _of_sweep(result: Result) -> Message:
+    state, total = result.state, len(result.members)
     why = f" ({result.stopped_by})" if result.stopped_by else ""
     done = f"{result.done} of {total} points done"
     return {
-        **_head(state, f"{result.name}: {state}{why}, {done}, sweep {result.sweep}{_next(result)}"),
-        "run": result.sweep, "name": result.name, "state": state, "stopped_by": result.stopped_by,
+        **_head(state, f"{result.name}: {state}{why}, {done}, sweep {result.run}{_next(result)}"),
+        "run": result.run, "name": result.name, "state": state, "stopped_by": result.stopped_by,
         "points_done": result.done, "points_total": total,
-        "failed": [point.point for point in result.points if point.result.state == "failed"],
+        "failed": [point.point for point in result.members if point.result.state == "failed"],
         "wall_s": result.wall_s, "resume": result.resume, "advice": result.advice,
     }  # fmt: skip
 
 
-def _next(result: Result | SweepResult) -> str:
+def _next(result: Result) -> str:
     return f"; {result.advice}" if result.advice else ""
 
 

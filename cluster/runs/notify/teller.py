@@ -14,11 +14,9 @@ from cluster.dispatch.events import (
     Observer,
     Progress,
     Started,
-    SweepStarted,
 )
 from cluster.report.result import Result
-from cluster.report.swept import SweepResult
-from cluster.runs.notify.messages import of_error, of_loss, of_result, of_sweep
+from cluster.runs.notify.messages import of_error, of_loss, of_result
 from cluster.runs.notify.notifier import Notifier
 from cluster.spec import Notify
 
@@ -39,7 +37,7 @@ class Teller:
 
     def __init__(
         self, run: str, name: str, notify: Notify, note: Callable[[str], None],
-        observe: Observer, result: Callable[[], Result | SweepResult],
+        observe: Observer, result: Callable[[], Result],
     ) -> None:  # fmt: skip
         self._run, self._name, self._note = run, name, note
         self._notifier = Notifier(notify, note)
@@ -51,7 +49,7 @@ class Teller:
 
     def __call__(self, event: Event) -> None:
         """Tell an event."""
-        if isinstance(event, Started | SweepStarted):
+        if isinstance(event, Started):
             self._on_start()
         elif isinstance(event, NodeChanged):
             self._on_node(event)
@@ -87,8 +85,5 @@ class Teller:
             self._notifier.send(of_error(self._run, self._name, error))
         elif error is None and self._begun:
             with suppress(ClusterError):  # whoever asked for the run is told the same
-                result = self._result()
-                self._notifier.send(
-                    of_sweep(result) if isinstance(result, SweepResult) else of_result(result)
-                )
+                self._notifier.send(of_result(self._result()))
         self._notifier.finish()

@@ -14,7 +14,6 @@ from cluster.dispatch import Stop
 from cluster.dispatch.events import Draining, Observer
 from cluster.ledger import Ledger, log_of
 from cluster.report.result import Result
-from cluster.report.swept import SweepResult
 from cluster.unattended.detached.halt import halt
 from cluster.unattended.detached.subject import subject
 
@@ -28,7 +27,7 @@ def follow(
     *,
     timeout: float | None = None,
     look: Callable[[], bool] = lambda: False,
-) -> Result | SweepResult:
+) -> Result:
     """Return when nobody computes a run, or a sweep, any more; its result.
 
     Args:
@@ -57,7 +56,7 @@ def follow(
         return watched.result()
 
 
-def attach(run: str, store: Path, observe: Observer, stop: Stop) -> Result | SweepResult:
+def attach(run: str, store: Path, observe: Observer, stop: Stop) -> Result:
     """Follow a run, and pass on the wish to stop: the first one drains it, the second ends it."""
     asked: list[str] = []
 

@@ -6,15 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster import api
 from cluster.common.errors import UsageError
 from cluster.common.states import State
-from cluster.dispatch.events import Event, Noted, PointProgress, Progress, Started, SweepStarted
+from cluster.dispatch.events import Event, Noted, PointProgress, Progress, Started
 from cluster.ledger import Ledger, Owner, Run, sweeps
+from cluster.report.recorded import job_result
 from cluster.report.result import Result
 from cluster.report.standing import nodes_of
-from cluster.report.swept import SweepResult
-from cluster.runs import sweeping
 from cluster.sampling.tally import Estimate
 
 
@@ -38,7 +36,7 @@ class Subject(ABC):
         return next(self.owners(), None)
 
     @abstractmethod
-    def result(self) -> Result | SweepResult:
+    def result(self) -> Result:
         """How it stands."""
 
     @abstractmethod
@@ -68,7 +66,7 @@ class _Single(Subject):
             yield owner
 
     def result(self) -> Result:
-        return api.show(self.id, self._ledger)
+        return job_result(self._ledger, self.id)
 
     def news(self) -> Iterator[Event]:
         row = self._ledger.run(self.id)
@@ -112,8 +110,8 @@ class _Sweep(Subject):
                 self._runs.insert(0, run)
                 yield owner
 
-    def result(self) -> SweepResult:
-        return sweeping.show(self.id, self._ledger)
+    def result(self) -> Result:
+        return job_result(self._ledger, self.id)
 
     def news(self) -> Iterator[Event]:
         found = sweeps.named(self._ledger, self.id)
@@ -121,7 +119,8 @@ class _Sweep(Subject):
         if self._told is None:
             self._told, self._heard = {}, sweeps.last_pool_event(self._ledger, self._sweep)
             owed = sum(run.state != State.DONE.value for run in self._runs)
-            yield SweepStarted(self.id, len(self._runs), owed, self._sweep.spec["backend"])
+            backend = self._sweep.spec["backend"]
+            yield Started(self.id, 0, None, 0, backend, points=len(self._runs), owed=owed)
         for number, node, text in sweeps.pool_events_since(self._ledger, self._sweep, self._heard):
             self._heard = number
             yield Noted(text, node)

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.common.errors import ClusterError, StoreError
-from cluster.dispatch.events import Event, NodeChanged, Printed, Progress, Started, SweepStarted
+from cluster.dispatch.events import Event, NodeChanged, Printed, Progress, Started
 from cluster.hosts.scratch import hostname
 from cluster.ledger import log_of
 from cluster.report.result import Result
-from cluster.report.swept import SweepResult
 
 _MOST_COPIED = 1 << 20
 
@@ -41,9 +40,8 @@ class Voice:
         """Observe the events of a run in a store, each before ``then`` does."""
 
         def observe(event: Event) -> None:
-            if isinstance(event, Started | SweepStarted):
-                name = event.run if isinstance(event, Started) else event.sweep
-                self._begin(name, store)
+            if isinstance(event, Started):
+                self._begin(event.run, store)
             elif isinstance(event, NodeChanged) and event.slots:
                 self._tell(ready=True)
             elif isinstance(event, Progress) and any(node.tasks for node in event.nodes):
@@ -60,7 +58,7 @@ class Voice:
             self._to_log(log_of(name, store))
             self._tell(run=name)
 
-    def ended(self, result: Result | SweepResult) -> None:
+    def ended(self, result: Result) -> None:
         """Tell how the run, or the sweep, ended, where anybody listens still."""
         self._tell(run=result.run, state=result.state, code=result.exit_code, over=True)
 

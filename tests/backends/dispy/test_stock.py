@@ -162,9 +162,9 @@ def test_a_job_that_never_answers_costs_the_node_and_does_not_hold_up_the_run(
 ) -> None:
     """Where it is the only node, the run ends, and says why."""
     engine = partial(stock.engine, timeout=1.0, env={"PLACE": str(tmp_path / "place")})
-    policy = Policy(timeout=1.0, wait=10.0)
+    policy = Policy(timeout=1.0)
     begun = time.monotonic()
-    driven = drive(engine, work_of(KILLS), Goal(400), policy=policy)
+    driven = drive(engine, work_of(KILLS), Goal(400), policy=policy, wait=10.0)
     assert time.monotonic() - begun < SECONDS
     assert (driven.ending.state.value, driven.ending.stopped_by) == ("partial", "nodes")
     assert GIVEN_UP in str(driven.events)

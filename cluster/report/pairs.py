@@ -1,0 +1,53 @@
+"""Runs and sweeps of a store compared, point by point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cluster.common.canonical import canonical
+from cluster.common.errors import UsageError
+from cluster.ledger import Ledger, Run, Where, opened, sweeps
+from cluster.report.comparison import Comparison, Side
+from cluster.report.comparison import compare as _compared
+from cluster.report.recorded import result_at
+from cluster.sampling.streams import point_of
+
+
+def compare(a: str, b: str, store: Where = "runs") -> list[Comparison]:
+    """Two runs, or the points of two sweeps that are given the same.
+
+    Raises:
+        UsageError: no such run or sweep; one of each; or two sweeps without a common point.
+    """
+    with opened(store) as ledger:
+        one, other = sweeps.named(ledger, a), sweeps.named(ledger, b)
+        if one is None and other is None:
+            return [_compared(_side(ledger, ledger.run(a)), _side(ledger, ledger.run(b)))]
+        if one is None or other is None:
+            raise UsageError(f"of {a} and {b}, one is a sweep and one is a run")
+        pairs = _pairs(ledger, one, other)
+        if not pairs:
+            fix = "points are matched by what their sweeps give them"
+            raise UsageError(f"no point of {one.id} is given what one of {other.id} is", fix=fix)
+        return [
+            _compared(_side(ledger, x), _side(ledger, y), among=len(pairs), given=given)
+            for given, x, y in pairs
+        ]
+
+
+def _pairs(
+    ledger: Ledger, one: sweeps.Sweep, other: sweeps.Sweep
+) -> list[tuple[Mapping[str, Any], Run, Run]]:
+    theirs = {canonical(dict(given)): run for _, given, run in sweeps.runs_of(ledger, other)}
+    ours = [(canonical(dict(given)), given, run) for _, given, run in sweeps.runs_of(ledger, one)]
+    return [(given, run, theirs[key]) for key, given, run in ours if key in theirs]
+
+
+def _side(ledger: Ledger, run: Run) -> Side:
+    own = run.definition
+    point = point_of({} if own.get("common") else own["params"])
+    return Side(
+        result_at(ledger, run), (own["scale"], own["offset"]), (own["seed"], point),
+        ledger.speeds(run),
+    )  # fmt: skip

@@ -1,0 +1,334 @@
+"""One start of a job on one engine: a run alone, or the points of a sweep that share its slots."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, replace
+from typing import NamedTuple
+
+from cluster.backends.base import Backend, Options, create, seat
+from cluster.common.commands import command
+from cluster.common.errors import StoreError
+from cluster.common.states import State
+from cluster.dispatch import Core, Ending, Loop, Policy, Roster, Stop, Unstepped, recount
+from cluster.dispatch.events import Alarm, Progress
+from cluster.dispatch.in_flight import Pace
+from cluster.dispatch.many import Manner, Many
+from cluster.dispatch.nodes import Nodes
+from cluster.hosts.nodes import NodeList
+from cluster.ledger import Ledger, Scribe, Wish, Writer, log_of, sweeps
+from cluster.ledger.holds import Holds
+from cluster.runs.job import Caller, Job, Member
+from cluster.runs.print_log import PrintLog
+from cluster.sampling.progress import Count
+from cluster.sampling.task import Work, tally_text
+from cluster.spec.request import Request, placed
+
+
+class StartContext(NamedTuple):
+    """What is the same for all engines of a start of a job: its ends, key and wishes.
+
+    Attributes:
+        closes: when its window closes, in seconds since the epoch; None: there is none.
+        start: the key of a scheduled start; None: it is a person's.
+        over: when its max_time is over, on the steady clock; None: it has none.
+        wished: the key of the last wish when it took hold of the runs.
+    """
+
+    closes: float | None
+    start: str | None
+    over: float | None
+    wished: int
+
+
+class Session:
+    """The runs of a job that one engine computes; the book of :class:`Many`.
+
+    Args:
+        ledger: the store.
+        job: all runs of the start.
+        members: those that this engine computes.
+        holds: the locks of all.
+        caller: who is told, and who may stop it.
+        context: the ends of the start.
+    """
+
+    def __init__(
+        self, ledger: Ledger, job: Job, members: Sequence[Member], holds: Holds, caller: Caller,
+        context: StartContext,
+    ) -> None:  # fmt: skip
+        self._ledger, self._job, self._members = ledger, job, members
+        self._holds, self._caller, self._context = holds, caller, context
+        self._tell = PrintLog(log_of(job.id, ledger.store), caller.tell)
+        self._clock, self._stamps = caller.clock, Unstepped(caller.clock)
+        self._spec = job.spec
+        self._by_tag = {member.run.id: member for member in members}
+        self._kin: dict[tuple[str, int], dict[str, Pace]] = defaultdict(dict)
+        # When each run was begun, on both clocks.
+        self._begun: dict[int, tuple[float, float]] = {}
+        self._released: list[tuple[int, str]] = []
+        self._scribe: Scribe
+        self._diary: sweeps.Diary
+        self._roster: Roster
+        self._kernels = _kernels(members, job.members)
+        self._probes = [member.request.probe for member in self._kernels]
+        self._with_rows = sweeps.with_rows(ledger, job.sweep) if job.sweep else set()
+
+    def compute(self, backend: str) -> str | None:
+        """Compute the runs on an engine; what ended that early, or None.
+
+        Raises:
+            EngineError: no engine could be started, and nothing came of it.
+            StoreError: the ledger could not be written; what was counted before is safe.
+        """
+        sweep, ledger = self._job.sweep, self._ledger
+        place = seat()
+        if place:
+            nodes = NodeList(place.nodes, wait=self._spec.nodes.wait)
+            self._spec = self._spec.model_copy(update={"nodes": nodes})
+        slots = {node.host: node.slots or 0 for node in placed(self._spec.nodes.hosts)}
+        begun = self._clock.steady()
+        pool = sweeps.begin_pool(ledger, sweep, backend, slots) if sweep else None
+        try:
+            with ledger.scribe() as self._scribe:
+                self._diary = sweeps.Diary(self._scribe, pool, backend, slots, self._context.start)
+                writer = Writer(self._scribe, self._members[0].run)
+                self._roster = _roster_of(self._job, self._wishes, self._spec.nodes, writer)
+                reason = self._dispatched(backend)
+                self._scribe.flush()
+        except StoreError as error:
+            onward = command("resume", self._job.id, store=ledger.store)
+            error.fix = f"{error.fix}: {onward}"
+            raise
+        if sweep and pool is not None:
+            # From its own beginning on: what was received in that time was received by this pool.
+            sweeps.end_pool(ledger, pool, self._clock.steady() - begun)
+            if reason is not None:  # before the last run is let go of: who waits for it looks then
+                sweeps.stopped(ledger, sweep, reason)
+        for member in self._members:
+            self._holds.release(member.run.id)
+        return reason
+
+    def _dispatched(self, backend: str) -> str | None:
+        """Give out the tasks of all runs, until nothing is left to wait for."""
+        caller, context = self._caller, self._context
+        if self._job.sweep is None:
+            self.began(0)
+        many = Many(
+            self, len(self._members), range(len(self._members)), self._manner(), self._clock,
+            self._tell,
+        )  # fmt: skip
+        left = None if context.over is None else context.over - self._clock.steady()
+        loop = Loop(many, caller.stop or Stop(), left, context.closes, self._roster)
+        loop.run(lambda: self._engine(backend, many))
+        last = many.progress(loop.wall)
+        caller.tell(last)
+        many.record(last)
+        unbegun = many.finish()
+        if many.draining is not None:
+            timed = many.draining in ("max_time", "window", "nodes")
+            state = State.PARTIAL if timed else State.INTERRUPTED
+            runs = [self._members[number].run for number in unbegun]
+            sweeps.leave(self._ledger, runs, state.value, many.draining)
+        return many.draining
+
+    def _manner(self) -> Manner:
+        """How the runs are computed together."""
+        sweep = self._spec.sweep
+        wait = self._spec.nodes.wait
+        if sweep is None or self._job.sweep is None:
+            return Manner(alone=True, keep_going=False, wait=wait)
+        given = self._caller.keep_going
+        return Manner(
+            breadth=sweep.order == "breadth", wait=wait, blocks=self._all_blocks(),
+            keep_going=sweep.keep_going if given is None else given,
+        )  # fmt: skip
+
+    def _engine(self, backend: str, many: Many) -> Backend:
+        """A fresh engine on the hosts of now."""
+        kernels = self._kernels
+
+        def probed(number: int, tally: str) -> None:
+            # An engine that is started anew is held to it, too.
+            self._probes[number] = tally
+            Writer(self._scribe, kernels[number].run).probe(tally)
+
+        options = replace(
+            Options.of(self._spec),
+            # All that are required came up once; after that, one is enough.
+            required=1 if many.outcomes else self._spec.nodes.required,
+            kernels=[member.request.work(member.run.id) for member in kernels[1:]],
+            probes=tuple(self._probes),
+            probed=probed,
+        )
+        return create(backend, self._roster.nodes, options)
+
+    def _wishes(self) -> Iterator[Wish]:
+        """New wishes for a run that this process computes; other parts of a sweep have others."""
+        last = self._context.wished
+        for run, wish in self._ledger.wishes(last):
+            if run in self._holds.all:
+                self._context = self._context._replace(wished=wish.key)
+                yield wish
+
+    def _all_blocks(self) -> int | None:
+        goals = [member.request.goal for member in self._members]
+        if any(goal.blocks is None or goal.target is not None for goal in goals):
+            return None
+        return sum(goal.blocks or 0 for goal in goals)
+
+    # -- the book ---------------------------------------------------------------------------------
+
+    @property
+    def work(self) -> Work:
+        """See :class:`cluster.dispatch.many.Book`."""
+        first = self._kernels[0]
+        return first.request.work(first.run.id)
+
+    def work_of(self, run: str) -> Work | None:
+        """See :class:`cluster.dispatch.many.Book`."""
+        member = self._by_tag.get(run)
+        return member.request.work(run) if member else None
+
+    def name_of(self, number: int) -> str:
+        """See :class:`cluster.dispatch.many.Book`."""
+        return self._members[number].name
+
+    def open(self, number: int, nodes: Nodes) -> Core:
+        """See :class:`cluster.dispatch.many.Book`."""
+        member, ledger = self._members[number], self._ledger
+        run, request = member.run, member.request
+        return Core(
+            request.work(run.id), self._count(number), policy_of(request),
+            Writer(self._scribe, run), self._clock, self._tell,
+            lambda first, stop: list(ledger.counted(run, first, stop)), nodes,
+            weights={node.host: node.weight for node in self._roster.nodes},
+            kin=self._kin[request.source.sha, request.block],
+            # The tasks of a run alone need not say whose they are.
+            tag=run.id if self._job.sweep else "",
+            first=number + len(self._members), step=len(self._members), stamps=self._stamps,
+        )  # fmt: skip
+
+    def _count(self, number: int) -> Count:
+        """What is counted of a run; of most points of a fresh sweep that need not be looked for."""
+        member = self._members[number]
+        run, request = member.run, member.request
+        if member.count is not None:
+            return member.count
+        if run.key in self._with_rows or number in self._begun:
+            return counted(self._ledger, member, self._caller)
+        return Count(request.goal, request.scale, request.offset)
+
+    def began(self, number: int) -> None:
+        """See :class:`cluster.dispatch.many.Book`; a run alone begins before its engine does."""
+        if number not in self._begun:
+            self._begun[number] = self._stamps.now(), self._clock.steady()
+            self._diary.begin(self._members[number].run, self._begun[number][0])
+
+    def ended(self, number: int, core: Core, ending: Ending) -> None:
+        """See :class:`cluster.dispatch.many.Book`."""
+        member = self._members[number]
+        record_end(self._diary, member, core.count, ending)
+        if number in self._begun:
+            now, steady = self._begun[number]
+            self._diary.end(member.run, now, self._clock.steady() - steady)
+        if ending.state is State.FAILED and self._job.sweep:
+            self._caller.tell(Alarm(f"{member.name} failed"))
+
+    def closed(self, number: int) -> None:
+        """See :class:`cluster.dispatch.many.Book`."""
+        if self._job.sweep:
+            self._released.append((self._scribe.asked, self._members[number].run.id))
+            self._release()
+
+    def record(self, progress: Progress) -> None:
+        """See :class:`cluster.dispatch.many.Book`."""
+        self._release()
+        assert self._job.sweep is not None
+        self._diary.progress(
+            self._job.sweep,
+            {
+                "elapsed_s": progress.elapsed_s,
+                "points_done": progress.points_done,
+                "points": progress.points,
+                "blocks": progress.blocks_done,
+                "goal_blocks": progress.blocks,
+                "nodes": [astuple(node) for node in progress.nodes],
+                "samples": progress.samples,
+                "samples_per_s": progress.samples_per_s,
+                "running": progress.running,
+            },
+        )
+
+    def note(self, node: str | None, text: str) -> None:
+        """See :class:`cluster.dispatch.many.Book`."""
+        if self._job.sweep:
+            self._diary.note(node, text, self._clock.now())
+        else:
+            Writer(self._scribe, self._members[0].run).event(node, text, self._clock.now())
+
+    def slots(self, node: str, slots: int) -> None:
+        """See :class:`cluster.dispatch.many.Book`."""
+        if self._job.sweep:
+            self._diary.slots(node, slots)
+        else:
+            Writer(self._scribe, self._members[0].run).slots(node, slots)
+
+    def _release(self) -> None:
+        """Let go of the runs whose ending is durable, so that nobody sees one without an end."""
+        written = self._scribe.written
+        while self._released and self._released[0][0] <= written:
+            self._holds.release(self._released.pop(0)[1])
+
+
+def counted(ledger: Ledger, member: Member, caller: Caller) -> Count:
+    """What the ledger holds of a run, added up again."""
+    request = member.request
+    scaling = (request.scale, request.offset)
+    work = request.work(member.run.id)
+    return recount(ledger, member.run, request.goal, work, scaling, caller.tell)
+
+
+def record_end(
+    recorder: Ledger | sweeps.Diary, member: Member, count: Count, ending: Ending
+) -> None:
+    """Record how a run ended: every ending of every run is written here."""
+    tally = count.tally()
+    recorder.finish(
+        member.run, ending.state.value, ending.stopped_by, ending.drained, count.counted,
+        tally_text(tally) if tally else None, [list(pair) for pair in count.ranges],
+    )  # fmt: skip
+
+
+def policy_of(request: Request) -> Policy:
+    """What a run's dispatcher decides by."""
+    retry = request.spec.retry
+    return Policy(
+        raised=retry.attempts or Policy.raised,
+        lost=retry.attempts or Policy.lost,
+        timeout=retry.timeout,
+        pinned=request.pinned,
+    )
+
+
+def _roster_of(
+    job: Job, wishes: Callable[[], Iterable[Wish]], nodes: NodeList, writer: Writer
+) -> Roster:
+    """The hosts of a job while it is computed."""
+
+    def answer(wish: Wish, words: Mapping[str, object]) -> None:
+        writer.answer(wish.key, words)
+
+    return Roster(nodes, job.spec.base, wishes, answer)
+
+
+def _kernels(owed: Sequence[Member], points: Sequence[Member]) -> list[Member]:
+    """A point of each kernel of the owed ones: where there is one, one whose probe is recorded."""
+    wanted = dict.fromkeys(member.request.source.sha for member in owed)
+    found: dict[str, Member] = {}
+    for member in (*points, *owed):
+        best = found.setdefault(member.request.source.sha, member)
+        if best.request.probe is None and member.request.probe is not None:
+            found[member.request.source.sha] = member
+    return [found[sha] for sha in wanted]

@@ -23,10 +23,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cluster.common.engines import built_in
 from scripts.bench_base import PYTHON, ROOT, ROUNDS, median, noop, report, spec, submit
 from scripts.lab_base import own_name
 
-BACKENDS = ("ssh", "dispy", "scoop", "mpi")
+BACKENDS = tuple(entry.name for entry in built_in() if entry.hosted)
 # Length of a task in seconds -> the share of `processes`' samples/s that must be reached.
 TARGETS: Mapping[float, float] = {1.0: 0.95, 0.1: 0.8}
 # dispy starts a process for every job: what that costs at short tasks is told, not judged.

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS: dict[str, tuple[str, ...]] = {
     "common": (
         "errors",
+        "engines",
         "commands",
         "secret",
         "states",
@@ -271,7 +272,10 @@ def test_a_planted_violation_is_found(tmp_path: Path, path: str, text: str) -> N
         ("cluster/backends/__init__.py", "from . import serial"),
         ("cluster/__init__.py", "def load():\n    from cluster.api import load"),
         ("cluster/__main__.py", "from cluster.cli import main"),
-        ("cluster/testing.py", "import sqlite3, yaml\nfrom cluster.backends.serial import Serial"),
+        (
+            "cluster/testing/checks.py",
+            "import sqlite3\nfrom cluster.backends import serial",
+        ),
         ("jobs/pi.py", "import math, numpy, numba\nfrom cluster import Hits, kernel"),
     ],
 )

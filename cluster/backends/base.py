@@ -10,17 +10,16 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from importlib import import_module
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from inspect import isabstract
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from cluster.common.descriptors import raised
+from cluster.common.engines import Entry, Option, built_in, cure, entry, imported, names
 from cluster.common.errors import EngineError, UsageError, did_you_mean
-from cluster.common.secret import Secret
 from cluster.hosts.connect import agent_command
 from cluster.hosts.nodes import Node
 from cluster.hosts.prints import Hearing, Overheard, Printed
@@ -29,6 +28,8 @@ from cluster.sampling.task import Outcome, Task, Work
 
 if TYPE_CHECKING:
     from cluster.spec import Spec
+
+__all__ = ["Entry", "Option"]  # for the files of engines, which find all that they need here
 
 
 class Pause(Enum):
@@ -87,47 +88,68 @@ class Options:
         tick: seconds after which ``run`` yields None if nothing else happened.
         required: so many hosts must be ready before the first task; None: all.
         launch: seconds within which they must be.
-        secret: where the secret of nodes with ``attach`` is; None: they have none.
-        trusted: those are stock dispynodes, on a network that is trusted.
         timeout: seconds for one block, where only the node itself can end one that hangs.
         memory: bytes that a slot may use; 0: no limit.
         kernels: a work of each further kernel of a sweep, beside that of the first work.
         probes: how the probe of each kernel came out where the run was begun; None: nobody asked.
         probed: is told of a kernel, by its number, how it came out on the first host, where nobody
             had asked before.
+        own: the engine's own options, by their names: those of its ``ENTRY``, all of them.
+        attaches: by these it can work on nodes that stand by themselves, those with ``attach``.
     """
 
     ready: float = 60.0
     tick: float = 1.0
     required: int | None = None
     launch: float = 30.0
-    secret: Secret | None = None
-    trusted: bool = False
     timeout: float = 3600.0
     memory: int = 0
     kernels: Sequence[Work] = ()
     probes: Sequence[str | None] = ()
     probed: Callable[[int, str], object] | None = None
+    own: Mapping[str, Any] = field(default_factory=dict)
+    attaches: bool = False
 
     @classmethod
-    def of(cls, spec: Spec) -> Self:
-        """What a spec tells its engine."""
-        place = spec.dispy.secret if spec.dispy else None
-        file = str(spec.base / place.file) if place and place.file else None
+    def of(cls, spec: Spec, backend: str | None = None) -> Self:
+        """What a spec tells its engine.
+
+        Args:
+            spec: the one of the run.
+            backend: the engine's name; without it, the spec's. A sweep may be over several.
+        """
+        name = backend or spec.backend
+        own, found = spec.engine_options(name), entry(name)
         return cls(
             required=spec.nodes.required,
-            secret=Secret(place.env, file) if place else None,
-            trusted=spec.dispy is not None and spec.dispy.network == "trusted",
             timeout=spec.retry.timeout,
             memory=spec.retry.memory or 0,
+            own=own,
+            attaches=found is not None and found.attaches(own),
         )
+
+
+class Health(NamedTuple):
+    """What an engine finds of its own on this machine, for ``cluster doctor``.
+
+    Attributes:
+        check: what was looked at, in a word.
+        ok: whether the engine can work with it.
+        message: what was found.
+        fix: what to do where it cannot.
+    """
+
+    check: str
+    ok: bool
+    message: str
+    fix: str | None = None
 
 
 class Backend(ABC):
     """An engine. ``with`` brings it up and takes down exactly what it brought up."""
 
     #: Runs kernels in the dispatcher's own process, which their crash or hang therefore takes.
-    in_process = False
+    in_process: ClassVar[bool] = False
 
     def __init__(self, nodes: Sequence[Node], options: Options) -> None:
         self.nodes = tuple(nodes)
@@ -155,6 +177,16 @@ class Backend(ABC):
         """
 
     @staticmethod
+    def health() -> Health | None:
+        """What is to be said of this machine before the engine is used; None: nothing."""
+        return None
+
+    @staticmethod
+    def has_agent(_node: Node, _options: Options) -> bool:
+        """Whether an agent runs on a node, which can be asked; for an engine of several hosts."""
+        return True
+
+    @staticmethod
     def reach(node: Node, options: Options) -> Sequence[str]:
         """The command that reaches the agent of a node, for an engine of several hosts."""
         return agent_command(node)
@@ -174,50 +206,8 @@ class Backend(ABC):
 _RESTART = "stop the run, then resume it with --set nodes=... or another backend"
 
 
-class Entry(NamedTuple):
-    """A backend: what it is, what it needs, how to get that, and whether it has several hosts."""
-
-    name: str
-    summary: str
-    needs: tuple[str, ...] = ()
-    install: str | None = None
-    hosted: bool = False
-
-    @property
-    def usable(self) -> bool:
-        """Whether everything that it needs is installed here."""
-        return all(find_spec(module) for module in self.needs)
-
-
-TABLE = (
-    Entry("serial", "one slot, in the dispatcher's own process: the plain baseline"),
-    Entry("threads", "threads of the dispatcher's own process: for kernels that release the GIL"),
-    Entry("processes", "worker processes on this machine: the default"),
-    Entry(
-        "ssh", "worker processes on several hosts, over plain ssh; no port is opened", hosted=True
-    ),
-    Entry(
-        "dispy",
-        "real dispynodes on several hosts, over mutual TLS",
-        ("dispy", "pycos", "cryptography"),
-        "pip install 'cluster-montecarlo[dispy]'",
-        hosted=True,
-    ),
-    Entry(
-        "scoop",
-        "SCOOP's futures on several hosts, every message signed",
-        ("scoop", "zmq", "greenlet"),
-        "pip install 'cluster-montecarlo[scoop]'",
-        hosted=True,
-    ),
-    Entry(
-        "mpi",
-        "one MPI world over several hosts, or the one that mpirun or srun started",
-        ("mpi4py",),
-        "pip install 'cluster-montecarlo[mpi]'",
-        hosted=True,
-    ),
-)
+# The engines of this package, each as its own file says what it is.
+TABLE = built_in()
 
 
 class Seat(NamedTuple):
@@ -258,27 +248,54 @@ def kind(name: str) -> type[Backend]:
 
     Raises:
         UsageError: no such backend.
-        EngineError: it is not installed here.
+        EngineError: it is not installed here, or, from another distribution, it is broken.
     """
-    need(name)
-    found: type[Backend] = import_module(f"cluster.backends.{name}").Engine
-    return found
+    found = need(name)
+    made = imported(found)
+    if reason := _misfit(found, made):
+        raise EngineError(f"{found.target} {reason}", fix=cure(found))
+    engine: type[Backend] = made
+    return engine
 
 
-def need(name: str) -> None:
-    """Refuse a backend that cannot be used here.
+def _misfit(found: Entry, made: object) -> str:
+    """Why an object is not the engine that its entry says; empty where it is."""
+    if not (isinstance(made, type) and issubclass(made, Backend)):
+        return "is not a class that inherits from cluster.backends.base.Backend"
+    if isabstract(made):
+        return "has no method run"
+    if made.in_process is not (found.kind == "in_process"):
+        return f"has in_process = {made.in_process}, but its ENTRY says kind={found.kind!r}"
+    return ""
+
+
+def need(name: str) -> Entry:
+    """The entry of a backend that can be used here.
 
     Raises:
         UsageError: no such backend.
-        EngineError: it is not installed here.
+        EngineError: it is not installed here, or its registration is broken.
     """
-    entry = next((row for row in TABLE if row.name == name), None)
-    if entry is None:
-        known = [row.name for row in TABLE]
-        fix = did_you_mean(name, known) or f"known: {', '.join(known)}"
+    found = entry(name)
+    if found is None:
+        fix = did_you_mean(name, names()) or f"known: {', '.join(names())}"
         raise UsageError(f"no backend is named {name!r}", fix=fix)
-    if not entry.usable:
-        raise EngineError(f"the backend {name} is not installed here", fix=entry.install)
+    if found.trouble:
+        raise EngineError(found.trouble, fix=cure(found))
+    if not found.usable:
+        raise EngineError(f"the backend {name} is not installed here", fix=found.install)
+    return found
+
+
+def proven(found: Entry) -> Entry:
+    """The entry; one of another distribution is imported first, to see whether that works."""
+    if not found.package or not found.usable:
+        return found
+    try:
+        kind(found.name)
+    except EngineError as error:
+        return found._replace(trouble=error.message)
+    return found
 
 
 def ready_at_home(options: Options) -> str:

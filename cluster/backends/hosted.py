@@ -56,11 +56,6 @@ class Hosted(Backend):
 
     # -- what an engine is ------------------------------------------------------------------------
 
-    @property
-    def _attaches(self) -> bool:
-        """Whether it can work on nodes that stand by themselves."""
-        return False
-
     def _begin(self, work: Work) -> None:
         """The run begins; the agents are on their way."""
 
@@ -136,7 +131,7 @@ class Hosted(Backend):
     def resize(self, nodes: Sequence[Node]) -> None:
         """See :meth:`Backend.resize`."""
         for node in nodes:
-            if node.attach is not None and not self._attaches:
+            if node.attach is not None and not self.options.attaches:
                 reason = f"{node.host}: this run cannot attach to a node that stands"
                 raise UsageError(reason, fix=_ATTACH)
         self.nodes = tuple(nodes)
@@ -254,9 +249,6 @@ class Hosted(Backend):
         return None if host.ready or first or not host.born else Standing.AWAY
 
     def _words(self, host: Host) -> str:
-        if host.standing is Standing.STARTING and host.usable:
-            limit = f"{self.options.launch:g} s"
-            return f"a few samples of the kernel, a probe, did not come back within {limit}"
         if host.ready:
             return self._reason(host) + self._counted_twice(host)
         reason = host.reason

@@ -6,11 +6,14 @@ import selectors
 from collections.abc import Iterator, Sequence
 
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
+from cluster.common.engines import Entry
 from cluster.common.errors import EngineError
 from cluster.hosts.nodes import Node
 from cluster.hosts.prints import Printed
 from cluster.hosts.worker_pool import Slots
 from cluster.sampling.task import Outcome, Task, Work
+
+ENTRY = Entry("processes", "worker processes on this machine: the default")
 
 
 class Engine(Backend):

@@ -15,8 +15,15 @@ from cluster.backends.base import (
     ready_at_home,
 )
 from cluster.backends.order import hold_to_workers
+from cluster.common.engines import Entry
 from cluster.hosts.prints import Hearing
 from cluster.sampling.task import Work, perform
+
+ENTRY = Entry(
+    "serial",
+    "one slot, in the dispatcher's own process: the plain baseline",
+    kind="in_process",
+)
 
 
 class Engine(Backend):

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from cluster.backends.hosted import Hosted
+from cluster.common.engines import Entry
 from cluster.hosts.connect import Host
 from cluster.sampling.task import Task
+
+ENTRY = Entry(
+    "ssh",
+    "worker processes on several hosts, over plain ssh; no port is opened",
+    kind="hosted",
+)
 
 
 class Engine(Hosted):

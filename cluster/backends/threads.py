@@ -18,8 +18,15 @@ from cluster.backends.base import (
     ready_at_home,
 )
 from cluster.backends.order import hold_to_workers
+from cluster.common.engines import Entry
 from cluster.hosts.prints import Hearing
 from cluster.sampling.task import Outcome, Task, Work, perform
+
+ENTRY = Entry(
+    "threads",
+    "threads of the dispatcher's own process: for kernels that release the GIL",
+    kind="in_process",
+)
 
 _GRACE = 0.5
 

@@ -56,20 +56,23 @@ def _kernels(places: Sequence[Path], as_json: bool) -> None:
 
 @verb("backends")
 def _backends(as_json: bool) -> None:
-    from cluster.backends.base import TABLE
+    from cluster.backends.base import proven
+    from cluster.common.engines import entries
 
     rows = [
-        {"backend": e.name, "usable": e.usable, "summary": e.summary, "install": e.install}
-        for e in TABLE
-    ]
+        {"backend": e.name, "usable": e.usable, "summary": e.summary, "install": e.install,
+         "package": e.package or None, "problem": e.trouble or e.note or None}
+        for e in map(proven, entries())
+    ]  # fmt: skip
     answer(rows, as_json, lambda: text.backends(rows))
 
 
 @verb("schema")
 def _schema(as_json: bool) -> None:
+    from cluster.common.engines import entries
     from cluster.spec import schema
 
-    click.echo(json.dumps(schema(), indent=2))
+    click.echo(json.dumps(schema(entries()), indent=2))
 
 
 @verb("doctor")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster import api
-from cluster.backends.base import TABLE, Options
+from cluster.backends.base import Options, need
 from cluster.common.errors import EngineError, UsageError
 from cluster.doctor import hosts, machine
 from cluster.doctor.finding import Finding
@@ -39,7 +39,11 @@ def _of_spec(spec: Spec, path: str) -> Iterator[Finding]:
     kernels = {request.source.sha: request for request in requests}.values()
     names = ", ".join(request.source.name for request in kernels)
     yield Finding("spec", "ok", f"{path} is valid: {names}")
-    entry = next(row for row in TABLE if row.name == spec.backend)
+    try:
+        entry = need(spec.backend)
+    except EngineError as error:
+        yield Finding(spec.backend, "bad", error.message, error.fix)
+        return
     if entry.hosted:
         first, *others = (request.work(_RUN) for request in kernels)
         options = replace(Options.of(spec), kernels=others)

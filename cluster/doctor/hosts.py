@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from cluster.backends.base import Entry, Options, kind
-from cluster.backends.mpi.launcher import find
-from cluster.backends.scoop.pin import VERSION, refusal
-from cluster.common.errors import EngineError
+from cluster.backends.base import Entry, Health, Options, kind
 from cluster.doctor.finding import Finding
 from cluster.doctor.there import PATIENCE, Ear, reached, versions
 from cluster.hosts.connect import Change, Fleet, Host, Patience, Reach, Standing, is_here
@@ -34,12 +30,6 @@ _BEAT = 0.2
 _LEAST_FREE = 100 << 20
 _NEAR, _FAR = 0.01, 1.0
 
-# Which connections an engine makes beside ssh: from the hosts to us, to the hosts, between them.
-_ROUTES: Mapping[str, frozenset[str]] = {
-    "dispy": frozenset({"from", "to"}),
-    "scoop": frozenset({"from"}),
-    "mpi": frozenset({"from", "to", "between"}),
-}
 _HOW = {"from": "cannot reach us at", "to": "cannot be reached at", "between": "cannot reach"}
 
 
@@ -58,9 +48,9 @@ class Visit:
         remark: what a run there would tell of how it was judged, or empty.
         clock: seconds that its clock is ahead, and within what; None: not measured.
         facts: see :func:`cluster.doctor.there.facts`; empty where it did not tell.
-        blocked: connections that an engine would make and that failed: which of ``_ROUTES``, to
-            where, and why.
-        untried: those of ``_ROUTES`` that were not tried, for want of an answer or of others.
+        blocked: connections that an engine would make and that failed: which of the entry's
+            routes, to where, and why.
+        untried: those routes that were not tried, for want of an answer or of others.
     """
 
     node: Node
@@ -91,10 +81,13 @@ def checkup(nodes: NodeList, work: Work, entry: Entry, options: Options) -> list
         entry: the backend that would have it drawn, one of several hosts.
         options: what it would be told, further kernels of a sweep among it.
     """
-    if not entry.usable:
-        return [Finding(entry.name, "bad", f"{entry.name} is not installed here", entry.install)]
-    here = [_ENGINES[entry.name]()] if entry.name in _ENGINES else []
+    health = kind(entry.name).health()
+    here = [] if health is None else [_own(health)]
     return here + findings(visit(nodes.hosts, work, entry, options), entry, nodes.required)
+
+
+def _own(health: Health) -> Finding:
+    return Finding(health.check, "ok" if health.ok else "bad", health.message, health.fix)
 
 
 def findings(visits: Sequence[Visit], entry: Entry, required: int | None) -> list[Finding]:
@@ -109,27 +102,6 @@ def findings(visits: Sequence[Visit], entry: Entry, required: int | None) -> lis
     message = f"{usable} of {wanted} required hosts can be used; missing: {', '.join(missing)}"
     fix = f"mend them, or go on without them: --set nodes.required={usable}" if usable else None
     return [*found, Finding(HOSTS, "bad", message, fix)]
-
-
-def _launcher() -> Finding:
-    """What starts MPI worlds, here."""
-    try:
-        found = find(os.environ)
-    except EngineError as error:
-        return Finding("mpirun", "bad", error.message, error.fix)
-    version = ".".join(map(str, found.version))
-    return Finding("mpirun", "ok", f"{found.flavour} {version} ({found.path})")
-
-
-def _scoop() -> Finding:
-    """The version that is here."""
-    message, fix = refusal()
-    if message:
-        return Finding("scoop", "bad", message, fix)
-    return Finding("scoop", "ok", f"SCOOP {VERSION}, the one that the backend works with")
-
-
-_ENGINES: Mapping[str, Callable[[], Finding]] = {"mpi": _launcher, "scoop": _scoop}
 
 
 # -- what is said ----------------------------------------------------------------------------------
@@ -244,8 +216,7 @@ def _modules(visit: Visit, entry: Entry) -> Iterator[Finding]:
         yield Finding(entry.name, "bad", message, f"there: {entry.install}", name)
     elif other:
         fix = "install the same version there as here"
-        # The backend refuses every SCOOP but one; the others work with their neighbours' versions.
-        status = "bad" if entry.name == "scoop" else "warn"
+        status = "bad" if entry.exact else "warn"
         yield Finding(entry.name, status, "; ".join(other), fix, name)
     elif there:
         shown = ", ".join(f"{module} {version}" for module, version in there.items())
@@ -253,7 +224,7 @@ def _modules(visit: Visit, entry: Entry) -> Iterator[Finding]:
 
 
 def _ports(visit: Visit, entry: Entry) -> Finding:
-    name, routes = visit.node.host, _ROUTES.get(entry.name, frozenset())
+    name, routes = visit.node.host, entry.routes
     if not routes:
         message = f"none: backend {entry.name} opens no port, all goes over the ssh connection"
         return Finding("ports", "ok", message, None, name)
@@ -269,7 +240,9 @@ def _ports(visit: Visit, entry: Entry) -> Finding:
         message = "not tried: it did not answer when it was asked to try them"
         return Finding("ports", "warn", message, "see whether other programs start there", name)
     ways = {"from": "it reaches us", "to": "we reach it", "between": "it reaches the others"}
-    message = ", ".join(ways[route] for route in ways if route in routes - visit.untried)
+    message = ", ".join(
+        ways[route] for route in ways if route in routes and route not in visit.untried
+    )
     where = "on free ports" if visit.node.attach is None else "on the ports that a run takes"
     return Finding("ports", "ok", f"{message} {where}", None, name)
 
@@ -299,8 +272,9 @@ def visit(nodes: Sequence[Node], work: Work, entry: Entry, options: Options) -> 
         entry: the backend that would have it drawn.
         options: what it would be told.
     """
-    reach = partial(kind(entry.name).reach, options=options)
-    visits = [Visit(node, node.attach is not None and options.trusted) for node in nodes]
+    engine = kind(entry.name)
+    reach = partial(engine.reach, options=options)
+    visits = [Visit(node, not engine.has_agent(node, options)) for node in nodes]
     with (
         selectors.DefaultSelector() as selector,
         closing(Tour(visits, work, selector, reach)) as tour,
@@ -308,7 +282,7 @@ def visit(nodes: Sequence[Node], work: Work, entry: Entry, options: Options) -> 
         tour.hold_to(options)
         tour.meet()
         tour.ask(("numba", *entry.needs))
-        tour.try_ports(_ROUTES.get(entry.name, frozenset()))
+        tour.try_ports(entry.routes)
         return list(tour.visits.values())
 
 
@@ -360,7 +334,7 @@ class Tour:
             if host.clock is not None:
                 seen.clock = host.clock
 
-    def try_ports(self, routes: frozenset[str]) -> None:
+    def try_ports(self, routes: Collection[str]) -> None:
         """Try the connections that an engine would make."""
         hosts = [host for host in self._ready() if self.visits[host.name].facts]
         for host in hosts:

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from cluster.backends.base import proven
+from cluster.common.engines import cure, entries
 from cluster.common.errors import ClusterError, StoreError
 from cluster.doctor.finding import Finding
 from cluster.hosts.nodes import usable_cores
@@ -25,6 +27,7 @@ def findings(store: Path) -> Iterator[Finding]:
     """Every check of this machine and of a store, one after the other."""
     yield _python()
     yield from _packages()
+    yield from _engines()
     yield _cores()
     yield _root()
     yield _cache()
@@ -52,6 +55,13 @@ def _packages() -> Iterator[Finding]:
             "numba is missing: kernels that have a numpy twin run as that, slower",
             fix,
         )
+
+
+def _engines() -> Iterator[Finding]:
+    """Engines of other distributions that cannot be used as they are registered."""
+    for each in map(proven, entries()):
+        if each.trouble or each.note:
+            yield Finding("backends", "warn", each.trouble or each.note, cure(each))
 
 
 def _cores() -> Finding:

@@ -348,7 +348,9 @@ def backends(rows: Sequence[Document]) -> list[Part]:
          None if row["usable"] else row["install"])
         for row in rows
     )  # fmt: skip
-    return [table(("backend", "usable", "summary", "install"), cells, prose=("summary",))]
+    heads = ("backend", "usable", "summary", "install")
+    problems = [Line(f"! {row['problem']}") for row in rows if row.get("problem")]
+    return [table(heads, cells, prose=("summary",)), *problems]
 
 
 def doctor(document: Document) -> list[Part]:

@@ -141,8 +141,7 @@ def _fresh(
 
 def placed_as(recorded: Spec, now: Spec) -> Spec:
     """A recorded spec, to be run where another one says."""
-    names = ("backend", "nodes", "dispy", "retry", "schedule", "notify")
-    return recorded.model_copy(update={name: getattr(now, name) for name in names})
+    return recorded.placed_as(now)
 
 
 def in_sweep(ledger: Ledger, run: Run, given: Mapping[str, Any], whole: Spec) -> Request:

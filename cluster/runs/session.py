@@ -155,7 +155,7 @@ class Session:
             Writer(self._scribe, kernels[number].run).probe(tally)
 
         options = replace(
-            Options.of(self._spec),
+            Options.of(self._spec, backend),
             # All that are required came up once; after that, one is enough.
             required=1 if many.outcomes else self._spec.nodes.required,
             kernels=[member.request.work(member.run.id) for member in kernels[1:]],

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from cluster.spec.loading import hosts_of, is_stream, load, parse, text_of
-from cluster.spec.model import BACKENDS, Retry, Spec, Until
+from cluster.spec.model import Retry, Spec, Until
 from cluster.spec.night import Notify, Schedule
 from cluster.spec.reference import reference, schema
 from cluster.spec.sweep import Sweep
 
 __all__ = [
-    "BACKENDS",
     "Notify",
     "Retry",
     "Schedule",

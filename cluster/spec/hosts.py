@@ -47,10 +47,14 @@ from cluster.spec.values import (
 
 @dataclass(slots=True)
 class Context:
-    """What the meaning of a host list depends on, and the hosts of the entries before."""
+    """What the meaning of a host list depends on, and the hosts of the entries before.
+
+    ``engines``: names of engines that are known to have been there.
+    """
 
     base: Path
     environ: Mapping[str, str]
+    engines: frozenset[str] = frozenset()
     roster: Roster = field(default_factory=Roster)
     entries: int = 0
     files: list[HostFile] = field(default_factory=list)
@@ -100,7 +104,7 @@ class NodeForm(Frozen):
 
 
 class HostRule(Rule):
-    """A rule that needs to know the folder and the environment."""
+    """A rule that needs to know the folder, the environment or the engines."""
 
     def check_in(self, value: Any, context: Context) -> Any:
         """The value to keep."""

@@ -11,16 +11,18 @@ from typing import Any, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from cluster.common.engines import built_in, options
 from cluster.common.errors import KernelError, Problem, SpecError
 from cluster.sampling.kernels import form_of, functions
 from cluster.sampling.kernels.text import read
 from cluster.sampling.tally import MEASURES
 from cluster.spec.bare import bare_secrets
+from cluster.spec.engine_options import options_model, with_options
 from cluster.spec.hosts import Context, DefaultsForm, NodeForm, NodesForm
 from cluster.spec.messages import wording
 from cluster.spec.overrides import apply
 from cluster.spec.source import Source, join
-from cluster.spec.values import number, show
+from cluster.spec.values import ReadOnly, number, show
 from cluster.spec.yaml12 import Document, Path
 
 # Where null is a value of its own; elsewhere a key without a value is a line left unfinished.
@@ -29,10 +31,19 @@ NULLABLE = frozenset({"attempts", "seed", "slots"})
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Origin(NamedTuple):
-    """The file and folder of a spec, its earlier overrides, and the environment for host lists.
+# What engines are given, by their names: as it stands in the spec, but checked.
+OwnOptions = Mapping[str, Mapping[str, Any]]
 
-    ``written``: by a person, now; what a ledger recorded is not judged again by rules for people.
+
+class Origin(NamedTuple):
+    """Where a spec comes from.
+
+    Attributes:
+        file, base: its file, and the folder of that.
+        overrides: its earlier ones.
+        environ: the environment for host lists.
+        written: by a person, now; what a ledger recorded is not judged again by rules for people.
+        engines: engines that it named when it was recorded, which may not be installed any more.
     """
 
     file: str
@@ -40,37 +51,63 @@ class Origin(NamedTuple):
     overrides: tuple[str, ...] = ()
     environ: Mapping[str, str] = os.environ
     written: bool = False
+    engines: frozenset[str] = frozenset()
 
 
 def judge(
     model: type[Model], document: Document, origin: Origin, changes: Sequence[str] = ()
-) -> tuple[Model, Source]:
-    """The model's instance of a document with `changes` put over it, and where it came from.
+) -> tuple[Model, Source, OwnOptions]:
+    """The model's instance of a document, where it came from, and what it gives to engines.
+
+    The document is judged with `changes` put over it.
 
     Raises:
         SpecError: every problem of the text, the overrides and the values.
     """
-    file, base, earlier, environ, written = origin
+    file, base, earlier, environ, written, engines = origin
     data, values, keys, findings, broken = document
     source = Source(file, base, (*earlier, *changes), data, values, keys)
     problems = [source.finding(found) for found in findings]
     if not isinstance(data, dict):
         problems += [] if problems else [_no_mapping(source)]
         raise SpecError(problems)
-    applied = apply(data, changes, model.model_fields)
+    applied = apply(data, changes, keys_at(model, ()))
     source = source.with_overridden(applied.paths)
     problems += [*applied.problems, *_nulls(source, broken), *_goal(model, source)]
     problems += _set_and_swept(data, applied.paths, source)
     if written or any(path[:1] == ("notify",) for path in applied.paths):
         problems += _bare_secrets(source)
-    named = {"name": _name_of(file), **data}
+    own = _own_options(model, data, engines)
+    named = {"name": _name_of(file), **{key: data[key] for key in data if key not in own}}
+    for name, given in own.items():
+        if entry := options([name]).get(name):
+            problems += _checked(options_model(entry), given, (name,), source, model, broken)
     try:
-        instance = model.model_validate(named, context=Context(base, environ))
+        instance = model.model_validate(named, context=Context(base, environ, engines))
     except ValidationError as error:
-        raise SpecError([*problems, *_problems(error, source, model, broken)]) from None
+        raise SpecError([*problems, *_problems(error, (), source, model, broken)]) from None
     if problems:
         raise SpecError(problems)
-    return instance, source
+    return instance, source, ReadOnly(own)
+
+
+def _own_options(
+    model: type[BaseModel], data: Mapping[str, Any], known: frozenset[str]
+) -> dict[str, Any]:
+    """The keys of a spec that are names of engines with options of their own."""
+    further = [key for key in data if key not in model.model_fields]
+    return {key: data[key] for key in further if key in known or options([key])}
+
+
+def _checked(
+    form: type[BaseModel], given: Any, path: Path, source: Source, model: type[BaseModel],
+    broken: set[Path],
+) -> list[Problem]:  # fmt: skip
+    try:
+        form.model_validate(given)
+    except ValidationError as error:
+        return list(_problems(error, path, source, model, broken))
+    return []
 
 
 def _no_mapping(source: Source) -> Problem:
@@ -87,10 +124,11 @@ def _name_of(file: str) -> str:
 
 
 def _problems(
-    error: ValidationError, source: Source, model: type[BaseModel], broken: set[Path]
+    error: ValidationError, above: Path, source: Source, model: type[BaseModel], broken: set[Path]
 ) -> Iterator[Problem]:
+    """What pydantic found below a path, in our words, less what is below a broken one."""
     for detail in error.errors(include_url=False):
-        path = tuple(detail["loc"])
+        path = (*above, *detail["loc"])
         if not _below(source.written(path), broken):
             words = wording(detail, keys_at(model, path[:-1]))
             fix = words.fix
@@ -129,11 +167,14 @@ def keys_at(model: type[BaseModel], path: Path) -> list[str]:
         section = section_of(model, str(path[0]))
         for step in path[1:]:
             section = (section_of(section, str(step)) if section else None) or section
-    return list(section.model_fields) if section else []
+    keys = list(section.model_fields) if section else []
+    return keys if path else [*keys, *with_options(built_in())]
 
 
 def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
     """The model of a key that is a mapping of keys, as ``until`` is."""
+    if key not in model.model_fields and (entry := options([key]).get(key)):
+        return options_model(entry)
     annotation = model.model_fields[key].annotation if key in model.model_fields else None
     for kind in (annotation, *get_args(annotation)):
         if inspect.isclass(kind) and issubclass(kind, BaseModel):

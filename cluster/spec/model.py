@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, Field, PrivateAttr
 
-from cluster.common.errors import Problem
+from cluster.common import engines
+from cluster.common.errors import Problem, SpecError
 from cluster.hosts.nodes import NodeList, local
+from cluster.spec.engine_options import EngineName, resolved
 from cluster.spec.hosts import Frozen, Nodes
-from cluster.spec.judge import Origin, judge
+from cluster.spec.judge import Origin, OwnOptions, judge
 from cluster.spec.night import Notify, Schedule
 from cluster.spec.source import Source, split, with_hosts
-from cluster.spec.standing import Dispy
 from cluster.spec.sweep import Sweep
 from cluster.spec.values import (
     Block,
-    Choice,
     Duration,
     FileName,
     Folder,
@@ -31,13 +31,10 @@ from cluster.spec.values import (
     Size,
     Text,
     Whole,
-    fault,
-    faults,
 )
 from cluster.spec.yaml12 import Document
 
-BACKENDS = ("serial", "threads", "processes", "ssh", "dispy", "scoop", "mpi")
-_ORIGIN = ("path", "base", "overrides")
+_ORIGIN = ("path", "base", "overrides", "engines")
 
 
 class Until(Frozen):
@@ -129,15 +126,14 @@ class Spec(Frozen):
         description="Files that the kernel imports, relative to its folder; they are frozen with "
         "it.",
     )
-    backend: Annotated[str, Choice(names=BACKENDS, what="backend", form="a backend")] = Field(
-        default="processes", description="The engine that runs the blocks."
+    backend: Annotated[str, EngineName()] = Field(
+        default="processes",
+        description="The engine that runs the blocks; also one that another package brings, whose"
+        " options then stand under its name (cluster backends).",
     )
     nodes: Annotated[NodeList, Nodes()] = Field(
         default_factory=lambda: NodeList((local(),)),
         description="The hosts to work on; without it, this machine with its usable cores.",
-    )
-    dispy: Dispy | None = Field(
-        default=None, description="How nodes with attach are met; backend dispy."
     )
     retry: Retry = Field(default=Retry(), description="What happens when a block fails.")
     schedule: Schedule | None = Field(default=None, description="When it may work.")
@@ -149,18 +145,7 @@ class Spec(Frozen):
 
     _source: Source = PrivateAttr(default_factory=lambda: Source("", Path()))
 
-    @model_validator(mode="after")
-    def _is_met(self) -> Self:
-        """Nodes that stand by themselves are met in one way, which must be told."""
-        if all(node.attach is None for node in self.nodes.hosts):
-            return self
-        if self.backend != "dispy":
-            message = f"must be dispy where a node has attach, got {self.backend}"
-            raise faults([(("backend",), fault(message))])
-        if self.dispy is None or (self.dispy.secret is None and self.dispy.network == "sealed"):
-            fix = "write dispy: {secret: {file: PATH}}, the file that cluster node was given there"
-            raise faults([(("dispy",), fault("a node with attach needs a secret", fix))])
-        return self
+    _own: OwnOptions = PrivateAttr(default_factory=ReadOnly)
 
     @property
     def path(self) -> str:
@@ -176,6 +161,14 @@ class Spec(Frozen):
     def overrides(self) -> tuple[str, ...]:
         """Every ``key=value`` that was set over the file."""
         return self._source.overrides
+
+    def engine_options(self, name: str) -> dict[str, Any]:
+        """The options of an engine, by their names: all that it has, with their defaults.
+
+        Those of one that is not there any more are none.
+        """
+        entry = engines.entry(name)
+        return {} if entry is None else resolved(entry, self._own.get(name, {}), self.base)
 
     def problem(self, path: str, message: str, fix: str | None = None) -> Problem:
         """A problem of a later room, at the place of a key in the spec's text.
@@ -201,8 +194,12 @@ class Spec(Frozen):
         ``path``, ``base`` and ``overrides``. The hosts are resolved: no host file and no
         environment is read again.
         """
-        origin = {"path": self.path, "base": str(self.base), "overrides": list(self.overrides)}
-        return {**_plain(self), **origin}
+        origin: dict[str, Any] = {
+            "path": self.path, "base": str(self.base), "overrides": list(self.overrides),
+            # By these names a later reader knows keys of engines that it has not.
+            **({"engines": sorted(self._own)} if self._own else {}),
+        }  # fmt: skip
+        return {**self._keys(), **origin}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -213,7 +210,9 @@ class Spec(Frozen):
         """
         keys = {name: value for name, value in data.items() if name not in _ORIGIN}
         keys["nodes"] = NodeList.from_json(keys["nodes"])
-        origin = Origin(data["path"], Path(data["base"]), tuple(data["overrides"]))
+        known = frozenset({data["backend"], *data.get("engines", ())})
+        place = data["path"], Path(data["base"]), tuple(data["overrides"])
+        origin = Origin(*place, engines=known)
         return cls.read(Document.of(keys), origin)
 
     @classmethod
@@ -223,9 +222,42 @@ class Spec(Frozen):
         Raises:
             SpecError: everything that is wrong, at once.
         """
-        spec, source = judge(cls, document, origin, changes)
-        spec._source = source
+        spec, source, own = judge(cls, document, origin, changes)
+        spec._source, spec._own = source, own
+        if problems := list(spec._unattachable()):
+            raise SpecError(problems)
         return spec
+
+    def _unattachable(self) -> Iterator[Problem]:
+        """Nodes that stand by themselves are met in one way, which must be told."""
+        if all(node.attach is None for node in self.nodes.hosts):
+            return
+        entry = engines.entry(self.backend)
+        if entry is None or not entry.attach:
+            able = " or ".join(each.name for each in engines.entries() if each.attach)
+            message = f"must be {able} where a node has attach, got {self.backend}"
+            yield self.problem("backend", message)
+        elif not entry.attaches(self.engine_options(self.backend)):
+            option = entry.attach[0].partition("=")[0]
+            fix = (
+                f"write {self.backend}: {{{option}: {{file: PATH}}}}, the file that cluster node"
+                " was given there"
+            )
+            yield self.problem(self.backend, f"a node with attach needs a {option}", fix)
+
+    def _keys(self) -> dict[str, Any]:
+        """The keys of this spec, JSON-safe, with those of engines."""
+        return {**_plain(self), **_plain(self._own)}
+
+    def _origin(self) -> Origin:
+        known = frozenset({self.backend, *self._own})
+        return Origin(self.path, self.base, self.overrides, engines=known)
+
+    def placed_as(self, other: Self) -> Self:
+        """This spec, to be run where the other one says."""
+        made = self.model_copy(update={name: getattr(other, name) for name in _PLACE})
+        made._own = other._own
+        return made
 
     def varied(self, values: Mapping[str, Any]) -> Self:
         """One point of this spec's sweep: itself without the sweep, and with other values.
@@ -238,11 +270,11 @@ class Spec(Frozen):
         """
         plain = {name: _plain(getattr(self, name)) for name in _VARIED}
         # Made anew for every point, this machine's cores would be counted each time.
-        keys = {**_without_none(plain), "nodes": self.nodes}
+        keys = {**_without_none(plain), **_plain(self._own), "nodes": self.nodes}
         for dotted, value in values.items():
             *above, last = dotted.split(".")
             _mapping_at(keys, above)[last] = value
-        made = self.read(Document.of(keys), Origin(self.path, self.base, self.overrides))
+        made = self.read(Document.of(keys), self._origin())
         # What does not vary was judged before; host lists can be long.
         return made.model_copy(update={name: getattr(self, name) for name in _FIXED})
 
@@ -256,14 +288,13 @@ class Spec(Frozen):
         Raises:
             SpecError: a change that does not fit.
         """
-        keys = {name: value for name, value in _plain(self).items() if name not in without}
+        keys = {name: value for name, value in self._keys().items() if name not in without}
         if "nodes" in keys:
             # The hosts of the files are in the list already.
             keys["nodes"].pop("files", None)
             # None were there yet: those of a job, which this process may be in now.
             keys["nodes"]["hosts"] = keys["nodes"]["hosts"] or "auto"
-        origin = Origin(self.path, self.base, self.overrides)
-        made = self.read(Document.of(keys), origin, changes)
+        made = self.read(Document.of(keys), self._origin(), changes)
         if any(_changes_hosts(change) for change in changes):
             return made
         nodes = replace(made.nodes, files=self.nodes.files)
@@ -271,6 +302,7 @@ class Spec(Frozen):
 
 
 _VARIED = ("kernel", "params", "samples", "block", "seed", "until", "backend")
+_PLACE = ("backend", "nodes", "retry", "schedule", "notify")
 _FIXED = frozenset(Spec.model_fields) - {*_VARIED, "sweep"}
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
+from cluster.common.engines import Entry, built_in
+from cluster.spec.engine_options import SecretPlace, options_model, with_options
 from cluster.spec.hosts import DefaultsForm, NodeForm, NodesForm
 from cluster.spec.judge import NULLABLE
 from cluster.spec.model import Retry, Spec, Until
 from cluster.spec.night import Notify, Schedule
-from cluster.spec.standing import Dispy, SecretPlace
 from cluster.spec.sweep import Sweep
 from cluster.spec.values import Text
 
@@ -20,34 +21,40 @@ _MODELS: Mapping[str, type[BaseModel]] = {
     "nodes": NodesForm,
     "node": NodeForm,
     "defaults": DefaultsForm,
-    "dispy": Dispy,
-    "secret": SecretPlace,
     "retry": Retry,
     "sweep": Sweep,
     "schedule": Schedule,
     "notify": Notify,
+    "secret": SecretPlace,
 }
 _HEADINGS = {
     "until": "`until`",
     "nodes": "`nodes`, as a mapping",
     "node": "An entry of `nodes`, as a mapping",
     "defaults": "`defaults`, in `nodes`",
-    "dispy": "`dispy`",
-    "secret": "`dispy.secret`",
     "retry": "`retry`",
     "sweep": "`sweep`",
     "schedule": "`schedule`",
     "notify": "`notify`",
+    "secret": "A secret, as a mapping",
 }
 
 
-def schema() -> dict[str, Any]:
-    """JSON Schema, draft-07, of a spec once its text was read by the rules of YAML 1.2."""
+def schema(engines: Sequence[Entry] | None = None) -> dict[str, Any]:
+    """JSON Schema, draft-07, of a spec once its text was read by the rules of YAML 1.2.
+
+    Args:
+        engines: those that a spec may name; None: those of this package.
+    """
+    known = built_in() if engines is None else engines
     root = _object(Spec)
     definitions = {name: _object(model) for name, model in _MODELS.items()}
-    for key in ("until", "dispy", "retry", "sweep", "schedule", "notify"):
+    for key in ("until", "retry", "sweep", "schedule", "notify"):
         root["properties"][key] = _refer(key)
-    definitions["dispy"]["properties"]["secret"] = _refer("secret", Dispy)
+    root["properties"]["backend"]["enum"] = [entry.name for entry in known]
+    for each in with_options(known).values():
+        definitions[each.name] = _options(each)
+        root["properties"][each.name] = _reference(each.name, each.about)
     entry = {"anyOf": [Text().schema(), {"$ref": "#/definitions/node"}]}
     entries = {"type": "array", "minItems": 1, "items": entry}
     forms = [Text().schema(), entries]
@@ -92,18 +99,33 @@ def _tidy(key: str, made: Mapping[str, Any]) -> dict[str, Any]:
     return tidy
 
 
+def _options(entry: Entry) -> dict[str, Any]:
+    made = _object(options_model(entry))
+    for option in entry.options:
+        if option.kind == "secret":
+            made["properties"][option.name] = _reference("secret", option.description)
+    return made
+
+
 def _refer(key: str, model: type[BaseModel] = Spec) -> dict[str, Any]:
+    return _reference(key, model.model_fields[key].description or "")
+
+
+def _reference(definition: str, words: str) -> dict[str, Any]:
     # Draft-07 ignores what stands beside $ref.
-    words = model.model_fields[key].description
-    return {"description": words, "allOf": [{"$ref": f"#/definitions/{key}"}]}
+    return {"description": words, "allOf": [{"$ref": f"#/definitions/{definition}"}]}
 
 
 def reference() -> str:
     """The reference of the spec, as Markdown."""
     made = schema()
-    sections = {"Keys": made, **{_HEADINGS[k]: v for k, v in made["definitions"].items()}}
+    sections = {"Keys": made, **{_heading(k): v for k, v in made["definitions"].items()}}
     tables = (line for title, part in sections.items() for line in _section(title, part))
     return "\n".join([_INTRODUCTION, *tables, _CONCLUSION])
+
+
+def _heading(definition: str) -> str:
+    return _HEADINGS.get(definition, f"`{definition}`")
 
 
 def _section(title: str, part: Mapping[str, Any]) -> Iterator[str]:
@@ -142,7 +164,7 @@ def _kind(value: Mapping[str, Any]) -> str:
 
 
 def _anchor(ref: str) -> str:
-    heading = _HEADINGS[ref.rpartition("/")[2]].lower()
+    heading = _heading(ref.rpartition("/")[2]).lower()
     return "".join(letter for letter in heading if letter not in "`,.").replace(" ", "-")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cluster.common import engines
 from cluster.common.canonical import sha256
 from cluster.common.errors import KernelError, Problem, SpecError, UsageError
 from cluster.hosts.nodes import ALLOCATE, NO_ALLOCATION, Node, is_local, usable_cores
@@ -35,8 +36,7 @@ from cluster.spec import Spec
 # A drawn seed stays exact in every JSON reader, those that read numbers as doubles included.
 _SEED_BITS = 53
 # What may be changed without changing what is computed: a resume takes these.
-WHERE = frozenset({"backend", "nodes", "dispy", "retry", "schedule", "notify", "description"})
-IN_ONE_PLACE = frozenset({"serial", "threads", "processes"})
+WHERE = frozenset({"backend", "nodes", "retry", "schedule", "notify", "description"})
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,8 @@ def elsewhere(request: Request, overrides: Sequence[str]) -> Request:
     """
     for override in overrides:
         key = override.partition("=")[0].strip()
-        if key.partition(".")[0].partition("[")[0] not in WHERE:
+        root = key.partition(".")[0].partition("[")[0]
+        if root not in WHERE and not engines.options([root]):
             raise UsageError(
                 f"--set {key} would change what the run computes",
                 fix="submit a new run, or 'cluster extend' for more samples or a tighter target",
@@ -305,7 +306,8 @@ def check_place(spec: Spec) -> None:
     Raises:
         SpecError: the backend works on this machine only, and the spec names another.
     """
-    if spec.backend in IN_ONE_PLACE:
+    entry = engines.entry(spec.backend)
+    if entry is not None and not entry.trouble and not entry.hosted:
         far = [node.host for node in spec.nodes.hosts if not is_local(node.host)]
         if far:
             message = f"the backend {spec.backend} works on this machine only, got {far[0]!r}"

@@ -177,6 +177,19 @@ class Block(Rule):
 
 
 @dataclass(frozen=True)
+class Flag(Rule):
+    """``true`` or ``false``."""
+
+    def check(self, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise fault(f"must be true or false, got {show(value)}")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True)
 class Number(Rule):
     """A number above 0, and below `below` where that is given."""
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.backends.base import TABLE, Backend, Options, create
+from cluster.backends.base import Backend, Options, create
 from cluster.hosts.nodes import Node
-
-NAMES = tuple(entry.name for entry in TABLE)
 
 
 def engine(name: str, slots: int = 2, options: Options | None = None) -> Backend:

@@ -9,82 +9,94 @@ from functools import partial
 import pytest
 from _pytest.mark import ParameterSet
 
-from cluster.backends.base import TABLE, Options, create
+from cluster.backends.base import TABLE, Entry, Options, create
 from cluster.hosts.nodes import Node
 from cluster.testing import (
     CHECKS,
-    HOSTILE,
+    KILLS,
+    Case,
     FakeClock,
     Script,
     Simulated,
     Subject,
     Weather,
-    check_hostile,
+    engine_suite,
     work_of,
 )
-from tests.backends.engines import NAMES, engine
+from tests.backends.engines import engine, serial
 from tests.conftest import need
 
 CALM = Weather(dies=0, vanishes=0, twice=0, forged=0)
 
 
-# Those that run kernels in the dispatcher's own process, which a kernel can therefore end or hang.
-IN_PROCESS = {"serial", "threads"}
 # What the engines of somebody else are asked by default; the rest of it takes minutes.
 QUICK = {
-    "check_every_task_is_answered_once",
-    "check_nothing_is_left_behind",
-    "raises",
-    "os_exit",
+    "every_task_is_answered_once",
+    "nothing_is_left_behind",
+    "survives_raises",
+    "survives_os_exit",
 }
+# Of these processes an engine may have none, and they take seconds to be replaced.
+LONG = {"agent_killed", "driver_killed", "server_killed"}
 
 
-def subject(name: str) -> Subject:
-    """The engine of that name with two slots, and a tick short enough for tests."""
-    entry = next(entry for entry in TABLE if entry.name == name)
-    need(entry.usable, f"{name}: {entry.install}")
-    return Subject(partial(engine, name, options=Options(tick=0.1)))
+def suite(entry: Entry) -> list[Case]:
+    """The cases of an engine, less those that do not apply where kernels run in the dispatcher."""
+    cases = engine_suite(partial(engine, entry.name, options=Options(tick=0.1)))
+    return [case for case in cases if not (case.outside and entry.kind == "in_process")]
 
 
-def survives(name: str, hostile: str) -> bool:
-    """Whether an engine must survive a kernel: in one process, none that ends or hangs that."""
-    return not (HOSTILE[hostile].kills and name in IN_PROCESS)
+def cases(wanted: Callable[[Case], bool]) -> list[ParameterSet]:
+    """Those of all engines; slow where the engine is somebody else's, and they are not quick."""
+    return [
+        pytest.param(
+            entry, case, id=f"{entry.name}-{case.name}",
+            marks=pytest.mark.slow if _is_slow(entry, case) else (),
+        )
+        for entry in TABLE for case in suite(entry) if wanted(case)
+    ]  # fmt: skip
 
 
-def case(name: str, what: str, *values: object) -> ParameterSet:
-    """A case of an engine; slow where its engine is somebody else's, and it is not a quick one."""
-    others = any(entry.name == name and entry.needs for entry in TABLE)
-    slow = others and what not in QUICK
-    return pytest.param(*values, marks=pytest.mark.slow if slow else (), id=f"{name}-{what}")
+def _is_slow(entry: Entry, case: Case) -> bool:
+    return case.name in LONG or (bool(entry.needs) and case.name not in QUICK)
+
+
+def _is_hostile(case: Case) -> bool:
+    return case.name.startswith("survives_")
+
+
+def _is_kill(case: Case) -> bool:
+    return case.name.endswith("_killed")
 
 
 @pytest.mark.fault(17)
 @pytest.mark.parametrize(
-    ("name", "check"), [case(n, c.__name__, n, c) for n in NAMES for c in CHECKS]
+    ("entry", "case"), cases(lambda case: not _is_hostile(case) and not _is_kill(case))
 )
-def test_an_engine_keeps_the_contract(name: str, check: Callable[[Subject], None]) -> None:
+def test_an_engine_keeps_the_contract(entry: Entry, case: Case) -> None:
     """Each check of the conformance suite, on each engine."""
-    check(subject(name))
+    need(entry.usable, f"{entry.name}: {entry.install}")
+    case()
 
 
 @pytest.mark.fault(13, 14, 15, 16, 17, 21, 56, 57)
-@pytest.mark.parametrize(
-    ("name", "hostile"), [case(n, h, n, h) for n in NAMES for h in HOSTILE if survives(n, h)]
-)
-def test_an_engine_survives_a_hostile_kernel(name: str, hostile: str) -> None:
+@pytest.mark.parametrize(("entry", "case"), cases(_is_hostile))
+def test_an_engine_survives_a_hostile_kernel(entry: Entry, case: Case) -> None:
     """The run ends as it must, told at the right block, and every other block is right."""
-    check_hostile(subject(name), hostile)
+    need(entry.usable, f"{entry.name}: {entry.install}")
+    case()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_it_is_known_which_engines_share_the_dispatchers_process(name: str) -> None:
-    """These run all of the zoo but three; everything else runs all of it."""
-    assert subject(name).in_process == (name in IN_PROCESS)
+@pytest.mark.parametrize(("entry", "case"), cases(_is_kill))
+def test_a_run_goes_on_when_a_process_of_its_engine_is_killed(entry: Entry, case: Case) -> None:
+    """It ends with the digest of serial, and nothing is left behind."""
+    need(entry.usable, f"{entry.name}: {entry.install}")
+    assert case() or case.name != "worker_killed"
 
 
 def test_what_is_asked_by_default_is_there() -> None:
-    """A check that was renamed is not left to the slow run unseen."""
-    assert {check.__name__ for check in CHECKS} | set(HOSTILE) >= QUICK
+    """A case that was renamed is not left to the slow run unseen."""
+    assert {case.name for case in suite(TABLE[-1])} >= QUICK | LONG
 
 
 @pytest.mark.parametrize("check", CHECKS[:5], ids=lambda check: check.__name__)
@@ -94,12 +106,14 @@ def test_the_simulated_cluster_keeps_the_contract_too(check: Callable[[Subject],
     check(Subject(lambda: Simulated(hosts, FakeClock(), 1, CALM)))
 
 
-def test_only_kernels_that_end_or_hang_their_process_are_left_out() -> None:
+def test_only_what_ends_or_hangs_its_process_is_left_out() -> None:
     """Serial and threads run all of the zoo but three; everything else runs all of it."""
-    left_out = {name: {h for h in HOSTILE if not survives(name, h)} for name in NAMES}
-    three = {"os_exit", "segfault", "hangs"}
-    assert {name for name, out in left_out.items() if out} == IN_PROCESS
-    assert left_out["serial"] == left_out["threads"] == three
+    run = {entry.name: {case.name for case in suite(entry)} for entry in TABLE}
+    ends = {"survives_os_exit", "survives_segfault", "survives_hangs"}
+    ends |= {f"{role}_killed" for role in KILLS}
+    everything = {case.name for case in engine_suite(serial)}
+    left_out = {name: everything - names for name, names in run.items() if everything - names}
+    assert left_out == {"serial": ends, "threads": ends}
 
 
 def test_threads_that_were_given_nothing_end_when_the_run_is_closed() -> None:

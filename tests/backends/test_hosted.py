@@ -12,7 +12,6 @@ import pytest
 from cluster.backends import hosted
 from cluster.backends.base import Items, NodeEvent, Options, Source
 from cluster.backends.ssh import Engine
-from cluster.common.errors import NodesMissing
 from cluster.hosts.connect import Host
 from cluster.hosts.fingerprint import is_one_machine
 from cluster.hosts.nodes import Node, usable_cores
@@ -99,15 +98,3 @@ def test_a_revoked_task_that_nobody_answers_is_answered_for(
     assert outcome.fault is not None
     assert (outcome.fault.kind, outcome.node) == ("timeout", "localhost")
     assert "not answered" in outcome.fault.message
-
-
-def test_a_kernel_that_hangs_in_its_probe_is_told_as_that() -> None:
-    """The host is in order: it is the kernel that was waited for, and how long."""
-    node, hangs = Node("localhost", slots=1), "import time\ndef f(rng, samples): time.sleep(60)"
-    with Engine((node,), Options(tick=0.1, launch=2.0)) as engine:
-        words = "localhost: .* of the kernel, a probe, did not come back within 2 s"
-        with (
-            pytest.raises(NodesMissing, match=words),
-            closing(engine.run(work_of(hangs), Script(1))) as items,
-        ):
-            list(items)

@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from cluster.backends.base import TABLE, create
+from cluster.backends.base import create
 from cluster.common.errors import EngineError, UsageError
 from cluster.hosts.nodes import Node
 from cluster.sampling.plan import Goal
 from cluster.sampling.task import Outcome
-from cluster.spec import BACKENDS
 from cluster.testing import BAD_BLOCK, HOSTILE, Script, drive, work_of
 from tests.backends.engines import engine
 
@@ -44,11 +43,6 @@ def seen(node: Node) -> dict[str, Any]:
     driven = drive(lambda: create("processes", (node,)), work_of(ASK), Goal(1))
     words: dict[str, Any] = json.loads(driven.failures[0]["message"])
     return words
-
-
-def test_the_table_and_the_spec_name_the_same_backends() -> None:
-    """A backend that the spec accepts can be made, and the other way round."""
-    assert tuple(entry.name for entry in TABLE) == BACKENDS
 
 
 @pytest.mark.fault(22)

@@ -1,4 +1,4 @@
-"""The table of backends: names, what is missing, and the environment of a slot."""
+"""Backends by name, and the environment of a slot."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from cluster.backends import base
-from cluster.backends.base import Entry, create, kernels_at_home
-from cluster.common.errors import EngineError, UsageError
+from cluster.backends.base import create, kernels_at_home
+from cluster.common.errors import UsageError
 from cluster.hosts.nodes import Node
 from cluster.hosts.worker_pool import slot_environment
 
@@ -24,18 +23,6 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UsageError) as caught:
         create("xyz", HERE)
     assert "serial, threads, processes" in str(caught.value.fix)
-
-
-def test_a_missing_package_is_answered_with_its_install_line(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The engine is not imported; the person is told how to get it."""
-    row = Entry("grid", "a grid", ("no_such_package",), "pip install 'cluster-montecarlo[grid]'")
-    monkeypatch.setattr(base, "TABLE", (*base.TABLE, row))
-    assert not row.usable
-    with pytest.raises(EngineError, match="not installed") as caught:
-        create("grid", HERE)
-    assert caught.value.fix == row.install
 
 
 @pytest.mark.fault(22)

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.backends.base import Options
 from cluster.common.errors import SpecError, UsageError
+from cluster.common.secret import Secret
 from cluster.hosts.nodes import Defaults, HostFile, Node
 from cluster.spec import Spec, hosts_of, parse
 
@@ -111,7 +112,10 @@ def test_a_stock_node_is_met_only_on_a_network_that_is_said_to_be_trusted(tmp_pa
     """Sealed without the word, and then with a secret; trusted ones may have none."""
     sealed = parse(STANDS + "dispy: {secret: {env: S}}\n", "s.yaml", tmp_path)
     trusted = parse(STANDS + "dispy: {network: trusted}\n", "s.yaml", tmp_path)
-    assert [Options.of(each).trusted for each in (sealed, trusted)] == [False, True]
+    assert [Options.of(each).own for each in (sealed, trusted)] == [
+        {"secret": Secret(env="S"), "network": "sealed"},
+        {"secret": None, "network": "trusted"},
+    ]
     for wrong in ("", "dispy: {}\n", "dispy: {network: sealed}\n"):
         with pytest.raises(SpecError, match="a node with attach needs a secret"):
             parse(STANDS + wrong, "s.yaml", tmp_path)

@@ -495,10 +495,10 @@ def test_a_spec_survives_json_and_copies() -> None:
 
 def test_a_recorded_spec_is_checked_when_it_is_read() -> None:
     """A ledger that was edited by hand is no way around the rules."""
-    data = {**read(GOOD).to_json(), "samples": 0, "backend": "no"}
+    data = {**read(GOOD).to_json(), "samples": 0, "block": 0}
     with pytest.raises(SpecError) as caught:
         Spec.from_json(data)
-    assert [problem.path for problem in caught.value.problems] == ["backend", "samples"]
+    assert [problem.path for problem in caught.value.problems] == ["block", "samples"]
     assert [problem.line for problem in caught.value.problems] == [0, 0]
 
 

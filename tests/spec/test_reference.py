@@ -10,8 +10,9 @@ import pytest
 from jsonschema import Draft7Validator
 from pydantic import Field
 
+from cluster.common.engines import built_in
 from cluster.common.errors import SpecError
-from cluster.spec import BACKENDS, Spec, parse, reference, schema
+from cluster.spec import Spec, parse, reference, schema
 from cluster.spec.judge import Origin
 from cluster.spec.values import Whole
 from cluster.spec.yaml12 import read
@@ -37,7 +38,7 @@ def test_the_schema_is_one_of_draft_07() -> None:
     Draft7Validator.check_schema(made)
     assert made["$schema"] == "http://json-schema.org/draft-07/schema#"
     assert made["additionalProperties"] is False
-    assert made["properties"]["backend"]["enum"] == list(BACKENDS)
+    assert made["properties"]["backend"]["enum"] == [e.name for e in built_in()]
     assert "$defs" not in json.dumps(made)
 
 

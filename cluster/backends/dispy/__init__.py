@@ -2,6 +2,44 @@
 
 from __future__ import annotations
 
-from cluster.backends.dispy.engine import Engine
+from typing import Any
+
+from cluster.common.engines import Entry, Option
 
 __all__ = ["Engine"]
+
+ENTRY = Entry(
+    "dispy",
+    "real dispynodes on several hosts, over mutual TLS",
+    needs=("dispy", "pycos", "cryptography"),
+    install="pip install 'cluster-montecarlo[dispy]'",
+    kind="hosted",
+    routes=("from", "to"),
+    attach=("secret", "network=trusted"),
+    about="How nodes with attach are met; backend dispy.",
+    options=(
+        Option(
+            "secret",
+            "secret",
+            "Where the secret is that the nodes were started with; needed where sealed.",
+        ),
+        Option(
+            "network",
+            "choice",
+            "sealed: they are nodes of ours (cluster node), and every connection proves the"
+            " secret. trusted: they are stock dispynodes, which run, unencrypted, whatever the"
+            " network sends them.",
+            "sealed",
+            ("sealed", "trusted"),
+        ),
+    ),
+)
+
+
+def __getattr__(name: str) -> Any:
+    # What runs on the hosts is of this package too, and needs no engine.
+    if name == "Engine":
+        from cluster.backends.dispy.engine import Engine
+
+        return Engine
+    raise AttributeError(name)

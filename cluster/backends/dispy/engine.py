@@ -14,6 +14,7 @@ from cluster.backends.dispy.seal import fresh_secret
 from cluster.backends.dispy.stock import RISK, stock_command
 from cluster.backends.driver import Driven
 from cluster.common.backoff import backoff
+from cluster.common.secret import Secret
 from cluster.hosts.connect import Host, agent_command
 from cluster.hosts.nodes import Node
 from cluster.hosts.worker_pool import python_command
@@ -27,6 +28,17 @@ _LONGEST = 15.0
 # A dispynode says each second that it is alive; one that is stopped does not.
 _SILENT = 6.0
 _UNREACHED = "its dispynode cannot be reached from here: does a firewall let TCP through?"
+
+
+def secret_of(options: Options) -> Secret | None:
+    """Where the secret of nodes with ``attach`` is; None: they have none."""
+    place: Secret | None = options.own.get("secret")
+    return place
+
+
+def is_trusted(options: Options) -> bool:
+    """Whether nodes with ``attach`` are stock dispynodes, on a network that is trusted."""
+    return options.own.get("network") == "trusted"
 
 
 @dataclass
@@ -53,15 +65,12 @@ class Engine(Driven):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        if any(node.attach is not None for node in self.nodes) and self.options.secret is not None:
-            self.options.secret.read()  # what is wrong with it is told before anything begins
+        secret = secret_of(self.options)
+        if any(node.attach is not None for node in self.nodes) and secret is not None:
+            secret.read()  # what is wrong with it is told before anything begins
         self._secret = fresh_secret()
         self._warned = False
         self._nodes: dict[str, Started] = {}
-
-    @property
-    def _attaches(self) -> bool:
-        return self.options.trusted or self.options.secret is not None
 
     def _kinds(self) -> dict[str, Any]:
         return {**super()._kinds(), "reach": partial(self.reach, options=self.options)}
@@ -71,10 +80,16 @@ class Engine(Driven):
         """The agent of a node that stands is reached through that."""
         if node.attach is None:
             return agent_command(node)
-        if options.trusted:
-            return stock_command(node.host, node.attach, options)
-        assert options.secret is not None
-        return relay_command(node.host, node.attach, options.secret)
+        secret = secret_of(options)
+        if is_trusted(options):
+            return stock_command(node.host, node.attach, secret, options)
+        assert secret is not None
+        return relay_command(node.host, node.attach, secret)
+
+    @staticmethod
+    def has_agent(node: Node, options: Options) -> bool:
+        """A stock dispynode has none."""
+        return node.attach is None or not is_trusted(options)
 
     def _command(self) -> Sequence[str]:
         return python_command(sys.executable, _DRIVER)
@@ -94,7 +109,7 @@ class Engine(Driven):
 
     def _is_stock(self, host: Host) -> bool:
         """One that knows nothing of us: what stands in its agent's place carries the tasks."""
-        return host.node.attach is not None and self.options.trusted
+        return not self.has_agent(host.node, self.options)
 
     def _slots(self, host: Host) -> int:
         return host.usable if self._is_stock(host) else super()._slots(host)

@@ -53,10 +53,17 @@ class Unfit(Exception):
     """The node cannot be used: why, what to do, and whether trying again is no use."""
 
 
-def stock_command(host: str, port: int, options: Options) -> list[str]:
-    """The arguments that start this process; the secret itself is not among them."""
-    place, limits = options.secret, (str(options.timeout), str(options.memory))
+def stock_command(host: str, port: int, place: Secret | None, options: Options) -> list[str]:
+    """The arguments that start this process; the secret itself is not among them.
+
+    Args:
+        host: the node's.
+        port: where it listens.
+        place: where its secret is; None: it has none.
+        options: the limits of a block.
+    """
     env, file = (place.env or "", place.file or "") if place else ("", "")
+    limits = (str(options.timeout), str(options.memory))
     return python_command(sys.executable, __name__, host, str(port), env, file, *limits)
 
 

@@ -9,10 +9,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cluster.common.engines import Entry
+
 if TYPE_CHECKING:
     from cluster.backends.mpi.engine import Engine
 
 __all__ = ["Engine"]
+
+ENTRY = Entry(
+    "mpi",
+    "one MPI world over several hosts, or the one that mpirun or srun started",
+    needs=("mpi4py",),
+    install="pip install 'cluster-montecarlo[mpi]'",
+    kind="hosted",
+    routes=("from", "to", "between"),
+)
 
 
 def __getattr__(name: str) -> object:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.backends.base import Options
+from cluster.backends.base import Health, Options
 from cluster.backends.driver import Driver
 from cluster.backends.hosted import Hosted
 from cluster.backends.mpi.fence import LOOPBACK
@@ -125,6 +125,16 @@ class Engine(Hosted):
         self._folder: Path | None = None
         self._loose: set[str] = set()
         self._warned: set[str] = set()
+
+    @staticmethod
+    def health() -> Health:
+        """What starts MPI worlds, here."""
+        try:
+            found = find(os.environ)
+        except EngineError as error:
+            return Health("mpirun", False, error.message, error.fix)
+        version = ".".join(map(str, found.version))
+        return Health("mpirun", True, f"{found.flavour} {version} ({found.path})")
 
     # -- what Hosted asks -------------------------------------------------------------------------
 

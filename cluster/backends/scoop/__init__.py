@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.common.engines import Entry
+
 __all__ = ["Engine"]
+
+ENTRY = Entry(
+    "scoop",
+    "SCOOP's futures on several hosts, every message signed",
+    needs=("scoop", "zmq", "greenlet"),
+    install="pip install 'cluster-montecarlo[scoop]'",
+    kind="hosted",
+    routes=("from",),
+    exact=True,
+)
 
 
 def __getattr__(name: str) -> Any:

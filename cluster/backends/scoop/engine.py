@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.backends.base import Health
 from cluster.backends.driver import Driven
-from cluster.backends.scoop.pin import refusal
+from cluster.backends.scoop.pin import VERSION, refusal
 from cluster.backends.scoop.seal import fresh_key
 from cluster.common.backoff import backoff
 from cluster.common.errors import EngineError
@@ -78,6 +79,14 @@ class Engine(Driven):
         super().__init__(*arguments)
         self._seats: dict[str, list[Seat]] = {}
         self._doors: dict[str, list[int]] = {}
+
+    @staticmethod
+    def health() -> Health:
+        """The version that is here."""
+        reason, fix = refusal()
+        if reason:
+            return Health("scoop", False, reason, fix)
+        return Health("scoop", True, f"SCOOP {VERSION}, the one that the backend works with")
 
     def _kinds(self) -> dict[str, Any]:
         return {}  # the broker tells which worker has a task

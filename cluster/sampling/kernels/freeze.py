@@ -76,10 +76,12 @@ def _find(place: str, base: Path) -> Path:
         path = base / place
         if _is_there(path):
             return path
-        if path.is_dir():
-            raise KernelError(f"{path} is a folder", fix="name a file in it: file.py:function")
-        if path.is_symlink() or path.exists():
-            raise KernelError(f"{path} is a link to no file, or no plain file", fix="name a file")
+        with suppress(OSError):  # a name may be too long for any file
+            if path.is_dir():
+                raise KernelError(f"{path} is a folder", fix="name a file in it: file.py:function")
+            if path.is_symlink() or path.exists():
+                message = f"{path} is a link to no file, or no plain file"
+                raise KernelError(message, fix="name a file")
         raise KernelError(f"no file {path}", fix=nearest(path.name, path.parent))
     parts = place.split(".")
     for folder in (Path.cwd(), *map(Path, sys.path)):

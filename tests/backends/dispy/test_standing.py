@@ -116,7 +116,7 @@ def node(port: int, address: str = "127.0.0.1", slots: int | None = 2) -> Node:
 
 def run(secret: Path, *nodes: Node, launch: float = 20.0, blocks: int = 12) -> Driven:
     """A whole run on nodes that stand."""
-    options = Options(secret=Secret(file=str(secret)), launch=launch, tick=0.1)
+    options = Options(own={"secret": Secret(file=str(secret))}, launch=launch, tick=0.1)
     return drive(lambda: create("dispy", nodes, options), work_of(), Goal(blocks))
 
 
@@ -187,7 +187,7 @@ def test_a_node_says_where_it_listens_and_ends_at_a_signal(start: Start, port: i
 def test_a_node_that_ends_takes_down_what_it_started(start: Start, secret: Path, port: int) -> None:
     """SIGTERM while a run is on: the run is told, and no process stays."""
     process = start()
-    options = Options(secret=Secret(file=str(secret)), tick=0.1)
+    options = Options(own={"secret": Secret(file=str(secret))}, tick=0.1)
     with create("dispy", [node(port)], options) as engine:
         lost = ""
         for item in engine.run(work_of(SLEEPS.format(seconds=0.2)), Script(1000)):
@@ -206,7 +206,7 @@ def test_a_node_that_ends_takes_down_what_it_started(start: Start, secret: Path,
 def test_a_node_gives_no_more_slots_than_it_was_told(start: Start, secret: Path, port: int) -> None:
     """The dispatcher may ask for fewer, and never gets more."""
     start("--slots", "1")
-    options = Options(secret=Secret(file=str(secret)), tick=0.1)
+    options = Options(own={"secret": Secret(file=str(secret))}, tick=0.1)
     with create("dispy", [node(port, slots=4)], options) as engine:
         items = engine.run(work_of(), Script(1))
         first = next(item for item in items if isinstance(item, NodeEvent))
@@ -267,7 +267,7 @@ def test_a_node_that_another_run_holds_is_told_and_joins_when_it_is_free(
 ) -> None:
     """Held: by whom and since when; the run that waits for it gets it afterwards."""
     start()
-    options = Options(secret=Secret(file=str(secret)), tick=0.1)
+    options = Options(own={"secret": Secret(file=str(secret))}, tick=0.1)
     with create("dispy", [node(port)], options) as first:
         items = first.run(work_of(SLEEPS.format(seconds=0.1)), Script(1000))
         next(item for item in items if isinstance(item, Outcome))
@@ -286,7 +286,7 @@ def test_a_node_of_another_version_is_refused_with_the_differences(
     init = tmp_path / "old" / "cluster" / "__init__.py"
     text = init.read_text().replace(f'"{cluster.__version__}"', '"0.0.7"')
     init.write_text(text)
-    nodes = tmp_path / "old" / "cluster" / "nodes" / "node.py"
+    nodes = tmp_path / "old" / "cluster" / "hosts" / "nodes" / "node.py"
     nodes.write_text(nodes.read_text().replace("attach", "moor"))  # a key that it does not know
     start(root=tmp_path / "old")
     words = reason(secret, node(port))
@@ -368,7 +368,7 @@ from cluster.hosts.nodes import Node
 from cluster.testing import work_of
 from cluster.hosts.jsonlines import Wire
 with selectors.DefaultSelector() as selector:
-    stock = Stock(Wire(None, 1, selector), Place("127.0.0.1", {port}, None), "", 1.0)
+    stock = Stock(Wire(None, 1, selector), Place("127.0.0.1", {port}, None), "", {{}})
     node = Node("127.0.0.1", attach={port})
     try:
         stock.hear({{"node": node.to_json(), "work": work_of().to_json()}})

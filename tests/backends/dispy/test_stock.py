@@ -65,8 +65,9 @@ class Stock(NamedTuple):
         timeout: float = 60.0, trusted: bool = True, env: Mapping[str, str] | None = None,
     ) -> Backend:  # fmt: skip
         """An engine on it, and on more nodes."""
-        place = Secret(file=str(secret or self.secret))
-        options = Options(secret=place, trusted=trusted, launch=launch, timeout=timeout, tick=0.1)
+        network = "trusted" if trusted else "sealed"
+        own = {"secret": Secret(file=str(secret or self.secret)), "network": network}
+        options = Options(own=own, launch=launch, timeout=timeout, tick=0.1)
         node = Node("127.0.0.1", slots=2, attach=self.port, env=tuple((env or {}).items()))
         return create("dispy", [node, *more], options)
 
@@ -129,10 +130,8 @@ def test_a_stock_node_is_held_to_what_this_machine_draws_of_each_kernel_of_a_swe
 ) -> None:
     """Of the second one it is what is wrong: refused in words, or used."""
     first, second = (work_of(OF_A_NODE.replace("SECOND", str(each))) for each in (False, True))
-    place = Secret(file=str(stock.secret))
-    options = Options(
-        secret=place, trusted=True, launch=20.0, tick=0.1, kernels=[second], required=1
-    )  # fmt: skip
+    own = {"secret": Secret(file=str(stock.secret)), "network": "trusted"}
+    options = Options(own=own, launch=20.0, tick=0.1, kernels=[second], required=1)
     env = (("WRONG", wrong),)
     nodes = [Node("127.0.0.1", slots=2, attach=stock.port, env=env), Node("nowhere.invalid")]
     with (
@@ -223,7 +222,7 @@ def test_a_killed_stock_node_is_noticed(stock: Stock) -> None:
 def test_where_no_stock_node_answers_the_place_is_told() -> None:
     """Nobody listens there."""
     words = f"no node answers at 127.0.0.1 port {(port := free_port())}"
-    options = Options(trusted=True, launch=3.0, tick=0.1)
+    options = Options(own={"network": "trusted"}, launch=3.0, tick=0.1)
     with pytest.raises(EngineError, match=words):
         drive(
             lambda: create("dispy", [Node("127.0.0.1", attach=port)], options), work_of(), Goal(3)

@@ -1,0 +1,202 @@
+"""All that an engine is asked, as cases: for pytest, or for the command line without it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import IO
+
+from cluster.backends.base import Backend, Options, kind
+from cluster.common.errors import ClusterError, UsageError
+from cluster.hosts.nodes import Node
+from cluster.hosts.process_tree import descendants
+from cluster.testing.checks import CHECKS, HOSTILE, Make, Subject, check_hostile
+from cluster.testing.kills import KILLS, check_killed
+
+_USAGE = """\
+usage: python -m cluster.testing ENGINE [WORD ...]
+
+Runs the conformance suite on an engine, and prints one line a check: ok, FAIL, or - where it does
+not apply. ENGINE is MODULE:CLASS, or the name of a backend. With words, only the checks whose name
+holds one of them. Exit code 0 if none failed, 1 if one did, 2 if there is no such engine.
+"""
+# No check of an honest engine takes so long.
+_LONGEST = 180
+# Of what was printed in a check that failed, so many lines are shown, from the last bytes of it.
+_LINES, _WIDTH, _PRINTED = 20, 120, 20_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One check of an engine; called, it raises AssertionError where the engine fails it.
+
+    Attributes:
+        name: what is checked.
+        make: how the engine is made.
+        check: the check itself; False where it found nothing to check.
+        outside: it needs kernels to run in processes of their own.
+    """
+
+    name: str
+    make: Make
+    check: Callable[[Subject], bool | None]
+    outside: bool = False
+
+    @property
+    def __name__(self) -> str:
+        """The name: pytest makes its ids of it."""
+        return self.name
+
+    def __call__(self) -> bool:
+        """Run it; False where it does not apply to the engine."""
+        subject = Subject(self.make)
+        if self.outside and subject.in_process:
+            return False
+        return self.check(subject) is not False
+
+
+def engine_suite(make: Make | type[Backend]) -> list[Case]:
+    """Every check, hostile kernel and kill, to parametrize a test over.
+
+    Args:
+        make: an engine's class, which is made with two slots of this machine; or a function that
+            makes an engine of two slots or more, anew at each call.
+    """
+    made = on_this_machine(make) if isinstance(make, type) else make
+    return [
+        *(Case(_plain(check), made, check) for check in CHECKS),
+        *(
+            Case(f"survives_{name}", made, partial(check_hostile, name=name), hostile.kills)
+            for name, hostile in HOSTILE.items()
+        ),
+        *(Case(f"{role}_killed", made, partial(check_killed, role=role), True) for role in KILLS),
+    ]
+
+
+def on_this_machine(engine: type[Backend]) -> Make:
+    """How to make an engine with two slots of this machine, and a tick short enough for tests."""
+    return partial(engine, (Node("localhost", slots=2),), Options(tick=0.1))
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the suite on the engine that is named; returns the exit code."""
+    if not words or {"-h", "--help"} & {*words}:
+        sys.stdout.write(_USAGE)
+        return 0 if words else 2
+    try:
+        cases = engine_suite(_engine(words[0]))
+    except ClusterError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.code
+    wanted = [c for c in cases if not words[1:] or any(word in c.name for word in words[1:])]
+    verdicts = [_verdict(case) for case in wanted]
+    counts = {word: verdicts.count(word) for word in ("ok", "FAIL", "-")}
+    _say(f"{counts['ok']} ok, {counts['FAIL']} failed, {counts['-']} do not apply")
+    return int(counts["FAIL"] > 0 or not wanted)
+
+
+def _engine(target: str) -> type[Backend]:
+    """The class that is named, by its module or as a backend."""
+    module, colon, name = target.partition(":")
+    if not colon:
+        return kind(target)
+    try:
+        found = getattr(import_module(module), name)
+    except Exception as error:
+        reason = f"{target} cannot be imported: {type(error).__name__}: {error}"
+        raise UsageError(
+            reason, fix="name it as MODULE:CLASS, from the folder of the module"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Backend)):
+        raise UsageError(
+            f"{target} is not a class that inherits from cluster.backends.base.Backend"
+        )
+    return found
+
+
+def _verdict(case: Case) -> str:
+    """Run a case, and print its line; where it failed, also the end of what it printed."""
+    begun, before, reason = time.monotonic(), descendants(os.getpid()), ""
+    with tempfile.TemporaryFile() as printed:
+        try:
+            with _output_to(printed), _at_most(_LONGEST):
+                verdict = "ok" if case() else "-"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # an engine under test may raise anything
+            verdict, reason = "FAIL", _reason(error)
+            _end(descendants(os.getpid()) - before)
+        _say(f"{verdict:4} {case.name:44} {time.monotonic() - begun:6.1f} s  {reason}".rstrip())
+        for line in _tail(printed) if reason else ():
+            _say(f"     | {line}")
+    return verdict
+
+
+@contextmanager
+def _output_to(file: IO[bytes]) -> Iterator[None]:
+    """Have what engines, workers and kernels print in a file: hostile ones print megabytes."""
+    kept = os.dup(1), os.dup(2)
+    sys.stdout.flush()
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        for number, saved in enumerate(kept, 1):
+            os.dup2(saved, number)
+            os.close(saved)
+
+
+def _tail(file: IO[bytes]) -> list[str]:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _PRINTED))
+    lines = file.read().decode(errors="replace").splitlines()[-_LINES:]
+    return [line[:_WIDTH] for line in lines]
+
+
+def _reason(error: BaseException) -> str:
+    """What failed: the error's words, and the line of the suite that says what was expected."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1]
+    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"{words} ({os.path.basename(last.filename)}:{last.lineno}: {last.line})"
+
+
+@contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in what takes longer."""
+
+    def late(_number: int, _frame: object) -> None:
+        raise TimeoutError(f"not over after {seconds} s")
+
+    kept = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, kept)
+
+
+def _end(pids: set[int]) -> None:
+    """Kill what a failed engine left, so that the next check begins afresh."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _plain(check: Callable[[Subject], None]) -> str:
+    return check.__name__.removeprefix("check_")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -51,7 +51,7 @@ ORDER = tuple(ROOMS)
 ABOVE = ("__init__", "__main__", "testing")
 
 # What engines share: the contract, and how several hosts are kept and spoken to.
-SHARED = tuple(f"cluster.backends.{name}" for name in ("base", "driver", "hosted", "order"))
+SHARED = tuple(f"cluster.backends.{name}" for name in ("base", "driver", "hosted", "kit", "order"))
 
 # Who may import what has one owner, or few.
 OWNERS = {

@@ -58,7 +58,8 @@ def cases(wanted: Callable[[Case], bool]) -> list[ParameterSet]:
 
 
 def _is_slow(entry: Entry, case: Case) -> bool:
-    return case.name in LONG or (bool(entry.needs) and case.name not in QUICK)
+    others = entry.kind == "hosted" and entry.name != "ssh"
+    return case.name in LONG or (others and case.name not in QUICK)
 
 
 def _is_hostile(case: Case) -> bool:

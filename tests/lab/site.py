@@ -24,6 +24,8 @@ HOSTED = tuple(entry.name for entry in TABLE if entry.hosted)
 # What an engine's own daemon on a host is recognised by.
 DAEMONS = {
     "ssh": "cluster.hosts.agent",
+    "tcp": "kit.server",
+    "zeromq": "kit.server",
     "dispy": "dispy.node",
     "scoop": "scoop.worker",
     "mpi": "mpi.rank",

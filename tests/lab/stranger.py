@@ -71,10 +71,12 @@ def send_as_scoop(address: str, port: int, mark: str) -> None:
     evil = pickle.dumps(Bomb(mark))
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
+    dealer.sndtimeo = 500
     dealer.connect(f"tcp://{address}:{port}")
-    for kind in SCOOP:
-        for count in range(5):
-            dealer.send_multipart([kind, *[evil] * count])
+    with suppress(zmq.Again):  # one whose handshake was refused takes no more
+        for kind in SCOOP:
+            for count in range(5):
+                dealer.send_multipart([kind, *[evil] * count])
     time.sleep(0.5)
     context.destroy(100)
 

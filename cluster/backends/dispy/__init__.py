@@ -11,7 +11,7 @@ __all__ = ["Engine"]
 ENTRY = Entry(
     "dispy",
     "real dispynodes on several hosts, over mutual TLS",
-    needs=("dispy", "pycos", "cryptography"),
+    needs=("dispy", "pycos"),
     install="pip install 'cluster-montecarlo[dispy]'",
     kind="hosted",
     routes=("from", "to"),

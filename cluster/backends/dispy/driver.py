@@ -8,24 +8,19 @@ passed on too, as late.
 from __future__ import annotations
 
 import json
-import os
-import selectors
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.backends.dispy.client import PULSE, Client, Event
 from cluster.backends.dispy.probe import Place
 from cluster.backends.dispy.seal import Seal
-from cluster.backends.driver import connect
+from cluster.backends.kit.carry import carry
 from cluster.common.errors import EngineError
-from cluster.hosts.jsonlines import Wire
-from cluster.hosts.process_tree import die_with_parent
 
-_BEAT = 1.0
 _AGAIN = 1.0
 # Within which dispy calls a node that let go of us.
 _CALL = 10.0
@@ -51,28 +46,28 @@ class Seat:
     place: Place
     jobs: int
     up: bool = False
-    waiting: deque[list[Any]] = field(default_factory=deque)
+    waiting: deque[Sequence[Any]] = field(default_factory=deque)
     out: set[int] = field(default_factory=set)
 
 
 class Driver:
-    """What is told and what is answered; see the module.
+    """What carries tasks over dispy; see :class:`cluster.backends.kit.carry.Carrier`.
 
     Args:
-        wire: to the parent.
         client: dispy's.
         seal: for all connections, or None.
         token: dispy's own secret, where there is no seal.
     """
 
-    def __init__(self, wire: Wire, client: Client, seal: Seal | None, token: str = "") -> None:
-        self._wire, self._client, self._seal, self._token = wire, client, seal, token
+    def __init__(self, client: Client, seal: Seal | None, token: str = "") -> None:
+        self._client, self._seal, self._token = client, seal, token
         self._seats: dict[str, Seat] = {}
+        self._news: list[Mapping[str, Any]] = []
         self.wake = self._client.wake
 
     # -- what the parent says ---------------------------------------------------------------------
 
-    def on_host(self, told: Mapping[str, Any]) -> None:
+    def join(self, told: Mapping[str, Any]) -> None:
         """A host's node is ready: ``name``, ``address``, ``port``, ``jobs`` and ``here``."""
         name, address = str(told["name"]), str(told["address"])
         twin = self._seats.get(address)
@@ -91,7 +86,7 @@ class Driver:
         else:
             self._watch(self._seats[address])
 
-    def on_gone(self, name: str) -> None:
+    def leave(self, name: str) -> None:
         """A host is gone."""
         seat = self._named(name)
         if seat is not None:
@@ -99,9 +94,9 @@ class Driver:
             del self._seats[seat.place.address]
             self._client.remove(seat.place.address)
 
-    def on_task(self, task: list[Any], name: str) -> None:
+    def send(self, task: Sequence[Any], name: str | None) -> None:
         """A task is to be sent to a host."""
-        seat = self._named(name)
+        seat = self._named(name or "")
         if seat is None or not seat.up:
             self._say({"lost": task[0], "reason": "its node is not there"})
         else:
@@ -110,10 +105,12 @@ class Driver:
 
     # -- what dispy says --------------------------------------------------------------------------
 
-    def tend(self) -> None:
-        """Pass on what happened."""
+    def tend(self) -> list[Mapping[str, Any]]:
+        """What happened."""
         for event in self._client.events():
             getattr(self, f"_on_{event.kind}")(event)
+        news, self._news = self._news, []
+        return news
 
     def _on_up(self, event: Event) -> None:
         seat = self._seats.get(event.address)
@@ -146,7 +143,7 @@ class Driver:
                 return True
         return False
 
-    def _text(self, task: list[Any]) -> str:
+    def _text(self, task: Sequence[Any]) -> str:
         return json.dumps(task, separators=(",", ":"))
 
     # -- inside -----------------------------------------------------------------------------------
@@ -216,60 +213,18 @@ class Driver:
     def _named(self, name: str) -> Seat | None:
         return next((seat for seat in self._seats.values() if seat.name == name), None)
 
-    def _say(self, message: object) -> None:
-        self._wire.queue(message)
+    def _say(self, message: Mapping[str, Any]) -> None:
+        self._news.append(message)
 
 
 def main() -> None:
-    """Serve until the parent ends, or says so. Started by the dispatcher, never by hand."""
-    die_with_parent()
-    with selectors.DefaultSelector() as selector:
-        wire = connect(selector)
-        try:
-            _serve(wire, selector)
-        except EngineError as error:
-            wire.queue({"wrong": str(error), "fix": error.fix})
-        wire.send()
-    # dispy's threads and exit handlers wait without end.
-    os._exit(0)
+    """Serve until the parent ends. Started by the dispatcher, never by hand."""
+    carry(_of)
 
 
-def _serve(wire: Wire, selector: selectors.BaseSelector) -> None:
-    driver: Driver | None = None
-    beat = 0.0
-    while not wire.ended and not wire.wrong:
-        for message in wire.messages():
-            if "end" in message:
-                return
-            driver = _heard(message, driver, wire, selector)
-        if driver is not None:
-            driver.tend()
-        if time.monotonic() - beat >= _BEAT:
-            beat = time.monotonic()
-            wire.queue({"beat": beat})
-        wire.send()
-        for key, mask in selector.select(_BEAT):
-            key.data(mask)
-
-
-def _heard(
-    message: Mapping[str, Any],
-    driver: Driver | None,
-    wire: Wire,
-    selector: selectors.BaseSelector,
-) -> Driver | None:
-    """Do what the parent says; its first word makes the driver."""
-    if driver is None:
-        seal = Seal(str(message["setup"]["secret"]))
-        driver = Driver(wire, Client(seal), seal)
-        selector.register(driver.wake, selectors.EVENT_READ, lambda _mask: None)
-    elif "host" in message:
-        driver.on_host(message["host"])
-    elif "gone" in message:
-        driver.on_gone(message["gone"])
-    elif "task" in message:
-        driver.on_task(message["task"], message["node"])
-    return driver
+def _of(setup: Mapping[str, Any]) -> Driver:
+    seal = Seal(str(setup["secret"]))
+    return Driver(Client(seal), seal)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ from cluster.backends.dispy.relay import relay_command
 from cluster.backends.dispy.seal import fresh_secret
 from cluster.backends.dispy.stock import RISK, stock_command
 from cluster.backends.driver import Driven
-from cluster.common.backoff import backoff
+from cluster.backends.kit.remote import RemoteProcess
 from cluster.common.secret import Secret
 from cluster.hosts.connect import Host, agent_command
 from cluster.hosts.nodes import Node
@@ -24,9 +23,7 @@ _DRIVER = "cluster.backends.dispy.driver"
 _NODE = "cluster.backends.dispy.node"
 # A job only waits for the host's workers; with as many again, none of these waits for a job.
 _AHEAD = 2
-_LONGEST = 15.0
-# A dispynode says each second that it is alive; one that is stopped does not.
-_SILENT = 6.0
+_NONE = (0, "")
 _UNREACHED = "its dispynode cannot be reached from here: does a firewall let TCP through?"
 
 
@@ -41,25 +38,6 @@ def is_trusted(options: Options) -> bool:
     return options.own.get("network") == "trusted"
 
 
-@dataclass
-class Started:
-    """The dispynode of a host.
-
-    Attributes:
-        command: the number under which the host's agent knows it; None: it is to be started.
-        failures: how many ended in a row.
-        due: when to start it.
-        heard: when it last said something; 0 before its first word.
-        missed: since when it takes no tasks, though its host is there.
-    """
-
-    command: int | None = None
-    failures: int = 0
-    due: float = 0.0
-    heard: float = 0.0
-    missed: float = 0.0
-
-
 class Engine(Driven):
     """Hosts' own dispynodes, started by their agents and known to one driver."""
 
@@ -70,7 +48,7 @@ class Engine(Driven):
             secret.read()  # what is wrong with it is told before anything begins
         self._secret = fresh_secret()
         self._warned = False
-        self._nodes: dict[str, Started] = {}
+        self._nodes: dict[str, RemoteProcess] = {}
 
     def _kinds(self) -> dict[str, Any]:
         return {**super()._kinds(), "reach": partial(self.reach, options=self.options)}
@@ -101,11 +79,14 @@ class Engine(Driven):
         """A node serves the client that it began with; a fresh one gets a fresh node."""
         if self._is_stock(host):
             return
-        known = self._nodes.get(host.name)
-        if known is not None and known.command is not None:
-            host.kill(known.command)
-        self._nodes[host.name] = Started()
-        self._start_node(host, self._nodes[host.name])
+        if known := self._nodes.get(host.name):
+            known.kill("", self._attention.now)
+        # One that stands has named its ports; a firewall may know them.
+        port = 0 if host.node.attach is None else host.node.attach + 1
+        first = {**self._place(host), "port": port, "secret": self._secret}
+        self._nodes[host.name] = RemoteProcess(
+            "its dispynode", host, _NODE, first, self.options.ready
+        )
 
     def _is_stock(self, host: Host) -> bool:
         """One that knows nothing of us: what stands in its agent's place carries the tasks."""
@@ -132,70 +113,23 @@ class Engine(Driven):
         super()._on_gone(host)
 
     def _on_told(self, host: Host, message: dict[str, Any]) -> None:
-        started = self._nodes.get(host.name)
-        if started is None or started.command is None:
-            return
-        if message.get("said") == started.command:
-            self._hear_node(host, started, message["message"])
-        elif message.get("exited") == started.command:
-            self._lose_node(host, started, f"its dispynode ended: {message['how']}")
+        known = self._nodes.get(host.name)
+        said = known.hear(message, self._attention.now) if known else None
+        if said is not None:
+            self._say({"host": {**self._place(host), "port": said["port"]}})
 
     def _tend(self) -> Iterator[Outcome]:
-        now = self._attention.now
-        for name, started in self._nodes.items():
-            host = self._ready_hosts[name]
-            if started.command is None and now >= started.due:
-                self._start_node(host, started)
-            elif not host.ready:
-                started.heard = started.heard and now
-                started.missed = now
-            elif started.command is not None and (fault := self._fault(name, started, now)):
-                host.kill(started.command)
-                self._lose_node(host, started, fault)
+        for name, known in self._nodes.items():
+            if reason := known.tend(self._attention.now, used=bool(self._up.get(name, _NONE)[0])):
+                self._say({"gone": name})
+                self._up[name] = 0, reason
         yield from super()._tend()
-
-    def _fault(self, name: str, started: Started, now: float) -> str:
-        """Why a node that was started is of no use, or empty."""
-        if self._up.get(name, (0, ""))[0]:
-            started.missed = now
-        if started.heard and now - started.heard > _SILENT:
-            return f"its dispynode was silent for {_SILENT:g} s"
-        if now - started.missed > self.options.ready:
-            return f"its dispynode took no tasks for {self.options.ready:g} s"
-        return ""
-
-    def _hear_node(self, host: Host, started: Started, message: dict[str, Any]) -> None:
-        started.heard = self._attention.now
-        if "port" in message:
-            self._say({"host": {**self._place(host), "port": message["port"]}})
-        else:
-            started.failures = 0
 
     def _on_said(self, message: Mapping[str, Any]) -> None:
         """The driver cannot reach a node; where its host is there, a fresh one is tried."""
-        started = self._nodes.get(message.get("deaf", ""))
-        if started is None or started.command is None:
-            return
-        host = self._ready_hosts[message["deaf"]]
-        if host.ready and started.heard:
-            host.kill(started.command)
-            self._lose_node(host, started, _UNREACHED)
-
-    def _lose_node(self, host: Host, started: Started, reason: str) -> None:
-        """Another one is started, after a pause that grows."""
-        self._say({"gone": host.name})
-        self._up[host.name] = 0, reason
-        started.command, started.heard = None, 0.0
-        started.due = self._attention.now + backoff(started.failures, 1.0, _LONGEST)
-        started.failures += 1
-
-    def _start_node(self, host: Host, started: Started) -> None:
-        node = host.node
-        # One that stands has named its ports; a firewall may know them.
-        port = 0 if node.attach is None else node.attach + 1
-        wanted = {**self._place(host), "port": port, "secret": self._secret}
-        started.command = host.start_module(_NODE, wanted)
-        started.missed = self._attention.now
+        known = self._nodes.get(message.get("deaf", ""))
+        if known and known.heard is not None and self._ready_hosts[message["deaf"]].ready:
+            known.kill(_UNREACHED, self._attention.now)
 
     def _place(self, host: Host) -> dict[str, Any]:
         """Where a host's node is, and where it finds us."""

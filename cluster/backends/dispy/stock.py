@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -138,7 +138,8 @@ class Stock(Driver):
     """
 
     def __init__(self, wire: Wire, place: Place, token: str, limits: Mapping[str, float]) -> None:
-        super().__init__(wire, Client(None, token, alone=True), None, token)
+        super().__init__(Client(None, token, alone=True), None, token)
+        self._wire = wire
         self._place, self._limits = place, dict(limits)
         self._node: Node | None = None
         self._works: dict[str, Work] = {}
@@ -164,14 +165,14 @@ class Stock(Driver):
         for number in message.get("revoke", ()):
             self._on_revoke(number)
         for task in message.get("tasks", ()):
-            self.on_task(task, self._name)
+            self.send(task, self._name)
         if "beat" in message and time.monotonic() - self._answered < _PATIENCE:
             self._wire.queue(message)
 
-    def on_task(self, task: list[Any], name: str) -> None:
+    def send(self, task: Sequence[Any], name: str | None) -> None:
         """A task is to be sent to the node."""
         self._tasks[task[0]] = Task(*task)
-        super().on_task(task, name)
+        super().send(task, name)
 
     def _begin(self, first: Mapping[str, Any]) -> None:
         self._node = Node.from_json(first["node"])
@@ -181,7 +182,7 @@ class Stock(Driver):
         said = self._place.info()
         cpus, self._last = int(said["cpus"]), said["scheduler_ip"]
         self._slots = min(self._node.slots or cpus, cpus)
-        self.on_host({
+        self.join({
             "name": self._name, "address": self._place.address, "port": self._place.port,
             "jobs": self._slots, "here": _own_address(self._place),
         })  # fmt: skip
@@ -262,7 +263,7 @@ class Stock(Driver):
     def _draw_probe(self) -> None:
         few, task = probe(self._works[""])
         self._works[few.run] = few
-        self.on_task(list(task), self._name)
+        self.send(list(task), self._name)
 
     def _end_probe(self, outcome: Outcome) -> None:
         if is_lost(outcome, self._lost_probes):
@@ -282,7 +283,7 @@ class Stock(Driver):
         """What a driver would tell, in an agent's words."""
         if "up" in message and not self._met:
             self._taken = True
-            self.on_task([_HELLO, 0, 1, 1, 0.0], self._name)
+            self.send([_HELLO, 0, 1, 1, 0.0], self._name)
         elif "up" in message:
             self._tell_usable(self._slots, "ready")
         elif "down" in message:
@@ -306,7 +307,7 @@ class Stock(Driver):
     def _tell_usable(self, slots: int, reason: str) -> None:
         self._wire.queue({"usable": slots, "reason": reason, "never": False})
 
-    def _text(self, task: list[Any]) -> str:
+    def _text(self, task: Sequence[Any]) -> str:
         work = self._works[Task(*task).run]
         asked = None if task[0] == _HELLO else task
         env = dict(self._node.env) if self._node else {}

@@ -1,0 +1,90 @@
+"""The main of an engine's driver, the same for all: what differs is a :class:`Carrier`.
+
+The driver connects to the dispatcher that started it, beats each second, and ends when that ends,
+says so, or says nothing sensible. See :mod:`cluster.backends.driver` for the other side.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from cluster.backends.driver import connect
+from cluster.common.errors import EngineError
+from cluster.hosts.jsonlines import Wire
+from cluster.hosts.process_tree import die_with_parent
+
+_BEAT = 1.0
+
+
+class Carrier(Protocol):
+    """How an engine's tasks get to hosts and their outcomes back. Nothing here may block."""
+
+    #: A descriptor that can be read when :meth:`tend` has something to do.
+    wake: int
+
+    def join(self, host: Mapping[str, Any]) -> None:
+        """Use a host, in the place of any of that name; what is in it is the engine's affair."""
+
+    def leave(self, name: str) -> None:
+        """Have no more to do with a host; nobody waits for the tasks that it has."""
+
+    def send(self, task: Sequence[Any], name: str | None) -> None:
+        """Have a task drawn by that host (None: by any)."""
+
+    def tend(self) -> Iterable[Mapping[str, Any]]:
+        """What came about, as the dispatcher is told it: ``outcome``, ``lost``, ``up``, ``down``.
+
+        Called at each wake, and about once a second.
+        """
+
+
+def carry(make: Callable[[Mapping[str, Any]], Carrier]) -> None:
+    """Be a driver until the dispatcher ends. The process ends with it, whatever its threads do.
+
+    Args:
+        make: makes the carrier of the setup that the engine sends first.
+    """
+    die_with_parent()
+    with selectors.DefaultSelector() as selector:
+        wire = connect(selector)
+        try:
+            _serve(make, wire, selector)
+        except EngineError as error:
+            wire.queue({"wrong": str(error), "fix": error.fix})
+        wire.send()
+    os._exit(0)
+
+
+def _serve(
+    make: Callable[[Mapping[str, Any]], Carrier], wire: Wire, selector: selectors.BaseSelector
+) -> None:
+    carrier: Carrier | None = None
+    beat = 0.0
+    while not wire.ended and not wire.wrong:
+        for message in wire.messages():
+            if carrier is None:
+                carrier = make(message["setup"])
+                selector.register(carrier.wake, selectors.EVENT_READ, lambda _mask: None)
+            else:
+                _pass_on(message, carrier)
+        for news in carrier.tend() if carrier else ():
+            wire.queue(news)
+        if time.monotonic() - beat >= _BEAT:
+            beat = time.monotonic()
+            wire.queue({"beat": beat})
+        wire.send()
+        for key, mask in selector.select(_BEAT):
+            key.data(mask)
+
+
+def _pass_on(message: Mapping[str, Any], carrier: Carrier) -> None:
+    if "task" in message:
+        carrier.send(message["task"], message["node"])
+    elif "host" in message:
+        carrier.join(message["host"])
+    elif "gone" in message:
+        carrier.leave(message["gone"])

@@ -1,0 +1,143 @@
+"""One port at one address, which only who proves the run's secret gets through.
+
+Every connection is TLS 1.3 in both directions: each end presents the certificate that it derives
+from the secret, and accepts no other. An engine gets connected sockets and needs no security of its
+own; whatever comes over them was sent by a process of the run.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from cluster.backends.kit.identity import derived, identity
+
+_HANDSHAKE = 10.0
+# Callers that may be shaking hands at a time. A further one takes the place of the oldest, which an
+# honest one, done within milliseconds, hardly ever is.
+_CALLERS = 128
+# What this process, or the machine, may have too little of for a while.
+_SCARCE, _PAUSE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), 0.1
+# A peer that vanished without a word is noticed within about this many seconds.
+_VANISHED = 20
+
+
+def listen(
+    first: Mapping[str, Any],
+    use: Callable[[ssl.SSLSocket], object],
+    announce: Callable[[Mapping[str, Any]], object],
+) -> NoReturn:
+    """Have connections used, each in a thread of its own, for ever.
+
+    Args:
+        first: ``address``, the only one to listen at, and ``secret``.
+        use: is given each connection whose other end has proved the secret, and closes it.
+        announce: is told the ``port``.
+
+    Raises:
+        OSError: nothing can listen at that address.
+    """
+    sealed = _context(ssl.PROTOCOL_TLS_SERVER, first["secret"])
+    family = socket.AF_INET6 if ":" in first["address"] else socket.AF_INET
+    entrance = socket.create_server((first["address"], 0), family=family, backlog=_CALLERS)
+    callers: deque[ssl.SSLSocket] = deque()
+    announce({"port": entrance.getsockname()[1]})
+    while True:
+        try:
+            plain, _ = entrance.accept()
+        except OSError as error:
+            if error.errno in _SCARCE:
+                time.sleep(_PAUSE)
+            continue
+        with suppress(OSError):  # it has hung up already
+            caller = sealed.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+            callers.append(caller)
+            threading.Thread(target=_admit, args=(caller, callers, use), daemon=True).start()
+        if len(callers) > _CALLERS:
+            _hang_up(callers.popleft())
+
+
+def connect(where: Mapping[str, Any]) -> ssl.SSLSocket:
+    """Connect to a door.
+
+    Args:
+        where: its ``address``, ``port`` and ``secret``; ``patience``: seconds for connecting and,
+            later, for each wait.
+
+    Raises:
+        OSError: nobody answers there in time, or nobody who knows the secret.
+    """
+    plain = socket.create_connection((where["address"], where["port"]), where["patience"])
+    _set_options(plain)
+    return _context(ssl.PROTOCOL_TLS_CLIENT, where["secret"]).wrap_socket(plain)
+
+
+def _admit(
+    caller: ssl.SSLSocket,
+    callers: deque[ssl.SSLSocket],
+    use: Callable[[ssl.SSLSocket], object],
+) -> None:
+    with suppress(OSError), caller:
+        try:
+            caller.settimeout(_HANDSHAKE)
+            caller.do_handshake()
+        finally:
+            with suppress(ValueError):  # it was the oldest
+                callers.remove(caller)
+        caller.settimeout(None)
+        _set_options(caller)
+        use(caller)
+
+
+def _hang_up(caller: ssl.SSLSocket) -> None:
+    """End a connection that another thread is at; that thread closes it."""
+    with suppress(OSError):
+        socket.socket.shutdown(caller, socket.SHUT_RDWR)
+
+
+def _set_options(connection: socket.socket) -> None:
+    """Have small messages leave at once, and a dead peer noticed."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _VANISHED // 2)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _VANISHED // 4)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _VANISHED * 1000)
+
+
+@lru_cache(maxsize=2)
+def _context(side: int, secret: str) -> ssl.SSLContext:
+    return context(side, derived(secret, "door"))
+
+
+def context(side: int, seed: bytes) -> ssl.SSLContext:
+    """One that presents the certificate of a seed and accepts that alone.
+
+    Args:
+        side: ``ssl.PROTOCOL_TLS_SERVER`` or ``ssl.PROTOCOL_TLS_CLIENT``.
+        seed: 32 bytes that both ends derive from their secret.
+    """
+    ours, made = identity(seed), ssl.SSLContext(side)
+    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.check_hostname = False
+    made.verify_mode = ssl.CERT_REQUIRED
+    made.load_verify_locations(cadata=ours.certificate)
+    # OpenSSL reads a key from a path only; this one is in memory, so that no disk ever has it.
+    descriptor = os.memfd_create("cluster-identity")
+    with open(descriptor, "w") as memory:
+        memory.write(ours.key + ours.certificate)
+        memory.flush()
+        made.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    if side == ssl.PROTOCOL_TLS_SERVER:
+        # No session is resumed, and what nobody reads resets a connection that is closed.
+        made.num_tickets = 0
+    return made

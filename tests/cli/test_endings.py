@@ -46,8 +46,9 @@ def test_a_kernel_that_raises_is_1(backend: str, tmp_path: Path) -> None:
     run = ask("ls", "--store", "other store", cwd=tmp_path)[0]["run"]
     place = "--store 'other store'"
     assert f"cluster repro {run} --block 3 {place}" in process.stdout
-    assert f"cluster resume {run} {place}" in process.stdout
+    assert f" submit {path} {place}; a resume repeats the kernel" in process.stdout
     result = ask("show", run, "--store", "other store", cwd=tmp_path)
+    assert f"cluster resume {run} {place}" in result["resume"]
     assert (result["state"], result["failures"][0]["block"]) == ("failed", 3)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import select
 import signal
 import sys
 import threading
@@ -16,12 +18,14 @@ from weakref import WeakSet
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_F_SETSIG = 10
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 # Handlers that this package has set, and what each signal did before the first of them.
 _ours: WeakSet[Callable[..., object]] = WeakSet()
 _plain: dict[int, Any] = {}
 _mask = threading.local()
+_forking = threading.local()
 
 
 def catch(number: int, handler: Callable[[int, Any], object]) -> Any:
@@ -62,6 +66,44 @@ def _as_before() -> None:
 def die_with_parent() -> None:
     """Ask the kernel to end this process when its parent is gone, however it went."""
     _control(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def leash_children() -> None:
+    """Have all that this process forks end with it; call it once, in the main thread.
+
+    The kernel tells a child of the end of the thread that forked it. That of the main thread is
+    the end of all; but one of another thread, as multiprocessing has for its pools, may outlive it.
+    Such a child is told by a pipe whose other end this process alone holds.
+    """
+    ends = list(os.pipe())
+    pipe = os.fstat(ends[0]).st_ino
+
+    def before() -> None:
+        _forking.thread = threading.get_native_id() != os.getpid()
+
+    def in_child() -> None:
+        if not _forking.thread:
+            die_with_parent()
+        elif ends:
+            _die_at_end_of(pipe, *ends)
+            ends.clear()
+
+    os.register_at_fork(before=before, after_in_child=in_child)
+
+
+def _die_at_end_of(pipe: int, reader: int, writer: int) -> None:
+    try:
+        if {os.fstat(end).st_ino for end in (reader, writer)} != {pipe}:
+            return  # a kernel has closed them, and these numbers are other files'
+        own = os.open(f"/proc/self/fd/{reader}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.close(writer)
+        fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(own, _F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    except OSError:
+        return
+    if select.select([own], [], [], 0)[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def adopt() -> None:

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from cluster.common.errors import KernelError
-from cluster.hosts.process_tree import catch, die_with_parent, memory_text
+from cluster.hosts.process_tree import catch, die_with_parent, leash_children, memory_text
 from cluster.sampling.kernels import Source, load
 from cluster.sampling.task import Outcome, Task, Work, perform
 
@@ -33,7 +33,7 @@ def main() -> None:
     """Serve until the input ends. Started by a backend, never by hand."""
     parent = os.getppid()
     die_with_parent()
-    os.register_at_fork(after_in_child=die_with_parent)
+    leash_children()
     if os.getppid() != parent:
         os._exit(1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):

@@ -36,6 +36,10 @@ def forks(rng, samples):
     context = multiprocessing.get_context("fork")
     with context.Pool(2) as pool:  # which ends by terminate() and join()
         assert pool.map(square, range(9)) == [square(x) for x in range(9)]
+    pool = context.Pool(2, maxtasksperchild=1)  # a thread forks the later ones, and ends
+    assert pool.map(square, range(9), chunksize=1) == [square(x) for x in range(9)]
+    pool.close()
+    pool.join()
     with ProcessPoolExecutor(2, mp_context=context) as pool:
         assert list(pool.map(square, range(9))) == [square(x) for x in range(9)]
     for pause in (0.0, 0.05):  # in the moment of its start, and after it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 from cluster.hosts.process_tree import born, descendants
 
@@ -29,3 +30,50 @@ def test_a_name_that_is_no_text_hides_no_process() -> None:
         assert born(process.pid) is not None
         process.communicate(b"\n")
     assert process.pid not in descendants(os.getpid())
+
+
+FORKS = """
+import os, threading, time
+from cluster.family import leash_children
+
+leash_children()
+born = []
+
+def fork():
+    pid = os.fork()
+    if not pid:
+        time.sleep(600)
+    born.append(pid)
+
+fork()
+threads = [threading.Thread(target=fork) for _ in range(2)]
+for thread in threads:
+    thread.start()
+    thread.join()
+time.sleep(0.2)
+print(*born, flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_thread_forks_outlives_it_and_ends_with_the_process() -> None:
+    """As what the main thread forks does, however the process ends."""
+    with subprocess.Popen([sys.executable, "-c", FORKS], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        children = [int(word) for word in process.stdout.readline().split()]
+        assert len(children) == 3
+        assert descendants(process.pid) == set(children)
+        process.kill()
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, children)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it has not ended, whoever is to take note of that."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -20,7 +20,7 @@ from typing import Any
 
 from cluster.hosts.fingerprint import fingerprint
 from cluster.hosts.nodes import usable_cores
-from cluster.hosts.process_tree import die_with_parent
+from cluster.hosts.process_tree import die_with_parent, leash_children
 from cluster.hosts.worker import Marker, draw, limit_memory
 from cluster.hosts.worker_pool import HASHES, POOLS, python_command
 from cluster.sampling.task import Outcome, Task, Work
@@ -108,7 +108,7 @@ def main() -> None:
     die_with_parent()
     if os.getppid() != parent:
         os._exit(1)
-    os.register_at_fork(after_in_child=die_with_parent)
+    leash_children()
     descriptor, writer, memory = map(int, sys.argv[1:])
     marker = Marker(descriptor)
     limit_memory(memory)

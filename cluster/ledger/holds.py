@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Self
 from cluster.common.descriptors import raised
 from cluster.common.errors import UsageError
 from cluster.ledger.faults import translated
-from cluster.ledger.locks import Owner, flock, write_owner
+from cluster.ledger.locks import Owner, flock, unlock, write_owner
 from cluster.ledger.store import Ledger
 
 # Descriptors for everything else: the store, the engine's pipes, libraries.
@@ -55,9 +54,7 @@ class Holds:
         """Give one back."""
         descriptor = self._held.pop(run, None)
         if descriptor is not None:
-            # A child that was forked meanwhile has the descriptor too: closing frees nothing.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+            unlock(descriptor)
 
     def close(self) -> None:
         """Give all back."""

@@ -65,6 +65,7 @@ def flock(descriptor: int, path: Path | str, run: str) -> None:
     for _ in range(10):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _held.add(descriptor)
             return
         except BlockingIOError:
             time.sleep(0.02)
@@ -72,6 +73,27 @@ def flock(descriptor: int, path: Path | str, run: str) -> None:
     raise Locked(
         f"run {run} is held by {owner}", where=str(path), fix="wait for it, or stop it first"
     )
+
+
+def unlock(descriptor: int) -> None:
+    """Give a lock file back, and close it."""
+    _held.discard(descriptor)
+    # A child that is forked just now has the descriptor too: closing alone frees nothing.
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
+_held: set[int] = set()
+
+
+def _leave_to_parent() -> None:
+    """What a kernel forks in this process must not hold its runs when this process has ended."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _read_owner(descriptor: int) -> Owner:

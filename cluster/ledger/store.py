@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -32,7 +31,7 @@ from cluster.ledger.judge import (
     run_of,
     wrong_column,
 )
-from cluster.ledger.locks import Owner, flock, holder, write_owner
+from cluster.ledger.locks import Owner, flock, holder, unlock, write_owner
 from cluster.ledger.marks import End, What, probe_mark, taken_apart
 from cluster.ledger.paths import LOCKS, folder_of, named
 from cluster.ledger.rows import Counted, Damaged, NodeTotals, Run, Speed, Wish
@@ -221,9 +220,7 @@ class Ledger(Database):
                 write_owner(descriptor, Owner.here())
             yield
         finally:
-            # A child that was forked meanwhile has the descriptor too: closing frees nothing.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+            unlock(descriptor)
 
     def sessions(self, run: Run) -> list[dict[str, Any]]:
         """Every start of a run: started, seconds, host, pid, backend, nodes (slots by name).

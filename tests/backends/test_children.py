@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,7 +15,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from cluster.backends.base import TABLE
-from tests.cli.shell import ROOT, ask, cluster, environment
+from tests.cli.shell import ROOT, ask, cluster, environment, started, wait_for
 from tests.conftest import need
 
 KERNELS = '''
@@ -75,6 +77,16 @@ def spawns(rng, samples, joblib=False):
     return Moments.of(rng.random(samples))
 
 
+def leaves(rng, samples):
+    """Something that goes on by itself, in a session of its own."""
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        time.sleep(600)
+    open("left", "w").write(str(pid))
+    time.sleep(600)
+
+
 def hashes(rng, samples):
     """It goes by the orders of two sets, one of which is written out."""
     names = list({"graphite", "water", "steel", "lead"}) + list({str(n) for n in range(9)})
@@ -102,7 +114,16 @@ def case(backend: str, *values: object) -> ParameterSet:
 def submitted(
     folder: Path, kernel: str, backend: str, *, seed_of_hashes: str = "random", **keys: object
 ) -> dict[str, Any]:
-    """Three blocks of a kernel on two slots of a backend; the result's document."""
+    """A run of a kernel on a backend; the result's document."""
+    path = spec(folder, kernel, backend, **keys)
+    env = environment(PYTHONPATH=str(ROOT), PYTHONHASHSEED=seed_of_hashes)
+    done = cluster("submit", path, "--json", cwd=folder, env=env)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def spec(folder: Path, kernel: str, backend: str, **keys: object) -> Path:
+    """Three blocks of a kernel on two slots of a backend."""
     entry = next(entry for entry in TABLE if entry.name == backend)
     need(entry.usable, f"{backend}: {entry.install}")
     document: dict[str, object] = {
@@ -114,11 +135,7 @@ def submitted(
     (folder / "near.py").write_text("def double(x): return 2 * x\n")
     path = folder / "spec.yaml"
     path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in document.items()))
-    env = environment(PYTHONPATH=str(ROOT), PYTHONHASHSEED=seed_of_hashes)
-    result: dict[str, Any] = json.loads(
-        cluster("submit", path, "--json", cwd=folder, env=env).stdout
-    )
-    return result
+    return path
 
 
 @pytest.mark.parametrize("backend", [case(entry.name) for entry in TABLE])
@@ -169,3 +186,18 @@ def test_a_python_that_orders_sets_otherwise_is_told_so(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "PYTHONHASHSEED" in done.stderr.splitlines()[-1]
     assert [run["state"] for run in ask("ls", cwd=tmp_path)][1:] == ["done", "done"]
+
+
+def test_what_a_kernel_left_behind_holds_no_run(tmp_path: Path) -> None:
+    """Drawn in the dispatcher, which was killed: nobody holds the run, and a resume can go on."""
+    path = spec(tmp_path, "leaves", "serial")
+    with started("submit", path, cwd=tmp_path) as process:
+        try:
+            left = tmp_path / "left"
+            wait_for(lambda: left.exists() and left.read_text())
+            process.kill()
+            process.wait()
+            assert ask("ls", cwd=tmp_path)[0]["state"] == "interrupted"
+        finally:
+            process.kill()
+            os.kill(int(left.read_text()), signal.SIGKILL)

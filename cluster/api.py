@@ -19,7 +19,7 @@ from cluster.report import pairs, standings
 from cluster.report.comparison import Comparison
 from cluster.report.recorded import job_result
 from cluster.report.result import Result
-from cluster.report.standing import Standing
+from cluster.report.standing import RunStatus
 from cluster.runs import life
 from cluster.runs.forecast import Outlook, look_ahead, look_ahead_sweep
 from cluster.runs.job import Caller
@@ -157,12 +157,12 @@ def show(run: str, store: Where | Ledger = "runs") -> Result:
         return job_result(ledger, run)
 
 
-def runs(store: Where = "runs") -> list[Standing]:
+def runs(store: Where = "runs") -> list[RunStatus]:
     """Where the runs and sweeps of a store stand, newest first; points are not told one by one."""
     return standings.standings(store)
 
 
-def status(run: str, store: Where = "runs") -> Standing:
+def status(run: str, store: Where = "runs") -> RunStatus:
     """Where a run stands, or a sweep with each of its points.
 
     Raises:

@@ -207,9 +207,13 @@ def memory(count: int = 1_000_000) -> None:
 # -- the parts --------------------------------------------------------------------------------
 
 PARTS: dict[str, Callable[[], None]] = {
-    "kernels": kernels, "scaling": scaling, "tasks": tasks, "help": help, "memory": memory,
+    "kernels": kernels,
+    "scaling": scaling,
+    "tasks": tasks,
+    "help": help,
+    "memory": memory,
     **{name: partial(bench_hosts.measure, name) for name in bench_hosts.BACKENDS},
-}  # fmt: skip
+}
 
 
 def main(names: list[str]) -> int:
@@ -219,9 +223,13 @@ def main(names: list[str]) -> int:
         print(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}", file=sys.stderr)
         return 2
     model = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-         if line.startswith("model name")), platform.machine(),
-    )  # fmt: skip
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
     print(f"{cores()} cores of {model}, Python {platform.python_version()}, {platform.system()}")
     for name in names or list(PARTS):
         PARTS[name]()

@@ -98,7 +98,7 @@ def noop(blocks: int) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "noop.py").write_text(NOOP)
         path = Path(folder, "noop.yaml")
-        path.write_text(json.dumps(
-            {"kernel": "noop.py:noop", "samples": blocks, "block": 1, "seed": 1}
-        ))  # fmt: skip
+        path.write_text(
+            json.dumps({"kernel": "noop.py:noop", "samples": blocks, "block": 1, "seed": 1})
+        )
         yield path

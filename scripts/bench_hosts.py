@@ -71,9 +71,12 @@ def ground(count: int = 3) -> Iterator[Ground]:
 
 def _lab(name: str, *words: str) -> str:
     return subprocess.run(
-        [ROOT / "scripts" / "lab", *words], env={**os.environ, "LAB": name, "PYTHON": PYTHON},
-        check=True, stdout=subprocess.PIPE, text=True,
-    ).stdout  # fmt: skip
+        [ROOT / "scripts" / "lab", *words],
+        env={**os.environ, "LAB": name, "PYTHON": PYTHON},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
 
 
 def _export(line: str) -> tuple[str, str]:
@@ -92,9 +95,15 @@ def run(
         store = Path(folder)
         begun = time.time()
         result = submit(
-            path, "--set", f"backend={backend}", "--set", f"nodes={json.dumps(where.nodes)}",
-            *options, store=store, environment=where.environment,
-        )  # fmt: skip
+            path,
+            "--set",
+            f"backend={backend}",
+            "--set",
+            f"nodes={json.dumps(where.nodes)}",
+            *options,
+            store=store,
+            environment=where.environment,
+        )
         with sqlite3.connect(store / "ledger.sqlite") as db:
             db.row_factory = sqlite3.Row
             clocks = db.execute(
@@ -139,9 +148,11 @@ def sample_rate(where: Ground, backend: str, seconds: float) -> tuple[float, flo
     tasks = 2 * max(2, round(RUN_SECONDS / seconds))
     size = 1 << 24
     content = {
-        "kernel": f"{ROOT}/jobs/pi.py:pi", "samples": tasks * blocks * size, "block": size,
+        "kernel": f"{ROOT}/jobs/pi.py:pi",
+        "samples": tasks * blocks * size,
+        "block": size,
         "seed": 1,
-    }  # fmt: skip
+    }
     with spec(content) as path:
         result, clocks, _ = run(path, where, backend, "--task-blocks", str(blocks))
     spent = clocks["last"] - clocks["began"]

@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, settings
 # A machine under load is slow now and then, which is no fault of the code under test. In CI the
 # same examples are drawn every time, so that a failure there is one that others can repeat.
 settings.register_profile(
-    "project", deadline=None, derandomize="CI" in os.environ,
+    "project",
+    deadline=None,
+    derandomize="CI" in os.environ,
     suppress_health_check=[HealthCheck.too_slow],
-)  # fmt: skip
+)
 settings.load_profile("project")
 
 # The catalogue of faults counts its cases from 1 to this number.

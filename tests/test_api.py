@@ -192,10 +192,22 @@ def test_the_public_names_are_typed(tmp_path: Path) -> None:
     """Code that uses them passes mypy --strict, and a decorated kernel keeps its own type."""
     (tmp_path / "typed.py").write_text(TYPED)
     process = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file", "", "typed.py",
-         "--cache-dir", str(ROOT / ".mypy_cache" / "api")],
-        env=environment(MYPYPATH=str(ROOT)), capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--config-file",
+            "",
+            "typed.py",
+            "--cache-dir",
+            str(ROOT / ".mypy_cache" / "api"),
+        ],
+        env=environment(MYPYPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert process.returncode == 0, process.stdout
     assert (
         "def (stream: cluster.sampling.streams.Stream, samples: int, radius: float ="

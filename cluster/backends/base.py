@@ -22,7 +22,7 @@ from cluster.common.engines import Entry, Option, built_in, cure, entry, importe
 from cluster.common.errors import EngineError, UsageError, did_you_mean
 from cluster.hosts.connect import agent_command
 from cluster.hosts.nodes import Node
-from cluster.hosts.prints import Hearing, Overheard, Printed
+from cluster.hosts.prints import Hearing, Overheard, PrintedLines
 from cluster.hosts.worker_pool import POOLS
 from cluster.sampling.task import Outcome, Task, Work
 
@@ -75,7 +75,7 @@ class NodeEvent(NamedTuple):
 
 
 # What an engine yields: a generator, so that closing it is the way to stop.
-Item = Outcome | NodeEvent | Printed | None
+Item = Outcome | NodeEvent | PrintedLines | None
 Items = Generator[Item, None, None]
 
 
@@ -210,7 +210,7 @@ _RESTART = "stop the run, then resume it with --set nodes=... or another backend
 TABLE = built_in()
 
 
-class Seat(NamedTuple):
+class LaunchedWorld(NamedTuple):
     """Where this process is seated, whatever specs say: in a world that somebody else launched."""
 
     backend: str
@@ -218,15 +218,15 @@ class Seat(NamedTuple):
     engine: Callable[[Options], Backend]
 
 
-_SEATS: list[Seat] = []
+_SEATS: list[LaunchedWorld] = []
 
 
-def settle(place: Seat) -> None:
+def adopt_world(place: LaunchedWorld) -> None:
     """Make all engines of this process from now on those of that place."""
     _SEATS.append(place)
 
 
-def seat() -> Seat | None:
+def launched_world() -> LaunchedWorld | None:
     """Where this process is seated, if it is anywhere."""
     return _SEATS[-1] if _SEATS else None
 
@@ -238,7 +238,7 @@ def create(name: str, nodes: Sequence[Node], options: Options | None = None) -> 
         UsageError: no such backend.
         EngineError: it is not installed here.
     """
-    if (place := seat()) is not None:
+    if (place := launched_world()) is not None:
         return place.engine(options or Options())
     return kind(name)(nodes, options or Options())
 

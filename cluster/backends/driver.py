@@ -22,12 +22,12 @@ from typing import Any
 
 from cluster.backends.base import Options
 from cluster.backends.hosted import Hosted
-from cluster.common.backoff import Attention
+from cluster.common.backoff import ListeningClock
 from cluster.common.descriptors import raised
 from cluster.common.errors import EngineError
 from cluster.hosts.child_process import Child
 from cluster.hosts.connect import Host
-from cluster.hosts.jsonlines import Door, Wire, dial
+from cluster.hosts.jsonlines import Connection, Listener, dial
 from cluster.hosts.nodes import Node
 from cluster.sampling.task import Outcome, Task, Work
 
@@ -39,18 +39,20 @@ _STARTS = 3
 _GRACE = 3.0
 
 
-def connect(selector: selectors.BaseSelector, decode: Callable[[bytes], Any] = json.loads) -> Wire:
+def connect(
+    selector: selectors.BaseSelector, decode: Callable[[bytes], Any] = json.loads
+) -> Connection:
     """The driver's side: a wire to the dispatcher that started this process."""
     raised()  # a connection or two to each host
     connection = dial(os.environ[_ADDRESS])
     descriptor = connection.detach()
-    wire = Wire(descriptor, descriptor, selector, decode)
+    wire = Connection(descriptor, descriptor, selector, decode)
     wire.queue({"driver": os.getpid()})
     wire.send()
     return wire
 
 
-class Driver:
+class DriverProcess:
     """The dispatcher's side of one driver process.
 
     Args:
@@ -68,17 +70,19 @@ class Driver:
         ready: float,
     ) -> None:
         self._selector, self._ready = selector, ready
-        self._door = Door(selector)
-        self._wire: Wire | None = None
+        self._door = Listener(selector)
+        self._wire: Connection | None = None
         self._connection: socket.socket | None = None
-        self._attention = Attention()
+        self._attention = ListeningClock()
         self._since = self._heard = self._attention.now
         self._unsent: list[Any] = []
         try:
             self._child = Child(
-                command, selector, talks=False,
+                command,
+                selector,
+                talks=False,
                 environment={**environment, _ADDRESS: self._door.address},
-            )  # fmt: skip
+            )
         except OSError as error:
             self._door.close()
             raise EngineError(f"the engine could not be started: {error}") from None
@@ -139,7 +143,7 @@ class Driver:
                 connection.close()
                 continue
             self._connection = connection
-            self._wire = Wire(connection.fileno(), connection.fileno(), self._selector)
+            self._wire = Connection(connection.fileno(), connection.fileno(), self._selector)
             self._heard = self._attention.now
             for message in self._unsent:
                 self._wire.queue(message)
@@ -147,12 +151,12 @@ class Driver:
             self._wire.send()
 
 
-class Driven(Hosted):
+class DriverBackend(Hosted):
     """An engine of several hosts whose tasks travel through a driver."""
 
     def __init__(self, nodes: Sequence[Node], options: Options) -> None:
         super().__init__(nodes, options)
-        self._driver: Driver | None = None
+        self._driver: DriverProcess | None = None
         self._up: dict[str, tuple[int, str]] = {}
         self._ready_hosts: dict[str, Host] = {}
         self._barren = 0
@@ -224,7 +228,7 @@ class Driven(Hosted):
             self._driver.say(message)
 
     def _start_driver(self) -> None:
-        self._driver = Driver(
+        self._driver = DriverProcess(
             self._command(), self._environment(), self._selector, self.options.ready
         )
         self._driver.say({"setup": self._setup(self._work)})

@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
-from cluster.common.backoff import Attention
+from cluster.common.backoff import ListeningClock
 from cluster.common.errors import NodesMissing, UsageError
-from cluster.hosts.connect import Change, Fleet, Happening, Host, Standing
+from cluster.hosts.connect import Change, Fleet, Host, HostEvent, HostState
 from cluster.hosts.fingerprint import is_one_machine
 from cluster.hosts.nodes import Node
-from cluster.hosts.prints import Printed
+from cluster.hosts.prints import PrintedLines
 from cluster.hosts.scratch import sweep
 from cluster.sampling.task import Outcome, Task, Work
 
@@ -37,11 +37,11 @@ class Hosted(Backend):
     def __init__(self, nodes: Sequence[Node], options: Options) -> None:
         super().__init__(nodes, options)
         self._selector = selectors.DefaultSelector()
-        self._attention = Attention()
+        self._attention = ListeningClock()
         self._fleet: Fleet | None = None
         self._taken: dict[int, tuple[Task, str]] = {}
         self._told: dict[str, int] = {}
-        self._named: dict[str, Standing | None] = {}
+        self._named: dict[str, HostState | None] = {}
         self._revoked: dict[int, float] = {}
         self._leaving: set[str] = set()
         self._shut: set[str] = set()
@@ -173,7 +173,9 @@ class Hosted(Backend):
         """What the agents do; see :class:`cluster.hosts.connect.Fleet`."""
         return {"tells": self.chooses}
 
-    def _on(self, happening: Happening, source: Source) -> Iterator[Outcome | NodeEvent | Printed]:
+    def _on(
+        self, happening: HostEvent, source: Source
+    ) -> Iterator[Outcome | NodeEvent | PrintedLines]:
         host, change, message = happening
         if change is Change.READY:
             self._brief(host, source)
@@ -192,11 +194,11 @@ class Hosted(Backend):
                 host.introduce(source.work_of(run))
             host.say({"revoke": sorted(self._revoked)})
 
-    def _hear(self, host: Host, message: Any) -> Iterator[Outcome | Printed]:
+    def _hear(self, host: Host, message: Any) -> Iterator[Outcome | PrintedLines]:
         if isinstance(message, list):
             yield from self._passed_on(Outcome.from_json(message))
         elif "printed" in message:
-            yield Printed.from_json(message["printed"])._replace(node=host.name)
+            yield PrintedLines.from_json(message["printed"])._replace(node=host.name)
         elif "began" in message:
             task, _ = self._taken.get(message["began"], (None, ""))
             if task is not None:
@@ -241,12 +243,12 @@ class Hosted(Backend):
         absence = self._absence(host)
         return absence is not None and absence is not self._named.get(host.name)
 
-    def _absence(self, host: Host) -> Standing | None:
+    def _absence(self, host: Host) -> HostState | None:
         """AWAY or REFUSED where a host is not there; None where it is, or is tried first."""
-        if host.standing is Standing.REFUSED:
-            return Standing.REFUSED
-        first = host.born <= 1 and host.standing is Standing.STARTING
-        return None if host.ready or first or not host.born else Standing.AWAY
+        if host.standing is HostState.REFUSED:
+            return HostState.REFUSED
+        first = host.born <= 1 and host.standing is HostState.STARTING
+        return None if host.ready or first or not host.born else HostState.AWAY
 
     def _words(self, host: Host) -> str:
         if host.ready:
@@ -257,15 +259,22 @@ class Hosted(Backend):
     def _counted_twice(self, host: Host) -> str:
         """What is told of a host that is the machine of one before it, and too much for that."""
         hosts = self._fleet.hosts.values() if self._fleet is not None else ()
-        others = [each for each in hosts if each is not host and self._told.get(each.name)
-                  and is_one_machine(each.hello, host.hello)]  # fmt: skip
+        others = [
+            each
+            for each in hosts
+            if each is not host
+            and self._told.get(each.name)
+            and is_one_machine(each.hello, host.hello)
+        ]
         slots = host.usable + sum(each.usable for each in others)
         cores = int(host.hello.get("cores") or slots)
         if not others or slots <= cores:
             return ""
         names = " and ".join(each.name for each in others)
-        return (f"; it is the same machine as {names}: {slots} slots on {cores}"
-                f" core{'s' if cores > 1 else ''}, leave one of the names out")  # fmt: skip
+        return (
+            f"; it is the same machine as {names}: {slots} slots on {cores}"
+            f" core{'s' if cores > 1 else ''}, leave one of the names out"
+        )
 
     def _is_open(self, fleet: Fleet) -> bool:
         """Whether tasks may be given: the required hosts are, or once were, ready.
@@ -278,11 +287,11 @@ class Hosted(Backend):
         hosts = fleet.hosts.values()
         ready = sum(1 for host in hosts if host.ready and self._slots(host))
         required = min(self._required, len(hosts))
-        never = sum(host.standing is Standing.REFUSED for host in hosts)
+        never = sum(host.standing is HostState.REFUSED for host in hosts)
         # A probe that is being drawn has a limit of its own, and what it comes to is then told.
         late = self._attention.now > self._deadline and not fleet.deciding
         # All that is wrong is told at once: who may still turn out well, or not, is waited for.
-        settled = not any(host.standing is Standing.STARTING for host in hosts)
+        settled = not any(host.standing is HostState.STARTING for host in hosts)
         if ready >= required:
             self._open = True
         elif late or (len(hosts) - never < required and settled):
@@ -292,8 +301,9 @@ class Hosted(Backend):
     def _missing(self, fleet: Fleet, ready: int, required: int) -> NodesMissing:
         lines = [
             f"{host.name}: {self._words(host)}"
-            for host in fleet.hosts.values() if not (host.ready and self._slots(host))
-        ]  # fmt: skip
+            for host in fleet.hosts.values()
+            if not (host.ready and self._slots(host))
+        ]
         text = f"{ready} of {required} required hosts are ready; missing:\n" + "\n".join(lines)
         fix = f"mend them, or go on without them: --set nodes.required={ready}" if ready else None
         return NodesMissing(text, fix=fix)

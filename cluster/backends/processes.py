@@ -9,7 +9,7 @@ from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Sou
 from cluster.common.engines import Entry
 from cluster.common.errors import EngineError
 from cluster.hosts.nodes import Node
-from cluster.hosts.prints import Printed
+from cluster.hosts.prints import PrintedLines
 from cluster.hosts.worker_pool import Slots
 from cluster.sampling.task import Outcome, Task, Work
 
@@ -47,7 +47,7 @@ class Engine(Backend):
             # Whatever it was that woke us: a worker that prints without end must not stop clocks.
             yield None
 
-    def _tend(self, slots: Slots) -> Iterator[Outcome | NodeEvent | Printed]:
+    def _tend(self, slots: Slots) -> Iterator[Outcome | NodeEvent | PrintedLines]:
         """See to every process, and tell when the number of usable ones changes."""
         yield from slots.tend()
         if slots.usable != self._usable:

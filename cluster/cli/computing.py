@@ -34,8 +34,11 @@ if TYPE_CHECKING:
 
 def _sweep_options(function: Function) -> Function:
     """What ``submit`` takes for a sweep."""
-    going = click.option("--keep-going/--fail-fast", default=None,
-                         help="sweep: whether a failed point stops the others")  # fmt: skip
+    going = click.option(
+        "--keep-going/--fail-fast",
+        default=None,
+        help="sweep: whether a failed point stops the others",
+    )
     part = click.option("--points", metavar="K/N", help="sweep: the K-th of N parts of its points")
     yes = click.option("--yes", is_flag=True, help="sweep: more than 100,000 points are meant")
     return going(part(yes(function)))
@@ -51,23 +54,37 @@ def _sweep_options(function: Function) -> Function:
 @quiet_option
 @detachable
 def _submit(
-    spec: Path, overrides: Sequence[str], resume: bool, task_blocks: int | None,
-    store: Path | None, quiet: bool, as_json: bool, **of_sweep: Any,
-) -> int:  # fmt: skip
+    spec: Path,
+    overrides: Sequence[str],
+    resume: bool,
+    task_blocks: int | None,
+    store: Path | None,
+    quiet: bool,
+    as_json: bool,
+    **of_sweep: Any,
+) -> int:
     from cluster import api
 
     loaded = api.load(spec, overrides)
     if loaded.sweep is None:
-        given = {"--points": of_sweep["points"], "--yes": of_sweep["yes"] or None,
-                 "--keep-going or --fail-fast": of_sweep["keep_going"]}  # fmt: skip
+        given = {
+            "--points": of_sweep["points"],
+            "--yes": of_sweep["yes"] or None,
+            "--keep-going or --fail-fast": of_sweep["keep_going"],
+        }
         for option, value in given.items():
             if value is not None:
                 raise UsageError(f"{option} is for a sweep, and the spec has none")
     with watched(quiet, store or loaded.store) as (observe, stop):
         result = api.submit(
-            loaded, resume=resume, store=store, observe=observe, stop=stop, pinned=task_blocks,
+            loaded,
+            resume=resume,
+            store=store,
+            observe=observe,
+            stop=stop,
+            pinned=task_blocks,
             **of_sweep,
-        )  # fmt: skip
+        )
     return show_result(result, store or loaded.store, as_json)
 
 
@@ -93,9 +110,13 @@ def _resume(run: str, overrides: Sequence[str], store: Path, quiet: bool, as_jso
 @quiet_option
 @detachable
 def _extend(
-    run: str, samples: str | None, overrides: Sequence[str], store: Path, quiet: bool,
+    run: str,
+    samples: str | None,
+    overrides: Sequence[str],
+    store: Path,
+    quiet: bool,
     as_json: bool,
-) -> int:  # fmt: skip
+) -> int:
     from cluster import api
 
     goals = (*([f"samples={samples}"] if samples else []), *overrides)
@@ -133,8 +154,13 @@ def _validate(spec: Path, overrides: Sequence[str], yes: bool, as_json: bool) ->
 @verb("plan")
 @spec_argument
 @overrides_option
-@click.option("--seconds", type=click.FloatRange(min=0), default=2.0, show_default=True,
-              help="length of the trial; 0: none")  # fmt: skip
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="length of the trial; 0: none",
+)
 @click.option("--yes", is_flag=True, help="more than 100,000 points of a sweep are meant")
 def _plan(spec: Path, overrides: Sequence[str], seconds: float, yes: bool, as_json: bool) -> None:
     from cluster import api
@@ -206,9 +232,15 @@ def _batch(spec: Path, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _start(
-    spec: Path, *, folder: Path | None, log: Path | None, overrides: Sequence[str],
-    store: Path | None, as_json: bool, **_others: Any,
-) -> int:  # fmt: skip
+    spec: Path,
+    *,
+    folder: Path | None,
+    log: Path | None,
+    overrides: Sequence[str],
+    store: Path | None,
+    as_json: bool,
+    **_others: Any,
+) -> int:
     from cluster import api
     from cluster.unattended import detached
 
@@ -216,7 +248,7 @@ def _start(
     if log:
         arguments = context.find_root().obj
         detached.speak_into(log, arguments)
-        context.meta[VOICE] = detached.Voice(None, arguments, copy=False)
+        context.meta[VOICE] = detached.DetachedOutput(None, arguments, copy=False)
     if folder:
         os.chdir(folder)
     loaded = api.load(spec, overrides)

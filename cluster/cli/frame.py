@@ -63,7 +63,7 @@ def verb(name: str) -> Callable[[Function], click.Command]:
     return decorate
 
 
-class Folder(click.Path):
+class FolderArgument(click.Path):
     """The name of a folder; an empty one, as of a variable that is not set, is none."""
 
     def __init__(self) -> None:
@@ -77,10 +77,14 @@ class Folder(click.Path):
 
 
 store_option = click.option(
-    "--store", type=Folder(), default=Path("runs"), show_default=True, help="folder of the ledger"
+    "--store",
+    type=FolderArgument(),
+    default=Path("runs"),
+    show_default=True,
+    help="folder of the ledger",
 )
 own_store_option = click.option(
-    "--store", type=Folder(), default=None, help="instead of the spec's"
+    "--store", type=FolderArgument(), default=None, help="instead of the spec's"
 )
 overrides_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="override a key of the spec"
@@ -133,9 +137,9 @@ def detachable(function: Function) -> Function:
             return _detached([w for w in context.obj if w not in ("--detach", "--json")], options)
         if word is None:
             return function(*given, **options)
-        from cluster.unattended.detached import Voice
+        from cluster.unattended.detached import DetachedOutput
 
-        voice = context.meta[VOICE] = Voice(word, context.obj[:-2], copy=True)
+        voice = context.meta[VOICE] = DetachedOutput(word, context.obj[:-2], copy=True)
         try:
             return function(*given, **options)
         except BaseException as error:
@@ -162,10 +166,10 @@ def _kept(
 
 
 def _detached(arguments: Sequence[str], options: Mapping[str, Any]) -> int:
-    from cluster.backends.base import seat
+    from cluster.backends.base import launched_world
     from cluster.unattended.detached import launch
 
-    if seat() is not None:
+    if launched_world() is not None:
         raise UsageError(
             "the ranks of mpirun or srun end with it: none goes on by itself",
             fix="leave --detach out, or detach mpirun itself",

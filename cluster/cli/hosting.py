@@ -33,9 +33,13 @@ from cluster.report import text
 @overrides_option
 @store_option
 def _nodes(
-    spec_or_run: str, add: Sequence[str], drain: Sequence[str], overrides: Sequence[str],
-    store: Path, as_json: bool,
-) -> None:  # fmt: skip
+    spec_or_run: str,
+    add: Sequence[str],
+    drain: Sequence[str],
+    overrides: Sequence[str],
+    store: Path,
+    as_json: bool,
+) -> None:
     from cluster import api
 
     if add or drain:
@@ -60,10 +64,16 @@ def _backends(as_json: bool) -> None:
     from cluster.common.engines import entries
 
     rows = [
-        {"backend": e.name, "usable": e.usable, "summary": e.summary, "install": e.install,
-         "package": e.package or None, "problem": e.trouble or e.note or None}
+        {
+            "backend": e.name,
+            "usable": e.usable,
+            "summary": e.summary,
+            "install": e.install,
+            "package": e.package or None,
+            "problem": e.trouble or e.note or None,
+        }
         for e in map(proven, entries())
-    ]  # fmt: skip
+    ]
     answer(rows, as_json, lambda: text.backends(rows))
 
 
@@ -103,18 +113,22 @@ _LOOK = 0.2
 @click.option("--address", help="of this machine, to listen at; without it, what its name is for")
 @click.option("--slots", type=click.IntRange(min=1), help="at most so many workers")
 def _node(
-    port: int, secret_file: str | None, secret_env: str | None, address: str | None,
-    slots: int | None, as_json: bool,
-) -> None:  # fmt: skip
+    port: int,
+    secret_file: str | None,
+    secret_env: str | None,
+    address: str | None,
+    slots: int | None,
+    as_json: bool,
+) -> None:
     from cluster.backends.base import need
-    from cluster.backends.dispy.standing import Standing, own_address
+    from cluster.backends.dispy.standing import AttachedNode, own_address
     from cluster.common.secret import Secret
 
     need("dispy")
     if (secret_file is None) is (secret_env is None):
         raise UsageError("a node needs one secret", fix="--secret-file FILE or --secret-env NAME")
     secret = Secret(secret_env, secret_file).read()
-    node = Standing(address or own_address(), port, secret, slots, tell=_say)
+    node = AttachedNode(address or own_address(), port, secret, slots, tell=_say)
     with signals() as stop:
         document = node.listening._asdict()
         answer(document, as_json, lambda: text.node(document))

@@ -42,8 +42,12 @@ def _status(run: str | None, store: Path, as_json: bool) -> None:
 @run_argument
 @store_option
 @click.option("--csv", "as_csv", is_flag=True, help="sweep: its table as CSV")
-@click.option("--parquet", type=click.Path(path_type=Path), metavar="FILE",
-              help="sweep: write its table as a Parquet file")  # fmt: skip
+@click.option(
+    "--parquet",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="sweep: write its table as a Parquet file",
+)
 def _show(run: str, store: Path, as_csv: bool, parquet: Path | None, as_json: bool) -> None:
     from cluster import api
 
@@ -112,9 +116,12 @@ def _seconds(
 
 
 _timeout = click.option(
-    "--timeout", type=click.FloatRange(min=0), callback=_seconds, metavar="SECONDS",
+    "--timeout",
+    type=click.FloatRange(min=0),
+    callback=_seconds,
+    metavar="SECONDS",
     help="wait no longer; then 75",
-)  # fmt: skip
+)
 
 
 @verb("wait")
@@ -142,9 +149,15 @@ def _attach(run: str, store: Path, as_json: bool) -> int:
 @verb("stop")
 @run_argument
 @click.option("--now", is_flag=True, help="what was started is not finished")
-@click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True,
-              callback=_seconds, metavar="SECONDS",
-              help="for what was started to be finished")  # fmt: skip
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    callback=_seconds,
+    metavar="SECONDS",
+    help="for what was started to be finished",
+)
 @store_option
 def _stop(run: str, now: bool, timeout: float, store: Path, as_json: bool) -> None:
     from cluster import api

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from cluster.cli.frame import (
-    Folder,
+    FolderArgument,
     answer,
     overrides_option,
     quiet_option,
@@ -44,9 +44,14 @@ def _repro(run: str, block: int, store: Path, as_json: bool) -> int:
 @store_option
 @quiet_option
 def _verify(
-    run: str, fraction: float, seed: int, overrides: Sequence[str], store: Path, quiet: bool,
+    run: str,
+    fraction: float,
+    seed: int,
+    overrides: Sequence[str],
+    store: Path,
+    quiet: bool,
     as_json: bool,
-) -> int:  # fmt: skip
+) -> int:
     from cluster.runs.verify import verify
 
     def tell(line: str) -> None:
@@ -65,7 +70,7 @@ def _verify(
 @verb("export")
 @run_argument
 @click.option("--blocks", required=True, metavar="A-B", help="the blocks, both included")
-@click.option("--to", type=Folder(), required=True, help="the shard's folder")
+@click.option("--to", type=FolderArgument(), required=True, help="the shard's folder")
 @store_option
 def _export(run: str, blocks: str, to: Path, store: Path, as_json: bool) -> None:
     from cluster.runs.shards import export
@@ -75,8 +80,8 @@ def _export(run: str, blocks: str, to: Path, store: Path, as_json: bool) -> None
 
 
 @verb("merge")
-@click.argument("out", type=Folder())
-@click.argument("sources", nargs=-1, required=True, type=Folder())
+@click.argument("out", type=FolderArgument())
+@click.argument("sources", nargs=-1, required=True, type=FolderArgument())
 @click.option("--verify", is_flag=True, help="compare what is counted twice, bit for bit")
 def _merge(out: Path, sources: Sequence[Path], verify: bool, as_json: bool) -> int:
     from cluster.runs.shards import merge
@@ -106,9 +111,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, value: str | Non
 @click.option("--keep", type=click.IntRange(min=0), help="the newest so many of each name stay")
 @click.option("--yes", is_flag=True, help="do not ask")
 @store_option
-def _gc(
-    older_than: float | None, keep: int | None, yes: bool, store: Path, as_json: bool
-) -> int:  # fmt: skip
+def _gc(older_than: float | None, keep: int | None, yes: bool, store: Path, as_json: bool) -> int:
     from cluster.runs.prune import prunable, prune
 
     old = prunable(store, older=older_than, keep=keep)

@@ -15,7 +15,7 @@ def backoff(failures: int, first: float, longest: float) -> float:
     return min(first * 2.0 ** min(failures, _MOST_DOUBLINGS), longest)
 
 
-class Attention:
+class ListeningClock:
     """A clock that runs only while its owner listens, for telling how late others are.
 
     While the owner is held up itself (by a disk, by a terminal that takes no more output, by a

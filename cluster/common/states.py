@@ -32,6 +32,11 @@ class State(Enum):
 
 
 _SYMBOLS = {
-    "running": "▸", "interrupted": "…", "partial": "◐", "failed": "✗", "done": "✓", "damaged": "!",
-}  # fmt: skip
+    "running": "▸",
+    "interrupted": "…",
+    "partial": "◐",
+    "failed": "✗",
+    "done": "✓",
+    "damaged": "!",
+}
 _CODES = {"running": 0, "interrupted": 3, "partial": 3, "failed": 1, "done": 0, "damaged": 74}

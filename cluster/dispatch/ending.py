@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.common.states import State
-from cluster.dispatch.scheduler import Core
+from cluster.dispatch.scheduler import RunScheduler
 from cluster.sampling.progress import Count
 
 _MOST_SPELLED = 20
@@ -35,7 +35,7 @@ class Ending:
         return cls(state, stopped_by, True, 0.0)
 
 
-def ending_of(core: Core, wall: float) -> Ending:
+def ending_of(core: RunScheduler, wall: float) -> Ending:
     """How a core's run ended; what was started and not finished is told and recorded."""
     state, stopped_by = _verdict_on_run(core)
     undone = [] if core.count.finished else core.undone
@@ -44,7 +44,7 @@ def ending_of(core: Core, wall: float) -> Ending:
     return Ending(state, stopped_by, not undone, wall)
 
 
-def _verdict_on_run(core: Core) -> tuple[State, str]:
+def _verdict_on_run(core: RunScheduler) -> tuple[State, str]:
     """State and cause, the strongest first."""
     if core.count.finished:
         return _goal_reached(core.count)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from cluster.backends.base import Backend
 from cluster.common.errors import EngineError, NodesMissing, StopNow
-from cluster.dispatch.many import Many
-from cluster.dispatch.membership import Roster
-from cluster.hosts.prints import Printed
+from cluster.dispatch.many import MultiScheduler
+from cluster.dispatch.membership import Membership
+from cluster.hosts.prints import PrintedLines
 from cluster.sampling.task import Outcome
 
 _LOOK_EVERY = 0.2
@@ -41,9 +41,13 @@ class Loop:
     """
 
     def __init__(
-        self, core: Many, stop: Stop, max_time: float | None, closes: float | None = None,
-        roster: Roster | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        core: MultiScheduler,
+        stop: Stop,
+        max_time: float | None,
+        closes: float | None = None,
+        roster: Membership | None = None,
+    ) -> None:
         self._core, self._stop, self._max_time, self._closes = core, stop, max_time, closes
         self._backend: Backend | None = None
         self._roster = roster
@@ -93,7 +97,7 @@ class Loop:
             for item in items:
                 if isinstance(item, Outcome):
                     core.on_outcome(item)
-                elif isinstance(item, Printed):
+                elif isinstance(item, PrintedLines):
                     core.on_printed(item)
                 elif item is not None:
                     core.on_node(item)

@@ -25,13 +25,13 @@ from cluster.dispatch.events import (
     Observer,
     PointProgress,
     Progress,
-)  # fmt: skip
+)
 from cluster.dispatch.in_flight import NodeState
-from cluster.dispatch.nodes import Nodes
-from cluster.dispatch.outliers import Parts
-from cluster.dispatch.scheduler import Core
+from cluster.dispatch.nodes import NodeStates
+from cluster.dispatch.outliers import NodeMeans
+from cluster.dispatch.scheduler import RunScheduler
 from cluster.hosts.nodes import Node
-from cluster.hosts.prints import Printed
+from cluster.hosts.prints import PrintedLines
 from cluster.sampling.task import Outcome, Task, Work
 
 # Where more runs than this owe tasks, nobody asks how many seconds of work those are.
@@ -41,7 +41,7 @@ _FEW = 64
 _SHOWN, _RECORDED = 8, 200
 
 
-class Book(Protocol):
+class RunRegistry(Protocol):
     """Where the runs come from, and what becomes of them; they are known by their numbers."""
 
     @property
@@ -54,13 +54,13 @@ class Book(Protocol):
     def name_of(self, number: int) -> str:
         """A run's name, for people."""
 
-    def open(self, number: int, nodes: Nodes) -> Core:
+    def open(self, number: int, nodes: NodeStates) -> RunScheduler:
         """The core of a run, with what is counted of it."""
 
     def began(self, number: int) -> None:
         """The first task of a run is given out."""
 
-    def ended(self, number: int, core: Core, ending: Ending) -> None:
+    def ended(self, number: int, core: RunScheduler, ending: Ending) -> None:
         """A run has ended; of what is still out of it nothing is needed."""
 
     def closed(self, number: int) -> None:
@@ -106,7 +106,7 @@ class Open:
         ended: its ending is recorded.
     """
 
-    core: Core
+    core: RunScheduler
     had: int
     begun: float | None = None
     ended: bool = False
@@ -118,7 +118,7 @@ class Open:
         return self.core.progress(elapsed, drawn / elapsed if elapsed > 0 else 0.0)
 
 
-class Many:
+class MultiScheduler:
     """The decider over many runs; the engine's source of tasks.
 
     Args:
@@ -131,9 +131,14 @@ class Many:
     """
 
     def __init__(
-        self, book: Book, total: int, owed: Sequence[int], manner: Manner, clock: Clock,
+        self,
+        book: RunRegistry,
+        total: int,
+        owed: Sequence[int],
+        manner: Manner,
+        clock: Clock,
         observe: Observer,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.clock, self.observe = clock, observe
         self.draining: str | None = None
         self.outcomes = self.blocks = self.samples = 0
@@ -144,14 +149,14 @@ class Many:
         self._queue = [(0, at, number) for at, number in enumerate(owed)]
         self._queued = set(owed)
         self._open: dict[int, Open] = {}
-        self._out: dict[int, Core] = {}
+        self._out: dict[int, RunScheduler] = {}
         # Of which something was counted since their standing was recorded, the longest ago first.
         self._news: dict[int, None] = {}
-        self._parts: dict[tuple[str, int], Parts] = {}
+        self._parts: dict[tuple[str, int], NodeMeans] = {}
         # Of which a node has failed what another one is to try.
-        self._suspecting: dict[int, Core] = {}
+        self._suspecting: dict[int, RunScheduler] = {}
         self._timed: set[int] = set()
-        self.nodes = Nodes(clock.steady())
+        self.nodes = NodeStates(clock.steady())
         # A run alone is opened at once: what it has from earlier starts is shown from the first.
         self._alone = self._opened(owed[0]).core if manner.alone else None
         self._weigh_rest()
@@ -223,7 +228,7 @@ class Many:
                 return task
         return None
 
-    def _turn(self, core: Core) -> int:
+    def _turn(self, core: RunScheduler) -> int:
         return core.given if self._manner.breadth else 0
 
     def _opened(self, number: int) -> Open:
@@ -244,7 +249,7 @@ class Many:
             if found.core.count.goal.max_time is not None:
                 self._timed.add(number)
 
-    def _owing(self, number: int, core: Core) -> None:
+    def _owing(self, number: int, core: RunScheduler) -> None:
         """Put a run that owes again, as after a lost worker, back into the queue."""
         if number not in self._queued and core.owes:
             heappush(self._queue, (self._turn(core), self._order[number], number))
@@ -307,11 +312,11 @@ class Many:
             self._news[number] = None
         self._settle(number, found)
 
-    def _counted(self, core: Core, before: int) -> None:
+    def _counted(self, core: RunScheduler, before: int) -> None:
         self.blocks += core.count.blocks - before
         self.samples += (core.count.blocks - before) * core.work.block
 
-    def on_printed(self, printed: Printed) -> None:
+    def on_printed(self, printed: PrintedLines) -> None:
         """Have a run tell what its kernel printed; where nobody knows whose it is, any."""
         of = None if printed.task is None else self._open.get(printed.task % self._total)
         found = of or next(iter(self._open.values()), None)
@@ -345,19 +350,29 @@ class Many:
         if self._alone is not None:
             return self._alone.progress(elapsed, speed, nodes)
         return Progress(
-            elapsed, self.blocks, self._manner.blocks, self.samples, speed, None, nodes,
-            points_done=self._total - len(self._left), points=self._total,
+            elapsed,
+            self.blocks,
+            self._manner.blocks,
+            self.samples,
+            speed,
+            None,
+            nodes,
+            points_done=self._total - len(self._left),
+            points=self._total,
             running=tuple(self._running()),
-        )  # fmt: skip
+        )
 
     def _running(self) -> Iterator[PointProgress]:
         """The first few of the runs that are computed now."""
         for number in islice(self._out, _SHOWN):
             count, estimate = self._out[number].count, self._out[number].count.estimate()
             yield PointProgress(
-                self._book.name_of(number), count.blocks, count.goal.size,
-                estimate and estimate.value, estimate and estimate.std_error,
-            )  # fmt: skip
+                self._book.name_of(number),
+                count.blocks,
+                count.goal.size,
+                estimate and estimate.value,
+                estimate and estimate.std_error,
+            )
 
     def record(self, progress: Progress) -> None:
         """Keep where all of them stand, for readers; and each of those that have news."""
@@ -428,10 +443,10 @@ class Many:
         if not found.core.flights:
             self._close(number)
 
-    def _take_in(self, core: Core) -> None:
+    def _take_in(self, core: RunScheduler) -> None:
         """What nodes have drawn for a run, beside what they have for others of its kernel."""
         kind = core.work.source.sha, core.parts.means
-        self._parts.setdefault(kind, Parts()).take_in(core.parts)
+        self._parts.setdefault(kind, NodeMeans()).take_in(core.parts)
 
     def _close(self, number: int) -> None:
         del self._open[number]

@@ -10,14 +10,14 @@ from typing import Protocol
 from cluster.backends.base import Backend
 from cluster.common.errors import UsageError, did_you_mean
 from cluster.hosts.nodes import Defaults, Node, NodeError, NodeList, read_hostfile
-from cluster.ledger import Wish
+from cluster.ledger import NodeChangeRequest
 from cluster.spec.request import placed, with_slots
 
 Stamp = tuple[int, int, int]
 _NO_FILE = (0, 0, 0)
 
 
-class Told(Protocol):
+class Informed(Protocol):
     """Who decides what is computed on the hosts: the core of one run, or those of many."""
 
     def on_hosts(self, added: Sequence[Node], drained: Sequence[str], why: str) -> None:
@@ -42,7 +42,7 @@ class Watched:
         return self.found == before and self.found != self.read
 
 
-class Roster:
+class Membership:
     """Which hosts a run is to work on.
 
     Args:
@@ -59,8 +59,8 @@ class Roster:
         self,
         listed: NodeList,
         base: Path,
-        wishes: Callable[[], Iterable[Wish]],
-        answer: Callable[[Wish, Mapping[str, object]], None],
+        wishes: Callable[[], Iterable[NodeChangeRequest]],
+        answer: Callable[[NodeChangeRequest, Mapping[str, object]], None],
     ) -> None:
         self.nodes = placed(listed.hosts)
         self._defaults: Defaults = listed.defaults
@@ -71,7 +71,7 @@ class Roster:
             for path, hosts in listed.files
         ]
 
-    def look(self, core: Told, backend: Backend) -> None:
+    def look(self, core: Informed, backend: Backend) -> None:
         """Take in what was wished for, and what host files say by now."""
         for wish in self._wishes():
             self._grant(wish, core, backend)
@@ -79,7 +79,7 @@ class Roster:
             if file.at_rest():
                 self._read(file, core, backend)
 
-    def _grant(self, wish: Wish, core: Told, backend: Backend) -> None:
+    def _grant(self, wish: NodeChangeRequest, core: Informed, backend: Backend) -> None:
         try:
             self._check(wish)
             added = self._change(wish.add, wish.drain, "asked for", core, backend)
@@ -89,7 +89,7 @@ class Roster:
             names = [node.host for node in added]
             self._answer(wish, {"added": names, "drained": list(wish.drain)})
 
-    def _check(self, wish: Wish) -> None:
+    def _check(self, wish: NodeChangeRequest) -> None:
         known = {node.host: node for node in self.nodes}
         for node in self._filled(wish.add):
             if known.get(node.host) == node:
@@ -99,16 +99,17 @@ class Roster:
                 fix = did_you_mean(name, known) or f"its hosts are {', '.join(known)}"
                 raise UsageError(f"{name} is no host of this run", fix=fix)
 
-    def _read(self, file: Watched, core: Told, backend: Backend) -> None:
+    def _read(self, file: Watched, core: Informed, backend: Backend) -> None:
         """What a host file says now; where it cannot be read, all stays as it was."""
         file.read = file.found
         try:
             fresh = {node.host: node for node in self._filled(read_hostfile(file.path))}
             before, own = file.nodes, {node.host for node in self.nodes}
             added = [
-                node for name, node in fresh.items()
+                node
+                for name, node in fresh.items()
                 if before.get(name) != node and (name in before) == (name in own)
-            ]  # fmt: skip
+            ]
             gone = [name for name in before if name not in fresh and name in own]
             if added or gone:
                 self._change(added, gone, f"{file.path} was changed", core, backend)
@@ -118,7 +119,7 @@ class Roster:
             core.alarm(f"the hosts stay as they are: {error.message}{fix}")
 
     def _change(
-        self, add: Sequence[Node], drain: Sequence[str], why: str, core: Told, backend: Backend
+        self, add: Sequence[Node], drain: Sequence[str], why: str, core: Informed, backend: Backend
     ) -> tuple[Node, ...]:
         added = self._filled(add)
         off = {*drain, *(node.host for node in added)}

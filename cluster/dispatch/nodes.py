@@ -13,7 +13,7 @@ from cluster.dispatch.in_flight import NodeState
 _ASLEEP = 10.0
 
 
-class Nodes(dict[str, NodeState]):
+class NodeStates(dict[str, NodeState]):
     """Every node that was heard of, by name.
 
     Args:

@@ -24,7 +24,7 @@ _LARGE = 256
 
 
 @dataclass
-class Part:
+class NodeMean:
     """What a node has: weighted sums over its tasks' means, each less the first one of all."""
 
     sums: list[float]
@@ -33,7 +33,7 @@ class Part:
     tasks: int = 0
 
     @classmethod
-    def of(cls, means: int) -> Part:
+    def of(cls, means: int) -> NodeMean:
         """Nothing yet, of so many means a task."""
         return cls([0.0] * means, [0.0] * means)
 
@@ -46,18 +46,18 @@ class Part:
             self.sums[at] += weighted
             self.squares[at] += weighted * value
 
-    def with_all_of(self, other: Part) -> Part:
+    def with_all_of(self, other: NodeMean) -> NodeMean:
         """Both together."""
-        return Part(
+        return NodeMean(
             [a + b for a, b in zip(self.sums, other.sums, strict=True)],
             [a + b for a, b in zip(self.squares, other.squares, strict=True)],
             self.blocks + other.blocks,
             self.tasks + other.tasks,
         )
 
-    def standardised(self, like: Part) -> Part:
+    def standardised(self, like: NodeMean) -> NodeMean:
         """The same in units of the scatter of ``like``, about its mean; what never varied is 0."""
-        scaled = Part([], [], self.blocks, self.tasks)
+        scaled = NodeMean([], [], self.blocks, self.tasks)
         for at, (total, square) in enumerate(zip(self.sums, self.squares, strict=True)):
             mean, scatter = like.sums[at] / like.blocks, like.variance(at)
             inside = square - 2 * mean * total + mean * mean * self.blocks
@@ -71,11 +71,11 @@ class Part:
         return max(0.0, inside) / (self.tasks - 1)
 
 
-class Parts:
+class NodeMeans:
     """What each node of a run has counted in this start of it."""
 
     def __init__(self) -> None:
-        self._nodes: dict[str, Part] = {}
+        self._nodes: dict[str, NodeMean] = {}
         self._origin: list[float] = []
         self._exponent = 0
 
@@ -90,17 +90,17 @@ class Parts:
         shifted = [value - zero for value, zero in zip(values, self._origin, strict=True)]
         part = self._nodes.get(node)
         if part is None:
-            part = self._nodes[node] = Part.of(len(values))
+            part = self._nodes[node] = NodeMean.of(len(values))
         part.add(blocks, shifted)
 
-    def take_in(self, other: Parts) -> None:
+    def take_in(self, other: NodeMeans) -> None:
         """Add what another run of the same kernel has, which may draw of another distribution.
 
         So each of its tasks counts by how far it lies off that run's mean, in units of that run's
         scatter. Runs that are taken in have equally many means; nothing else is added to this.
         """
-        nothing = Part.of(len(other._origin))
-        whole = reduce(Part.with_all_of, other._nodes.values(), nothing)
+        nothing = NodeMean.of(len(other._origin))
+        whole = reduce(NodeMean.with_all_of, other._nodes.values(), nothing)
         if whole.tasks < 2:
             return  # it has no scatter
         self._origin = self._origin or [0.0] * len(other._origin)
@@ -131,24 +131,24 @@ class Parts:
     def distances(self) -> dict[str, float]:
         """By how many standard errors each node lies off all the others together."""
         parts = list(self._nodes.values())
-        nothing = Part.of(len(self._origin))
+        nothing = NodeMean.of(len(self._origin))
         # Added up from both ends: a difference of sums would lose the small ones.
-        before = accumulate(parts, Part.with_all_of, initial=nothing)
-        behind = list(accumulate(reversed(parts), Part.with_all_of, initial=nothing))[-2::-1]
-        rests = map(Part.with_all_of, before, behind)
+        before = accumulate(parts, NodeMean.with_all_of, initial=nothing)
+        behind = list(accumulate(reversed(parts), NodeMean.with_all_of, initial=nothing))[-2::-1]
+        rests = map(NodeMean.with_all_of, before, behind)
         return {
             name: _off(own, rest)
             for (name, own), rest in zip(self._nodes.items(), rests, strict=True)
         }
 
 
-def _off(own: Part, rest: Part) -> float:
+def _off(own: NodeMean, rest: NodeMean) -> float:
     if own.tasks < _LEAST_OF_NODE or rest.tasks < _LEAST_OF_REST:
         return 0.0
     return max((_distance(own, rest, at) for at in range(len(own.sums))), default=0.0)
 
 
-def _distance(own: Part, rest: Part, at: int) -> float:
+def _distance(own: NodeMean, rest: NodeMean, at: int) -> float:
     """Standard errors between two means; 0 where the values never vary.
 
     A node may have had the one rare event, or none of many: the larger variance counts for it.

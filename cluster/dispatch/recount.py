@@ -13,8 +13,14 @@ from cluster.sampling.tally import TallyError
 from cluster.sampling.task import Work
 
 
-def recount(ledger: Ledger, run: Run, goal: Goal, work: Work, scaling: tuple[float, float],
-            observe: Observer) -> Count:  # fmt: skip
+def recount(
+    ledger: Ledger,
+    run: Run,
+    goal: Goal,
+    work: Work,
+    scaling: tuple[float, float],
+    observe: Observer,
+) -> Count:
     """Count what the ledger holds of a run, as far as its goal reaches.
 
     A row that is damaged, or that reaches over the goal's end, is set aside: its blocks are owed.

@@ -17,11 +17,11 @@ from cluster.dispatch.events import (
 )
 from cluster.dispatch.failures import STRIKES, Failures, Stranded
 from cluster.dispatch.in_flight import Flight, NodeState, Pace, Suspect
-from cluster.dispatch.nodes import Nodes
-from cluster.dispatch.outliers import Parts
+from cluster.dispatch.nodes import NodeStates
+from cluster.dispatch.outliers import NodeMeans
 from cluster.hosts import prints
 from cluster.hosts.fingerprint import IMPURE
-from cluster.ledger import Counted, Writer
+from cluster.ledger import Counted, RunWriter
 from cluster.sampling.plan import AIM, Ranges, task_blocks
 from cluster.sampling.progress import Count
 from cluster.sampling.tally import Tally, TallyError, merged
@@ -61,7 +61,7 @@ class Policy:
 
 
 @dataclass
-class Core:
+class RunScheduler:
     """All decisions that concern one run; whose turn it is, :class:`Many` decides.
 
     Attributes:
@@ -74,11 +74,11 @@ class Core:
     work: Work
     count: Count
     policy: Policy
-    writer: Writer
+    writer: RunWriter
     clock: Clock
     observe: Observer
     rows: Callable[[int, int], list[Counted]]
-    nodes: Nodes
+    nodes: NodeStates
     flights: dict[int, Flight] = field(default_factory=dict)
     draining: str | None = None
     failed: set[int] = field(default_factory=set)
@@ -101,7 +101,7 @@ class Core:
         self._given_up = Ranges()
         self._suspects: deque[Suspect] = deque()
         self._failures, self._stranded = Failures(), Stranded()
-        self.parts = Parts()
+        self.parts = NodeMeans()
         self._tried: dict[int, int] = {}
         self._expired: set[int] = set()
         self._useless: set[int] = set()
@@ -167,7 +167,7 @@ class Core:
         """Give out no more tasks; the first reason stays."""
         self.draining = self.draining or reason
 
-    def on_printed(self, printed: prints.Printed) -> None:
+    def on_printed(self, printed: prints.PrintedLines) -> None:
         """A kernel printed something."""
         # A probe is of no block.
         block = printed.block if printed.task in self.flights else None
@@ -339,9 +339,10 @@ class Core:
         """A slot's seconds for a block, from the node's weight and the speed of the others."""
         weight = self.weights.get(node or "")
         known = [
-            pace.seconds * self.weights[name] for name, pace in self.paces.items()
+            pace.seconds * self.weights[name]
+            for name, pace in self.paces.items()
             if pace.seconds and name in self.weights
-        ]  # fmt: skip
+        ]
         return sum(known) / len(known) / weight if weight and known else None
 
     def owed_seconds(self, first: int | None = None) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 from cluster.backends.base import Entry, Health, Options, kind
 from cluster.doctor.finding import Finding
 from cluster.doctor.there import PATIENCE, Ear, reached, versions
-from cluster.hosts.connect import Change, Fleet, Host, Patience, Reach, Standing, is_here
+from cluster.hosts.connect import Change, Fleet, Host, HostState, Patience, Reach, is_here
 from cluster.hosts.fingerprint import is_drawn
 from cluster.hosts.nodes import Node, NodeList
 from cluster.sampling.task import Work
@@ -209,8 +209,11 @@ def _modules(visit: Visit, entry: Entry) -> Iterator[Finding]:
         yield Finding("numba", "warn", message, fix, name)
     here = dict(versions(entry.needs))
     missing = [module for module, version in there.items() if version is None]
-    other = [f"{module} {version}, here {here[module]}" for module, version in there.items()
-             if version is not None and version != here[module]]  # fmt: skip
+    other = [
+        f"{module} {version}, here {here[module]}"
+        for module, version in there.items()
+        if version is not None and version != here[module]
+    ]
     if missing:
         message = f"{', '.join(missing)}: missing there"
         yield Finding(entry.name, "bad", message, f"there: {entry.install}", name)
@@ -295,9 +298,12 @@ class Tour:
         self.visits = {visit.node.host: visit for visit in visits}
         self._selector = selector
         self._fleet = Fleet(
-            [_one_slot(visit.node) for visit in visits], work, selector,
-            Patience(beat=_BEAT, ready=_MEET), reach=reach,
-        )  # fmt: skip
+            [_one_slot(visit.node) for visit in visits],
+            work,
+            selector,
+            Patience(beat=_BEAT, ready=_MEET),
+            reach=reach,
+        )
         self._answers: dict[tuple[str, int], dict[str, Any]] = {}
 
     def close(self) -> None:
@@ -401,8 +407,8 @@ class Tour:
     @staticmethod
     def _is_settled(host: Host) -> bool:
         """It has an agent, or the first attempt to have one is over."""
-        over = host.standing is Standing.AWAY and host.born
-        return bool(host.ready or over or host.standing is Standing.REFUSED)
+        over = host.standing is HostState.AWAY and host.born
+        return bool(host.ready or over or host.standing is HostState.REFUSED)
 
     def _told(self, asked: Mapping[Host, Any]) -> dict[Host, dict[str, Any]]:
         """What the hosts answer to a question each; those that do not are left out."""

@@ -118,11 +118,12 @@ def _kind(existing: Path) -> Finding:
     kind = file_system(existing)
     if kind in NETWORK:
         return Finding(
-            "file system", "warn",
+            "file system",
+            "warn",
             f"{kind}: the store uses the rollback journal and belongs to one host at a time;"
             " locks hold between processes of that host, and are taken over 60 s after it died",
             "keep the store on a local disk where you can",
-        )  # fmt: skip
+        )
     return Finding("file system", "ok", f"{kind or 'unknown'}: write-ahead log, locks of the host")
 
 

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cluster.hosts.worker import Lines, take_descriptors
+from cluster.hosts.worker import PipeLines, take_descriptors
 from cluster.hosts.worker_pool import POOLS
 from cluster.sampling.kernels import cache_folder
 
@@ -30,7 +30,7 @@ _WORD = 64
 
 def main() -> None:
     """Answer one question. Started by an agent, never by hand."""
-    lines = Lines(*take_descriptors())
+    lines = PipeLines(*take_descriptors())
     wanted = lines.read()
     if "reach" in wanted:
         lines.write({"reached": reached(wanted["reach"])})

@@ -27,14 +27,14 @@ from typing import Any, NamedTuple
 from cluster.hosts.agent_client import SOCKET
 from cluster.hosts.child_process import Child
 from cluster.hosts.fingerprint import fingerprint, is_lost, probe, probed
-from cluster.hosts.jsonlines import Door, Wire
+from cluster.hosts.jsonlines import Connection, Listener
 from cluster.hosts.nodes import Node, usable_cores
-from cluster.hosts.prints import Printed
+from cluster.hosts.prints import PrintedLines
 from cluster.hosts.process_tree import adopt, catch, descendants
 from cluster.hosts.scratch import boot, hostname, machine, private_folder, remove, sweep
 from cluster.hosts.worker import leave_it, take_descriptors
 from cluster.hosts.worker_pool import FILES, Slots, slot_environment
-from cluster.sampling.kernels import Source
+from cluster.sampling.kernels import KernelSource
 from cluster.sampling.task import Outcome, Task, Work
 
 _TICK = 0.5
@@ -51,7 +51,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who started us may have ignored it
     adopt()
     with selectors.DefaultSelector() as selector:
-        wire = Wire(*take_descriptors(), selector)
+        wire = Connection(*take_descriptors(), selector)
         first = _first_word(wire, selector)
         if first is not None:
             agent = Agent(first, wire, selector)
@@ -61,7 +61,7 @@ def main() -> None:
                 agent.close()
 
 
-def _first_word(wire: Wire, selector: selectors.BaseSelector) -> Mapping[str, Any] | None:
+def _first_word(wire: Connection, selector: selectors.BaseSelector) -> Mapping[str, Any] | None:
     """The first message; None where none comes in time."""
     deadline = time.monotonic() + _FIRST_WORD
     while time.monotonic() < deadline and not wire.ended and not wire.wrong:
@@ -100,12 +100,12 @@ class Agent:
     """
 
     def __init__(
-        self, first: Mapping[str, Any], wire: Wire, selector: selectors.BaseSelector
+        self, first: Mapping[str, Any], wire: Connection, selector: selectors.BaseSelector
     ) -> None:
         node = Node.from_json(first["node"])
         # The workers run where this process does, by the interpreter that runs it.
         self._node = replace(node, slots=node.slots or usable_cores(), python=None)
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, KernelSource] = {}
         self._work = Work.from_json(first["work"], self._sources)
         self._works: dict[str, Work] = {}
         self._first, self._wire, self._selector = first, wire, selector
@@ -113,7 +113,7 @@ class Agent:
         self._told: dict[str, Any] = {"usable": -1}
         self._probing, self._lost_probes = True, 0
         self._waiting: deque[Waiting] = deque()
-        self._askers: dict[int, Client] = {}
+        self._askers: dict[int, AgentPeer] = {}
         self._commands: dict[int, Child] = {}
         self._revoked: set[int] = set()
         self._folder: Path | None = None
@@ -180,9 +180,13 @@ class Agent:
         number = int(wanted["id"])
         try:
             command = Child(
-                wanted["command"], self._selector, environment=self._environment(wanted["env"]),
-                folder=self._node.cwd, talks=bool(wanted["talks"]), leashed=True,
-            )  # fmt: skip
+                wanted["command"],
+                self._selector,
+                environment=self._environment(wanted["env"]),
+                folder=self._node.cwd,
+                talks=bool(wanted["talks"]),
+                leashed=True,
+            )
         except (OSError, subprocess.SubprocessError) as error:
             how = f"it could not be started: {error}"
             self._say({"exited": number, "status": None, "how": how})
@@ -201,7 +205,7 @@ class Agent:
 
     def _tend(self) -> None:
         for outcome in self._slots.tend():
-            if isinstance(outcome, Printed):
+            if isinstance(outcome, PrintedLines):
                 self._say({"printed": outcome})
             else:
                 self._answer(outcome, self._askers.pop(outcome.task, None))
@@ -219,7 +223,7 @@ class Agent:
         for number, command in tuple(self._commands.items()):
             self._watch(number, command)
 
-    def _take(self, task: Task, client: Client) -> None:
+    def _take(self, task: Task, client: AgentPeer) -> None:
         """An engine's process has brought a task."""
         if task.id in self._revoked:
             self._give_back(task, client)
@@ -228,7 +232,7 @@ class Agent:
         if self._first["tells"]:
             self._say({"began": task.id})
 
-    def _leave(self, client: Client) -> None:
+    def _leave(self, client: AgentPeer) -> None:
         """Whoever asked will not wait: the dispatcher is told the rest, when it comes."""
         left = [number for number, asker in self._askers.items() if asker is client]
         for number in left:
@@ -239,7 +243,7 @@ class Agent:
                 left.append(entry.task.id)
         client.wire.queue({"left": left})
 
-    def _give_back(self, task: Task, client: Client | None, why: str = "not begun") -> None:
+    def _give_back(self, task: Task, client: AgentPeer | None, why: str = "not begun") -> None:
         self._answer(Outcome.without_answer(task, "returned", why, None), client)
 
     def _give_what_waits(self) -> None:
@@ -258,14 +262,14 @@ class Agent:
                 why = f"its run {entry.task.run} is not known here"
                 self._give_back(entry.task, entry.client, why)
 
-    def _give(self, task: Task, client: Client | None) -> None:
+    def _give(self, task: Task, client: AgentPeer | None) -> None:
         if client is not None:
             if client.gone:
                 return  # whoever asked for it has ended, and nothing was begun
             self._askers[task.id] = client
         self._slots.give(task, self._works.get(task.run))
 
-    def _answer(self, outcome: Outcome, client: Client | None) -> None:
+    def _answer(self, outcome: Outcome, client: AgentPeer | None) -> None:
         """To whom it may concern; the dispatcher also gets what the engine's process lost."""
         if self._probing and outcome.task == 0:
             self._end_probe(outcome)
@@ -277,8 +281,10 @@ class Agent:
     def _tell_usable(self) -> None:
         never = self._probing and self._slots.broken
         told: dict[str, Any] = {
-            "usable": self._slots.usable, "reason": self._slots.reason, "never": never,
-        }  # fmt: skip
+            "usable": self._slots.usable,
+            "reason": self._slots.reason,
+            "never": never,
+        }
         if told == self._told:
             return
         if self._probing and self._told["usable"] <= 0 < told["usable"]:
@@ -344,11 +350,11 @@ class Agent:
 # -- the workers, for the engine's own processes on this host -------------------------------------
 
 
-class Client(NamedTuple):
+class AgentPeer(NamedTuple):
     """A process that asks: its connection, and how to speak over it."""
 
     connection: socket.socket
-    wire: Wire
+    wire: Connection
 
     @property
     def gone(self) -> bool:
@@ -360,7 +366,7 @@ class Waiting(NamedTuple):
     """A task that no worker has yet, who asked for it (None: the dispatcher), and since when."""
 
     task: Task
-    client: Client | None
+    client: AgentPeer | None
     since: float
 
 
@@ -369,19 +375,19 @@ class Service:
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
-        self._door = Door(selector)
-        self._clients: list[Client] = []
+        self._door = Listener(selector)
+        self._clients: list[AgentPeer] = []
 
     @property
     def address(self) -> str:
         """For :class:`Desk`."""
         return self._door.address
 
-    def tend(self) -> Iterator[tuple[Any, Client]]:
+    def tend(self) -> Iterator[tuple[Any, AgentPeer]]:
         """What was asked for since the last call: a task's fields, or an object to leave them."""
         for connection in self._door.callers():
-            wire = Wire(connection.fileno(), connection.fileno(), self._selector)
-            self._clients.append(Client(connection, wire))
+            wire = Connection(connection.fileno(), connection.fileno(), self._selector)
+            self._clients.append(AgentPeer(connection, wire))
         for client in tuple(self._clients):
             for message in client.wire.messages():
                 yield message, client

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any, cast
 
 from cluster.common.descriptors import give_back
-from cluster.hosts.jsonlines import Wire, take
+from cluster.hosts.jsonlines import Connection, take
 from cluster.hosts.prints import Prints
 from cluster.hosts.process_tree import die_with_parent
 
@@ -54,10 +54,16 @@ class Child:
         leashed: bool = False,
     ) -> None:
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            pass_fds=descriptors, start_new_session=True, cwd=folder, env=environment,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=descriptors,
+            start_new_session=True,
+            cwd=folder,
+            env=environment,
             preexec_fn=die_with_parent if leashed else None,  # noqa: PLW1509 - the agent has no threads
-        )  # fmt: skip
+        )
         give_back(self._process.pid)
         try:
             self._end = os.pidfd_open(self._process.pid)
@@ -70,7 +76,7 @@ class Child:
         stdin, stdout, stderr = (pipe.fileno() for pipe in self._pipes)
         self._selector, self._tail = selector, b""
         self.prints = Prints()
-        self._wire = Wire(stdout if talks else None, stdin, selector)
+        self._wire = Connection(stdout if talks else None, stdin, selector)
         self._words = [stderr] if talks else [stdout, stderr]
         self._watched: set[int] = set()
         for descriptor in self._words:

@@ -42,7 +42,7 @@ _WORDS = {
 }
 
 
-class Difference(NamedTuple):
+class Mismatch(NamedTuple):
     """One thing that is not the same here and there."""
 
     what: str
@@ -67,10 +67,10 @@ def fingerprint(work: Work) -> dict[str, str]:
     }
 
 
-def differences(here: Mapping[str, str], there: Mapping[str, Any]) -> list[Difference]:
+def differences(here: Mapping[str, str], there: Mapping[str, Any]) -> list[Mismatch]:
     """What of a fingerprint differs from ours."""
     pairs = [(words, here[key], str(there.get(key, "not told"))) for key, words in _WORDS.items()]
-    return [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
+    return [Mismatch(*pair) for pair in pairs if pair[1] != pair[2]]
 
 
 def is_one_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -78,12 +78,14 @@ def is_one_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(one.get(key) and one[key] == other.get(key) for key in ("machine", "boot"))
 
 
-def table(name: str, found: list[Difference]) -> str:
+def table(name: str, found: list[Mismatch]) -> str:
     """The differences for people, a line each."""
     rows = [("", "here", name), *found]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
-             for row in rows]  # fmt: skip
+    lines = [
+        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     return "\n".join(lines)
 
 

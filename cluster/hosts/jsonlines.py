@@ -20,7 +20,7 @@ _MOST = 1 << 20
 _LONGEST_LINE = 16 << 20
 
 
-class Wire:
+class Connection:
     """Messages in both directions; the keys' data in the selector are handlers of an event mask.
 
     Args:
@@ -154,7 +154,7 @@ def take(descriptor: int) -> bytes | None:
     return data
 
 
-class Door:
+class Listener:
     """A socket of this machine that waits for callers.
 
     Its name is drawn, it is on no disk, and only processes of this user are let in.
@@ -199,7 +199,7 @@ class Door:
 
 
 def dial(address: str) -> socket.socket:
-    """Connect to a :class:`Door` of this machine.
+    """Connect to a :class:`Listener` of this machine.
 
     Raises:
         ConnectionError: its owner has gone.

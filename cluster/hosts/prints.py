@@ -21,7 +21,7 @@ _PAUSE = 5.0
 _FATAL = "Fatal Python error: "
 
 
-class Printed(NamedTuple):
+class PrintedLines(NamedTuple):
     """Some lines that a kernel printed, its warnings included.
 
     Attributes:
@@ -39,7 +39,7 @@ class Printed(NamedTuple):
     slot: int = 0
 
     @classmethod
-    def from_json(cls, data: Any) -> Printed:
+    def from_json(cls, data: Any) -> PrintedLines:
         """Read one that came from a host; what no worker of ours says is cut.
 
         Raises:
@@ -111,7 +111,7 @@ class Hearing:
     def __init__(self) -> None:
         self._prints, self._lock = Prints(), threading.Lock()
         self._drawn = threading.local()
-        self._heard: deque[Printed] = deque()
+        self._heard: deque[PrintedLines] = deque()
         self._pid = os.getpid()
 
     def begin(self, task: int, block: int) -> None:
@@ -131,10 +131,10 @@ class Hearing:
             self._prints.add(text.encode(errors="replace"))
             if (news := self._prints.take()) is not None:
                 task, block = now
-                self._heard.append(Printed(task, block, *news))
+                self._heard.append(PrintedLines(task, block, *news))
         return True
 
-    def taken(self, node: str) -> Iterator[Printed]:
+    def taken(self, node: str) -> Iterator[PrintedLines]:
         """What was heard since the last call."""
         while self._heard:
             yield self._heard.popleft()._replace(node=node)

@@ -23,7 +23,7 @@ from typing import Any
 
 from cluster.common.errors import KernelError
 from cluster.hosts.process_tree import catch, die_with_parent, leash_children, memory_text
-from cluster.sampling.kernels import Source, load
+from cluster.sampling.kernels import KernelSource, load
 from cluster.sampling.task import Outcome, Task, Work, perform
 
 _CHUNK = 1 << 16
@@ -40,12 +40,12 @@ def main() -> None:
         catch(number, leave_it)
     marker, memory = Marker(int(sys.argv[1])), int(sys.argv[2])
     limit_memory(memory)
-    lines = Lines(*take_descriptors())
+    lines = PipeLines(*take_descriptors())
     faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
         # So that a line is heard of before the outcome of its block.
         stream.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
-    sources: dict[str, Source] = {}
+    sources: dict[str, KernelSource] = {}
     work = Work.from_json(lines.read(), sources)
     try:
         load(work.source)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _serve(
-    first: Work, sources: dict[str, Source], lines: Lines, marker: Marker, memory: int
+    first: Work, sources: dict[str, KernelSource], lines: PipeLines, marker: Marker, memory: int
 ) -> None:
     # A task that names no run is of the first work, any other one of the work before it: so this
     # process keeps one work, however many runs there are.
@@ -149,7 +149,7 @@ class Marker:
         return None if block == self._NONE else block
 
 
-class Lines:
+class PipeLines:
     """JSON lines over two file descriptors."""
 
     def __init__(self, source: int, sink: int) -> None:

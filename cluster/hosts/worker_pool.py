@@ -21,7 +21,7 @@ from cluster.common.backoff import backoff
 from cluster.common.descriptors import left, raised
 from cluster.hosts.child_process import Child
 from cluster.hosts.nodes import Node
-from cluster.hosts.prints import Printed
+from cluster.hosts.prints import PrintedLines
 from cluster.hosts.process_tree import memory_of, memory_text
 from cluster.hosts.worker import Marker, with_limit
 from cluster.sampling.task import Outcome, Task, Work
@@ -54,9 +54,14 @@ def python_command(python: str, module: str, *arguments: str) -> list[str]:
 
 # One kernel to a slot: a library that starts a thread pool in every slot only gets in the way.
 POOLS = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
-)  # fmt: skip
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
 
 
 # The order of a set of strings is that of their hashes: it must be the same in every worker.
@@ -81,9 +86,15 @@ class Slots:
     """
 
     def __init__(
-        self, node: Node, work: Work, selector: selectors.BaseSelector, ready: float,
-        memory: int = 0, *, files: int = FILES,
-    ) -> None:  # fmt: skip
+        self,
+        node: Node,
+        work: Work,
+        selector: selectors.BaseSelector,
+        ready: float,
+        memory: int = 0,
+        *,
+        files: int = FILES,
+    ) -> None:
         self._ready_within, self._memory, self._looked = ready, memory, time.monotonic()
         wanted = node.slots or 1
         count = max(1, min(wanted, left() // files))
@@ -95,7 +106,7 @@ class Slots:
             )
         self._slots = [Slot(index, node, work, selector, memory) for index in range(count)]
 
-    def tend(self) -> Iterator[Outcome | Printed]:
+    def tend(self) -> Iterator[Outcome | PrintedLines]:
         """See to every process: start it, pass on its answers, answer for it once it is dead.
 
         What a kernel has printed comes before the outcome of its task.
@@ -179,7 +190,7 @@ class Slot:
         self._false_starts = self._scarce = 0
         self._due, self._was_ready = 0.0, False
 
-    def tend(self, ready_within: float) -> Iterator[Outcome | Printed]:
+    def tend(self, ready_within: float) -> Iterator[Outcome | PrintedLines]:
         """Start the process, pass on what it answers, and answer for it once it is dead."""
         if self._child is not None:
             yield from self._heard(self._child)
@@ -244,9 +255,10 @@ class Slot:
                 self._child = Child(
                     python_command(python, "cluster.hosts.worker", str(shared), str(self._memory)),
                     self._selector,
-                    environment=slot_environment(self._node), folder=self._node.cwd,
+                    environment=slot_environment(self._node),
+                    folder=self._node.cwd,
                     descriptors=[shared],
-                )  # fmt: skip
+                )
         except OSError as error:
             self._on_no_start(error)
             return
@@ -269,7 +281,7 @@ class Slot:
         self.held_up = words
         self._due = time.monotonic() + backoff(self._scarce - 1, 1.0, _LONGEST)
 
-    def _heard(self, child: Child) -> Iterator[Outcome | Printed]:
+    def _heard(self, child: Child) -> Iterator[Outcome | PrintedLines]:
         """What it printed, and then what it answered after that."""
         messages = child.messages()
         if messages:
@@ -277,10 +289,10 @@ class Slot:
         yield from self._printed(child)
         yield from self._answers(child, messages)
 
-    def _printed(self, child: Child, *, ended: bool = False) -> Iterator[Printed]:
+    def _printed(self, child: Child, *, ended: bool = False) -> Iterator[PrintedLines]:
         if (news := child.prints.take(ended=ended)) is not None:
             task, block = self._marker.task, self._marker.block
-            yield Printed(task, block, *news, self._node.host, self._index)
+            yield PrintedLines(task, block, *news, self._node.host, self._index)
 
     def _answers(self, child: Child, messages: Iterable[Any]) -> Iterator[Outcome]:
         for message in messages:
@@ -306,7 +318,7 @@ class Slot:
         self.taken.popleft()
         return outcome
 
-    def _bury(self, child: Child) -> Iterator[Outcome | Printed]:
+    def _bury(self, child: Child) -> Iterator[Outcome | PrintedLines]:
         """Answer for a dead process: what it sent counts, what it had taken is lost."""
         reason = with_limit(child.reap(), self._memory if self._verdict == "lost" else 0)
         yield from self._printed(child, ended=True)

@@ -12,10 +12,10 @@ from cluster.ledger.locks import Owner, holder
 from cluster.ledger.moves import compact, judged, remove, take_over
 from cluster.ledger.paths import log_of
 from cluster.ledger.requests import request_of, spec_of
-from cluster.ledger.rows import Counted, Damaged, NodeTotals, Run, Speed, Wish
+from cluster.ledger.rows import Counted, Damaged, NodeChangeRequest, NodeTotals, Run, Speed
 from cluster.ledger.store import Ledger, Where, opened
 from cluster.ledger.tables import SCHEMA
-from cluster.ledger.writer import Scribe, Writer
+from cluster.ledger.writer import GroupCommitter, RunWriter
 
 __all__ = [
     "FILE",
@@ -24,15 +24,15 @@ __all__ = [
     "SQLITE",
     "Counted",
     "Damaged",
+    "GroupCommitter",
     "Ledger",
+    "NodeChangeRequest",
     "NodeTotals",
     "Owner",
     "Run",
-    "Scribe",
+    "RunWriter",
     "Speed",
     "Where",
-    "Wish",
-    "Writer",
     "compact",
     "file_system",
     "holder",

@@ -33,10 +33,28 @@ SQLITE = sqlite3.sqlite_version
 
 # Kinds of file system that other hosts may write to at the same time. Write-ahead logging needs
 # shared memory between all users of the file, which they do not give.
-NETWORK = frozenset({
-    "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "gfs2",
-    "gpfs", "lustre", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "smb3", "smbfs",
-})  # fmt: skip
+NETWORK = frozenset(
+    {
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "fuse.ceph",
+        "fuse.glusterfs",
+        "fuse.sshfs",
+        "gfs2",
+        "gpfs",
+        "lustre",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "panfs",
+        "smb3",
+        "smbfs",
+    }
+)
 OWNER_BEAT = 10.0
 _OWNER_DEAD = 60.0
 
@@ -178,8 +196,9 @@ class Database:
             if row and row[0] != me.host and is_time(row[2]) and time.time() - row[2] < _OWNER_DEAD:
                 raise Locked(
                     f"the store {self.store} is on a network file system and in use by process"
-                    f" {row[1]} on {row[0]}", fix=f"run there, or wait {_OWNER_DEAD:g} s after it",
-                )  # fmt: skip
+                    f" {row[1]} on {row[0]}",
+                    fix=f"run there, or wait {_OWNER_DEAD:g} s after it",
+                )
             self.db.execute(
                 "INSERT OR REPLACE INTO owner VALUES (1, ?, ?, ?)", (me.host, me.pid, me.since)
             )

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from cluster.common.errors import ClusterError
 from cluster.ledger.marks import UNENDED, End, What, probe_mark
 from cluster.ledger.rows import Run
-from cluster.sampling.kernels import Source
+from cluster.sampling.kernels import KernelSource
 from cluster.sampling.plan import Target
 from cluster.sampling.tally import Tally, TallyError
 from cluster.sampling.task import checked
@@ -39,10 +39,26 @@ _KERNELS = 64
 
 #: What is under a column's name in the table of runs, for :func:`run_of`.
 COLUMNS = (
-    "key", "id", "name", "created", "request", "identity", "definition", "goal", "state",
-    "stopped_by", "drained", "counted", "tally", "ranges", "progress", "own", "ended", "probe",
+    "key",
+    "id",
+    "name",
+    "created",
+    "request",
+    "identity",
+    "definition",
+    "goal",
+    "state",
+    "stopped_by",
+    "drained",
+    "counted",
+    "tally",
+    "ranges",
+    "progress",
+    "own",
+    "ended",
+    "probe",
     "probed",
-)  # fmt: skip
+)
 
 
 T = TypeVar("T")
@@ -159,10 +175,25 @@ def run_of(row: Sequence[Any]) -> Run:
     progress = _left_out(faults, lambda: _progress(raw.progress), None)
     definition["probe"] = _left_out(faults, lambda: _probe(raw), None)
     return Run(
-        raw.key, raw.id, raw.name, raw.created, raw.request, raw.identity, definition, goal,
-        end.state, end.stopped_by, None if end.drained is None else bool(end.drained),
-        end.counted, end.tally, ranges, progress, tuple(faults), total, (raw.own, raw.ended),
-    )  # fmt: skip
+        raw.key,
+        raw.id,
+        raw.name,
+        raw.created,
+        raw.request,
+        raw.identity,
+        definition,
+        goal,
+        end.state,
+        end.stopped_by,
+        None if end.drained is None else bool(end.drained),
+        end.counted,
+        end.tally,
+        ranges,
+        progress,
+        tuple(faults),
+        total,
+        (raw.own, raw.ended),
+    )
 
 
 def _left_out(faults: list[str], read: Callable[[], T], instead: T) -> T:
@@ -216,7 +247,7 @@ def identity_holds(definition: Mapping[str, Any], identity: object) -> bool:
 
 @lru_cache(maxsize=_KERNELS)
 def _sha(entry: str, function: str, files: tuple[tuple[str, str], ...]) -> str:
-    return Source(entry, function, dict(files)).sha
+    return KernelSource(entry, function, dict(files)).sha
 
 
 def _is_source(value: object) -> bool:
@@ -446,13 +477,25 @@ Kinds = Mapping[str, Callable[[Any], bool]]
 _OR_WORD, _OR_COUNT = _or_none(is_word), _or_none(is_count)
 #: What is believed of the columns of each table, as far as they are read row by row.
 SESSION: Kinds = {
-    "started": is_time, "wall": _or_none(is_finite), "host": is_word, "pid": is_count,
-    "backend": is_word, "nodes": is_slots, "start": _OR_WORD,
-}  # fmt: skip
+    "started": is_time,
+    "wall": _or_none(is_finite),
+    "host": is_word,
+    "pid": is_count,
+    "backend": is_word,
+    "nodes": is_slots,
+    "start": _OR_WORD,
+}
 FAILURE: Kinds = {
-    "at": is_time, "block": _OR_COUNT, "blocks": is_count, "node": is_word, "attempt": is_count,
-    "kind": is_word, "type": is_text, "message": is_text, "traceback": is_text,
-}  # fmt: skip
+    "at": is_time,
+    "block": _OR_COUNT,
+    "blocks": is_count,
+    "node": is_word,
+    "attempt": is_count,
+    "kind": is_word,
+    "type": is_text,
+    "message": is_text,
+    "traceback": is_text,
+}
 EVENT: Kinds = {"at": is_time, "node": _OR_WORD, "text": is_text}
 SPARE: Kinds = {"first": is_count, "stop": is_count, "node": is_word, "verdict": is_word}
 POOL: Kinds = {"started": is_time, "wall": is_finite, "backend": is_word, "nodes": is_slots}
@@ -460,11 +503,22 @@ POOL: Kinds = {"started": is_time, "wall": is_finite, "backend": is_word, "nodes
 
 #: All but the run.
 OUTCOME: Kinds = {
-    "first": is_count, "stop": is_count, "tally": is_text, "node": is_word, "slot": is_count,
-    "pid": is_count, "attempt": is_count, "created": is_finite, "started": is_finite,
-    "ended": is_finite, "received": is_finite, "wall": is_finite, "cpu": is_finite,
-    "variant": is_word, "checksum": is_text,
-}  # fmt: skip
+    "first": is_count,
+    "stop": is_count,
+    "tally": is_text,
+    "node": is_word,
+    "slot": is_count,
+    "pid": is_count,
+    "attempt": is_count,
+    "created": is_finite,
+    "started": is_finite,
+    "ended": is_finite,
+    "received": is_finite,
+    "wall": is_finite,
+    "cpu": is_finite,
+    "variant": is_word,
+    "checksum": is_text,
+}
 
 
 def wrong_column(kinds: Kinds, row: Sequence[Any]) -> str | None:

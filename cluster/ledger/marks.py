@@ -41,9 +41,14 @@ class End(NamedTuple):
 
     @classmethod
     def of(
-        cls, state: str, stopped_by: str, drained: bool, counted: int | None, tally: str | None,
+        cls,
+        state: str,
+        stopped_by: str,
+        drained: bool,
+        counted: int | None,
+        tally: str | None,
         ranges: object,
-    ) -> End:  # fmt: skip
+    ) -> End:
         """How a start of a run ended.
 
         Of one that did not drain nothing but that is recorded: it may have been cut short in the

@@ -75,10 +75,19 @@ def take_over(ledger: Ledger, run: Run, giver: Ledger, given: Run, without: Coll
             ledger.db.execute(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,))
             ledger.db.executemany(
                 f"INSERT INTO session (run, {', '.join(_STARTS)}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(run.key, *row) for row in giver.sound("session", _STARTS, giver.all(
-                    f"SELECT key, {', '.join(_STARTS)} FROM session WHERE run = ? ORDER BY key",
-                    (given.key,)))],
-            )  # fmt: skip
+                [
+                    (run.key, *row)
+                    for row in giver.sound(
+                        "session",
+                        _STARTS,
+                        giver.all(
+                            f"SELECT key, {', '.join(_STARTS)} FROM session"
+                            " WHERE run = ? ORDER BY key",
+                            (given.key,),
+                        ),
+                    )
+                ],
+            )
     return taken
 
 

@@ -28,8 +28,9 @@ def check_place(store: Path, file: Path) -> None:
             target = os.readlink(each)
             raise StoreError(
                 f"{each} is a link to {target}, which is not there",
-                where=str(file), fix=f"make {target}, or {_ANOTHER}",
-            )  # fmt: skip
+                where=str(file),
+                fix=f"make {target}, or {_ANOTHER}",
+            )
         if each != file and each.exists() and not each.is_dir():
             raise StoreError(f"{each} is not a folder", where=str(file), fix=_ANOTHER)
     if file.exists() and not file.is_file():
@@ -47,8 +48,9 @@ def check_ours(db: sqlite3.Connection, file: Path) -> None:
     if tables and not tables >= _OURS:
         raise StoreError(
             "this is the SQLite file of another program, not a store",
-            where=str(file), fix=_ANOTHER,
-        )  # fmt: skip
+            where=str(file),
+            fix=_ANOTHER,
+        )
 
 
 def read_only(file: Path) -> StoreError:

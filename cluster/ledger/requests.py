@@ -8,7 +8,7 @@ from typing import TypeVar
 from cluster.common.errors import ClusterError, StoreError
 from cluster.ledger.rows import Run
 from cluster.ledger.store import AGAIN, Ledger
-from cluster.ledger.sweeps import Sweep
+from cluster.ledger.sweeps import SweepRow
 from cluster.spec import Spec
 from cluster.spec.request import Request
 
@@ -25,7 +25,7 @@ def request_of(ledger: Ledger, run: Run) -> Request:
     return _read(ledger, f"{run.id}: {row}", lambda: Request.from_json(run.definition))
 
 
-def spec_of(ledger: Ledger, sweep: Sweep) -> Spec:
+def spec_of(ledger: Ledger, sweep: SweepRow) -> Spec:
     """The spec of a sweep, as it was sent last.
 
     Raises:
@@ -39,8 +39,13 @@ def _read(ledger: Ledger, row: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except (
-        ClusterError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+        ClusterError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
         ValueError,
-    ) as error:  # fmt: skip
+    ) as error:
         why = f"{type(error).__name__}: {error}"[:500]
         raise StoreError(f"{row}: {why}", where=str(ledger.path), fix=AGAIN) from None

@@ -77,7 +77,7 @@ class Counted(NamedTuple):
             return None
 
 
-class Wish(NamedTuple):
+class NodeChangeRequest(NamedTuple):
     """Other hosts for a run that is being computed: hosts to add, names of hosts to drain."""
 
     key: int
@@ -85,7 +85,7 @@ class Wish(NamedTuple):
     drain: tuple[str, ...]
 
     @classmethod
-    def read(cls, key: int, hosts: Mapping[str, Any]) -> Wish:
+    def read(cls, key: int, hosts: Mapping[str, Any]) -> NodeChangeRequest:
         """From its key, and the JSON object of its hosts.
 
         Raises:

@@ -34,9 +34,9 @@ from cluster.ledger.judge import (
 from cluster.ledger.locks import Owner, flock, holder, unlock, write_owner
 from cluster.ledger.marks import End, What, probe_mark, taken_apart
 from cluster.ledger.paths import LOCKS, folder_of, named
-from cluster.ledger.rows import Counted, Damaged, NodeTotals, Run, Speed, Wish
+from cluster.ledger.rows import Counted, Damaged, NodeChangeRequest, NodeTotals, Run, Speed
 from cluster.ledger.tables import FINISH, INSERT_RUN, UNENDED
-from cluster.ledger.writer import Scribe, Writer
+from cluster.ledger.writer import GroupCommitter, RunWriter
 from cluster.sampling.task import checksum
 
 #: The folder of a store.
@@ -122,8 +122,9 @@ class Ledger(Database):
         rows = self.all(
             "SELECT key, id = ? OR name = ? FROM sweep"
             " WHERE id = ? OR name = ? OR substr(id, 1, length(?)) = ?"
-            " ORDER BY id = ? DESC, name = ? DESC, created DESC, key DESC", (name,) * 8,
-        )  # fmt: skip
+            " ORDER BY id = ? DESC, name = ? DESC, created DESC, key DESC",
+            (name,) * 8,
+        )
         meant = [key for key, whole in rows if whole] or [key for key, _ in rows if len(rows) == 1]
         return meant[0] if meant else None
 
@@ -143,9 +144,16 @@ class Ledger(Database):
         return next(found, None)
 
     def create(
-        self, run: str, name: str, request: str, identity: str, definition: Mapping[str, Any],
-        goal: object, *, once: bool = False,
-    ) -> Run:  # fmt: skip
+        self,
+        run: str,
+        name: str,
+        request: str,
+        identity: str,
+        definition: Mapping[str, Any],
+        goal: object,
+        *,
+        once: bool = False,
+    ) -> Run:
         """Enter a new run; ``once``: where the request has one by now, that is returned instead."""
         text, probe = taken_apart(definition)
         texts = text, json.dumps(goal)
@@ -181,9 +189,15 @@ class Ledger(Database):
             )
 
     def finish(
-        self, run: Run, state: str, stopped_by: str, drained: bool, counted: int | None,
-        tally: str | None, ranges: object,
-    ) -> None:  # fmt: skip
+        self,
+        run: Run,
+        state: str,
+        stopped_by: str,
+        drained: bool,
+        counted: int | None,
+        tally: str | None,
+        ranges: object,
+    ) -> None:
         """Record how a start of a run ended; its result is the blocks [0, counted), or all."""
         end = End.of(state, stopped_by, drained, counted, tally, ranges)
         with self.transaction():
@@ -233,8 +247,9 @@ class Ledger(Database):
             " run = s.run AND received >= s.started AND received < s.next) - s.started, 0.0),"
             " host, pid, backend, nodes, start FROM"
             " (SELECT *, lead(started, 1, 9e99) OVER (ORDER BY key) AS next FROM session"
-            "  WHERE run = ?) AS s ORDER BY key", (run.key,),
-        )  # fmt: skip
+            "  WHERE run = ?) AS s ORDER BY key",
+            (run.key,),
+        )
         names = ("started", "seconds", "host", "pid", "backend", "nodes", "start")
         sound = self.sound("session", SESSION, rows)
         return [
@@ -261,7 +276,7 @@ class Ledger(Database):
         """The key of the newest wish for any run; 0 where there is none."""
         return int(self.all("SELECT coalesce(max(key), 0) FROM wish", ())[0][0])
 
-    def wishes(self, after: int) -> list[tuple[str, Wish]]:
+    def wishes(self, after: int) -> list[tuple[str, NodeChangeRequest]]:
         """The wishes that are newer than one, and not answered yet, each with its run's id."""
         rows = self.all(
             "SELECT r.id, w.key, w.hosts FROM wish AS w JOIN run AS r ON r.key = w.run"
@@ -271,7 +286,7 @@ class Ledger(Database):
         found = []
         for run, key, hosts in rows:
             try:
-                found.append((run, Wish.read(key, parsed("hosts", hosts, dict))))
+                found.append((run, NodeChangeRequest.read(key, parsed("hosts", hosts, dict))))
             except (Wrong, NodeError, LookupError, TypeError, AttributeError):
                 self._left_out[f"row {key} of the table wish was left out: column hosts"] = None
         return found
@@ -285,9 +300,10 @@ class Ledger(Database):
             found: dict[str, Any] = parsed("answer", rows[0][0], dict)
         except Wrong as wrong:
             raise StoreError(
-                f"row {wish} of the table wish, {wrong}", where=str(self.path),
+                f"row {wish} of the table wish, {wrong}",
+                where=str(self.path),
                 fix="'cluster status' tells which hosts the run has; ask again",
-            ) from None  # fmt: skip
+            ) from None
         return found
 
     # -- what was counted ---------------------------------------------------------------------
@@ -346,8 +362,9 @@ class Ledger(Database):
         rows = self.all(
             "SELECT node, count(*), sum(n), sum(wall), sum(n * n), sum(n * wall), sum(wall * wall)"
             " FROM (SELECT node, stop - first AS n, wall FROM outcome WHERE run = ?"
-            f" AND wall BETWEEN 1e-12 AND {_MOST_SECONDS}) GROUP BY node ORDER BY node", (run.key,),
-        )  # fmt: skip
+            f" AND wall BETWEEN 1e-12 AND {_MOST_SECONDS}) GROUP BY node ORDER BY node",
+            (run.key,),
+        )
         return [Speed(node_name(row[0]), *map(sum_of, row[1:])) for row in rows]
 
     def uncounted_blocks(self, run: Run) -> dict[str, int]:
@@ -442,17 +459,18 @@ class Ledger(Database):
         with self.transaction():
             self.db.execute(
                 "INSERT INTO spare SELECT run, first, stop, node, ?, ?, tally FROM outcome"
-                " WHERE run = ? AND first = ?", (time.time(), verdict, run.key, row.first),
-            )  # fmt: skip
+                " WHERE run = ? AND first = ?",
+                (time.time(), verdict, run.key, row.first),
+            )
             self.db.execute("DELETE FROM outcome WHERE run = ? AND first = ?", (run.key, row.first))
 
-    def writer(self, run: Run) -> Writer:
+    def writer(self, run: Run) -> RunWriter:
         """The thread that writes what a dispatcher counts."""
-        return Writer(self.scribe(), run, alone=True)
+        return RunWriter(self.scribe(), run, alone=True)
 
-    def scribe(self) -> Scribe:
+    def scribe(self) -> GroupCommitter:
         """The thread that writes what the dispatcher of several runs counts."""
-        return Scribe(self)
+        return GroupCommitter(self)
 
     # -- what could not be believed -----------------------------------------------------------
 

@@ -24,11 +24,20 @@ from cluster.ledger.marks import End, What, point_mark, sweep_mark, taken_apart
 from cluster.ledger.rows import Damaged, Run
 from cluster.ledger.store import POSSIBLE, Ledger, node_name, sum_of
 from cluster.ledger.tables import FINISH, UNENDED
-from cluster.ledger.writer import MOST_SLOTS, Scribe
+from cluster.ledger.writer import MOST_SLOTS, GroupCommitter
 
 _COLUMNS = (
-    "key", "id", "name", "created", "request", "spec", "stopped_by", "progress", "asked", "mark",
-)  # fmt: skip
+    "key",
+    "id",
+    "name",
+    "created",
+    "request",
+    "spec",
+    "stopped_by",
+    "progress",
+    "asked",
+    "mark",
+)
 _NEWEST_FIRST = "ORDER BY created DESC, key DESC"
 _AGAIN = "submit its spec again, which enters its points anew, or restore the store from a copy"
 # So many values of one statement every SQLite takes.
@@ -36,7 +45,7 @@ _MANY = 500
 _EVENTS = "pool_event WHERE pool IN (SELECT key FROM pool WHERE sweep = ?)"
 
 
-class Sweep(NamedTuple):
+class SweepRow(NamedTuple):
     """A row of the table of sweeps.
 
     Attributes:
@@ -78,15 +87,15 @@ class PoolTotals(NamedTuple):
     lost: float
 
 
-def named(ledger: Ledger, name: str) -> Sweep | None:
+def named(ledger: Ledger, name: str) -> SweepRow | None:
     """The sweep of that id, the newest of that name, or the only one whose id starts so."""
     key = ledger.sweep_key(name)
     return None if key is None else _sweeps(ledger, "WHERE key = ?", (key,))[0]
 
 
-def listed(ledger: Ledger) -> list[Sweep]:
+def listed(ledger: Ledger) -> list[SweepRow]:
     """Every sweep that can be believed, newest first."""
-    return [row for row in _rows(ledger, _NEWEST_FIRST, ()) if isinstance(row, Sweep)]
+    return [row for row in _rows(ledger, _NEWEST_FIRST, ()) if isinstance(row, SweepRow)]
 
 
 def damaged(ledger: Ledger) -> list[Damaged]:
@@ -116,7 +125,7 @@ def runs_of_others(ledger: Ledger, name: str) -> frozenset[int]:
     return frozenset(run for (run,) in rows)
 
 
-def runs_of(ledger: Ledger, sweep: Sweep) -> list[tuple[int, Mapping[str, Any], Run]]:
+def runs_of(ledger: Ledger, sweep: SweepRow) -> list[tuple[int, Mapping[str, Any], Run]]:
     """A sweep's points, in order: place, what the sweep gave it, and its run.
 
     One whose run is removed in that moment is a point no more.
@@ -134,7 +143,7 @@ def runs_of(ledger: Ledger, sweep: Sweep) -> list[tuple[int, Mapping[str, Any], 
 
 
 def _given(
-    ledger: Ledger, sweep: Sweep, place: int, run: int, given: str, mark: str
+    ledger: Ledger, sweep: SweepRow, place: int, run: int, given: str, mark: str
 ) -> dict[str, Any]:
     """What a sweep gives a point."""
     try:
@@ -146,12 +155,14 @@ def _given(
     except Wrong as wrong:
         raise StoreError(
             f"the sweep {sweep.id} cannot be believed: row {ascii(place)[:40]} of the table point,"
-            f" {wrong}", where=str(ledger.path), fix=_AGAIN,
-        ) from None  # fmt: skip
+            f" {wrong}",
+            where=str(ledger.path),
+            fix=_AGAIN,
+        ) from None
     return found
 
 
-def as_they_are(ledger: Ledger, sweep: Sweep, known: Mapping[int, Run]) -> dict[int, Run]:
+def as_they_are(ledger: Ledger, sweep: SweepRow, known: Mapping[int, Run]) -> dict[int, Run]:
     """Of these runs of a sweep, by key, those that are still there, as they are now.
 
     Only those are read whole whose marks are not as they were known.
@@ -176,16 +187,17 @@ def runs_beside(ledger: Ledger, these: Sequence[str]) -> list[Run | Damaged]:
     return list(ledger.rows(where, (json.dumps(these),)))
 
 
-def begun_by(ledger: Ledger, sweep: Sweep) -> dict[int, tuple[str, int]]:
+def begun_by(ledger: Ledger, sweep: SweepRow) -> dict[int, tuple[str, int]]:
     """Which process, host and pid, gave out the first task of the newest start of each run."""
     rows = ledger.all(
         "SELECT run, host, pid, max(key) FROM session"
-        " WHERE run IN (SELECT run FROM point WHERE sweep = ?) GROUP BY run", (sweep.key,),
-    )  # fmt: skip
+        " WHERE run IN (SELECT run FROM point WHERE sweep = ?) GROUP BY run",
+        (sweep.key,),
+    )
     return {run: (host, pid) for run, host, pid, _ in rows}
 
 
-def had_their_time(ledger: Ledger, sweep: Sweep, start: str) -> frozenset[int]:
+def had_their_time(ledger: Ledger, sweep: SweepRow, start: str) -> frozenset[int]:
     """The runs (keys) that a scheduled start computed last, and left by a limit of time.
 
     That limit is the run's own, or the whole sweep's: then none of its runs is to get more.
@@ -202,12 +214,13 @@ def had_their_time(ledger: Ledger, sweep: Sweep, start: str) -> frozenset[int]:
     return frozenset(run for (run,) in rows)
 
 
-def with_rows(ledger: Ledger, sweep: Sweep) -> set[int]:
+def with_rows(ledger: Ledger, sweep: SweepRow) -> set[int]:
     """The keys of a sweep's runs of which anything is counted."""
     rows = ledger.all(
         "SELECT run FROM point AS p WHERE sweep = ? AND EXISTS"
-        " (SELECT 1 FROM outcome WHERE run = p.run)", (sweep.key,),
-    )  # fmt: skip
+        " (SELECT 1 FROM outcome WHERE run = p.run)",
+        (sweep.key,),
+    )
     return {run for (run,) in rows}
 
 
@@ -222,9 +235,13 @@ def enter_runs(ledger: Ledger, fresh: Sequence[Fresh]) -> list[int]:
 
 
 def enter(
-    ledger: Ledger, sweep: str, name: str, request: str, spec: object,
+    ledger: Ledger,
+    sweep: str,
+    name: str,
+    request: str,
+    spec: object,
     asked: frozenset[int] | None,
-) -> Sweep:  # fmt: skip
+) -> SweepRow:
     """Enter a sweep under that id, or take the newest of the same name and points.
 
     To be called in a transaction. ``asked`` are the places of the points that this start is to
@@ -232,7 +249,7 @@ def enter(
     """
     where = f"WHERE request = ? AND name = ? {_NEWEST_FIRST} LIMIT 1"
     # One that is damaged is none: another is entered in its place.
-    found = [row for row in _rows(ledger, where, (request, name)) if isinstance(row, Sweep)]
+    found = [row for row in _rows(ledger, where, (request, name)) if isinstance(row, SweepRow)]
     if found:
         before = found[0].asked
         both = None if asked is None or before is None else asked | before
@@ -252,7 +269,7 @@ def enter(
 
 
 def set_points(
-    ledger: Ledger, sweep: Sweep, points: Iterable[tuple[int, Mapping[str, Any]]]
+    ledger: Ledger, sweep: SweepRow, points: Iterable[tuple[int, Mapping[str, Any]]]
 ) -> None:
     """Say which runs (keys) a sweep has, with what it gives them. To be called in a transaction."""
     ledger.db.execute("DELETE FROM point WHERE sweep = ?", (sweep.key,))
@@ -272,13 +289,13 @@ def leave(ledger: Ledger, runs: Sequence[Run], state: str, stopped_by: str) -> N
         )
 
 
-def stopped(ledger: Ledger, sweep: Sweep, reason: str | None) -> None:
+def stopped(ledger: Ledger, sweep: SweepRow, reason: str | None) -> None:
     """Record what ended a start of a sweep early."""
     with ledger.transaction():
         ledger.db.execute("UPDATE sweep SET stopped_by = ? WHERE key = ?", (reason, sweep.key))
 
 
-def begin_pool(ledger: Ledger, sweep: Sweep, backend: str, nodes: Mapping[str, int]) -> int:
+def begin_pool(ledger: Ledger, sweep: SweepRow, backend: str, nodes: Mapping[str, int]) -> int:
     """Enter a start of a sweep on a backend; the pool's key."""
     me = Owner.here()
     ledger.own()
@@ -298,20 +315,21 @@ def end_pool(ledger: Ledger, pool: int, wall: float) -> None:
         ledger.db.execute("UPDATE pool SET wall = ? WHERE key = ?", (wall, pool))
 
 
-def pools(ledger: Ledger, sweep: Sweep) -> list[dict[str, Any]]:
+def pools(ledger: Ledger, sweep: SweepRow) -> list[dict[str, Any]]:
     """Every start of a sweep: started, wall, backend, nodes; a killed one ended with an outcome."""
     rows = ledger.all(
         "SELECT key, started, coalesce(wall, (SELECT max(received) FROM outcome WHERE run IN"
         " (SELECT run FROM point WHERE sweep = p.sweep) AND received >= p.started AND"
         " received < p.next) - started, 0), backend, nodes FROM"
         " (SELECT *, lead(started, 1, 9e99) OVER (ORDER BY key) AS next FROM pool"
-        "  WHERE sweep = ?) AS p ORDER BY key", (sweep.key,),
-    )  # fmt: skip
+        "  WHERE sweep = ?) AS p ORDER BY key",
+        (sweep.key,),
+    )
     sound = ledger.sound("pool", POOL, rows)
     return [{**dict(zip(POOL, row, strict=True)), "nodes": json.loads(row[3])} for row in sound]
 
 
-def pool_totals(ledger: Ledger, sweep: Sweep) -> list[PoolTotals]:
+def pool_totals(ledger: Ledger, sweep: SweepRow) -> list[PoolTotals]:
     """What each node counted for each run while pools of the sweep were up."""
     lost = "max(0.0, (o.received - o.created) - o.wall)"
     rows = ledger.all(
@@ -325,7 +343,7 @@ def pool_totals(ledger: Ledger, sweep: Sweep) -> list[PoolTotals]:
     return [PoolTotals(node_name(row[0]), row[1], *map(sum_of, row[2:])) for row in rows]
 
 
-def pool_faults(ledger: Ledger, sweep: Sweep) -> dict[str, tuple[int, int]]:
+def pool_faults(ledger: Ledger, sweep: SweepRow) -> dict[str, tuple[int, int]]:
     """What each node failed while pools of the sweep were up: attempts, and blocks not counted."""
     up = (
         "run IN (SELECT run FROM point WHERE sweep = ?) AND EXISTS (SELECT 1 FROM pool"
@@ -339,7 +357,7 @@ def pool_faults(ledger: Ledger, sweep: Sweep) -> dict[str, tuple[int, int]]:
     return {node: (failed, blocks) for node, failed, blocks in rows}
 
 
-def pool_events(ledger: Ledger, sweep: Sweep) -> list[dict[str, Any]]:
+def pool_events(ledger: Ledger, sweep: SweepRow) -> list[dict[str, Any]]:
     """What happened to nodes while pools of the sweep were up, in order of time.
 
     Of many, the newest.
@@ -348,13 +366,13 @@ def pool_events(ledger: Ledger, sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def pool_events_since(
-    ledger: Ledger, sweep: Sweep, number: int
+    ledger: Ledger, sweep: SweepRow, number: int
 ) -> list[tuple[int, str | None, str]]:
     """Those after one of a number: the number, node and text of each."""
     return ledger.heard(_EVENTS, sweep.key, number)
 
 
-def last_pool_event(ledger: Ledger, sweep: Sweep) -> int:
+def last_pool_event(ledger: Ledger, sweep: SweepRow) -> int:
     """The number of the newest of them; 0 where there is none."""
     return int(ledger.all(f"SELECT coalesce(max(rowid), 0) FROM {_EVENTS}", (sweep.key,))[0][0])
 
@@ -371,11 +389,12 @@ def note(ledger: Ledger, job: str, text: str) -> None:
     with ledger.transaction():
         ledger.db.execute(
             "INSERT INTO pool_event SELECT key, ?, NULL, ? FROM pool WHERE sweep = ?"
-            " ORDER BY key DESC LIMIT 1", (time.time(), text, found[0].key),
-        )  # fmt: skip
+            " ORDER BY key DESC LIMIT 1",
+            (time.time(), text, found[0].key),
+        )
 
 
-class Diary:
+class SweepWriter:
     """What a dispatcher hands over of runs as a whole, to be written in groups.
 
     Args:
@@ -387,7 +406,7 @@ class Diary:
 
     def __init__(
         self,
-        scribe: Scribe,
+        scribe: GroupCommitter,
         pool: int | None,
         backend: str,
         nodes: Mapping[str, int],
@@ -423,9 +442,15 @@ class Diary:
         self._scribe.put(sql, (wall, run.key, at))
 
     def finish(
-        self, run: Run, state: str, stopped_by: str, drained: bool, counted: int | None,
-        tally: str | None, ranges: object,
-    ) -> None:  # fmt: skip
+        self,
+        run: Run,
+        state: str,
+        stopped_by: str,
+        drained: bool,
+        counted: int | None,
+        tally: str | None,
+        ranges: object,
+    ) -> None:
         """How a run ended; see :meth:`Ledger.finish`."""
         end = End.of(state, stopped_by, drained, counted, tally, ranges)
         self._scribe.put(FINISH, (*end, end.mark(run.id), run.key))
@@ -446,7 +471,7 @@ class Diary:
             (*row, self._pool, self._me.host, self._me.pid),
         )
 
-    def progress(self, sweep: Sweep, progress: Mapping[str, object]) -> None:
+    def progress(self, sweep: SweepRow, progress: Mapping[str, object]) -> None:
         """Replace what readers see of the sweep."""
         text = json.dumps(dict(progress))
         self._scribe.put("UPDATE sweep SET progress = ? WHERE key = ?", (text, sweep.key))
@@ -456,7 +481,7 @@ def _places(places: frozenset[int] | None) -> str | None:
     return None if places is None else json.dumps(sorted(places))
 
 
-def _sweeps(ledger: Ledger, where: str, values: tuple[object, ...]) -> list[Sweep]:
+def _sweeps(ledger: Ledger, where: str, values: tuple[object, ...]) -> list[SweepRow]:
     """The sweeps that a clause of SQL selects.
 
     Raises:
@@ -470,7 +495,7 @@ def _sweeps(ledger: Ledger, where: str, values: tuple[object, ...]) -> list[Swee
     return found
 
 
-def _rows(ledger: Ledger, where: str, values: tuple[object, ...]) -> Iterator[Sweep | Damaged]:
+def _rows(ledger: Ledger, where: str, values: tuple[object, ...]) -> Iterator[SweepRow | Damaged]:
     """The same, with those that cannot be believed."""
     for row in ledger.all(f"SELECT {', '.join(_COLUMNS)} FROM sweep {where}", values):
         try:
@@ -479,7 +504,7 @@ def _rows(ledger: Ledger, where: str, values: tuple[object, ...]) -> Iterator[Sw
             yield ledger.refused("sweep", row, wrong, _AGAIN)
 
 
-def _sweep(row: Sequence[Any]) -> Sweep:
+def _sweep(row: Sequence[Any]) -> SweepRow:
     key, name, title, created, request, text, stopped_by, progress, asked, mark = row
     if not (is_id(name) and is_id(title)):
         raise Wrong("id" if is_id(title) else "name", f"no id: {ascii((name, title))[:80]}")
@@ -502,7 +527,15 @@ def _sweep(row: Sequence[Any]) -> Sweep:
     except Wrong as wrong:
         record = None
         faults.append(str(wrong))
-    return Sweep(
-        key, name, title, created, request, spec, stopped_by if is_reason(stopped_by) else None,
-        record, None if places is None else frozenset(places), tuple(faults),
-    )  # fmt: skip
+    return SweepRow(
+        key,
+        name,
+        title,
+        created,
+        request,
+        spec,
+        stopped_by if is_reason(stopped_by) else None,
+        record,
+        None if places is None else frozenset(places),
+        tuple(faults),
+    )

@@ -49,7 +49,11 @@ def _mark_run(db: sqlite3.Connection, key: int) -> None:
     db.execute(
         "UPDATE run SET definition = ?, own = ?, ended = ?, probe = ?, probed = ? WHERE key = ?",
         (
-            text, what.mark, None if end == UNENDED else end.mark(what.id), probe,
-            probe_mark(what.id, probe), key,
+            text,
+            what.mark,
+            None if end == UNENDED else end.mark(what.id),
+            probe,
+            probe_mark(what.id, probe),
+            key,
         ),
-    )  # fmt: skip
+    )

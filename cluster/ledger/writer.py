@@ -27,7 +27,7 @@ MOST_SLOTS = "nodes = json_set(nodes, ?, max(?, coalesce(json_extract(nodes, ?),
 _SLOTS = f"UPDATE session SET {MOST_SLOTS} WHERE key = (SELECT max(key) FROM session WHERE run = ?)"
 
 
-class Scribe:
+class GroupCommitter:
     """Commits what a dispatcher hands it, in groups, from a thread of its own.
 
     A row is durable within 50 ms, or ``flush`` says so earlier. An error of the disk is raised by
@@ -194,7 +194,7 @@ def _grouped(
     return [(sql, groups[late, sql]) for late, sql in sorted(groups, key=lambda group: group[0])]
 
 
-class Writer:
+class RunWriter:
     """What a dispatcher hands over of one run.
 
     Args:
@@ -203,7 +203,7 @@ class Writer:
         alone: the scribe writes of no other run, and is closed with this.
     """
 
-    def __init__(self, scribe: Scribe, run: Run, *, alone: bool = False) -> None:
+    def __init__(self, scribe: GroupCommitter, run: Run, *, alone: bool = False) -> None:
         self._scribe, self._run, self._alone = scribe, run, alone
 
     def __enter__(self) -> Self:
@@ -217,19 +217,39 @@ class Writer:
         """Count the blocks of an outcome."""
         self._scribe.count(
             (
-                self._run.key, outcome.first, outcome.stop, outcome.tally, outcome.node,
-                outcome.slot, outcome.pid, task.attempt, task.created, outcome.started,
-                outcome.ended, received, outcome.wall, outcome.cpu, outcome.variant,
+                self._run.key,
+                outcome.first,
+                outcome.stop,
+                outcome.tally,
+                outcome.node,
+                outcome.slot,
+                outcome.pid,
+                task.attempt,
+                task.created,
+                outcome.started,
+                outcome.ended,
+                received,
+                outcome.wall,
+                outcome.cpu,
+                outcome.variant,
                 outcome.checksum,
             )
-        )  # fmt: skip
+        )
 
     def fail(self, task: Task, fault: Fault, node: str, blocks: int, at: float) -> None:
         """Record an attempt of which so many blocks were begun, and did not count."""
         row = (
-            self._run.key, at, fault.block, blocks, node, task.attempt,
-            fault.kind, fault.type, fault.message, fault.traceback,
-        )  # fmt: skip
+            self._run.key,
+            at,
+            fault.block,
+            blocks,
+            node,
+            task.attempt,
+            fault.kind,
+            fault.type,
+            fault.message,
+            fault.traceback,
+        )
         self._scribe.put("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def spare(self, outcome: Outcome, verdict: str, at: float) -> None:
@@ -261,5 +281,5 @@ class Writer:
         self._scribe.progress(self._run, progress)
 
     def flush(self, timeout: float = _HUNG) -> None:
-        """Return when all that was handed over is durable; see :meth:`Scribe.flush`."""
+        """Return when all that was handed over is durable; see :meth:`GroupCommitter.flush`."""
         self._scribe.flush(timeout)

@@ -42,7 +42,7 @@ from cluster.sampling.tally import Estimate
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["Bar", "Lines", "Observer", "Quiet", "observer"]
+__all__ = ["Bar", "Observer", "PlainOutput", "QuietOutput", "observer"]
 
 # Failed attempts that are told one by one; the others are counted.
 _MOST_FAILURES = 5
@@ -64,15 +64,15 @@ _WHY = {
 }
 
 
-def observer(stream: TextIO, *, quiet: bool = False) -> Quiet:
+def observer(stream: TextIO, *, quiet: bool = False) -> QuietOutput:
     """The observer that is right for a stream: a bar on a terminal, else lines."""
     if quiet:
-        return Quiet(stream)
+        return QuietOutput(stream)
     able = stream.isatty() and not terminal(stream).is_dumb_terminal
-    return Bar(stream) if able else Lines(stream)
+    return Bar(stream) if able else PlainOutput(stream)
 
 
-class Quiet:
+class QuietOutput:
     """Tells what goes wrong, and nothing else. A context: its end says what was left out."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -132,7 +132,7 @@ class Quiet:
         self._stream.flush()
 
 
-class Lines(Quiet):
+class PlainOutput(QuietOutput):
     """Plain lines: the start, each change of a node, and progress at growing intervals."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -182,7 +182,7 @@ class Lines(Quiet):
                 self._say(f"  {one_line(point.point)}: {_value(point)}, {_part(point)}")
 
 
-class Bar(Lines):
+class Bar(PlainOutput):
     """A bar with the running estimate and a row a node; the other lines scroll by above it."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -192,9 +192,13 @@ class Bar(Lines):
         self._console = terminal(stream)
         # Without a thread: a picture is drawn when an event brings one, and at its end is gone.
         self._live = Live(
-            console=self._console, auto_refresh=False, transient=True, redirect_stdout=False,
-            redirect_stderr=stream is sys.stderr, vertical_overflow="crop",
-        )  # fmt: skip
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=stream is sys.stderr,
+            vertical_overflow="crop",
+        )
         self._last = -_FRAME
 
     def _safely(self, act: Callable[[], None]) -> None:
@@ -273,9 +277,14 @@ def _node(node: NodeProgress, elapsed: float) -> tuple[str, ...]:
     speed = node.samples / elapsed if elapsed else None
     room = node.slots * elapsed
     return (
-        node.node, count(node.slots), count(node.tasks), count(node.samples), si(speed),
-        percent(node.busy_s / room if room else None), count(node.failures),
-    )  # fmt: skip
+        node.node,
+        count(node.slots),
+        count(node.tasks),
+        count(node.samples),
+        si(speed),
+        percent(node.busy_s / room if room else None),
+        count(node.failures),
+    )
 
 
 def _start(event: Started) -> str:

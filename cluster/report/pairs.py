@@ -37,7 +37,7 @@ def compare(a: str, b: str, store: Where = "runs") -> list[Comparison]:
 
 
 def _pairs(
-    ledger: Ledger, one: sweeps.Sweep, other: sweeps.Sweep
+    ledger: Ledger, one: sweeps.SweepRow, other: sweeps.SweepRow
 ) -> list[tuple[Mapping[str, Any], Run, Run]]:
     theirs = {canonical(dict(given)): run for _, given, run in sweeps.runs_of(ledger, other)}
     ours = [(canonical(dict(given)), given, run) for _, given, run in sweeps.runs_of(ledger, one)]
@@ -48,6 +48,8 @@ def _side(ledger: Ledger, run: Run) -> Side:
     own = run.definition
     point = point_of({} if own.get("common") else own["params"])
     return Side(
-        result_at(ledger, run), (own["scale"], own["offset"]), (own["seed"], point),
+        result_at(ledger, run),
+        (own["scale"], own["offset"]),
+        (own["seed"], point),
         ledger.speeds(run),
-    )  # fmt: skip
+    )

@@ -104,7 +104,7 @@ def _counted(
     return count.tally(), count.ranges, None if state == "running" else count.counted
 
 
-def _sweep_result(ledger: Ledger, sweep: sweeps.Sweep, asked: frozenset[int] | None) -> Result:
+def _sweep_result(ledger: Ledger, sweep: sweeps.SweepRow, asked: frozenset[int] | None) -> Result:
     rows = sweeps.runs_of(ledger, sweep)
     points = [PointResult(place, given, result_at(ledger, run)) for place, given, run in rows]
     results = [point.result for point in points]
@@ -145,7 +145,7 @@ def _sweep_result(ledger: Ledger, sweep: sweeps.Sweep, asked: frozenset[int] | N
     )
 
 
-def _nodes(ledger: Ledger, sweep: sweeps.Sweep, blocks: Mapping[int, int]) -> list[NodeResult]:
+def _nodes(ledger: Ledger, sweep: sweeps.SweepRow, blocks: Mapping[int, int]) -> list[NodeResult]:
     """What each node did for all points, while pools of the sweep were up."""
     room: dict[str, float] = defaultdict(float)
     slots: dict[str, int] = {}
@@ -163,12 +163,18 @@ def _nodes(ledger: Ledger, sweep: sweeps.Sweep, blocks: Mapping[int, int]) -> li
     drawn = sum(own[1] for own in sums.values())
     return [
         NodeResult(
-            node=node, slots=slots.get(node, 0), tasks=int(tasks), samples=int(samples),
-            share=samples / drawn if drawn else None, busy_s=busy, cpu_s=cpu,
+            node=node,
+            slots=slots.get(node, 0),
+            tasks=int(tasks),
+            samples=int(samples),
+            share=samples / drawn if drawn else None,
+            busy_s=busy,
+            cpu_s=cpu,
             samples_per_s=samples / busy if busy else None,
             utilisation=busy / room[node] if room.get(node) else None,
             goodput=counted / (counted + faults.get(node, (0, 0))[1]) if counted else None,
-            failures=faults.get(node, (0, 0))[0], lost_s=lost,
+            failures=faults.get(node, (0, 0))[0],
+            lost_s=lost,
         )
         for node, (tasks, samples, busy, cpu, lost, counted) in sums.items()
-    ]  # fmt: skip
+    ]

@@ -19,7 +19,7 @@ _NUMBERS = ("samples", "blocks", "estimate", "std_error", "samples_per_s", "elap
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """Where a run stands, cheaply: from its newest record, without adding up its rows.
 
     ``holder`` is the process that computes it now, or None; the numbers are None before the first.
@@ -55,7 +55,7 @@ class Standing:
     points_failed: int | None = None
     left_s: float | None = None
     nodes: tuple[NodeProgress, ...] | None = None
-    by_point: tuple[PointStanding, ...] | None = None
+    by_point: tuple[PointStatus, ...] | None = None
     advice: str | None = None
     damaged: str | None = None
 
@@ -72,13 +72,13 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class PointStanding:
+class PointStatus:
     """Where a point of a sweep stands; ``waiting``: it is held, and its turn has not come."""
 
     point: int
     given: Mapping[str, Any]
     waiting: bool
-    standing: Standing
+    standing: RunStatus
 
     def to_json(self) -> dict[str, Any]:
         """The object in the list of ``by_point``."""
@@ -93,7 +93,7 @@ def nodes_of(progress: Mapping[str, Any] | None) -> tuple[NodeProgress, ...]:
     return tuple(NodeProgress(*node) for node in (progress or {}).get("nodes", []))
 
 
-def standing_of(ledger: Ledger, run: Run) -> Standing:
+def standing_of(ledger: Ledger, run: Run) -> RunStatus:
     """Where a run stands, from its row and its lock."""
     definition, progress = run.definition, run.progress or {}
     source = definition["source"]
@@ -102,7 +102,7 @@ def standing_of(ledger: Ledger, run: Run) -> Standing:
         ended = {"blocks": blocks, "samples": blocks * definition["block"]}
         progress = {**progress, **_final(run), **ended}
     state = ledger.state(run)
-    found = Standing(
+    found = RunStatus(
         run=run.id,
         name=run.name,
         state=state,
@@ -118,13 +118,20 @@ def standing_of(ledger: Ledger, run: Run) -> Standing:
     return replace(found, left_s=seconds_left(found, owed_samples(found, definition["block"])))
 
 
-def standing_of_damaged(row: Damaged) -> Standing:
+def standing_of_damaged(row: Damaged) -> RunStatus:
     """Where a run, or a sweep, stands whose row cannot be believed: nobody knows."""
     nothing = dict.fromkeys(("goal_blocks", *_NUMBERS))
-    return Standing(
-        run=row.id, name=row.name, state=State.DAMAGED.value, created=stamp(row.created),
-        holder=None, kernel="", backend="", damaged=str(row.error), **nothing,
-    )  # fmt: skip
+    return RunStatus(
+        run=row.id,
+        name=row.name,
+        state=State.DAMAGED.value,
+        created=stamp(row.created),
+        holder=None,
+        kernel="",
+        backend="",
+        damaged=str(row.error),
+        **nothing,
+    )
 
 
 def stamp(seconds: float) -> str:
@@ -132,7 +139,7 @@ def stamp(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
 
 
-def owed_samples(standing: Standing, block: int) -> float:
+def owed_samples(standing: RunStatus, block: int) -> float:
     """What a run may draw yet; infinite where nothing limits it, 0 where it has ended."""
     if standing.state in ("done", "failed"):
         return 0.0
@@ -140,7 +147,7 @@ def owed_samples(standing: Standing, block: int) -> float:
     return math.inf if goal is None else float((goal - (standing.blocks or 0)) * block)
 
 
-def seconds_left(standing: Standing, owed: float) -> float | None:
+def seconds_left(standing: RunStatus, owed: float) -> float | None:
     """Seconds that so many samples take at its speed; None where it is not being computed."""
     speed = standing.samples_per_s
     known = standing.state == "running" and speed and math.isfinite(owed)

@@ -11,8 +11,8 @@ from cluster.common.states import State
 from cluster.ledger import Damaged, Ledger, Run, Where, opened, sweeps
 from cluster.report.result import state_of
 from cluster.report.standing import (
-    PointStanding,
-    Standing,
+    PointStatus,
+    RunStatus,
     nodes_of,
     owed_samples,
     seconds_left,
@@ -22,7 +22,7 @@ from cluster.report.standing import (
 )
 
 
-def standings(store: Where = "runs") -> list[Standing]:
+def standings(store: Where = "runs") -> list[RunStatus]:
     """Every sweep of a store, and every run that was not begun as a point of one; newest first."""
     with opened(store) as ledger:
         together = [_whole_or_damaged(ledger, sweep) for sweep in sweeps.listed(ledger)]
@@ -35,7 +35,7 @@ def standings(store: Where = "runs") -> list[Standing]:
         return sorted(rows, key=lambda row: row.created, reverse=True)
 
 
-def status(name: str, store: Where = "runs") -> Standing:
+def status(name: str, store: Where = "runs") -> RunStatus:
     """Where a sweep stands with each of its points, or a run.
 
     Raises:
@@ -50,15 +50,15 @@ def status(name: str, store: Where = "runs") -> Standing:
 
 def _point(
     ledger: Ledger, place: int, given: Mapping[str, Any], run: Run, begun: tuple[str, int] | None
-) -> PointStanding:
+) -> PointStatus:
     """Where a point stands; one that is held waits until its holder has given out a task of it."""
     standing = standing_of(ledger, run)
     holder = standing.holder
     waiting = holder is not None and begun != (holder.host, holder.pid)
-    return PointStanding(place, given, waiting, standing)
+    return PointStatus(place, given, waiting, standing)
 
 
-def _whole_or_damaged(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
+def _whole_or_damaged(ledger: Ledger, sweep: sweeps.SweepRow) -> RunStatus:
     """Where a sweep stands; as damaged where one of its points is."""
     try:
         return _whole(ledger, sweep)
@@ -67,7 +67,7 @@ def _whole_or_damaged(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
         return standing_of_damaged(Damaged(*named, error))
 
 
-def _whole(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
+def _whole(ledger: Ledger, sweep: sweeps.SweepRow) -> RunStatus:
     begun = sweeps.begun_by(ledger, sweep)
     rows = sweeps.runs_of(ledger, sweep)
     points = tuple(
@@ -78,7 +78,7 @@ def _whole(ledger: Ledger, sweep: sweeps.Sweep) -> Standing:
     progress, each = sweep.progress or {}, [point.standing for point in points]
     waiting = sum(point.waiting for point in points)
     goals = [standing.goal_blocks for standing in each]
-    whole = Standing(
+    whole = RunStatus(
         run=sweep.id,
         name=sweep.name,
         state=state_of(own, sweep.stopped_by),

@@ -81,9 +81,19 @@ def onward(advice: str | None, resume: str | None) -> list[Part]:
 def nodes(rows: Sequence[NodeResult]) -> list[Part]:
     """The table of the nodes of a run."""
     titles = (
-        "node", "slots", "tasks", "samples", "share", "busy s", "cpu s", "samples/s",
-        "utilisation", "lost s", "goodput", "failures",
-    )  # fmt: skip
+        "node",
+        "slots",
+        "tasks",
+        "samples",
+        "share",
+        "busy s",
+        "cpu s",
+        "samples/s",
+        "utilisation",
+        "lost s",
+        "goodput",
+        "failures",
+    )
     return [table(titles, map(_node, rows), right=titles[1:], spare=("goodput", "lost s"))]
 
 
@@ -155,9 +165,12 @@ def _bins(result: Result) -> list[Part]:
     known = isinstance(result.reference, list)
     references = result.reference if known else [None] * len(result.estimate)
     columns = (
-        pairwise(tally["edges"]), tally["counts"],
-        zip(result.estimate, result.std_error, strict=True), result.interval, references,
-    )  # fmt: skip
+        pairwise(tally["edges"]),
+        tally["counts"],
+        zip(result.estimate, result.std_error, strict=True),
+        result.interval,
+        references,
+    )
     rows = [_bin(*cells) for cells in islice(zip(*columns, strict=True), _MOST_BINS)]
     width = len(titles) if known else len(titles) - 1
     left = len(result.estimate) - len(rows)
@@ -183,9 +196,7 @@ def _bin(
     value, error = estimate
     span = interval_text(interval[0], interval[1], error)
     off = _off(value, error, reference)
-    return (
-        *map(_edge, edges), count(hits), value_text(value, error), span, off
-    )  # fmt: skip
+    return (*map(_edge, edges), count(hits), value_text(value, error), span, off)
 
 
 def _edge(edge: float | str) -> str:
@@ -228,8 +239,16 @@ def _events(events: Sequence[Mapping[str, Any]]) -> list[Part]:
 
 def _node(node: NodeResult) -> tuple[str | None, ...]:
     return (
-        node.node, count(node.slots), count(node.tasks), count(node.samples), percent(node.share),
-        f"{node.busy_s:.2f}", f"{node.cpu_s:.2f}", si(node.samples_per_s),
-        percent(node.utilisation), f"{node.lost_s:.2f}", percent(node.goodput),
+        node.node,
+        count(node.slots),
+        count(node.tasks),
+        count(node.samples),
+        percent(node.share),
+        f"{node.busy_s:.2f}",
+        f"{node.cpu_s:.2f}",
+        si(node.samples_per_s),
+        percent(node.utilisation),
+        f"{node.lost_s:.2f}",
+        percent(node.goodput),
         count(node.failures),
-    )  # fmt: skip
+    )

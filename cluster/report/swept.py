@@ -18,9 +18,18 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 _COLUMNS = (
-    "state", "stopped_by", "estimate", "std_error", "low", "high", "samples", "busy_s", "wall_s",
-    "run", "digest",
-)  # fmt: skip
+    "state",
+    "stopped_by",
+    "estimate",
+    "std_error",
+    "low",
+    "high",
+    "samples",
+    "busy_s",
+    "wall_s",
+    "run",
+    "digest",
+)
 
 
 def rows(result: Result) -> Iterator[dict[str, Any]]:
@@ -30,9 +39,18 @@ def rows(result: Result) -> Iterator[dict[str, Any]]:
         own = point.result
         low, high = _ends(own.interval)
         values = (
-            own.state, own.stopped_by, own.estimate, own.std_error, low, high, own.samples,
-            point.busy_s, own.wall_s, own.run, own.digest,
-        )  # fmt: skip
+            own.state,
+            own.stopped_by,
+            own.estimate,
+            own.std_error,
+            low,
+            high,
+            own.samples,
+            point.busy_s,
+            own.wall_s,
+            own.run,
+            own.digest,
+        )
         given = {key: point.given.get(key) for key in keys}
         yield finite({"point": point.point, **given, **dict(zip(_COLUMNS, values, strict=True))})
 

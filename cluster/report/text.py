@@ -70,8 +70,11 @@ def ls(rows: Sequence[Document]) -> list[Part]:
     if not rows:
         return [Line("no runs yet")]
     titles = ("run", "state", "name", "samples", "estimate", "created", "backend", "kernel")
-    damaged = [Line(f"{row['run']}: {one_line(row['damaged'], None)}", "red") for row in rows
-               if row.get("damaged")]  # fmt: skip
+    damaged = [
+        Line(f"{row['run']}: {one_line(row['damaged'], None)}", "red")
+        for row in rows
+        if row.get("damaged")
+    ]
     return [table(titles, map(_listed, rows), right=("samples",), spare=_SPARE), *damaged]
 
 
@@ -131,11 +134,15 @@ def _point_now(point: Document, keys: Sequence[str]) -> tuple[str | None, ...]:
     error, left = point["std_error"], point["left_s"]
     state = State(point["state"])
     return (
-        str(point["point"]), *given, _estimate(point),
-        None if isinstance(error, list) else _two_digits(error), count(point["samples"]),
+        str(point["point"]),
+        *given,
+        _estimate(point),
+        None if isinstance(error, list) else _two_digits(error),
+        count(point["samples"]),
         _progress(point),
-        duration(left), "waiting" if point["waiting"] else f"{state.symbol} {state.value}",
-    )  # fmt: skip
+        duration(left),
+        "waiting" if point["waiting"] else f"{state.symbol} {state.value}",
+    )
 
 
 def _nodes_now(document: Document) -> list[Part]:
@@ -289,8 +296,14 @@ def hosts(document: Document) -> list[Part]:
         return [*facts({what: ", ".join(names) or None for what, names in named.items()})]
     rows = document["nodes"]
     titles = ["node", "slots", *(key for key in _HOST_KEYS if any(row[key] for row in rows))]
-    cells = [[row["node"], (row["slots"] and count(row["slots"])) or "its cores",
-              *(_host_key(row[key]) for key in titles[2:])] for row in rows]  # fmt: skip
+    cells = [
+        [
+            row["node"],
+            (row["slots"] and count(row["slots"])) or "its cores",
+            *(_host_key(row[key]) for key in titles[2:]),
+        ]
+        for row in rows
+    ]
     summary = f"{counted(len(rows), 'host')} for {document['backend']}"
     return [
         table(titles, cells, right=("slots", "port")),
@@ -344,10 +357,14 @@ def kernels(rows: Sequence[Document]) -> list[Part]:
 def backends(rows: Sequence[Document]) -> list[Part]:
     """The backends: which are usable here, and how to get the others."""
     cells = (
-        (row["backend"], "yes" if row["usable"] else "no", row["summary"],
-         None if row["usable"] else row["install"])
+        (
+            row["backend"],
+            "yes" if row["usable"] else "no",
+            row["summary"],
+            None if row["usable"] else row["install"],
+        )
         for row in rows
-    )  # fmt: skip
+    )
     heads = ("backend", "usable", "summary", "install")
     problems = [Line(f"! {row['problem']}") for row in rows if row.get("problem")]
     return [table(heads, cells, prose=("summary",)), *problems]
@@ -365,10 +382,13 @@ def doctor(document: Document) -> list[Part]:
 def _findings(rows: Sequence[Document]) -> list[Part]:
     """A line each; what has more than one, such as a table of differences, goes on below."""
     cells = (
-        (_VERDICTS[row["status"]], row["check"],
-         _with_fix(row["message"].partition("\n")[0].rstrip(":"), row["fix"]))
+        (
+            _VERDICTS[row["status"]],
+            row["check"],
+            _with_fix(row["message"].partition("\n")[0].rstrip(":"), row["fix"]),
+        )
         for row in rows
-    )  # fmt: skip
+    )
     below = (indented(row["message"].partition("\n")[2]) for row in rows)
     return [table(("", "check", "finding"), cells, prose=("finding",)), *chain(*below)]
 
@@ -416,9 +436,14 @@ def _point(point: PointResult, keys: Sequence[str]) -> tuple[str | None, ...]:
     else:
         estimate, error = value_text(own.estimate, own.std_error), _two_digits(own.std_error)
     return (
-        str(point.point), *given, estimate, error, count(own.samples), duration(point.busy_s),
+        str(point.point),
+        *given,
+        estimate,
+        error,
+        count(own.samples),
+        duration(point.busy_s),
         f"{state.symbol} {state.value}",
-    )  # fmt: skip
+    )
 
 
 def _two_digits(error: float | None) -> str | None:
@@ -453,9 +478,14 @@ def _pair(pair: Document, keys: Sequence[str]) -> tuple[str | None, ...]:
 def _speed(pair: Document, node: Document, keys: Sequence[str]) -> tuple[str | None, ...]:
     changed = {True: "yes", False: "no", None: "not known"}[node["changed"]]
     return (
-        *(_plain(pair["given"][key]) for key in keys), node["node"], si(node["a"]), si(node["b"]),
-        f"{node['ratio']:.3g}", _two_digits(node["p"]), changed,
-    )  # fmt: skip
+        *(_plain(pair["given"][key]) for key in keys),
+        node["node"],
+        si(node["a"]),
+        si(node["b"]),
+        f"{node['ratio']:.3g}",
+        _two_digits(node["p"]),
+        changed,
+    )
 
 
 def _state_line(document: Document) -> Line:
@@ -493,9 +523,15 @@ def _progress(row: Document) -> str:
 def _listed(row: Document) -> tuple[str | None, ...]:
     state = State(row["state"])
     return (
-        row["run"], f"{state.symbol} {state.value}", row["name"], count(row["samples"]),
-        _estimate(row), row["created"], row["backend"], row["kernel"],
-    )  # fmt: skip
+        row["run"],
+        f"{state.symbol} {state.value}",
+        row["name"],
+        count(row["samples"]),
+        _estimate(row),
+        row["created"],
+        row["backend"],
+        row["kernel"],
+    )
 
 
 def _running(rows: Sequence[Document]) -> list[Part]:
@@ -504,11 +540,15 @@ def _running(rows: Sequence[Document]) -> list[Part]:
     titles = ("run", "blocks", "estimate", "samples/s", "elapsed", "backend")
     cells = (
         (
-            row["run"], _progress(row), _estimate(row),
-            si(row["samples_per_s"]), duration(row["elapsed_s"]), row["backend"],
+            row["run"],
+            _progress(row),
+            _estimate(row),
+            si(row["samples_per_s"]),
+            duration(row["elapsed_s"]),
+            row["backend"],
         )
         for row in rows
-    )  # fmt: skip
+    )
     return [table(titles, cells, right=("samples/s", "elapsed"), spare=("backend",))]
 
 

@@ -111,9 +111,13 @@ def _fits(run: Run, request: Request, exactly: bool, varies: bool) -> bool:
 def _with_recorded(points: Sequence[Point], runs: Sequence[Run | None]) -> list[Request]:
     """The requests, with seed and block of earlier runs; a seed that was drawn is drawn once."""
     drawn = next(
-        (run.definition["seed"] for point, run in zip(points, runs, strict=True)
-         if run and point.request.spec.seed is None), None,
-    )  # fmt: skip
+        (
+            run.definition["seed"]
+            for point, run in zip(points, runs, strict=True)
+            if run and point.request.spec.seed is None
+        ),
+        None,
+    )
     requests = []
     for point, run in zip(points, runs, strict=True):
         request = point.request
@@ -134,9 +138,13 @@ def _fresh(
     for at in new:
         request = requests[at]
         yield sweeps.Fresh(
-            f"{sweep}.{at:0{width}}", request.spec.name, keys[at], request.identity,
-            request.to_json(), request.goal.to_json(),
-        )  # fmt: skip
+            f"{sweep}.{at:0{width}}",
+            request.spec.name,
+            keys[at],
+            request.identity,
+            request.to_json(),
+            request.goal.to_json(),
+        )
 
 
 def placed_as(recorded: Spec, now: Spec) -> Spec:

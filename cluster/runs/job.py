@@ -9,7 +9,7 @@ from typing import Any
 from cluster.dispatch import Clock, Stop, SystemClock
 from cluster.dispatch.events import Event, Observer
 from cluster.ledger import Run
-from cluster.ledger.sweeps import Sweep
+from cluster.ledger.sweeps import SweepRow
 from cluster.sampling.progress import Count
 from cluster.spec import Spec
 from cluster.spec.request import Request
@@ -83,7 +83,7 @@ class Job:
 
     spec: Spec
     members: Sequence[Member]
-    sweep: Sweep | None = None
+    sweep: SweepRow | None = None
     asked: frozenset[int] | None = None
     wish: tuple[str, ...] | None = None
 

@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 
 from cluster.backends.base import kernels_at_home
-from cluster.backends.base import seat as launched
+from cluster.backends.base import launched_world as launched
 from cluster.common.errors import ClusterError, UsageError
 from cluster.common.states import State
 from cluster.dispatch import Ending
@@ -34,7 +34,7 @@ from cluster.runs.entering import (
     placed_as,
 )
 from cluster.runs.job import Caller, Job, Member
-from cluster.runs.notify import Teller
+from cluster.runs.notify import Notification
 from cluster.runs.session import Session, StartContext, counted, record_end
 from cluster.spec import Spec
 from cluster.spec.points import Part, expand
@@ -109,9 +109,14 @@ def _submit_run(ledger: Ledger, request: Request, resume: bool, caller: Caller) 
         # Locked before it is entered: nobody sees a run that is held by nobody and has no end.
         with held(ledger, [name], request.spec, name, caller) as (holds, told):
             earlier = ledger.create(
-                name, request.spec.name, request.key, request.identity, request.to_json(),
-                request.goal.to_json(), once=resume,
-            )  # fmt: skip
+                name,
+                request.spec.name,
+                request.key,
+                request.identity,
+                request.to_json(),
+                request.goal.to_json(),
+                once=resume,
+            )
             if earlier.id == name:
                 compute(ledger, Job.of_one(earlier, request), holds, told)
         if earlier.id == name:
@@ -179,7 +184,7 @@ def held(
             with suppress(ClusterError):  # a failed notification does the run no harm
                 sweeps.note(ledger, job, words)
 
-        told = Teller(
+        told = Notification(
             job, spec.name, spec.notify, note, caller.tell, lambda: job_result(ledger, job)
         )
         with told, Holds(ledger, runs) as holds:

@@ -7,17 +7,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from typing import NamedTuple
 
-from cluster.backends.base import Backend, Options, create, seat
+from cluster.backends.base import Backend, Options, create, launched_world
 from cluster.common.commands import command
 from cluster.common.errors import StoreError
 from cluster.common.states import State
-from cluster.dispatch import Core, Ending, Loop, Policy, Roster, Stop, Unstepped, recount
+from cluster.dispatch import (
+    Ending,
+    Loop,
+    Membership,
+    Policy,
+    RunScheduler,
+    Stop,
+    Unstepped,
+    recount,
+)
 from cluster.dispatch.events import Alarm, Progress
 from cluster.dispatch.in_flight import Pace
-from cluster.dispatch.many import Manner, Many
-from cluster.dispatch.nodes import Nodes
+from cluster.dispatch.many import Manner, MultiScheduler
+from cluster.dispatch.nodes import NodeStates
 from cluster.hosts.nodes import NodeList
-from cluster.ledger import Ledger, Scribe, Wish, Writer, log_of, sweeps
+from cluster.ledger import GroupCommitter, Ledger, NodeChangeRequest, RunWriter, log_of, sweeps
 from cluster.ledger.holds import Holds
 from cluster.runs.job import Caller, Job, Member
 from cluster.runs.print_log import PrintLog
@@ -43,7 +52,7 @@ class StartContext(NamedTuple):
 
 
 class Session:
-    """The runs of a job that one engine computes; the book of :class:`Many`.
+    """The runs of a job that one engine computes; the book of :class:`MultiScheduler`.
 
     Args:
         ledger: the store.
@@ -55,9 +64,14 @@ class Session:
     """
 
     def __init__(
-        self, ledger: Ledger, job: Job, members: Sequence[Member], holds: Holds, caller: Caller,
+        self,
+        ledger: Ledger,
+        job: Job,
+        members: Sequence[Member],
+        holds: Holds,
+        caller: Caller,
         context: StartContext,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._ledger, self._job, self._members = ledger, job, members
         self._holds, self._caller, self._context = holds, caller, context
         self._tell = PrintLog(log_of(job.id, ledger.store), caller.tell)
@@ -68,9 +82,9 @@ class Session:
         # When each run was begun, on both clocks.
         self._begun: dict[int, tuple[float, float]] = {}
         self._released: list[tuple[int, str]] = []
-        self._scribe: Scribe
-        self._diary: sweeps.Diary
-        self._roster: Roster
+        self._scribe: GroupCommitter
+        self._diary: sweeps.SweepWriter
+        self._roster: Membership
         self._kernels = _kernels(members, job.members)
         self._probes = [member.request.probe for member in self._kernels]
         self._with_rows = sweeps.with_rows(ledger, job.sweep) if job.sweep else set()
@@ -83,7 +97,7 @@ class Session:
             StoreError: the ledger could not be written; what was counted before is safe.
         """
         sweep, ledger = self._job.sweep, self._ledger
-        place = seat()
+        place = launched_world()
         if place:
             nodes = NodeList(place.nodes, wait=self._spec.nodes.wait)
             self._spec = self._spec.model_copy(update={"nodes": nodes})
@@ -92,8 +106,10 @@ class Session:
         pool = sweeps.begin_pool(ledger, sweep, backend, slots) if sweep else None
         try:
             with ledger.scribe() as self._scribe:
-                self._diary = sweeps.Diary(self._scribe, pool, backend, slots, self._context.start)
-                writer = Writer(self._scribe, self._members[0].run)
+                self._diary = sweeps.SweepWriter(
+                    self._scribe, pool, backend, slots, self._context.start
+                )
+                writer = RunWriter(self._scribe, self._members[0].run)
                 self._roster = _roster_of(self._job, self._wishes, self._spec.nodes, writer)
                 reason = self._dispatched(backend)
                 self._scribe.flush()
@@ -115,10 +131,14 @@ class Session:
         caller, context = self._caller, self._context
         if self._job.sweep is None:
             self.began(0)
-        many = Many(
-            self, len(self._members), range(len(self._members)), self._manner(), self._clock,
+        many = MultiScheduler(
+            self,
+            len(self._members),
+            range(len(self._members)),
+            self._manner(),
+            self._clock,
             self._tell,
-        )  # fmt: skip
+        )
         left = None if context.over is None else context.over - self._clock.steady()
         loop = Loop(many, caller.stop or Stop(), left, context.closes, self._roster)
         loop.run(lambda: self._engine(backend, many))
@@ -141,18 +161,20 @@ class Session:
             return Manner(alone=True, keep_going=False, wait=wait)
         given = self._caller.keep_going
         return Manner(
-            breadth=sweep.order == "breadth", wait=wait, blocks=self._all_blocks(),
+            breadth=sweep.order == "breadth",
+            wait=wait,
+            blocks=self._all_blocks(),
             keep_going=sweep.keep_going if given is None else given,
-        )  # fmt: skip
+        )
 
-    def _engine(self, backend: str, many: Many) -> Backend:
+    def _engine(self, backend: str, many: MultiScheduler) -> Backend:
         """A fresh engine on the hosts of now."""
         kernels = self._kernels
 
         def probed(number: int, tally: str) -> None:
             # An engine that is started anew is held to it, too.
             self._probes[number] = tally
-            Writer(self._scribe, kernels[number].run).probe(tally)
+            RunWriter(self._scribe, kernels[number].run).probe(tally)
 
         options = replace(
             Options.of(self._spec, backend),
@@ -164,7 +186,7 @@ class Session:
         )
         return create(backend, self._roster.nodes, options)
 
-    def _wishes(self) -> Iterator[Wish]:
+    def _wishes(self) -> Iterator[NodeChangeRequest]:
         """New wishes for a run that this process computes; other parts of a sweep have others."""
         last = self._context.wished
         for run, wish in self._ledger.wishes(last):
@@ -182,33 +204,40 @@ class Session:
 
     @property
     def work(self) -> Work:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         first = self._kernels[0]
         return first.request.work(first.run.id)
 
     def work_of(self, run: str) -> Work | None:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         member = self._by_tag.get(run)
         return member.request.work(run) if member else None
 
     def name_of(self, number: int) -> str:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         return self._members[number].name
 
-    def open(self, number: int, nodes: Nodes) -> Core:
-        """See :class:`cluster.dispatch.many.Book`."""
+    def open(self, number: int, nodes: NodeStates) -> RunScheduler:
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         member, ledger = self._members[number], self._ledger
         run, request = member.run, member.request
-        return Core(
-            request.work(run.id), self._count(number), policy_of(request),
-            Writer(self._scribe, run), self._clock, self._tell,
-            lambda first, stop: list(ledger.counted(run, first, stop)), nodes,
+        return RunScheduler(
+            request.work(run.id),
+            self._count(number),
+            policy_of(request),
+            RunWriter(self._scribe, run),
+            self._clock,
+            self._tell,
+            lambda first, stop: list(ledger.counted(run, first, stop)),
+            nodes,
             weights={node.host: node.weight for node in self._roster.nodes},
             kin=self._kin[request.source.sha, request.block],
             # The tasks of a run alone need not say whose they are.
             tag=run.id if self._job.sweep else "",
-            first=number + len(self._members), step=len(self._members), stamps=self._stamps,
-        )  # fmt: skip
+            first=number + len(self._members),
+            step=len(self._members),
+            stamps=self._stamps,
+        )
 
     def _count(self, number: int) -> Count:
         """What is counted of a run; of most points of a fresh sweep that need not be looked for."""
@@ -221,13 +250,13 @@ class Session:
         return Count(request.goal, request.scale, request.offset)
 
     def began(self, number: int) -> None:
-        """See :class:`cluster.dispatch.many.Book`; a run alone begins before its engine does."""
+        """See :class:`cluster.dispatch.many.RunRegistry`; a run alone begins before its engine."""
         if number not in self._begun:
             self._begun[number] = self._stamps.now(), self._clock.steady()
             self._diary.begin(self._members[number].run, self._begun[number][0])
 
-    def ended(self, number: int, core: Core, ending: Ending) -> None:
-        """See :class:`cluster.dispatch.many.Book`."""
+    def ended(self, number: int, core: RunScheduler, ending: Ending) -> None:
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         member = self._members[number]
         record_end(self._diary, member, core.count, ending)
         if number in self._begun:
@@ -237,13 +266,13 @@ class Session:
             self._caller.tell(Alarm(f"{member.name} failed"))
 
     def closed(self, number: int) -> None:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         if self._job.sweep:
             self._released.append((self._scribe.asked, self._members[number].run.id))
             self._release()
 
     def record(self, progress: Progress) -> None:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         self._release()
         assert self._job.sweep is not None
         self._diary.progress(
@@ -262,18 +291,18 @@ class Session:
         )
 
     def note(self, node: str | None, text: str) -> None:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         if self._job.sweep:
             self._diary.note(node, text, self._clock.now())
         else:
-            Writer(self._scribe, self._members[0].run).event(node, text, self._clock.now())
+            RunWriter(self._scribe, self._members[0].run).event(node, text, self._clock.now())
 
     def slots(self, node: str, slots: int) -> None:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         if self._job.sweep:
             self._diary.slots(node, slots)
         else:
-            Writer(self._scribe, self._members[0].run).slots(node, slots)
+            RunWriter(self._scribe, self._members[0].run).slots(node, slots)
 
     def _release(self) -> None:
         """Let go of the runs whose ending is durable, so that nobody sees one without an end."""
@@ -291,14 +320,19 @@ def counted(ledger: Ledger, member: Member, caller: Caller) -> Count:
 
 
 def record_end(
-    recorder: Ledger | sweeps.Diary, member: Member, count: Count, ending: Ending
+    recorder: Ledger | sweeps.SweepWriter, member: Member, count: Count, ending: Ending
 ) -> None:
     """Record how a run ended: every ending of every run is written here."""
     tally = count.tally()
     recorder.finish(
-        member.run, ending.state.value, ending.stopped_by, ending.drained, count.counted,
-        tally_text(tally) if tally else None, [list(pair) for pair in count.ranges],
-    )  # fmt: skip
+        member.run,
+        ending.state.value,
+        ending.stopped_by,
+        ending.drained,
+        count.counted,
+        tally_text(tally) if tally else None,
+        [list(pair) for pair in count.ranges],
+    )
 
 
 def policy_of(request: Request) -> Policy:
@@ -313,14 +347,14 @@ def policy_of(request: Request) -> Policy:
 
 
 def _roster_of(
-    job: Job, wishes: Callable[[], Iterable[Wish]], nodes: NodeList, writer: Writer
-) -> Roster:
+    job: Job, wishes: Callable[[], Iterable[NodeChangeRequest]], nodes: NodeList, writer: RunWriter
+) -> Membership:
     """The hosts of a job while it is computed."""
 
-    def answer(wish: Wish, words: Mapping[str, object]) -> None:
+    def answer(wish: NodeChangeRequest, words: Mapping[str, object]) -> None:
         writer.answer(wish.key, words)
 
-    return Roster(nodes, job.spec.base, wishes, answer)
+    return Membership(nodes, job.spec.base, wishes, answer)
 
 
 def _kernels(owed: Sequence[Member], points: Sequence[Member]) -> list[Member]:

@@ -34,8 +34,13 @@ class Shard:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of ``export``; ``last`` is the shard's last block."""
-        return {"run": self.run, "store": str(self.store), "first": self.first,
-                "last": self.stop - 1, "blocks": self.stop - self.first}  # fmt: skip
+        return {
+            "run": self.run,
+            "store": str(self.store),
+            "first": self.first,
+            "last": self.stop - 1,
+            "blocks": self.stop - self.first,
+        }
 
 
 @dataclass(frozen=True)
@@ -161,14 +166,16 @@ def _judge(ledger: Ledger, run: Run, request: Request) -> None:
         if row.first < at:
             raise StoreError(
                 f"{place} overlap other rows of the same run; nothing was merged",
-                where=str(ledger.path), fix=_ELSE,
-            )  # fmt: skip
+                where=str(ledger.path),
+                fix=_ELSE,
+            )
         if row.first < goal.first or (goal.blocks is not None and row.stop > goal.blocks):
             has = f"{goal.first} to {goal.blocks - 1}" if goal.blocks else f"{goal.first} and on"
             raise StoreError(
                 f"{place} lie outside of the blocks that the run has, {has}; nothing was merged",
-                where=str(ledger.path), fix=_ELSE,
-            )  # fmt: skip
+                where=str(ledger.path),
+                fix=_ELSE,
+            )
         at = row.stop
 
 
@@ -185,8 +192,10 @@ def _check_kinds(parts: Sequence[tuple[Ledger, Run]]) -> None:
             except TallyError as error:
                 raise StoreError(
                     f"{ledger.store / run.id} does not add up with the others: {error}; nothing"
-                    " was merged", where=str(ledger.path), fix=_ELSE,
-                ) from None  # fmt: skip
+                    " was merged",
+                    where=str(ledger.path),
+                    fix=_ELSE,
+                ) from None
             first = first or tally
             break  # each part was judged to be of one kind
 

@@ -127,9 +127,14 @@ def verify(
     options = replace(Options.of(request.spec), required=1, probes=(request.probe,))
     with create(request.spec.backend, nodes, options) as engine:
         why = _compare_all(
-            engine, request.work(row.id), source, report, stop or Stop(),
-            _PATIENCE + 10 * longest, tell,
-        )  # fmt: skip
+            engine,
+            request.work(row.id),
+            source,
+            report,
+            stop or Stop(),
+            _PATIENCE + 10 * longest,
+            tell,
+        )
     report.unchecked += [(left.first, left.stop - 1, why) for left in source.left()]
     return report
 
@@ -215,9 +220,14 @@ class _Again(Source):
 
 
 def _compare_all(
-    engine: Backend, work: Work, source: _Again, report: Verified, stop: Stop, patience: float,
+    engine: Backend,
+    work: Work,
+    source: _Again,
+    report: Verified,
+    stop: Stop,
+    patience: float,
     tell: Callable[[str], None],
-) -> str:  # fmt: skip
+) -> str:
     """Compare what comes back; why the rest, if there is any, was not computed."""
     heard = time.monotonic()
     with closing(engine.run(work, source)) as items:

@@ -542,10 +542,14 @@ def _scaled(raw: Estimate, scale: float, offset: float) -> Estimate:
     low, high = (raw.low, raw.high) if scale >= 0 else (raw.high, raw.low)
     return _apart(
         Estimate(
-            _map(place, raw.value), _map(size, raw.std_error), _map(place, low), _map(place, high),
-            raw.confidence, size(raw.half_width),
+            _map(place, raw.value),
+            _map(size, raw.std_error),
+            _map(place, low),
+            _map(place, high),
+            raw.confidence,
+            size(raw.half_width),
         )
-    )  # fmt: skip
+    )
 
 
 def _apart(made: Estimate) -> Estimate:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.common.errors import StopNow
-from cluster.sampling.kernels import Kernel, Source, load
+from cluster.sampling.kernels import Kernel, KernelSource, load
 from cluster.sampling.streams import Stream
 from cluster.sampling.tally import Tally, TallyError, from_json
 
@@ -42,7 +42,7 @@ class Work:
     """
 
     run: str
-    source: Source
+    source: KernelSource
     params: Mapping[str, Any]
     seed: int
     point: int
@@ -62,11 +62,13 @@ class Work:
         return {**vars(self), "source": source, "params": dict(self.params)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], sources: dict[str, Source] | None = None) -> Work:
+    def from_json(
+        cls, data: Mapping[str, Any], sources: dict[str, KernelSource] | None = None
+    ) -> Work:
         """Read what ``to_json`` wrote; ``sources`` keeps the kernels whose text came, by sha."""
         known = {} if sources is None else sources
         given = data["source"]
-        source = known[given] if isinstance(given, str) else Source(**given)
+        source = known[given] if isinstance(given, str) else KernelSource(**given)
         known[source.sha] = source
         return cls(**{**data, "source": source})
 
@@ -191,14 +193,29 @@ class Outcome(NamedTuple):
 _NUMBER = (int, float)
 _END_OF_TIME = 1e12
 _FIELDS: tuple[Any, ...] = (
-    int, int, int, (str, type(None)), (list, tuple, type(None)), int,
-    _NUMBER, _NUMBER, _NUMBER, _NUMBER, str, str, str, int,
-)  # fmt: skip
+    int,
+    int,
+    int,
+    (str, type(None)),
+    (list, tuple, type(None)),
+    int,
+    _NUMBER,
+    _NUMBER,
+    _NUMBER,
+    _NUMBER,
+    str,
+    str,
+    str,
+    int,
+)
 _KINDS = {"raised", "refused", "lost", "timeout", "returned", "stranded"}
 _NAMES = {
     "raised": "MemoryError",  # in its place: the kernel's processes together had too much
-    "lost": "WorkerLost", "timeout": "BlockTimeout", "returned": "NotBegun", "stranded": "NodeLost",
-}  # fmt: skip
+    "lost": "WorkerLost",
+    "timeout": "BlockTimeout",
+    "returned": "NotBegun",
+    "stranded": "NodeLost",
+}
 
 
 def _dissected(message: str) -> tuple[str, str]:
@@ -257,10 +274,19 @@ def perform(
         fault = _fault_of(error, block)
     text = None if total is None else tally_text(total)
     return Outcome(
-        task.id, task.first, block, text, fault, pid, started, time.time(),
-        time.perf_counter() - wall, cpu_clock() - cpu, variant,
+        task.id,
+        task.first,
+        block,
+        text,
+        fault,
+        pid,
+        started,
+        time.time(),
+        time.perf_counter() - wall,
+        cpu_clock() - cpu,
+        variant,
         checksum(work.run, task.first, block, text),
-    )  # fmt: skip
+    )
 
 
 def tally_text(tally: Tally) -> str:

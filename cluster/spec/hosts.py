@@ -21,11 +21,11 @@ from cluster.hosts.nodes import (
     MAX_NODES,
     MAX_SLOTS,
     Defaults,
+    HostCollection,
     HostFile,
     Node,
     NodeError,
     NodeList,
-    Roster,
     has_allocation,
     local,
     names_file,
@@ -55,7 +55,7 @@ class Context:
     base: Path
     environ: Mapping[str, str]
     engines: frozenset[str] = frozenset()
-    roster: Roster = field(default_factory=Roster)
+    roster: HostCollection = field(default_factory=HostCollection)
     entries: int = 0
     files: list[HostFile] = field(default_factory=list)
 
@@ -124,7 +124,7 @@ class HostRule(Rule):
         return self.check_in(value, context)
 
 
-class Entry(HostRule):
+class NodeEntry(HostRule):
     """An entry of the list: a text or a mapping, as the hosts it means."""
 
     def check_in(self, value: Any, context: Context) -> tuple[Node, ...]:
@@ -189,7 +189,7 @@ class DefaultsForm(Frozen):
 class NodesForm(Frozen):
     """The hosts, and how many of them a run needs."""
 
-    hosts: tuple[Annotated[tuple[Node, ...], Entry()], ...] = Field(
+    hosts: tuple[Annotated[tuple[Node, ...], NodeEntry()], ...] = Field(
         default=(),
         description="Hosts: texts (n[01-16,20], host:4, 4/host, the name of a host file, auto) "
         "or mappings; or one such text.",
@@ -208,7 +208,7 @@ class NodesForm(Frozen):
     )
 
 
-class Nodes(HostRule):
+class NodesRule(HostRule):
     """``nodes`` in any form."""
 
     def check_in(self, value: Any, context: Context) -> NodeList:

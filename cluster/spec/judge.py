@@ -21,7 +21,7 @@ from cluster.spec.engine_options import options_model, with_options
 from cluster.spec.hosts import Context, DefaultsForm, NodeForm, NodesForm
 from cluster.spec.messages import wording
 from cluster.spec.overrides import apply
-from cluster.spec.source import Source, join
+from cluster.spec.source import SpecSource, join
 from cluster.spec.values import ReadOnly, number, show
 from cluster.spec.yaml12 import Document, Path
 
@@ -35,7 +35,7 @@ Model = TypeVar("Model", bound=BaseModel)
 OwnOptions = Mapping[str, Mapping[str, Any]]
 
 
-class Origin(NamedTuple):
+class SpecOrigin(NamedTuple):
     """Where a spec comes from.
 
     Attributes:
@@ -55,8 +55,8 @@ class Origin(NamedTuple):
 
 
 def judge(
-    model: type[Model], document: Document, origin: Origin, changes: Sequence[str] = ()
-) -> tuple[Model, Source, OwnOptions]:
+    model: type[Model], document: Document, origin: SpecOrigin, changes: Sequence[str] = ()
+) -> tuple[Model, SpecSource, OwnOptions]:
     """The model's instance of a document, where it came from, and what it gives to engines.
 
     The document is judged with `changes` put over it.
@@ -66,7 +66,7 @@ def judge(
     """
     file, base, earlier, environ, written, engines = origin
     data, values, keys, findings, broken = document
-    source = Source(file, base, (*earlier, *changes), data, values, keys)
+    source = SpecSource(file, base, (*earlier, *changes), data, values, keys)
     problems = [source.finding(found) for found in findings]
     if not isinstance(data, dict):
         problems += [] if problems else [_no_mapping(source)]
@@ -100,9 +100,13 @@ def _own_options(
 
 
 def _checked(
-    form: type[BaseModel], given: Any, path: Path, source: Source, model: type[BaseModel],
+    form: type[BaseModel],
+    given: Any,
+    path: Path,
+    source: SpecSource,
+    model: type[BaseModel],
     broken: set[Path],
-) -> list[Problem]:  # fmt: skip
+) -> list[Problem]:
     try:
         form.model_validate(given)
     except ValidationError as error:
@@ -110,7 +114,7 @@ def _checked(
     return []
 
 
-def _no_mapping(source: Source) -> Problem:
+def _no_mapping(source: SpecSource) -> Problem:
     message = f"a spec must be a mapping, got {show(source.data)}"
     return source.problem((), message, "write it as lines of key: value")
 
@@ -124,7 +128,11 @@ def _name_of(file: str) -> str:
 
 
 def _problems(
-    error: ValidationError, above: Path, source: Source, model: type[BaseModel], broken: set[Path]
+    error: ValidationError,
+    above: Path,
+    source: SpecSource,
+    model: type[BaseModel],
+    broken: set[Path],
 ) -> Iterator[Problem]:
     """What pydantic found below a path, in our words, less what is below a broken one."""
     for detail in error.errors(include_url=False):
@@ -182,7 +190,7 @@ def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
     return None
 
 
-def _nulls(source: Source, broken: set[Path]) -> Iterator[Problem]:
+def _nulls(source: SpecSource, broken: set[Path]) -> Iterator[Problem]:
     """Keys without a value. They are judged here, so the model's own finding is not wanted."""
     for path in list(_null_paths(source.data, ())):
         if not _below(path, broken):
@@ -210,7 +218,7 @@ def _of_params(path: Path) -> bool:
     return own or (swept and any(str(step).startswith("params.") for step in path[2:4]))
 
 
-def _goal(model: type[BaseModel], source: Source) -> Iterator[Problem]:
+def _goal(model: type[BaseModel], source: SpecSource) -> Iterator[Problem]:
     """What ``samples`` and ``until`` say together."""
     data: Any = source.data
     until = data.get("until", {})
@@ -231,7 +239,7 @@ def _goal(model: type[BaseModel], source: Source) -> Iterator[Problem]:
         yield source.problem(("until", "min_samples"), message)
 
 
-def _set_and_swept(data: dict[str, Any], paths: set[Path], source: Source) -> Iterator[Problem]:
+def _set_and_swept(data: dict[str, Any], paths: set[Path], source: SpecSource) -> Iterator[Problem]:
     """A key that was set to one value, and that the sweep would give others in silence."""
     swept: set[str] = set()
     for part in ("matrix", "zip"):
@@ -241,7 +249,7 @@ def _set_and_swept(data: dict[str, Any], paths: set[Path], source: Source) -> It
             yield source.problem(path, "the sweep varies it", "set several values, as in a,b")
 
 
-def _bare_secrets(source: Source) -> Iterator[Problem]:
+def _bare_secrets(source: SpecSource) -> Iterator[Problem]:
     """What would be kept in the ledger for everyone who may read it."""
     notify = _as_dict(_as_dict(source.data).get("notify"))
     cures = {
@@ -257,7 +265,9 @@ def _bare_secrets(source: Source) -> Iterator[Problem]:
                 yield from (source.problem(path, why, cure) for why in bare_secrets(text))
 
 
-def _no_target(data: dict[str, Any], until: dict[str, Any], source: Source) -> Iterator[Problem]:
+def _no_target(
+    data: dict[str, Any], until: dict[str, Any], source: SpecSource
+) -> Iterator[Problem]:
     if "min_samples" in until:
         yield source.problem(("until", "min_samples"), "goes with a precision target", _TARGETS)
     if "max_samples" in until and "samples" in data:
@@ -268,7 +278,7 @@ def _no_target(data: dict[str, Any], until: dict[str, Any], source: Source) -> I
 _TARGETS = f"a target is one of until.{', until.'.join(MEASURES)}"
 
 
-def _no_end(model: type[BaseModel], until: dict[str, Any], source: Source) -> Iterator[Problem]:
+def _no_end(model: type[BaseModel], until: dict[str, Any], source: SpecSource) -> Iterator[Problem]:
     # A key that is only misspelt is told as such; this would say it twice.
     unknown = {*_as_dict(source.data)} - {*keys_at(model, ())} | {*until} - {
         *keys_at(model, ("until",))

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster.common.errors import Problem, SpecError, UsageError, did_you_mean, shortened
-from cluster.hosts.nodes import Node, NodeError, Roster, parse_entry
+from cluster.hosts.nodes import HostCollection, Node, NodeError, parse_entry
 from cluster.spec.hosts import NodeForm
-from cluster.spec.judge import Origin
+from cluster.spec.judge import SpecOrigin
 from cluster.spec.messages import wording
 from cluster.spec.model import Spec
 from cluster.spec.syntax import MAX_BYTES
@@ -86,7 +86,7 @@ def parse(
     Raises:
         SpecError: every problem at once, in order of place.
     """
-    return Spec.read(read(text), Origin(file, base, environ=environ, written=True), overrides)
+    return Spec.read(read(text), SpecOrigin(file, base, environ=environ, written=True), overrides)
 
 
 def hosts_of(texts: Sequence[str], option: str) -> tuple[Node, ...]:
@@ -99,7 +99,7 @@ def hosts_of(texts: Sequence[str], option: str) -> tuple[Node, ...]:
     Raises:
         UsageError: one that is not right, or a host that stands twice.
     """
-    roster = Roster()
+    roster = HostCollection()
     for index, text in enumerate(texts):
         try:
             entry: Any = _mapping(text) if text.lstrip().startswith("{") else text

@@ -9,7 +9,7 @@ from cluster.common.errors import did_you_mean
 from cluster.spec.values import OURS, show
 
 
-class Words(NamedTuple):
+class Message(NamedTuple):
     """What is said of one finding."""
 
     message: str
@@ -18,7 +18,7 @@ class Words(NamedTuple):
     column: int | None = None
 
 
-def wording(detail: Mapping[str, Any], known: Sequence[str]) -> Words:
+def wording(detail: Mapping[str, Any], known: Sequence[str]) -> Message:
     """Our words for one finding of pydantic.
 
     Args:
@@ -28,16 +28,16 @@ def wording(detail: Mapping[str, Any], known: Sequence[str]) -> Words:
     kind = detail["type"]
     if kind == OURS:
         context = detail["ctx"]
-        return Words(**context)
+        return Message(**context)
     if kind == "missing":
-        return Words("this key is needed, and missing")
+        return Message("this key is needed, and missing")
     if kind == "extra_forbidden":
         return _unknown(str(detail["loc"][-1]), known)
     if detail["loc"] == ("include",) and str(detail["input"]).endswith((".yaml", ".yml")):
-        return Words("lists files that the kernel imports, and takes no spec", _ALONE)
+        return Message("lists files that the kernel imports, and takes no spec", _ALONE)
     if kind in _SHAPES:
-        return Words(f"must be {_SHAPES[kind]}, got {show(detail['input'])}", _FIXES[kind])
-    return Words(f"is not valid, got {show(detail['input'])}")
+        return Message(f"must be {_SHAPES[kind]}, got {show(detail['input'])}", _FIXES[kind])
+    return Message(f"is not valid, got {show(detail['input'])}")
 
 
 _SHAPES = {"model_type": "a mapping", "tuple_type": "a list"}
@@ -47,8 +47,8 @@ _PARENTS = frozenset({"extends", "extend", "import", "imports", "inherit", "inhe
 _ALONE = "a spec holds all of its keys itself, and --set KEY=VALUE changes one for a run"
 
 
-def _unknown(key: str, known: Sequence[str]) -> Words:
+def _unknown(key: str, known: Sequence[str]) -> Message:
     if key in _PARENTS:
-        return Words("unknown key", _ALONE, at_key=True)
+        return Message("unknown key", _ALONE, at_key=True)
     guess = did_you_mean(key, known)
-    return Words("unknown key", guess or f"the keys here are {', '.join(known)}", at_key=True)
+    return Message("unknown key", guess or f"the keys here are {', '.join(known)}", at_key=True)

@@ -13,10 +13,10 @@ from cluster.common import engines
 from cluster.common.errors import Problem, SpecError
 from cluster.hosts.nodes import NodeList, local
 from cluster.spec.engine_options import EngineName, resolved
-from cluster.spec.hosts import Frozen, Nodes
-from cluster.spec.judge import Origin, OwnOptions, judge
+from cluster.spec.hosts import Frozen, NodesRule
+from cluster.spec.judge import OwnOptions, SpecOrigin, judge
 from cluster.spec.night import Notify, Schedule
-from cluster.spec.source import Source, split, with_hosts
+from cluster.spec.source import SpecSource, split, with_hosts
 from cluster.spec.sweep import Sweep
 from cluster.spec.values import (
     Block,
@@ -131,7 +131,7 @@ class Spec(Frozen):
         description="The engine that runs the blocks; also one that another package brings, whose"
         " options then stand under its name (cluster backends).",
     )
-    nodes: Annotated[NodeList, Nodes()] = Field(
+    nodes: Annotated[NodeList, NodesRule()] = Field(
         default_factory=lambda: NodeList((local(),)),
         description="The hosts to work on; without it, this machine with its usable cores.",
     )
@@ -143,7 +143,7 @@ class Spec(Frozen):
         description="Folder of the ledger, relative to the working directory.",
     )
 
-    _source: Source = PrivateAttr(default_factory=lambda: Source("", Path()))
+    _source: SpecSource = PrivateAttr(default_factory=lambda: SpecSource("", Path()))
 
     _own: OwnOptions = PrivateAttr(default_factory=ReadOnly)
 
@@ -195,10 +195,12 @@ class Spec(Frozen):
         environment is read again.
         """
         origin: dict[str, Any] = {
-            "path": self.path, "base": str(self.base), "overrides": list(self.overrides),
+            "path": self.path,
+            "base": str(self.base),
+            "overrides": list(self.overrides),
             # By these names a later reader knows keys of engines that it has not.
             **({"engines": sorted(self._own)} if self._own else {}),
-        }  # fmt: skip
+        }
         return {**self._keys(), **origin}
 
     @classmethod
@@ -212,11 +214,11 @@ class Spec(Frozen):
         keys["nodes"] = NodeList.from_json(keys["nodes"])
         known = frozenset({data["backend"], *data.get("engines", ())})
         place = data["path"], Path(data["base"]), tuple(data["overrides"])
-        origin = Origin(*place, engines=known)
+        origin = SpecOrigin(*place, engines=known)
         return cls.read(Document.of(keys), origin)
 
     @classmethod
-    def read(cls, document: Document, origin: Origin, changes: Sequence[str] = ()) -> Self:
+    def read(cls, document: Document, origin: SpecOrigin, changes: Sequence[str] = ()) -> Self:
         """The spec of a document, with the texts of ``--set`` put over it.
 
         Raises:
@@ -249,9 +251,9 @@ class Spec(Frozen):
         """The keys of this spec, JSON-safe, with those of engines."""
         return {**_plain(self), **_plain(self._own)}
 
-    def _origin(self) -> Origin:
+    def _origin(self) -> SpecOrigin:
         known = frozenset({self.backend, *self._own})
-        return Origin(self.path, self.base, self.overrides, engines=known)
+        return SpecOrigin(self.path, self.base, self.overrides, engines=known)
 
     def placed_as(self, other: Self) -> Self:
         """This spec, to be run where the other one says."""

@@ -69,7 +69,7 @@ class Webhook(Text):
 
 
 @dataclass(frozen=True)
-class Words(Rule):
+class CommandWords(Rule):
     """A command as the list of its words; no shell reads it."""
 
     def check(self, value: Any) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ class Notify(Frozen):
         default=("done", "failed", "partial"),
         description="What is told: how a start of the run ended, and a node that was lost.",
     )
-    command: Annotated[tuple[str, ...], Words()] | None = Field(
+    command: Annotated[tuple[str, ...], CommandWords()] | None = Field(
         default=None,
         description="A program and its words; it gets the message as JSON on its standard input.",
     )

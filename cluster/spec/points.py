@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from cluster.common.canonical import sha256
 from cluster.common.errors import Problem, SpecError, UsageError
-from cluster.sampling.kernels import Kernel, Source
+from cluster.sampling.kernels import Kernel, KernelSource
 from cluster.spec import Spec, Sweep
 from cluster.spec.request import Request, bound, drawn_seed, prepared
 
@@ -170,7 +170,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _resolved(spec: Spec, rows: Sequence[Row], common: bool) -> tuple[Point, ...]:
-    kernels: dict[str, tuple[Source, Kernel]] = {}
+    kernels: dict[str, tuple[KernelSource, Kernel]] = {}
     seed, points, problems = drawn_seed(), [], set()
     for row in rows:
         values = {key: cell.value for key, cell in row.items()}

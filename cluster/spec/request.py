@@ -18,9 +18,9 @@ from cluster.hosts.nodes import ALLOCATE, NO_ALLOCATION, Node, is_local, usable_
 from cluster.sampling import streams
 from cluster.sampling.kernels import (
     Kernel,
+    KernelSource,
     ParamError,
     ParamFault,
-    Source,
     differing,
     freeze,
     load,
@@ -57,7 +57,7 @@ class Request:
     """
 
     spec: Spec
-    source: Source
+    source: KernelSource
     params: Mapping[str, Any]
     seed: int
     block: int
@@ -120,7 +120,7 @@ class Request:
         for name in ("reference", "shard"):
             if isinstance(own.get(name), list):
                 own[name] = tuple(own[name])
-        return cls(spec=Spec.from_json(data["spec"]), source=Source(**data["source"]), **own)
+        return cls(spec=Spec.from_json(data["spec"]), source=KernelSource(**data["source"]), **own)
 
 
 def identity_of(definition: Mapping[str, Any], sha: str) -> str:
@@ -150,8 +150,17 @@ def _essence(
 
 
 _OWN = (
-    "params", "seed", "block", "scale", "offset", "reference", "pinned", "common", "shard", "probe",
-)  # fmt: skip
+    "params",
+    "seed",
+    "block",
+    "scale",
+    "offset",
+    "reference",
+    "pinned",
+    "common",
+    "shard",
+    "probe",
+)
 
 
 def resolve(spec: Spec) -> Request:
@@ -171,7 +180,7 @@ def drawn_seed() -> int:
     return secrets.randbits(_SEED_BITS)
 
 
-def prepared(spec: Spec) -> tuple[Source, Kernel]:
+def prepared(spec: Spec) -> tuple[KernelSource, Kernel]:
     """Freeze and load the kernel of a spec.
 
     Raises:
@@ -190,7 +199,12 @@ def prepared(spec: Spec) -> tuple[Source, Kernel]:
 
 
 def bound(
-    spec: Spec, source: Source, kernel: Kernel, seed: int | None = None, *, common: bool = False
+    spec: Spec,
+    source: KernelSource,
+    kernel: Kernel,
+    seed: int | None = None,
+    *,
+    common: bool = False,
 ) -> Request:
     """The request of a spec with its kernel: what the spec leaves open is filled in.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.common.errors import Problem
 from cluster.spec.values import clip
-from cluster.spec.yaml12 import Finding, Mark, Path
+from cluster.spec.yaml12 import Mark, Path, SpecIssue
 
 OVERRIDE = "--set"
 _KEY = r"[^\W\d]\w*"
@@ -36,7 +36,7 @@ def _shown(key: str) -> str:
 
 
 @dataclass(frozen=True)
-class Source:
+class SpecSource:
     """The file, folder and overrides of a spec, and the places in its text.
 
     Two sources are equal if they name the same file, folder and overrides.
@@ -84,13 +84,13 @@ class Source:
         line, place = self._place(shown, path, at_key, column)
         return Problem(self.file, line, place, join(shown), message, fix)
 
-    def finding(self, found: Finding) -> Problem:
+    def finding(self, found: SpecIssue) -> Problem:
         """What the reader found, as a problem."""
         line, column = found.mark[:2]
         path = join(found.path)
         return Problem(self.file, line, column, path, found.message, found.fix)
 
-    def with_overridden(self, paths: Iterable[Path]) -> Source:
+    def with_overridden(self, paths: Iterable[Path]) -> SpecSource:
         """The same source, with the paths that ``--set`` gave a value."""
         return replace(self, overridden=frozenset(paths))
 

@@ -182,7 +182,7 @@ def _each(value: Any, make: Callable[[Any], Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Flag(Rule):
+class SweepFlag(Rule):
     """``true`` or ``false``."""
 
     def check(self, value: Any) -> bool:
@@ -224,7 +224,7 @@ class Sweep(Frozen):
         description="Start no block of any point after this time; until.max_time is that of each "
         "point, from its first block on.",
     )
-    keep_going: Annotated[bool, Flag()] = Field(
+    keep_going: Annotated[bool, SweepFlag()] = Field(
         default=True, description="Whether the other points go on where one has failed."
     )
 

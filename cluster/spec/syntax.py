@@ -22,7 +22,7 @@ _WIDE_NAMES = {
 Place = tuple[int, int]
 
 
-class Fault(Exception):
+class SyntaxFault(Exception):
     """What ends the reading: a message, a place (line and column, 1-based), a fix."""
 
     def __init__(self, message: str, place: Place, fix: str | None = None) -> None:
@@ -37,12 +37,12 @@ def decode(source: str | bytes) -> str:
         Fault: too long, not UTF-8, or letters that no text has, with the offset in bytes.
     """
     if len(source) > MAX_BYTES:
-        raise Fault("the file is over 1 MiB", (1, 1), "name many hosts in a host file")
+        raise SyntaxFault("the file is over 1 MiB", (1, 1), "name many hosts in a host file")
     text = (source if isinstance(source, str) else _utf8(source)).removeprefix("\ufeff")
     if found := _NOT_TEXT.search(text):
         raise _not_text(text, found.start())
     if text.count("\n") > MAX_LINES:
-        raise Fault(f"more than {MAX_LINES:,} lines", (MAX_LINES, 1))
+        raise SyntaxFault(f"more than {MAX_LINES:,} lines", (MAX_LINES, 1))
     return text
 
 
@@ -54,19 +54,19 @@ def _utf8(source: bytes) -> str:
         wide = source.startswith((b"\xff\xfe", b"\xfe\xff"))
         fix = "it looks like UTF-16; save it as UTF-8" if wide else "save the file as UTF-8"
         message = f"not UTF-8: byte 0x{source[error.start]:02x} at offset {error.start}"
-        raise Fault(message, _place(before, len(before)), fix) from None
+        raise SyntaxFault(message, _place(before, len(before)), fix) from None
 
 
-def _not_text(text: str, index: int) -> Fault:
+def _not_text(text: str, index: int) -> SyntaxFault:
     code = ord(text[index])
     offset = len(text[:index].encode("utf-8", "surrogatepass"))
     if 0xDC80 <= code <= 0xDCFF:  # how Python has such a byte of an argument
         message = f"not UTF-8: byte 0x{code - 0xDC00:02x} at offset {offset}"
-        return Fault(message, _place(text, index), "write it as UTF-8")
+        return SyntaxFault(message, _place(text, index), "write it as UTF-8")
     surrogate = 0xD800 <= code <= 0xDFFF
     kind = "half a surrogate pair" if surrogate else "a control or unassigned character"
     message = f"{kind} (U+{code:04X}) at byte {offset}"
-    return Fault(message, _place(text, index), "remove it")
+    return SyntaxFault(message, _place(text, index), "remove it")
 
 
 def _place(text: str, index: int) -> Place:
@@ -74,11 +74,11 @@ def _place(text: str, index: int) -> Place:
     return text.count("\n", 0, index) + 1, index - start + 1
 
 
-def explain(error: yaml.YAMLError, text: str) -> Fault:
+def explain(error: yaml.YAMLError, text: str) -> SyntaxFault:
     """A syntax error of PyYAML in our words, where it was made rather than where it was noticed."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:
-        return Fault(f"not valid YAML: {_first_line(error)}", (1, 1))
+        return SyntaxFault(f"not valid YAML: {_first_line(error)}", (1, 1))
     return _lookalike(error, text, mark) or _worded(error, text, mark)
 
 
@@ -86,7 +86,7 @@ def _first_line(error: yaml.YAMLError) -> str:
     return str(error).partition("\n")[0][:200]
 
 
-def _lookalike(error: yaml.YAMLError, text: str, mark: yaml.Mark) -> Fault | None:
+def _lookalike(error: yaml.YAMLError, text: str, mark: yaml.Mark) -> SyntaxFault | None:
     """A letter that looks like a colon or a space, in the lines that the error is about."""
     context = getattr(error, "context_mark", None)
     lines = text.split("\n")
@@ -97,7 +97,7 @@ def _lookalike(error: yaml.YAMLError, text: str, mark: yaml.Mark) -> Fault | Non
         if found := _WIDE.search(lines[number].partition(" #")[0]):
             fix = "write a plain ':' or space, or quote the text"
             message = f"{_WIDE_NAMES[found[0]]} is not punctuation to YAML"
-            return Fault(message, (number + 1, found.start() + 1), fix)
+            return SyntaxFault(message, (number + 1, found.start() + 1), fix)
     return None
 
 
@@ -105,21 +105,21 @@ def _at(mark: yaml.Mark) -> Place:
     return mark.line + 1, mark.column + 1
 
 
-def _worded(error: yaml.YAMLError, text: str, mark: yaml.Mark) -> Fault:
+def _worded(error: yaml.YAMLError, text: str, mark: yaml.Mark) -> SyntaxFault:
     problem = str(getattr(error, "problem", "") or "")
     begun = getattr(error, "context_mark", None)
     if begun is not None and "expected ':'" in problem:
         # It is noticed on the line after the one that lacks it.
         mark = begun
         if text[mark.index] == "-":
-            return Fault("a '-' without a space begins no list item", _at(mark), _ITEM)
+            return SyntaxFault("a '-' without a space begins no list item", _at(mark), _ITEM)
     place = _at(mark)
     here = repr(text[mark.index : mark.index + 1]) if mark.index < len(text) else "the end"
     context = str(getattr(error, "context", "") or "")
     for pattern, message, fix in _WORDS:
         if re.search(pattern, f"{context}: {problem}"):
-            return Fault(message.format(here=here), place, fix)
-    return Fault(f"not valid YAML: {problem or _first_line(error)}"[:200], place)
+            return SyntaxFault(message.format(here=here), place, fix)
+    return SyntaxFault(f"not valid YAML: {problem or _first_line(error)}"[:200], place)
 
 
 _ITEM = "write a list item as '- item', with a space"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from cluster.spec.scalars import ScalarError, resolve
-from cluster.spec.syntax import Fault, decode, explain
+from cluster.spec.syntax import SyntaxFault, decode, explain
 
 MAX_DEPTH = 32
 # Scalars, lists and mappings, after aliases are followed. Long text counts more than once.
@@ -40,7 +40,7 @@ class Mark(NamedTuple):
     inset: int | None = None
 
 
-class Finding(NamedTuple):
+class SpecIssue(NamedTuple):
     """One thing that is wrong, at a place in the text, and the value that it is about."""
 
     path: Path
@@ -63,7 +63,7 @@ class Document(NamedTuple):
     data: Any
     values: dict[Path, Mark]
     keys: dict[Path, Mark]
-    findings: list[Finding]
+    findings: list[SpecIssue]
     broken: set[Path]
 
     @classmethod
@@ -79,8 +79,8 @@ def read(source: str | bytes, what: str = "file") -> Document:
         text = decode(source)
         root = _Composer(text).compose(what)
         data = _Builder(document).build(root, ())
-    except Fault as fault:
-        document.findings.append(Finding((), Mark(*fault.place), fault.message, fault.fix))
+    except SyntaxFault as fault:
+        document.findings.append(SpecIssue((), Mark(*fault.place), fault.message, fault.fix))
         document.broken.add(())
         return document
     return document._replace(data=data)
@@ -116,12 +116,12 @@ class _Composer:
         kinds = (yaml.StreamStartEvent, yaml.DocumentStartEvent)
         first = next(event for event in self.events if not isinstance(event, kinds))
         if isinstance(first, yaml.StreamEndEvent):
-            raise Fault(f"the {what} is empty", (1, 1))
+            raise SyntaxFault(f"the {what} is empty", (1, 1))
         root = self.node(first, 0)
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
                 fix = "a spec is one document; remove the '---' or split the file"
-                raise Fault("a second document begins here", _mark(event)[:2], fix)
+                raise SyntaxFault("a second document begins here", _mark(event)[:2], fix)
         return root
 
     def node(self, event: Any, depth: int) -> _Node:
@@ -131,12 +131,12 @@ class _Composer:
             node = self.anchored(event, depth)
             self.count(event, node.size if node.scalar is not None else 1)
         if depth + node.height > MAX_DEPTH:
-            raise Fault(f"nested deeper than {MAX_DEPTH} levels", _mark(event)[:2])
+            raise SyntaxFault(f"nested deeper than {MAX_DEPTH} levels", _mark(event)[:2])
         return node
 
     def anchored(self, event: Any, depth: int) -> _Node:
         if depth > MAX_DEPTH:
-            raise Fault(f"nested deeper than {MAX_DEPTH} levels", _mark(event)[:2])
+            raise SyntaxFault(f"nested deeper than {MAX_DEPTH} levels", _mark(event)[:2])
         if event.anchor:
             self.anchors[event.anchor] = None
         node = self.content(event, depth)
@@ -166,12 +166,12 @@ class _Composer:
     def alias(self, event: Any) -> _Node:
         place, name = _mark(event)[:2], event.anchor[:40]
         if event.anchor not in self.anchors:
-            raise Fault(
+            raise SyntaxFault(
                 f"the alias *{name} has no anchor", place, f"quote it if it is text: '*{name}'"
             )
         node = self.anchors[event.anchor]
         if node is None:
-            raise Fault(f"the alias *{name} stands inside of its own anchor", place)
+            raise SyntaxFault(f"the alias *{name} stands inside of its own anchor", place)
         self.count(event, node.size)
         return node
 
@@ -179,7 +179,7 @@ class _Composer:
         self.values += size
         if self.values > MAX_VALUES:
             fix = "name many hosts as n[001-999] or in a host file"
-            raise Fault(f"more than {MAX_VALUES:,} values", _mark(event)[:2], fix)
+            raise SyntaxFault(f"more than {MAX_VALUES:,} values", _mark(event)[:2], fix)
 
 
 def _events(text: str) -> Iterator[Any]:
@@ -189,7 +189,7 @@ def _events(text: str) -> Iterator[Any]:
         raise explain(error, text) from None
     except (ValueError, OverflowError, RecursionError) as error:
         # PyYAML converts \U00110000 and the numbers of %YAML without a check.
-        raise Fault(f"not valid YAML: {error}", (1, 1)) from None
+        raise SyntaxFault(f"not valid YAML: {error}", (1, 1)) from None
 
 
 def _scalar(event: Any) -> _Node:
@@ -221,7 +221,7 @@ class _Builder:
         return self.scalar(node, path)
 
     def find(self, path: Path, mark: Mark, message: str, fix: str | None = None) -> None:
-        self.document.findings.append(Finding(path, mark, message, fix))
+        self.document.findings.append(SpecIssue(path, mark, message, fix))
 
     def breaks(self, path: Path, mark: Mark, message: str, fix: str | None) -> None:
         self.document.broken.add(path)

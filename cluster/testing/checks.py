@@ -16,22 +16,22 @@ from typing import Any, NamedTuple
 from cluster.backends.base import Backend, Item, Items, NodeEvent, Pause, Source
 from cluster.dispatch import (
     Clock,
-    Core,
     Ending,
     Loop,
     Manner,
-    Many,
+    MultiScheduler,
     Policy,
+    RunScheduler,
     Stop,
     SystemClock,
     recount,
 )
 from cluster.dispatch.events import Event, Observer, Progress
-from cluster.dispatch.nodes import Nodes
+from cluster.dispatch.nodes import NodeStates
 from cluster.hosts.process_tree import descendants
-from cluster.ledger import Counted, Ledger, Run, Writer
+from cluster.ledger import Counted, Ledger, Run, RunWriter
 from cluster.report.result import digest
-from cluster.sampling.kernels import Source as Text
+from cluster.sampling.kernels import KernelSource as Text
 from cluster.sampling.plan import Goal
 from cluster.sampling.progress import Count
 from cluster.sampling.tally import Hits, Tally, from_json
@@ -179,7 +179,7 @@ def work_of(text: str = PLAIN, *, block: int = 64, seed: int = 1) -> Work:
 
 @dataclass
 class OneRun:
-    """The book of one run under test: see :class:`cluster.dispatch.many.Book`.
+    """The book of one run under test: see :class:`cluster.dispatch.many.RunRegistry`.
 
     Attributes:
         core: what decides of it, once it was opened.
@@ -191,16 +191,16 @@ class OneRun:
     policy: Policy
     ledger: Ledger
     run: Run
-    writer: Writer
+    writer: RunWriter
     clock: Clock
     observe: Observer
-    core: Core = field(init=False)
+    core: RunScheduler = field(init=False)
     ending: Ending = field(init=False)
 
-    def many(self, wait: float = 60.0) -> Many:
+    def many(self, wait: float = 60.0) -> MultiScheduler:
         """What gives out the run's tasks; ``wait``: seconds without a slot until it drains."""
         manner = Manner(alone=True, keep_going=False, wait=wait)
-        return Many(self, 1, [0], manner, self.clock, self.observe)
+        return MultiScheduler(self, 1, [0], manner, self.clock, self.observe)
 
     def work_of(self, _run: str) -> Work:
         """There is only one."""
@@ -210,18 +210,24 @@ class OneRun:
         """The run's id."""
         return self.work.run
 
-    def open(self, _number: int, nodes: Nodes) -> Core:
+    def open(self, _number: int, nodes: NodeStates) -> RunScheduler:
         """The core of the run."""
-        self.core = Core(
-            self.work, self.count, self.policy, self.writer, self.clock, self.observe,
-            lambda first, stop: list(self.ledger.counted(self.run, first, stop)), nodes,
-        )  # fmt: skip
+        self.core = RunScheduler(
+            self.work,
+            self.count,
+            self.policy,
+            self.writer,
+            self.clock,
+            self.observe,
+            lambda first, stop: list(self.ledger.counted(self.run, first, stop)),
+            nodes,
+        )
         return self.core
 
     def began(self, _number: int) -> None:
         """Nothing is recorded of starts."""
 
-    def ended(self, _number: int, _core: Core, ending: Ending) -> None:
+    def ended(self, _number: int, _core: RunScheduler, ending: Ending) -> None:
         """The run has ended."""
         self.ending = ending
 
@@ -255,9 +261,15 @@ def drive(  # noqa: PLR0913  # every one but three has a default
     if store is None:
         with tempfile.TemporaryDirectory() as folder:
             return drive(
-                make, work, goal, policy=policy, clock=clock, store=Path(folder), stop=stop,
+                make,
+                work,
+                goal,
+                policy=policy,
+                clock=clock,
+                store=Path(folder),
+                stop=stop,
                 wait=wait,
-            )  # fmt: skip
+            )
     events: list[Event] = []
     with Ledger(store, create=True) as ledger, ledger.lock(work.run):
         known = [run for run in ledger.runs() if run.id == work.run]
@@ -265,9 +277,15 @@ def drive(  # noqa: PLR0913  # every one but three has a default
         count = recount(ledger, run, goal, work, (1, 0), events.append)
         with ledger.writer(run) as writer:
             book = OneRun(
-                work, count, policy or Policy(), ledger, run, writer, clock or SystemClock(),
+                work,
+                count,
+                policy or Policy(),
+                ledger,
+                run,
+                writer,
+                clock or SystemClock(),
                 events.append,
-            )  # fmt: skip
+            )
             many = book.many(wait)
             loop = Loop(many, stop or Stop(), goal.max_time)
             loop.run(make)
@@ -275,19 +293,30 @@ def drive(  # noqa: PLR0913  # every one but three has a default
             writer.flush()
         tally = count.tally()
         return Driven(
-            book.ending, digest(work.run, count.ranges, work.block, tally), tally,
-            list(ledger.counted(run)), ledger.failures(run), ledger.spares(run), events,
-            {total.node: total.blocks for total in ledger.node_totals(run)}, loop.reason,
-        )  # fmt: skip
+            book.ending,
+            digest(work.run, count.ranges, work.block, tally),
+            tally,
+            list(ledger.counted(run)),
+            ledger.failures(run),
+            ledger.spares(run),
+            events,
+            {total.node: total.blocks for total in ledger.node_totals(run)},
+            loop.reason,
+        )
 
 
 def entered(ledger: Ledger, work: Work) -> Run:
     """A new run of a work, without an end, in a ledger."""
     definition: dict[str, Any] = {
-        "params": dict(work.params), "seed": work.seed, "block": work.block, "scale": 1.0,
-        "offset": 0.0, "reference": None, "source": work.source.to_json(),
+        "params": dict(work.params),
+        "seed": work.seed,
+        "block": work.block,
+        "scale": 1.0,
+        "offset": 0.0,
+        "reference": None,
+        "source": work.source.to_json(),
         "spec": {"backend": "serial"},
-    }  # fmt: skip
+    }
     identity = identity_of(definition, work.source.sha)
     return ledger.create(work.run, "driven", "", identity, definition, Goal(None).to_json())
 

@@ -40,7 +40,7 @@ class SlurmError(ValueError):
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchScript:
     """A job that submits one spec.
 
     Attributes:
@@ -151,7 +151,7 @@ command+=(--points "$part/{parts}" --store {store}/part-"$part")
 """
 
 
-def script(batch: Batch, file: str = "") -> str:
+def script(batch: BatchScript, file: str = "") -> str:
     """The text of the script; ``file``: its own path, for what it tells the reader.
 
     Raises:
@@ -176,7 +176,7 @@ def script(batch: Batch, file: str = "") -> str:
     )
 
 
-def scrontab(batch: Batch, when: str, file: Path) -> str:
+def scrontab(batch: BatchScript, when: str, file: Path) -> str:
     """Lines for ``scrontab -e`` that hand in the script at a time, one start after the other.
 
     Args:
@@ -203,12 +203,12 @@ def scrontab(batch: Batch, when: str, file: Path) -> str:
     return "".join(f"{line}\n" for line in [*lines, f"{' '.join(fields)} {command}"])
 
 
-def _launcher(batch: Batch) -> list[str]:
+def _launcher(batch: BatchScript) -> list[str]:
     # Without the last one a dead rank leaves the others, and the job, to wait until the limit.
     return ["srun", f"--mpi={batch.mpi}", "--kill-on-bad-exit=1"] if batch.mpi else []
 
 
-def _options(batch: Batch) -> list[str]:
+def _options(batch: BatchScript) -> list[str]:
     """What stands behind ``#SBATCH``, ours and the person's."""
     # The log of an array's task is named by the array and the task.
     log = f"{batch.name}-{'%A-%a' if batch.parts else '%j'}.log"
@@ -238,7 +238,7 @@ def _option(text: str) -> str:
     return f"--{found[1]}" if found[2] is None else f"--{found[1]}={shlex.quote(found[2])}"
 
 
-def _check(batch: Batch) -> None:
+def _check(batch: BatchScript) -> None:
     if not _NAME.fullmatch(batch.name):
         raise SlurmError(f"no name for a job: {batch.name!r}")
     for path in (batch.spec, batch.folder, batch.store):

@@ -23,9 +23,18 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
 def start(backend: str, store: Path, *more: str) -> subprocess.Popen[str]:
     """A run of the shipped spec with two slots."""
     command = [
-        sys.executable, "-m", "cluster", "submit", str(SPEC), "--json", "--store", str(store),
-        "--set", f"backend={backend}", *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "cluster",
+        "submit",
+        str(SPEC),
+        "--json",
+        "--store",
+        str(store),
+        "--set",
+        f"backend={backend}",
+        *more,
+    ]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
     )

@@ -71,9 +71,12 @@ def f(stream, samples):
     return Hits(1, samples)
 """
     driven = drive(
-        lambda: hosted(name), work_of(text), Goal(2000, max_time=120.0),
-        policy=Policy(pinned=1), wait=3.0,
-    )  # fmt: skip
+        lambda: hosted(name),
+        work_of(text),
+        Goal(2000, max_time=120.0),
+        policy=Policy(pinned=1),
+        wait=3.0,
+    )
     assert (driven.ending.state.value, driven.ending.stopped_by) == ("partial", "nodes")
     assert len(driven.rows) >= 99
 

@@ -127,10 +127,16 @@ def spec(folder: Path, kernel: str, backend: str, **keys: object) -> Path:
     entry = next(entry for entry in TABLE if entry.name == backend)
     need(entry.usable, f"{backend}: {entry.install}")
     document: dict[str, object] = {
-        "kernel": f"kernels.py:{kernel}", "samples": 300, "block": 100, "seed": 3,
-        "include": ["near.py"], "nodes": "localhost:2", "backend": backend,
-        "retry": {"timeout": 20}, **keys,
-    }  # fmt: skip
+        "kernel": f"kernels.py:{kernel}",
+        "samples": 300,
+        "block": 100,
+        "seed": 3,
+        "include": ["near.py"],
+        "nodes": "localhost:2",
+        "backend": backend,
+        "retry": {"timeout": 20},
+        **keys,
+    }
     (folder / "kernels.py").write_text(KERNELS)
     (folder / "near.py").write_text("def double(x): return 2 * x\n")
     path = folder / "spec.yaml"
@@ -181,9 +187,13 @@ def test_a_python_that_orders_sets_otherwise_is_told_so(tmp_path: Path) -> None:
     )
     env = environment(PYTHONPATH=str(ROOT), PYTHONHASHSEED="7")
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True,
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
         timeout=60,
-    )  # fmt: skip
+    )
     assert "PYTHONHASHSEED" in done.stderr.splitlines()[-1]
     assert [run["state"] for run in ask("ls", cwd=tmp_path)][1:] == ["done", "done"]
 

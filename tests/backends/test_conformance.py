@@ -50,11 +50,15 @@ def cases(wanted: Callable[[Case], bool]) -> list[ParameterSet]:
     """Those of all engines; slow where the engine is somebody else's, and they are not quick."""
     return [
         pytest.param(
-            entry, case, id=f"{entry.name}-{case.name}",
+            entry,
+            case,
+            id=f"{entry.name}-{case.name}",
             marks=pytest.mark.slow if _is_slow(entry, case) else (),
         )
-        for entry in TABLE for case in suite(entry) if wanted(case)
-    ]  # fmt: skip
+        for entry in TABLE
+        for case in suite(entry)
+        if wanted(case)
+    ]
 
 
 def _is_slow(entry: Entry, case: Case) -> bool:

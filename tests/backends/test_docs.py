@@ -37,9 +37,14 @@ def ended(
     places = [str(place) for place in (site, ROOT) if place]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, check=False, timeout=limit,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment,
+        check=False,
+        timeout=limit,
+        capture_output=True,
+        text=True,
+    )
 
 
 def digest(folder: Path, backend: str, *words: str, site: Path | None = None) -> str:

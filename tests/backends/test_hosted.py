@@ -63,8 +63,9 @@ def test_a_machine_under_two_names_is_told_where_it_has_too_many_slots(more: int
         return
     assert re.fullmatch(
         r"(localhost|127.0.0.1): .* it is the same machine as (localhost|127.0.0.1):"
-        rf" {cores + 1} slots on {cores} cores, leave one of the names out", found[-1],
-    )  # fmt: skip
+        rf" {cores + 1} slots on {cores} cores, leave one of the names out",
+        found[-1],
+    )
 
 
 def test_clones_are_two_machines() -> None:

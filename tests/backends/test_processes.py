@@ -80,9 +80,11 @@ def test_a_worker_that_says_or_does_what_it_must_not_costs_its_block_only(act: s
     """It is killed, and told at its block; every other block that was begun is counted, right."""
     work = work_of(KERNEL.format(act=ACTS[act]))
     driven = drive(
-        lambda: engine("processes", options=QUIET), work, Goal(12),
+        lambda: engine("processes", options=QUIET),
+        work,
+        Goal(12),
         policy=Policy(lost=1, timeout=1.0, pinned=1),
-    )  # fmt: skip
+    )
     assert driven.ending.state.value == "failed"
     assert [row["block"] for row in driven.failures] == [5]
     assert driven.failures[0]["kind"] in ("lost", "timeout")
@@ -117,8 +119,11 @@ def test_a_worker_that_cannot_start_is_told_with_its_reason(node: Node, words: s
 def test_a_kernel_that_does_not_import_there_is_told_with_its_reason() -> None:
     """The worker's own words, not a run that fails block by block."""
     with pytest.raises(EngineError, match="out of cheese"):
-        drive(processes, work_of("raise RuntimeError('out of cheese')\ndef f(rng, samples): 0"),
-              Goal(3))  # fmt: skip
+        drive(
+            processes,
+            work_of("raise RuntimeError('out of cheese')\ndef f(rng, samples): 0"),
+            Goal(3),
+        )
 
 
 @pytest.mark.fault(1)
@@ -185,9 +190,11 @@ def test_a_block_over_its_time_is_told_with_the_limit_and_its_key(name: str) -> 
     """It was killed for that, and for nothing else."""
     text = KERNEL.format(act="print('at it', flush=True); time.sleep(60)")
     driven = drive(
-        lambda: engine(name, 1, QUIET), work_of(text), Goal(8),
+        lambda: engine(name, 1, QUIET),
+        work_of(text),
+        Goal(8),
         policy=Policy(lost=1, timeout=0.5, pinned=1),
-    )  # fmt: skip
+    )
     (told,) = driven.failures
     assert (told["kind"], told["type"]) == ("timeout", "BlockTimeout")
     assert told["message"] == (

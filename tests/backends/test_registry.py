@@ -47,9 +47,14 @@ def ended(*words: str, path: Path | None = None) -> subprocess.CompletedProcess[
     """The command line, with a folder where other distributions are installed."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path or ""), str(ROOT)])}
     return subprocess.run(
-        [sys.executable, "-P", "-m", "cluster", *words], cwd=ROOT, env=environment, check=False,
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-P", "-m", "cluster", *words],
+        cwd=ROOT,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def document(*words: str, path: Path | None = None) -> Any:
@@ -183,17 +188,15 @@ BROKEN = {
     "has no class": ("ENTRY = 1", "no attribute 'Engine'"),
     "has no entry": ("class Engine: pass", "no ENTRY = Entry(...)"),
     "is another name": (engine("other"), "its ENTRY says 'other'"),
-    "is no engine": (
-        engine("bad0").replace("class Engine(Ours)", "class Engine"), "inherits from"
-    ),
+    "is no engine": (engine("bad0").replace("class Engine(Ours)", "class Engine"), "inherits from"),
     "has no run": (
-        engine("bad0").replace("class Engine(Ours)", "class Engine(Backend)").replace(
-            "import Entry", "import Backend, Entry"
-        ),
+        engine("bad0")
+        .replace("class Engine(Ours)", "class Engine(Backend)")
+        .replace("import Entry", "import Backend, Entry"),
         "no method run",
     ),
     "is of another kind": (engine("bad0", kind="local"), "kind='local'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BROKEN)
@@ -267,9 +270,15 @@ MORE = """, about="How it goes.", options=(
     Option("word", "text", "A word."), Option("part", "number", "How much."),
 )"""
 DEFAULTS = {
-    "pace": 2.0, "mode": "a", "key": None, "loud": False, "at": None, "n": 3, "word": None,
+    "pace": 2.0,
+    "mode": "a",
+    "key": None,
+    "loud": False,
+    "at": None,
+    "n": 3,
+    "word": None,
     "part": None,
-}  # fmt: skip
+}
 
 
 def test_an_engine_gets_its_own_options(site: Path) -> None:
@@ -281,9 +290,15 @@ def test_an_engine_gets_its_own_options(site: Path) -> None:
     )
     spec = parse(f"{SPEC}backend: own\n{given}\n", "s.yaml", site)
     assert Options.of(spec).own == {
-        "pace": 60.0, "mode": "b", "key": Secret(file=str(site / "k")), "loud": True,
-        "at": str(site / "x/y"), "n": 4, "word": "w", "part": 0.5,
-    }  # fmt: skip
+        "pace": 60.0,
+        "mode": "b",
+        "key": Secret(file=str(site / "k")),
+        "loud": True,
+        "at": str(site / "x/y"),
+        "n": 4,
+        "word": "w",
+        "part": 0.5,
+    }
     assert Options.of(spec.revised(["own.n=5"])).own["n"] == 5
     again = Spec.from_json(json.loads(json.dumps(spec.to_json())))
     assert again == spec

@@ -144,9 +144,14 @@ def test_a_check_that_needs_processes_does_not_apply_in_one() -> None:
 def ended(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """``python -m cluster.testing`` in a folder."""
     return subprocess.run(
-        [sys.executable, "-m", "cluster.testing", *words], cwd=folder, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-m", "cluster.testing", *words],
+        cwd=folder,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 BROKEN = """

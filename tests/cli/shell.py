@@ -90,9 +90,13 @@ def cluster(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; its output is split from its messages."""
     return subprocess.run(
-        [*COMMAND, *map(str, arguments)], cwd=cwd, env=env or environment(PYTHONPATH=str(ROOT)),
-        capture_output=True, text=True, timeout=PATIENCE,
-    )  # fmt: skip
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=env or environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
 
 
 def arguments(command: str) -> list[str]:
@@ -104,9 +108,13 @@ def arguments(command: str) -> list[str]:
 def started(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     """A command that runs, its output in pipes."""
     return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], cwd=cwd, env=environment(PYTHONPATH=str(ROOT)),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(PYTHONPATH=str(ROOT)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def ended(process: subprocess.Popen[str], *signals: int) -> tuple[int, str, str]:

@@ -21,9 +21,13 @@ NOBODY = ["unshare", "--user", "--map-user=12345"]
 def run(words: Sequence[object], cwd: Path, **env: str | None) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        list(map(str, words)), cwd=cwd, env=environment(PYTHONPATH=str(ROOT), **env),
-        capture_output=True, text=True, timeout=PATIENCE,
-    )  # fmt: skip
+        list(map(str, words)),
+        cwd=cwd,
+        env=environment(PYTHONPATH=str(ROOT), **env),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
 
 
 @pytest.mark.parametrize("words", ["", "--help", "--version", "submit --help"])
@@ -42,8 +46,9 @@ def test_a_folder_that_is_gone_is_told(verb: str, safe: str | None, tmp_path: Pa
     done = run(words, tmp_path, PYTHONSAFEPATH=safe)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "error: the current folder is gone", "  change to one that is there"
-    ]  # fmt: skip
+        "error: the current folder is gone",
+        "  change to one that is there",
+    ]
     if verb == "ls":
         told = run([*words, "--json"], tmp_path, PYTHONSAFEPATH=safe).stdout
         assert only_document(told, "error")["error"]["message"] == "the current folder is gone"
@@ -54,8 +59,15 @@ def test_a_user_without_an_entry_and_a_home_computes(backend: str, tmp_path: Pat
     """As in a container that was given any number as its user."""
     need(run([*NOBODY, "true"], tmp_path).returncode == 0, "user namespaces: sysctl or seccomp")
     path = spec(tmp_path, backend=backend, samples=2000)
-    bare = {"HOME": None, "USER": None, "LOGNAME": None, "XDG_CACHE_HOME": None,
-            "CLUSTER_CACHE": None, "XDG_CONFIG_HOME": None, "XDG_RUNTIME_DIR": None}  # fmt: skip
+    bare = {
+        "HOME": None,
+        "USER": None,
+        "LOGNAME": None,
+        "XDG_CACHE_HOME": None,
+        "CLUSTER_CACHE": None,
+        "XDG_CONFIG_HOME": None,
+        "XDG_RUNTIME_DIR": None,
+    }
     done = run([*NOBODY, *COMMAND, "submit", path, "--json", "-q"], tmp_path, **bare)
     assert done.returncode == 0, done.stderr
     if backend == "ssh":

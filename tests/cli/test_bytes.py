@@ -65,9 +65,12 @@ def test_a_mount_point_of_any_name_disturbs_no_store(tmp_path: Path) -> None:
     line = f'mount -t tmpfs none "$1" && exec {" ".join(COMMAND)} submit "$2" --json'
     done = subprocess.run(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", line, "sh", CAFE, path],
-        cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True,
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
         timeout=PATIENCE,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -82,9 +85,13 @@ def test_a_host_may_have_any_name(tmp_path: Path) -> None:
     named = ["unshare", "--uts", sys.executable, "-P", "-c", code]
     for words in (["submit", path, "--json"], ["ls", "--json"]):
         done = subprocess.run(
-            [*named, *COMMAND, *words], cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)),
-            capture_output=True, text=True, timeout=PATIENCE,
-        )  # fmt: skip
+            [*named, *COMMAND, *words],
+            cwd=tmp_path,
+            env=environment(PYTHONPATH=str(ROOT)),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
         assert done.returncode == 0, done.stderr
     assert hostname() == socket.gethostname()
 

@@ -126,9 +126,13 @@ def test_a_verb_prints_a_page_without_colours_to_a_pipe(
 
 @pytest.mark.parametrize(("arguments", "kind", "words"), MISTAKES)
 def test_a_mistake_is_one_document_too(
-    arguments: list[str], kind: str, words: str, folder: Path, capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    kind: str,
+    words: str,
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """It has its words, and exit code 2; nothing is computed or made."""
     from cluster import cli
 
@@ -144,9 +148,13 @@ def test_a_mistake_is_one_document_too(
 
 @pytest.mark.parametrize(("arguments", "kind", "words"), MISTAKES[:8])
 def test_a_mistake_is_told_on_stderr(
-    arguments: list[str], kind: str, words: str, folder: Path, capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    kind: str,
+    words: str,
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """Without --json stdout stays empty, so that it is data or nothing."""
     from cluster import cli
 

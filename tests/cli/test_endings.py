@@ -64,8 +64,10 @@ def test_max_time_is_3_and_a_resume_goes_on(tmp_path: Path) -> None:
     path = spec(tmp_path, "slow", samples=None, until={"max_time": 0.3}, backend="threads")
     result = ask("submit", path, cwd=tmp_path, code=3)
     assert (result["state"], result["stopped_by"], result["drained"]) == (
-        "partial", "max_time", True,
-    )  # fmt: skip
+        "partial",
+        "max_time",
+        True,
+    )
     again = ask("resume", result["run"], cwd=tmp_path, code=3)
     assert again["samples"] > result["samples"] > 0
 
@@ -149,8 +151,10 @@ def test_a_signal_drains_and_a_resume_ends_as_an_unbroken_run(
     result = only_document(out, "submit")
     name = signal.Signals(number).name
     assert (result["state"], result["stopped_by"], result["drained"]) == (
-        "interrupted", name, True,
-    )  # fmt: skip
+        "interrupted",
+        name,
+        True,
+    )
     assert name in err
     assert 0 < result["samples"] < 40_000
     resumed = ask(*arguments(result["resume"]), cwd=tmp_path)

@@ -50,8 +50,12 @@ def test_set_is_honoured_and_recorded(ask: Shell, tmp_path: Path) -> None:
     result = ask("submit", path, *(word for change in changes for word in ("--set", change)))
     shown = ask("show", result["run"])
     assert {key: shown[key] for key in ("seed", "block", "params", "name", "samples")} == {
-        "seed": 8, "block": 500, "params": {"share": 0.5}, "name": "half", "samples": 4500,
-    }  # fmt: skip
+        "seed": 8,
+        "block": 500,
+        "params": {"share": 0.5},
+        "name": "half",
+        "samples": 4500,
+    }
     assert abs(shown["estimate"] - 0.5) < 0.05
     assert shown["digest"] == result["digest"]
 
@@ -60,9 +64,13 @@ def test_what_says_where_is_not_in_the_digest(ask: Shell, tmp_path: Path) -> Non
     """Name, description, nodes, backend, retry and store change nothing of the answer."""
     path = quick(tmp_path)
     changes = [
-        "name=other", "description=other", "nodes=localhost:3", "backend=serial",
-        "retry.attempts=2", "store=elsewhere",
-    ]  # fmt: skip
+        "name=other",
+        "description=other",
+        "nodes=localhost:3",
+        "backend=serial",
+        "retry.attempts=2",
+        "store=elsewhere",
+    ]
     one = ask("submit", path)
     other = ask("submit", path, *(word for change in changes for word in ("--set", change)))
     assert (other["digest"], other["identity"]) == (one["digest"], one["identity"])
@@ -99,9 +107,13 @@ def test_extend_never_takes_away_what_is_counted(ask: Shell, tmp_path: Path) -> 
     """Fewer samples and a looser target are refused, and the result stays."""
     path = quick(tmp_path, samples=None, until=TARGET)
     done = ask("submit", path)
-    for goal in (["--samples", "1000"], ["--set", "until.half_width=0.01"],
-                 ["--set", "until.half_width=0.004"], ["--set", "until.max_samples=2e4"],
-                 ["--samples", done["samples"]]):  # fmt: skip
+    for goal in (
+        ["--samples", "1000"],
+        ["--set", "until.half_width=0.01"],
+        ["--set", "until.half_width=0.004"],
+        ["--set", "until.max_samples=2e4"],
+        ["--samples", done["samples"]],
+    ):
         error = ask("extend", done["run"], *goal, code=2)["error"]
         assert "no more" in error["message"]
     assert ask("show", done["run"])["digest"] == done["digest"]

@@ -53,14 +53,22 @@ def test_the_hosts_of_a_spec_are_listed_one_by_one(tmp_path: Path) -> None:
     """Ranges are expanded, defaults are filled in, and values of variables are not shown."""
     (tmp_path / "more.txt").write_text("b1 slots=3\n")
     path = spec(
-        tmp_path, backend="ssh",
-        nodes={"hosts": "a[09-11]:2", "file": "more.txt", "required": 3,
-               "defaults": {"slots": 8, "user": "ada", "env": {"TOKEN": "secret"}}},
-    )  # fmt: skip
+        tmp_path,
+        backend="ssh",
+        nodes={
+            "hosts": "a[09-11]:2",
+            "file": "more.txt",
+            "required": 3,
+            "defaults": {"slots": 8, "user": "ada", "env": {"TOKEN": "secret"}},
+        },
+    )
     told = ask("nodes", path, cwd=tmp_path)
     assert [(row["node"], row["slots"]) for row in told["nodes"]] == [
-        ("a09", 2), ("a10", 2), ("a11", 2), ("b1", 3)
-    ]  # fmt: skip
+        ("a09", 2),
+        ("a10", 2),
+        ("a11", 2),
+        ("b1", 3),
+    ]
     assert {row["user"] for row in told["nodes"]} == {"ada"}
     assert told["required"] == 3
     assert "secret" not in json.dumps(told)
@@ -81,8 +89,10 @@ def test_a_run_takes_other_hosts_and_refuses_what_cannot_be(tmp_path: Path) -> N
     ):
         assert change(run, tmp_path, *words)["error"]["message"] == said
     assert change(run, tmp_path, "--add", f"{TWO}:1", "--drain", ONE) == {
-        "run": run, "added": [TWO], "drained": [ONE]
-    }  # fmt: skip
+        "run": run,
+        "added": [TWO],
+        "drained": [ONE],
+    }
     code, out, err = ended(process)
     result = only_document(out, "submit")
     assert (code, result["state"]) == (0, "done")
@@ -132,10 +142,13 @@ def test_a_world_of_the_users_own_keeps_its_hosts(tmp_path: Path) -> None:
     root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
     words = [str(mpirun), *root, "--bind-to", "none", "--oversubscribe", "-n", "2"]
     process = subprocess.Popen(
-        [*words, *COMMAND, "submit", path.name], cwd=tmp_path, text=True,
+        [*words, *COMMAND, "submit", path.name],
+        cwd=tmp_path,
+        text=True,
         env={**scrubbed(os.environ), "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     wait_for((tmp_path / "begun").exists)
     error = change(newest(tmp_path) or "", tmp_path, "--add", TWO)["error"]
     assert "in an MPI world that mpirun or srun started" in error["message"]

@@ -21,9 +21,13 @@ INSTALLED = [str(Path(sys.executable).parent / "cluster")]
 def submitted(command: Sequence[str], path: Path, **env: str | None) -> None:
     """Run a spec by a command, in its folder."""
     done = subprocess.run(
-        [*command, "submit", path.name, "--json"], cwd=path.parent, env=environment(**env),
-        capture_output=True, text=True, timeout=PATIENCE,
-    )  # fmt: skip
+        [*command, "submit", path.name, "--json"],
+        cwd=path.parent,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
     assert done.returncode == 0, done.stderr
     assert only_document(done.stdout, "submit")["state"] == "done"
 

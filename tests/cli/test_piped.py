@@ -16,9 +16,15 @@ from .shell import COMMAND, PATIENCE, ROOT, cluster, environment, spec
 def piped(*words: str, cwd: Path, text: str) -> subprocess.CompletedProcess[str]:
     """A command that finds a text in its standard input."""
     return subprocess.run(
-        [*COMMAND, *words], cwd=cwd, env=environment(PYTHONPATH=str(ROOT)), input=text,
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
+        [*COMMAND, *words],
+        cwd=cwd,
+        env=environment(PYTHONPATH=str(ROOT)),
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,9 +110,14 @@ def test_a_named_pipe_and_a_process_s_output_are_relative_to_the_working_folder(
     os.write(end, text.encode())
     os.close(end)
     done = subprocess.run(
-        [*COMMAND, "validate", f"/dev/fd/{reader}"], cwd=tmp_path, pass_fds=(reader,),
-        env=environment(PYTHONPATH=str(ROOT)), capture_output=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
+        [*COMMAND, "validate", f"/dev/fd/{reader}"],
+        cwd=tmp_path,
+        pass_fds=(reader,),
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
     os.close(reader)
     assert done.returncode == 0
 

@@ -77,19 +77,27 @@ def test_a_folder_called_cluster_hides_nothing_from_the_command(tmp_path: Path) 
     for name in ("__init__.py", "worker.py", "tally.py"):
         (tmp_path / "cluster" / name).write_text("raise SystemExit('imported from here')\n")
     process = subprocess.run(
-        [command, "submit", path, "--json"], cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)),
-        capture_output=True, text=True, timeout=PATIENCE,
-    )  # fmt: skip
+        [command, "submit", path, "--json"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
     assert process.returncode == 0, process.stderr
     only_document(process.stdout, "submit")
 
 
 @pytest.mark.fault(46)
 @pytest.mark.parametrize(
-    "env", [{"HOME": None, "XDG_CACHE_HOME": None}, {"XDG_CACHE_HOME": "/proc/nowhere"},
-            {"XDG_CACHE_HOME": None, "HOME": "/dev/null"}],
+    "env",
+    [
+        {"HOME": None, "XDG_CACHE_HOME": None},
+        {"XDG_CACHE_HOME": "/proc/nowhere"},
+        {"XDG_CACHE_HOME": None, "HOME": "/dev/null"},
+    ],
     ids=["no HOME", "unwritable cache", "HOME is a file"],
-)  # fmt: skip
+)
 def test_neither_a_home_nor_a_cache_is_needed(env: dict[str, str | None], tmp_path: Path) -> None:
     """From /, with the store elsewhere; compiled code then lives as long as the command."""
     path = spec(tmp_path)

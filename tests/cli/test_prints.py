@@ -67,9 +67,14 @@ def spec(folder: Path, function: str, backend: str, **keys: object) -> Path:
     entry = next(entry for entry in TABLE if entry.name == backend)
     need(entry.usable, f"{backend}: {entry.install}")
     document: dict[str, object] = {
-        "kernel": f"prints.py:{function}", "samples": 80, "block": 10, "seed": 1,
-        "nodes": "localhost:2", "backend": backend, **keys,
-    }  # fmt: skip
+        "kernel": f"prints.py:{function}",
+        "samples": 80,
+        "block": 10,
+        "seed": 1,
+        "nodes": "localhost:2",
+        "backend": backend,
+        **keys,
+    }
     (folder / "prints.py").write_text(KERNELS)
     path = folder / "spec.yaml"
     path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in document.items()))

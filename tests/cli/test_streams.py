@@ -29,9 +29,13 @@ def shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a line of bash, in which ``cluster`` is the command; its code is that of its first."""
     text = f'set -o pipefail; cluster() {{ {" ".join(COMMAND)} "$@"; }}; {line}'
     return subprocess.run(
-        ["bash", "-c", text], cwd=cwd, env=environment(PYTHONPATH=str(ROOT), **env),
-        capture_output=True, text=True, timeout=PATIENCE,
-    )  # fmt: skip
+        ["bash", "-c", text],
+        cwd=cwd,
+        env=environment(PYTHONPATH=str(ROOT), **env),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
 
 
 @pytest.fixture(scope="module")

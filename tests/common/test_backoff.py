@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cluster.common.backoff import Attention, backoff
+from cluster.common.backoff import ListeningClock, backoff
 
 
 def test_pauses_double_up_to_the_longest_after_any_number_of_failures() -> None:
@@ -21,7 +21,7 @@ def test_nobody_is_late_while_the_listener_itself_is_held_up(
     """An hour's stall counts as one long turn; turns of a second count as they are."""
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    attention = Attention()
+    attention = ListeningClock()
     begun = attention.now
     for _ in range(10):
         now += 1.0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.backends.base import NodeEvent, Pause
-from cluster.dispatch import Core, Many, Policy
+from cluster.dispatch import MultiScheduler, Policy, RunScheduler
 from cluster.dispatch.events import Event
 from cluster.ledger import Counted, Ledger, Run
 from cluster.sampling.plan import Goal, Target
@@ -25,8 +25,8 @@ NEVER = Target(half_width=1e-12)
 class Bench:
     """A run's core, what gives out its tasks, its clock and ledger, and what it told."""
 
-    many: Many
-    core: Core
+    many: MultiScheduler
+    core: RunScheduler
     clock: FakeClock
     ledger: Ledger
     run: Run

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.dispatch import Policy
 from cluster.dispatch.events import Alarm
-from cluster.dispatch.outliers import SIGMAS, Parts
+from cluster.dispatch.outliers import SIGMAS, NodeMeans
 from cluster.sampling.plan import Goal
 from cluster.sampling.tally import Histogram, Hits, Moments, Tally
 from tests.dispatch.bench import bench, tampered
@@ -35,9 +35,9 @@ def drawn(rng: np.random.Generator, kind: str, bias: float = 0.0) -> Tally:
             return Histogram.of(rng.random(BLOCK) ** (1 + bias), np.linspace(0, 1, 5))
 
 
-def parts(seed: int, kind: str, bias: float = 0.0, tasks: int = 600) -> Parts:
+def parts(seed: int, kind: str, bias: float = 0.0, tasks: int = 600) -> NodeMeans:
     """Nodes a, b and c of different speeds; ``bias`` is that of a."""
-    rng, made = np.random.default_rng(seed), Parts()
+    rng, made = np.random.default_rng(seed), NodeMeans()
     for number in range(tasks):
         node = "abbccc"[number % 6]
         blocks = int(rng.integers(1, 4))
@@ -54,7 +54,7 @@ def test_an_odd_node_is_found_over_the_whole_range_of_doubles(size: float) -> No
     """Means whose squares are no doubles scatter like any others."""
     rng = np.random.default_rng(5)
     for bias in (0.0, 1.0):
-        made = Parts()
+        made = NodeMeans()
         for number in range(300):
             node = "abbccc"[number % 6]
             values = rng.normal(1.0 + (bias if node == "a" else 0.0), 0.5, BLOCK)
@@ -92,7 +92,7 @@ def test_a_biased_node_is_named(kind: str, bias: float) -> None:
 
 def test_few_tasks_prove_nothing() -> None:
     """Nine tasks of a node, all of them off."""
-    made = Parts()
+    made = NodeMeans()
     for number in range(60):
         made.add("b", 1, Hits(50 + number % 3, BLOCK))
     for number in range(9):
@@ -102,11 +102,11 @@ def test_few_tasks_prove_nothing() -> None:
     assert made.odd() is not None
 
 
-def swept(seed: int, bias: float = 0.0, points: int = 200, tasks: int = 4) -> Parts:
+def swept(seed: int, bias: float = 0.0, points: int = 200, tasks: int = 4) -> NodeMeans:
     """Short points of very different shares, by nodes a and b; ``bias`` is that of a, in shares."""
-    rng, together = np.random.default_rng(seed), Parts()
+    rng, together = np.random.default_rng(seed), NodeMeans()
     for point in range(points):
-        share, own = (0.0005, 0.01, 0.25, 0.7)[point % 4], Parts()
+        share, own = (0.0005, 0.01, 0.25, 0.7)[point % 4], NodeMeans()
         for number in range(tasks):
             node = "b" if rng.random() < 0.6 or number == 0 else "a"
             hit = share * (1 + bias * (node == "a"))
@@ -136,9 +136,9 @@ def test_the_distance_in_a_sweep_is_in_standard_errors() -> None:
 
 def test_a_point_without_scatter_says_nothing_of_nodes() -> None:
     """One task, or tasks that all came out equally."""
-    together = Parts()
+    together = NodeMeans()
     for _ in range(100):
-        one, same = Parts(), Parts()
+        one, same = NodeMeans(), NodeMeans()
         one.add("a", 1, Hits(3, BLOCK))
         same.add("a", 1, Hits(7, BLOCK))
         same.add("b", 2, Hits(14, 2 * BLOCK))

@@ -25,9 +25,13 @@ SSH, SCOOP, MPI = (
     next(row for row in TABLE if row.name == name) for name in ("ssh", "scoop", "mpi")
 )
 HELLO = {
-    "python": "3.12", "numpy": "2.0", "cluster": "1.0", "cores": 4, "interpreter": "/opt/python",
+    "python": "3.12",
+    "numpy": "2.0",
+    "cluster": "1.0",
+    "cores": 4,
+    "interpreter": "/opt/python",
     "machine": "a",
-}  # fmt: skip
+}
 ONE, TWO = "localhost", "127.0.0.1"
 KERNELS = """
 import os
@@ -40,9 +44,16 @@ def g(rng, samples):
     return Hits(2, samples)
 """
 FACTS: dict[str, Any] = {
-    "cache": "/c", "free": 10**10, "writable": True, "threads": {"OMP_NUM_THREADS": "1"},
-    "modules": {"numba": "1.0"}, "root": False, "deaf": "", "port": 1, "word": "w",
-}  # fmt: skip
+    "cache": "/c",
+    "free": 10**10,
+    "writable": True,
+    "threads": {"OMP_NUM_THREADS": "1"},
+    "modules": {"numba": "1.0"},
+    "root": False,
+    "deaf": "",
+    "port": 1,
+    "word": "w",
+}
 WELL = Visit(Node("h1", slots=4), hello=HELLO, clock=(0.001, 0.002), facts=FACTS)
 
 
@@ -115,10 +126,13 @@ def test_a_kernel_that_cannot_run_on_a_host_is_told(
     """Of each kernel of a sweep; on one host, or on all."""
     (tmp_path / "kernels.py").write_text(KERNELS.replace("BROKEN", broken))
     spec = {
-        "kernel": "kernels.py:f", "samples": 100, "block": 10, "backend": "ssh",
+        "kernel": "kernels.py:f",
+        "samples": 100,
+        "block": 10,
+        "backend": "ssh",
         "nodes": [{"host": ONE, "slots": 1, "env": {"LACK": "1"}}, {"host": TWO, "slots": 1}],
         "sweep": {"matrix": {"kernel": ["kernels.py:f", "kernels.py:g"]}},
-    }  # fmt: skip
+    }
     (tmp_path / "spec.yaml").write_text(json.dumps(spec))
     found = diagnosis(tmp_path / "spec.yaml", (), tmp_path / "runs")
     hosts = {each.host: each for each in found if each.check == "host"}

@@ -106,11 +106,15 @@ class Site:
         return Dispatcher(
             subprocess.Popen(
                 [*(command or self._command), *arguments, "--store", "runs", "--json", "--quiet"],
-                cwd=self.folder, env=self.environment, start_new_session=True,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                cwd=self.folder,
+                env=self.environment,
+                start_new_session=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             ),
             self,
-        )  # fmt: skip
+        )
 
     def submit(self, *, command: Sequence[str] | None = None) -> Dispatcher:
         """A new run."""
@@ -354,11 +358,26 @@ def _check_end(result: dict[str, Any], rows: dict[tuple[int, int], str], digest:
 # What a result is made of; beside it, a run's progress and its starts are told, and not believed.
 _BELIEVED = {
     "run": (
-        "id", "name", "created", "request", "identity", "definition", "goal", "state", "stopped_by",
-        "drained", "counted", "tally", "ranges", "own", "ended", "probe", "probed",
+        "id",
+        "name",
+        "created",
+        "request",
+        "identity",
+        "definition",
+        "goal",
+        "state",
+        "stopped_by",
+        "drained",
+        "counted",
+        "tally",
+        "ranges",
+        "own",
+        "ended",
+        "probe",
+        "probed",
     ),
     "outcome": ("first", "stop", "tally", "node", "variant", "wall", "checksum"),
-}  # fmt: skip
+}
 
 
 def flip(store: Path, rng: random.Random) -> str:

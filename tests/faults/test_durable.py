@@ -71,9 +71,10 @@ def test_nothing_is_renamed_but_by_the_room_for_it() -> None:
     root = Path(files.__file__).parent
     pattern = re.compile(r"os\.(rename|replace)\(|\.rename\(|\b(part|scratch|path)\.replace\(")
     found = {
-        str(file.relative_to(root)) for file in root.rglob("*.py")
+        str(file.relative_to(root))
+        for file in root.rglob("*.py")
         if pattern.search(file.read_text())
-    }  # fmt: skip
+    }
     assert found == {"durable.py", "folders.py", "kernels/cache.py"}
 
 

@@ -234,9 +234,13 @@ def test_too_few_descriptors_are_told_in_one_line(tmp_path: Path, limit: int) ->
     site = Site(tmp_path)
     process = subprocess.run(
         [sys.executable, "-m", "cluster", "submit", "spec.yaml", "--set", "nodes=localhost:8"],
-        cwd=tmp_path, env=site.environment, capture_output=True, text=True, timeout=60,
+        cwd=tmp_path,
+        env=site.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
-    )  # fmt: skip
+    )
     assert process.returncode in (0, 69, 74), process.stderr
     assert "Traceback" not in process.stderr
     if process.returncode:
@@ -264,9 +268,13 @@ def test_descriptors_are_taken_as_far_as_they_go(tmp_path: Path, backend: str) -
     given = ("--set", f"backend={backend}", "--set", "nodes=localhost:12", "--json")
     process = subprocess.run(
         [sys.executable, "-m", "cluster", "submit", "spec.yaml", *given],
-        cwd=tmp_path, env=site.environment, capture_output=True, text=True, timeout=60,
+        cwd=tmp_path,
+        env=site.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 110)),
-    )  # fmt: skip
+    )
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout)
     assert result["tally"]["hits"] == 40 * result["blocks"]

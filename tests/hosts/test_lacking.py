@@ -18,7 +18,7 @@ from cluster.hosts.nodes import Node
         ("cv2", Node("h1", attach=5000), "there: /its -m pip install opencv-python-headless"),
         ("nump", Node("h1"), "ssh h1 /its -m pip install nump, if that is the name of its package"),
     ],
-)  # fmt: skip
+)
 def test_the_line_that_installs_a_module_names_its_package_and_interpreter(
     module: str, node: Node, line: str
 ) -> None:

@@ -14,11 +14,11 @@ from cluster.hosts import nodes
 from cluster.hosts.nodes import (
     MAX_NODES,
     Defaults,
+    HostCollection,
     HostFile,
     Node,
     NodeError,
     NodeList,
-    Roster,
     parse,
     read_hostfile,
 )
@@ -145,7 +145,7 @@ def test_the_cap_holds_over_all_entries() -> None:
 
 def test_a_roster_refuses_a_host_that_it_has() -> None:
     """Each host stands once, whichever entry brings it."""
-    roster = Roster()
+    roster = HostCollection()
     roster.add(0, [Node("a")])
     with pytest.raises(NodeError, match="twice"):
         roster.add(1, [Node("a")])
@@ -308,9 +308,11 @@ def test_a_task_of_several_cpus_has_as_many_slots() -> None:
 def test_in_a_step_the_cpus_of_the_job_count() -> None:
     """There Slurm says the tasks of the step, not of the job."""
     environ = {
-        "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_JOB_CPUS_PER_NODE": "2(x2),1",
-        "SLURM_STEP_ID": "0", "SLURM_TASKS_PER_NODE": "1",
-    }  # fmt: skip
+        "SLURM_JOB_NODELIST": "n[1-3]",
+        "SLURM_JOB_CPUS_PER_NODE": "2(x2),1",
+        "SLURM_STEP_ID": "0",
+        "SLURM_TASKS_PER_NODE": "1",
+    }
     assert [node.slots for node in parse("auto", Path(), environ)] == [2, 2, 1]
 
 

@@ -16,7 +16,7 @@ OWNER = (
     "from cluster.hosts.scratch import private_folder\n"
     "print(private_folder(), flush=True)\n"
     "input()\n"
-)  # fmt: skip
+)
 ELSEWHERE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 

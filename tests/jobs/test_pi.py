@@ -145,9 +145,13 @@ from jobs.pi import pi
 print(pi.__cluster__.variant, pi(Stream(1, 2, 3), 100_001).hits)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
         check=True,
-    )  # fmt: skip
+    )
     assert done.stdout == f"numpy {jobs.pi(Stream(1, 2, 3), 100_001).hits}\n"
 
 

@@ -98,10 +98,17 @@ def test_a_tally_counts_the_samples_it_was_asked_for(name: str, samples: int) ->
 @pytest.mark.pythons
 @pytest.mark.parametrize(
     ("name", "counts"),
-    [("pi.py:pi", 6587747), ("pi.py:pi_numpy", 1647327), ("pi.py:pi_python", 25150),
-     ("ball.py:ball", 137787),
-     ("galton.py:board", [273, 2521, 11493, 30821, 53843, 64329, 53692, 30634, 11715, 2571, 260])],
-)  # fmt: skip
+    [
+        ("pi.py:pi", 6587747),
+        ("pi.py:pi_numpy", 1647327),
+        ("pi.py:pi_python", 25150),
+        ("ball.py:ball", 137787),
+        (
+            "galton.py:board",
+            [273, 2521, 11493, 30821, 53843, 64329, 53692, 30634, 11715, 2571, 260],
+        ),
+    ],
+)
 def test_counts_are_the_same_everywhere(name: str, counts: object) -> None:
     """Golden counts of eight blocks: the same on every Python, numpy and machine."""
     data = draw(name, {}).to_json()

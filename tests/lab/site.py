@@ -81,9 +81,15 @@ class Site:
             for host, count in counts.items()
         ]
         self.spec: dict[str, Any] = {
-            "name": "hosted", "kernel": "kernel.py:f", "samples": blocks * BLOCK, "block": BLOCK,
-            "seed": 1, "backend": backend, "nodes": nodes, **keys,
-        }  # fmt: skip
+            "name": "hosted",
+            "kernel": "kernel.py:f",
+            "samples": blocks * BLOCK,
+            "block": BLOCK,
+            "seed": 1,
+            "backend": backend,
+            "nodes": nodes,
+            **keys,
+        }
         self.write()
 
     def write(self) -> None:
@@ -127,10 +133,15 @@ class Submitted:
     def __init__(self, site: Site, words: Sequence[str], environment: Mapping[str, str]) -> None:
         self.site = site
         self.process = subprocess.Popen(
-            [*words, "--json"], cwd=site.folder, start_new_session=True,
-            env={**site.lab.environment, **environment}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [*words, "--json"],
+            cwd=site.folder,
+            start_new_session=True,
+            env={**site.lab.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         os.set_blocking(self.process.stderr.fileno(), False)  # type: ignore[union-attr]
         self.told = ""
         self.begun = time.monotonic()
@@ -194,8 +205,11 @@ def orphans(lab: Lab, hosts: Sequence[str] = ("h1", "h2", "h3")) -> list[str]:
     for host in hosts:
         left += [f"{host}: {_line(pid)}" for pid in pids(lab, host) if "sshd" not in _line(pid)]
         places = "ls -A /tmp ~/.cache/cluster/hosts 2>/dev/null | grep -v '^/' | grep -v full"
-        left += [f"{host}: file {name}" for name in lab.ask("exec", host, "sh", "-c", places)
-                 .stdout.split() if name != ".X11-unix"]  # fmt: skip
+        left += [
+            f"{host}: file {name}"
+            for name in lab.ask("exec", host, "sh", "-c", places).stdout.split()
+            if name != ".X11-unix"
+        ]
     here = set(descendants(os.getpid())) - lab.before_us
     return left + [f"here: {_line(pid)}" for pid in here if _line(pid)]
 

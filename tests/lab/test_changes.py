@@ -61,8 +61,10 @@ def test_a_host_is_added_and_another_drained_while_it_runs(
     run.await_words("h2: 1 slot")
     time.sleep(1.0)
     assert change(run, "--add", "h3:2", "--drain", "h2") == {
-        "run": name_of(run), "added": ["h3"], "drained": ["h2"]
-    }  # fmt: skip
+        "run": name_of(run),
+        "added": ["h3"],
+        "drained": ["h2"],
+    }
     run.await_words(r"hosts: h3 added; h2 to be drained \(asked for\)", 5)
     run.await_words(r"h2: 0 slots, drained", 10)
     wait("the agent's end", lambda: not pids(lab, "h2", "cluster"), 10)

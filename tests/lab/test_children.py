@@ -18,8 +18,11 @@ def test_what_a_kernel_starts_on_a_host_ends_and_finds_its_functions(
 ) -> None:
     """Pools of all kinds, and sets of one order; nothing is left behind, what it says is kept."""
     (tmp_path / "near.py").write_text("def double(x): return 2 * x\n")
-    says = KERNELS.replace(f"def {kernel}(", f"def f(rng, samples):\n    print('said there')\n"
-                           f"    return {kernel}(rng, samples)\n\n\ndef {kernel}(")  # fmt: skip
+    says = KERNELS.replace(
+        f"def {kernel}(",
+        f"def f(rng, samples):\n    print('said there')\n"
+        f"    return {kernel}(rng, samples)\n\n\ndef {kernel}(",
+    )
     site = Site(tmp_path, lab, backend, blocks=6, kernel=says, include=["near.py"])
     site.spec |= {"block": 100, "samples": 600}
     site.write()

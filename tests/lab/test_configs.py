@@ -45,8 +45,13 @@ def submitted(lab: Lab, folder: Path, *words: str) -> dict[str, Any]:
     """The result of a run that is done, with samples of all three hosts."""
     done = subprocess.run(
         [sys.executable, "-m", "cluster", "submit", *words, "--json"],
-        cwd=folder, env=lab.environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env=lab.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     assert result["state"] == "done"

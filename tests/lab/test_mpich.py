@@ -19,8 +19,10 @@ HERE = ROOT / ".venv-mpich"
 @pytest.fixture
 def there(lab: Lab) -> Iterator[Path]:
     """The environment as the hosts see it, with the project in it and not beside it."""
-    need((HERE / "bin" / "mpirun").exists(), "MPICH: python -m venv .venv-mpich"
-         " && .venv-mpich/bin/pip install -e '.[mpich]'")  # fmt: skip
+    need(
+        (HERE / "bin" / "mpirun").exists(),
+        "MPICH: python -m venv .venv-mpich && .venv-mpich/bin/pip install -e '.[mpich]'",
+    )
     copy = lab.folder / "shared" / HERE.name
     leave_out = shutil.ignore_patterns("__pycache__", "pip", "__editable__*")
     shutil.copytree(HERE, copy, symlinks=True, ignore=leave_out)

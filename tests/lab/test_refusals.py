@@ -106,10 +106,13 @@ def no_sshd(site: Site) -> str:
 
 
 REFUSED = [
-    another_cluster, no_python,
-    *(pytest.param(each, marks=pytest.mark.slow)
-      for each in (another_numpy, no_project, no_such_name, no_way_in)),
-]  # fmt: skip
+    another_cluster,
+    no_python,
+    *(
+        pytest.param(each, marks=pytest.mark.slow)
+        for each in (another_numpy, no_project, no_such_name, no_way_in)
+    ),
+]
 
 
 def refused(site: Site, said: str, **environment: str) -> None:
@@ -120,8 +123,9 @@ def refused(site: Site, said: str, **environment: str) -> None:
     assert re.search(said, error["message"]), error["message"]
     assert error["fix"] == "mend them, or go on without them: --set nodes.required=2"
     run = site.start("doctor", "spec.yaml", environment=environment)
-    (found,) = [each for each in run.result(69)["findings"] if each["status"] == "bad"
-                and each["host"]]  # fmt: skip
+    (found,) = [
+        each for each in run.result(69)["findings"] if each["status"] == "bad" and each["host"]
+    ]
     name = node(site)["host"]
     assert (found["check"], found["host"]) == ("host", name)
     assert re.search(said, f"{name}: {found['message']} ({found['fix']})"), found
@@ -208,8 +212,13 @@ def test_a_run_goes_on_with_the_hosts_that_are_required(lab: Lab, tmp_path: Path
     assert samples["h2"] == 0
     assert samples["h1"] > 0 < samples["h3"]
     findings = site.start("doctor", "spec.yaml").result(1)["findings"]
-    assert findings[-1] == {"check": "hosts", "status": "ok", "message": "2 of 3 can be used",
-                            "fix": None, "host": None}  # fmt: skip
+    assert findings[-1] == {
+        "check": "hosts",
+        "status": "ok",
+        "message": "2 of 3 can be used",
+        "fix": None,
+        "host": None,
+    }
 
 
 @pytest.mark.fault(1)
@@ -236,8 +245,15 @@ def test_a_host_that_counts_wrongly_is_not_believed_whenever_it_comes(
     late: str, required: int, every_backend: str, lab: Lab, tmp_path: Path
 ) -> None:
     """It is refused, for what this machine drew; where all are required the run does not begin."""
-    site = Site(tmp_path, lab, every_backend, blocks=200, nap=0.01, kernel=KERNEL_OF_A_KIND,
-                slots=dict.fromkeys(("h2", "h3"), 1))  # fmt: skip
+    site = Site(
+        tmp_path,
+        lab,
+        every_backend,
+        blocks=200,
+        nap=0.01,
+        kernel=KERNEL_OF_A_KIND,
+        slots=dict.fromkeys(("h2", "h3"), 1),
+    )
     for each in site.spec["nodes"]:
         host = each["host"]
         each["env"] |= {"KIND": str(int(host == "h2")), "LATE": str(1.5 * (host == late))}
@@ -310,8 +326,10 @@ def test_a_run_tells_of_one_machine_under_two_names(lab: Lab, tmp_path: Path) ->
     told = {e["node"]: e["text"] for e in result["events"] if "same machine" in e["text"]}
     assert told
     assert told.keys() <= {"h2", lab.hosts["h2"]}
-    assert all(f"the same machine as {name}" in " ".join(told.values())
-               for name in {"h2", lab.hosts["h2"]} - told.keys())  # fmt: skip
+    assert all(
+        f"the same machine as {name}" in " ".join(told.values())
+        for name in {"h2", lab.hosts["h2"]} - told.keys()
+    )
 
 
 @pytest.mark.fault(22, 84)

@@ -38,8 +38,12 @@ def test_each_number_of_a_host_is_right(backend: str, lab: Lab, tmp_path: Path) 
         # So long that none is given ahead of its need, and none waits in a queue.
         result = site.run("submit", "spec.yaml", "--task-blocks", "20", "--store", store)
         rows = {row["node"]: row for row in result["nodes"]}
-        late = {host for host, row in rows.items() if row["lost_s"] >= row["tasks"] * LOST
-                or row["busy_s"] >= row["samples"] / BLOCK * NAPS[host] * SLACK + 0.2}  # fmt: skip
+        late = {
+            host
+            for host, row in rows.items()
+            if row["lost_s"] >= row["tasks"] * LOST
+            or row["busy_s"] >= row["samples"] / BLOCK * NAPS[host] * SLACK + 0.2
+        }
         if not late:
             break
     assert not late, "three times in a row, which was no pause of this machine"

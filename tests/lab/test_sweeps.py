@@ -50,9 +50,12 @@ def serial(site: Site) -> list[str]:
 
 @pytest.mark.parametrize(
     "backend",
-    [pytest.param(entry.name, marks=[] if entry.name == "ssh" else [pytest.mark.slow])
-     for entry in TABLE if entry.hosted],
-)  # fmt: skip
+    [
+        pytest.param(entry.name, marks=[] if entry.name == "ssh" else [pytest.mark.slow])
+        for entry in TABLE
+        if entry.hosted
+    ],
+)
 def test_a_sweep_over_hosts_has_the_digests_of_serial(
     backend: str, lab: Lab, tmp_path: Path
 ) -> None:
@@ -94,8 +97,9 @@ def test_the_hosts_of_a_sweep_change_while_it_runs(lab: Lab, tmp_path: Path) -> 
     """By its name, by one of its points, and by its host file; each point tells of its hosts."""
     at = swept(tmp_path, lab, "ssh", blocks=120)
     at.spec["nodes"] = {
-        "file": "hosts.txt", "defaults": {"python": lab.python, "env": {"NAP": "0.03"}},
-    }  # fmt: skip
+        "file": "hosts.txt",
+        "defaults": {"python": lab.python, "env": {"NAP": "0.03"}},
+    }
     at.write()
     file = tmp_path / "hosts.txt"
     file.write_text("h1 slots=1\n")

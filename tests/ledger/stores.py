@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster import testing
-from cluster.ledger import FILE, Ledger, Run, Writer, sweeps
+from cluster.ledger import FILE, Ledger, Run, RunWriter, sweeps
 from cluster.sampling.task import Outcome, Task, checksum
 from cluster.testing import work_of
 from tests.conftest import need
@@ -31,7 +31,7 @@ def begin(
 ) -> None:
     """Enter a start of a run."""
     with ledger.scribe() as scribe:
-        sweeps.Diary(scribe, None, backend, nodes, start).begin(run, time.time())
+        sweeps.SweepWriter(scribe, None, backend, nodes, start).begin(run, time.time())
 
 
 def tally(first: int, stop: int) -> str:
@@ -46,7 +46,7 @@ def outcome(first: int, stop: int, run: str = "run", text: str | None = None) ->
     return Outcome(1, first, stop, text, None, 7, 1.0, 2.0, 1.0, 0.5, "python", mark, "a", 0)
 
 
-def put(writer: Writer, first: int, stop: int, text: str | None = None) -> None:
+def put(writer: RunWriter, first: int, stop: int, text: str | None = None) -> None:
     """Count a block range."""
     writer.count(Task(1, first, stop, 1, 0.5), outcome(first, stop, text=text), 3.0)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import cluster.ledger.writer as writer_room
 from cluster.common.errors import StoreError
 from cluster.hosts.nodes import Node
-from cluster.ledger import Ledger, Run, Wish, remove
+from cluster.ledger import Ledger, NodeChangeRequest, Run, remove
 from cluster.ledger.tables import TABLES
 from cluster.sampling.task import Fault, Task
 from tests.ledger.stores import begin, by_hand, entered, insert, outcome, put, tally
@@ -135,9 +135,14 @@ def test_everything_handed_over_before_the_end_is_written(tmp_path: Path) -> Non
     with Ledger(tmp_path, create=True) as ledger:
         run = entered(ledger)
         record = {
-            "elapsed_s": 1.0, "blocks": 3000, "samples": 192_000, "samples_per_s": 9.5,
-            "estimate": 0.5, "std_error": None, "nodes": [["a", 1, 3000, 192_000, 0.5, 0]],
-        }  # fmt: skip
+            "elapsed_s": 1.0,
+            "blocks": 3000,
+            "samples": 192_000,
+            "samples_per_s": 9.5,
+            "estimate": 0.5,
+            "std_error": None,
+            "nodes": [["a", 1, 3000, 192_000, 0.5, 0]],
+        }
         with ledger.writer(run) as writer:
             for first in range(3000):
                 put(writer, first, first + 1)
@@ -193,7 +198,9 @@ def test_a_wish_is_for_one_run_and_answered_once(tmp_path: Path) -> None:
         runs = entered(ledger, "one"), entered(ledger, "two")
         assert ledger.last_wish() == 0
         keys = [ledger.wish(run, [Node("h", slots=2)], ["g"]) for run in (*runs, runs[0])]
-        assert ledger.wishes(keys[1]) == [("one", Wish(keys[2], (Node("h", slots=2),), ("g",)))]
+        assert ledger.wishes(keys[1]) == [
+            ("one", NodeChangeRequest(keys[2], (Node("h", slots=2),), ("g",)))
+        ]
         assert [wish.key for _, wish in ledger.wishes(0)] == keys
         assert ledger.answer(keys[2]) is None
         with ledger.writer(runs[0]) as writer:

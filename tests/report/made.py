@@ -50,17 +50,33 @@ def made(tally: Tally | None, scale: float = 1, **changes: Any) -> Result:
     estimate = tally.estimate(0.95, scale) if tally else None
     samples = tally.samples if tally else 0
     base = Result(
-        run="pi-1", name="pi", state="done", stopped_by="samples", drained=True,
-        backend="processes", kernel="pi.py:pi", params={}, seed=7, block=1000,
-        samples=samples, blocks=samples // 1000,
+        run="pi-1",
+        name="pi",
+        state="done",
+        stopped_by="samples",
+        drained=True,
+        backend="processes",
+        kernel="pi.py:pi",
+        params={},
+        seed=7,
+        block=1000,
+        samples=samples,
+        blocks=samples // 1000,
         ranges=[[0, samples // 1000]] if samples else [],
         estimate=listed(estimate.value) if estimate else None,
         std_error=listed(estimate.std_error) if estimate else None,
         interval=interval(estimate) if estimate else None,
-        confidence=0.95, reference=None, tally=tally.to_json() if tally else None,
-        identity=DIGEST, digest=DIGEST if tally else None, wall_s=5.0, nodes=[NODE],
-        failures=[], events=[], resume=None,
-    )  # fmt: skip
+        confidence=0.95,
+        reference=None,
+        tally=tally.to_json() if tally else None,
+        identity=DIGEST,
+        digest=DIGEST if tally else None,
+        wall_s=5.0,
+        nodes=[NODE],
+        failures=[],
+        events=[],
+        resume=None,
+    )
     return replace(base, **changes)
 
 
@@ -72,30 +88,54 @@ BINS = made(
     kernel="h.py:h",
 )
 FAILED = made(
-    Hits(785, 1000), 4, state="failed", stopped_by="failure", failures=[FAILURE],
+    Hits(785, 1000),
+    4,
+    state="failed",
+    stopped_by="failure",
+    failures=[FAILURE],
     nodes=[NODE, replace(NODE, node="n2", failures=2, share=0.0, samples_per_s=None)],
     resume="cluster resume pi-1",
-)  # fmt: skip
+)
 UNDRAINED = made(
-    Hits(785, 4000), 4, state="interrupted", stopped_by="SIGINT", drained=False,
-    ranges=[[0, 2], [3, 4], [9, 10]], resume="cluster resume pi-1",
-)  # fmt: skip
-KILLED = made(
-    Hits(0, 1000), 4, state="interrupted", stopped_by=None, drained=None,
+    Hits(785, 4000),
+    4,
+    state="interrupted",
+    stopped_by="SIGINT",
+    drained=False,
+    ranges=[[0, 2], [3, 4], [9, 10]],
     resume="cluster resume pi-1",
-)  # fmt: skip
+)
+KILLED = made(
+    Hits(0, 1000),
+    4,
+    state="interrupted",
+    stopped_by=None,
+    drained=None,
+    resume="cluster resume pi-1",
+)
 RUNNING = made(None, state="running", stopped_by=None, drained=None)
 ONE = made(Moments.of([3.25]), samples=1, blocks=1, block=1, ranges=[[0, 1]])
 LATE = made(
-    Hits(785, 1000), 4, state="partial", stopped_by="max_time", resume="cluster resume pi-1",
+    Hits(785, 1000),
+    4,
+    state="partial",
+    stopped_by="max_time",
+    resume="cluster resume pi-1",
     events=[
         {"at": 0.5, "node": "n1", "text": "1 slot: 1 of 2 are starting"},
         {"at": 1.0, "node": "n1", "text": "2 slots: ready"},
         {"at": 2.0, "node": "n1", "text": "blocks 3 to 4 came out differently"},
     ],
-)  # fmt: skip
+)
 
 CASES = {
-    "pi": PI, "mean": MEAN, "bins": BINS, "failed": FAILED, "undrained": UNDRAINED,
-    "killed": KILLED, "running": RUNNING, "one": ONE, "late": LATE,
-}  # fmt: skip
+    "pi": PI,
+    "mean": MEAN,
+    "bins": BINS,
+    "failed": FAILED,
+    "undrained": UNDRAINED,
+    "killed": KILLED,
+    "running": RUNNING,
+    "one": ONE,
+    "late": LATE,
+}

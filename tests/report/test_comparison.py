@@ -137,9 +137,14 @@ def speed(rng: random.Random, pace: float, tasks: int = 40, node: str = "n1") ->
     walls = [n * pace * rng.uniform(0.9, 1.1) for n in lengths]
     pairs = list(zip(lengths, walls, strict=True))
     return Speed(
-        node, tasks, sum(lengths), sum(walls), sum(n * n for n in lengths),
-        sum(n * w for n, w in pairs), sum(w * w for w in walls),
-    )  # fmt: skip
+        node,
+        tasks,
+        sum(lengths),
+        sum(walls),
+        sum(n * n for n in lengths),
+        sum(n * w for n, w in pairs),
+        sum(w * w for w in walls),
+    )
 
 
 def changed(a: Speed, b: Speed) -> bool | None:

@@ -115,8 +115,10 @@ def test_a_narrow_terminal_loses_no_cell(width: int) -> None:
     wide = table(
         ("run", "samples", "utilisation", "spare", "doc"),
         [("pi-20261123-101235", "16,777,216", "19.7 %", "unneeded", "a sentence of some words")],
-        right=("samples", "utilisation"), prose=("doc",), spare=("spare",),
-    )  # fmt: skip
+        right=("samples", "utilisation"),
+        prose=("doc",),
+        spare=("spare",),
+    )
     drawn = CSI.sub("", on_terminal([wide], width))
     for cell in ("pi-20261123-101235", "16,777,216", "19.7 %"):
         assert cell in drawn

@@ -21,7 +21,7 @@ from cluster.dispatch.events import (
     Progress,
     Started,
 )
-from cluster.report.live import Bar, Lines, Quiet, observer
+from cluster.report.live import Bar, PlainOutput, QuietOutput, observer
 from cluster.sampling.tally import Histogram, Hits
 from cluster.sampling.task import Fault
 from tests.report.made import Terminal
@@ -39,7 +39,7 @@ def progress(elapsed: float, blocks: int, goal: int | None = 1000, nodes: int = 
     return Progress(elapsed, blocks, goal, blocks * 100, 1000.0, estimate, tuple(rows))
 
 
-def told(kind: type[Quiet], *events: Event) -> str:
+def told(kind: type[QuietOutput], *events: Event) -> str:
     """What an observer of that kind writes to a pipe."""
     stream = io.StringIO()
     with kind(stream) as observe:
@@ -76,27 +76,31 @@ def screen(sent: str) -> list[str]:
 def test_piped_progress_is_plain_lines() -> None:
     """Start, nodes, progress and the end of giving out tasks: a line each, no escapes."""
     assert told(
-        Lines, START, NodeChanged("n1", 2, "ready"), progress(1, 10), progress(2.1, 21),
+        PlainOutput,
+        START,
+        NodeChanged("n1", 2, "ready"),
+        progress(1, 10),
+        progress(2.1, 21),
         Draining("max_time"),
     ) == (
         "run pi-1 on processes: 0 of 1,000 blocks of 100 samples are counted\n"
         "n1: 2 slots, ready\n"
         "2.1 s: 2.1 % of 1,000 blocks, 3.120(36), 1.00 k/s, 1m 38s left\n"
         "max_time is over: finishing what was started\n"
-    )  # fmt: skip
+    )
 
 
 def test_lines_come_at_growing_intervals() -> None:
     """A day of events at five a second gives some hundred lines, the first after two seconds."""
     seconds = [tick / 5 for tick in range(5 * 3600)]
-    lines = told(Lines, *(progress(second, 10) for second in seconds)).splitlines()
+    lines = told(PlainOutput, *(progress(second, 10) for second in seconds)).splitlines()
     assert lines[0].startswith("2.0 s: ")
     assert 20 < len(lines) < 60
 
 
 def test_a_signal_says_how_to_stop_at_once() -> None:
     """Draining may take a while, and the person should know the way out."""
-    assert told(Lines, Draining("SIGINT")) == (
+    assert told(PlainOutput, Draining("SIGINT")) == (
         "SIGINT: finishing what was started; once more to stop at once\n"
     )
 
@@ -104,7 +108,7 @@ def test_a_signal_says_how_to_stop_at_once() -> None:
 @pytest.mark.fault(96, 97)
 def test_failures_and_alarms_are_told_at_once_in_every_mode() -> None:
     """Even a quiet observer tells what must not happen; escapes and markup are shown."""
-    for kind in (Quiet, Lines):
+    for kind in (QuietOutput, PlainOutput):
         assert told(kind, FAILED, ALARM) == (
             "failed on n1: block 7, attempt 1: ValueError: bad [red]\\x1b[2J luck\n"
             "ALARM: blocks 3 to 4 came out differently (node n1)\n"
@@ -113,12 +117,12 @@ def test_failures_and_alarms_are_told_at_once_in_every_mode() -> None:
 
 def test_quiet_tells_nothing_of_a_healthy_run() -> None:
     """Silence is the good news."""
-    assert told(Quiet, START, NodeChanged("n1", 2, "ready"), progress(9, 90)) == ""
+    assert told(QuietOutput, START, NodeChanged("n1", 2, "ready"), progress(9, 90)) == ""
 
 
 def test_failures_are_bounded() -> None:
     """A run of thousands of failures tells five, and how many there were."""
-    lines = told(Quiet, *[FAILED] * 5000).splitlines()
+    lines = told(QuietOutput, *[FAILED] * 5000).splitlines()
     assert len(lines) == 6
     assert lines[-1] == "5,000 attempts failed; the first 5 are told above"
 
@@ -127,8 +131,8 @@ def test_a_histogram_and_an_endless_goal_have_their_words() -> None:
     """Without a goal in blocks there is no share, and a histogram has no single estimate."""
     tally = Histogram.of([0.5, 1.5], [0.0, 1.0, 2.0])
     event = Progress(3.0, 1, None, 2, 0.7, tally.estimate(0.95), ())
-    assert told(Lines, event) == "3.0 s: 1 block, largest standard error 0.35, 0.7/s\n"
-    assert told(Lines, progress(3.0, 0)) == "3.0 s: 0.0 % of 1,000 blocks, 1.00 k/s\n"
+    assert told(PlainOutput, event) == "3.0 s: 1 block, largest standard error 0.35, 0.7/s\n"
+    assert told(PlainOutput, progress(3.0, 0)) == "3.0 s: 0.0 % of 1,000 blocks, 1.00 k/s\n"
 
 
 def test_a_bar_shows_estimate_speed_and_a_row_a_node() -> None:
@@ -136,9 +140,12 @@ def test_a_bar_shows_estimate_speed_and_a_row_a_node() -> None:
     sent = drawn(Terminal(), START, progress(10, 100, nodes=2))
     body = re.sub(r"\x1b\[[0-9;]*m", "", sent)
     for words in (
-        "3.120(17), 1.00 k/s", "10.0 % of 1,000 blocks, 10 s elapsed, 1m 30s left",
-        "node  slots  tasks  samples  samples/s  utilisation  failures", "n0 ", "n1 ",
-    ):  # fmt: skip
+        "3.120(17), 1.00 k/s",
+        "10.0 % of 1,000 blocks, 10 s elapsed, 1m 30s left",
+        "node  slots  tasks  samples  samples/s  utilisation  failures",
+        "n0 ",
+        "n1 ",
+    ):
         assert words in body
 
 
@@ -210,8 +217,8 @@ class Broken(Terminal):
 
 @pytest.mark.fault(40)
 @pytest.mark.parametrize("after", range(6))
-@pytest.mark.parametrize("kind", [Quiet, Lines, Bar])
-def test_a_broken_stream_does_not_harm_the_run(kind: type[Quiet], after: int) -> None:
+@pytest.mark.parametrize("kind", [QuietOutput, PlainOutput, Bar])
+def test_a_broken_stream_does_not_harm_the_run(kind: type[QuietOutput], after: int) -> None:
     """Whenever the reader leaves, the observer goes silent, and stderr is as it was."""
     stream, before = Broken(after), sys.stderr
     with kind(stream) as observe:
@@ -222,8 +229,8 @@ def test_a_broken_stream_does_not_harm_the_run(kind: type[Quiet], after: int) ->
 
 
 @pytest.mark.fault(40)
-@pytest.mark.parametrize("kind", [Quiet, Lines, Bar])
-def test_a_closed_stream_does_not_harm_the_run(kind: type[Quiet]) -> None:
+@pytest.mark.parametrize("kind", [QuietOutput, PlainOutput, Bar])
+def test_a_closed_stream_does_not_harm_the_run(kind: type[QuietOutput]) -> None:
     """Writing to a closed file is a ValueError, which is no reason to stop either."""
     stream = Terminal()
     observe = kind(stream)
@@ -239,7 +246,7 @@ def test_a_real_pipe_without_a_reader_does_not_harm_the_run() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     stream = os.fdopen(writer, "w")
-    with Lines(stream) as observe:
+    with PlainOutput(stream) as observe:
         for _ in range(3):
             observe(START)
     with pytest.raises(BrokenPipeError):
@@ -249,15 +256,15 @@ def test_a_real_pipe_without_a_reader_does_not_harm_the_run() -> None:
 @pytest.mark.parametrize(
     ("stream", "term", "quiet", "kind"),
     [
-        (io.StringIO(), "xterm", False, Lines),
-        (io.StringIO(), "xterm", True, Quiet),
+        (io.StringIO(), "xterm", False, PlainOutput),
+        (io.StringIO(), "xterm", True, QuietOutput),
         (Terminal(), "xterm", False, Bar),
-        (Terminal(), "xterm", True, Quiet),
-        (Terminal(), "dumb", False, Lines),
+        (Terminal(), "xterm", True, QuietOutput),
+        (Terminal(), "dumb", False, PlainOutput),
     ],
 )
 def test_the_observer_fits_the_stream(
-    stream: io.StringIO, term: str, quiet: bool, kind: type[Quiet]
+    stream: io.StringIO, term: str, quiet: bool, kind: type[QuietOutput]
 ) -> None:
     """A bar only where it can be drawn and is wanted."""
     with patch.dict("os.environ", {"TERM": term}):

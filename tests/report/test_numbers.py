@@ -137,12 +137,25 @@ def test_a_shown_interval_covers_the_computed_one(a: float, b: float, error: flo
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0.0 s"), (3e-7, "0 us"), (4.2e-5, "42 us"), (0.34, "340 ms"), (0.9996, "1.0 s"),
-        (3.44, "3.4 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1m 00s"), (125, "2m 05s"),
-        (3599.7, "1h 00m"), (7260, "2h 01m"), (86400 * 3 + 4 * 3600, "3d 04h"),
-        (math.nan, "-"), (math.inf, "-"), (-1, "-"), (None, "-"),
+        (0, "0.0 s"),
+        (3e-7, "0 us"),
+        (4.2e-5, "42 us"),
+        (0.34, "340 ms"),
+        (0.9996, "1.0 s"),
+        (3.44, "3.4 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1m 00s"),
+        (125, "2m 05s"),
+        (3599.7, "1h 00m"),
+        (7260, "2h 01m"),
+        (86400 * 3 + 4 * 3600, "3d 04h"),
+        (math.nan, "-"),
+        (math.inf, "-"),
+        (-1, "-"),
+        (None, "-"),
     ],
-)  # fmt: skip
+)
 def test_a_duration_has_the_units_that_matter(seconds: float | None, text: str) -> None:
     """Never sixty seconds or minutes, never a digit nobody needs."""
     assert duration(seconds) == text
@@ -151,11 +164,18 @@ def test_a_duration_has_the_units_that_matter(seconds: float | None, text: str) 
 @pytest.mark.parametrize(
     ("per_second", "text"),
     [
-        (0, "0/s"), (0.0123, "0.0123/s"), (1, "1.00/s"), (12.3, "12.3/s"), (999.4, "999/s"),
-        (999.6, "1.00 k/s"), (1.14e9, "1.14 G/s"), (1e25, "1e+07 E/s"), (None, "-"),
+        (0, "0/s"),
+        (0.0123, "0.0123/s"),
+        (1, "1.00/s"),
+        (12.3, "12.3/s"),
+        (999.4, "999/s"),
+        (999.6, "1.00 k/s"),
+        (1.14e9, "1.14 G/s"),
+        (1e25, "1e+07 E/s"),
+        (None, "-"),
         (math.nan, "-"),
     ],
-)  # fmt: skip
+)
 def test_a_rate_has_three_digits_and_a_prefix(per_second: float | None, text: str) -> None:
     """Rates are comparable at a glance."""
     assert rate(per_second) == text

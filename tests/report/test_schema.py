@@ -18,14 +18,43 @@ from tests.report.made import CASES, PI
 
 # Of the contract: these are never renamed, and never left out.
 RESULT_KEYS = {
-    "schema", "run", "name", "state", "stopped_by", "drained", "backend", "kernel", "seed",
-    "block", "samples", "blocks", "estimate", "std_error", "interval", "confidence", "reference",
-    "tally", "digest", "wall_s", "nodes", "failures",
-}  # fmt: skip
+    "schema",
+    "run",
+    "name",
+    "state",
+    "stopped_by",
+    "drained",
+    "backend",
+    "kernel",
+    "seed",
+    "block",
+    "samples",
+    "blocks",
+    "estimate",
+    "std_error",
+    "interval",
+    "confidence",
+    "reference",
+    "tally",
+    "digest",
+    "wall_s",
+    "nodes",
+    "failures",
+}
 NODE_KEYS = {
-    "node", "slots", "tasks", "samples", "share", "busy_s", "cpu_s", "samples_per_s",
-    "utilisation", "goodput", "failures", "lost_s",
-}  # fmt: skip
+    "node",
+    "slots",
+    "tasks",
+    "samples",
+    "share",
+    "busy_s",
+    "cpu_s",
+    "samples_per_s",
+    "utilisation",
+    "goodput",
+    "failures",
+    "lost_s",
+}
 FAILURE_KEYS = {"block", "node", "attempt", "type", "message", "traceback"}
 
 BAD: list[tuple[str, Any]] = [
@@ -150,10 +179,14 @@ def test_schema_and_code_have_the_same_keys(name: str, owner: Any, contract: set
 @pytest.mark.parametrize(
     "tally",
     [
-        Hits(0, 0), Hits(10**19, 10**20), Moments.of([-1.5]), Moments.of([0.0, 0.0]),
-        Moments.of([1e-150, -1e150]), Histogram.of([0.1], [0.0, 0.5, 1.0]),
+        Hits(0, 0),
+        Hits(10**19, 10**20),
+        Moments.of([-1.5]),
+        Moments.of([0.0, 0.0]),
+        Moments.of([1e-150, -1e150]),
+        Histogram.of([0.1], [0.0, 0.5, 1.0]),
     ],
-)  # fmt: skip
+)
 @pytest.mark.fault(62)
 def test_every_tally_fits_the_schema(tally: Tally) -> None:
     """Counts beyond 64 bits are integers, exact sums are text."""

@@ -96,9 +96,12 @@ def test_a_backend_that_is_missing_comes_with_its_install_line() -> None:
 def test_a_kernel_is_listed_with_its_parameters() -> None:
     """Defaults as they are written; a parameter without one stands alone."""
     row = {
-        "kernel": "a.py:a", "form": "rng", "params": {"a": "1", "b": None}, "block": "2 ** 24",
+        "kernel": "a.py:a",
+        "form": "rng",
+        "params": {"a": "1", "b": None},
+        "block": "2 ** 24",
         "doc": "Draws.",
-    }  # fmt: skip
+    }
     assert "a=1, b" in plain(text.kernels([row]))
     assert plain(text.kernels([])) == "no kernels found\n"
 

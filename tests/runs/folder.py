@@ -40,9 +40,14 @@ class Folder:
         self.path = path
         (path / "kernel.py").write_text(KERNEL)
         self.spec: dict[str, Any] = {
-            "name": "swept", "kernel": "kernel.py:quarter", "samples": 640, "seed": 1,
-            "nodes": "localhost:2", "sweep": {"matrix": {"params.share": SHARES}}, **keys,
-        }  # fmt: skip
+            "name": "swept",
+            "kernel": "kernel.py:quarter",
+            "samples": 640,
+            "seed": 1,
+            "nodes": "localhost:2",
+            "sweep": {"matrix": {"params.share": SHARES}},
+            **keys,
+        }
         self.write()
 
     def write(self, **keys: Any) -> None:
@@ -68,8 +73,11 @@ class Folder:
 
     def alone(self, *overrides: str) -> str:
         """The digest of one point, submitted alone on `serial`."""
-        sets = [word for text in ("sweep=null", "backend=serial", *overrides)
-                for word in ("--set", text)]  # fmt: skip
+        sets = [
+            word
+            for text in ("sweep=null", "backend=serial", *overrides)
+            for word in ("--set", text)
+        ]
         document = ask("submit", "s.yaml", *sets, "--store", "alone", cwd=self.path)
         digest: str = document["digest"]
         return digest

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.backends.base import Backend
-from cluster.dispatch import Clock, Core, Ending, Loop, Policy, Stop, SystemClock, recount
+from cluster.dispatch import Clock, Ending, Loop, Policy, RunScheduler, Stop, SystemClock, recount
 from cluster.dispatch.events import Event, Progress
 from cluster.dispatch.in_flight import Pace
-from cluster.dispatch.many import Manner, Many
-from cluster.dispatch.nodes import Nodes
-from cluster.ledger import Ledger, Writer
+from cluster.dispatch.many import Manner, MultiScheduler
+from cluster.dispatch.nodes import NodeStates
+from cluster.ledger import Ledger, RunWriter
 from cluster.report.result import digest
 from cluster.sampling.plan import Goal
 from cluster.sampling.task import Work
@@ -30,9 +30,12 @@ class Shelf:
     """
 
     def __init__(
-        self, store: Path, goals: Sequence[Goal], policy: Policy | None = None,
+        self,
+        store: Path,
+        goals: Sequence[Goal],
+        policy: Policy | None = None,
         works: Sequence[Work] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.works = works or [
             replace(work_of(seed=number), run=f"r{number}") for number in range(len(goals))
         ]
@@ -47,9 +50,13 @@ class Shelf:
         self._kin: dict[str, Pace] = {}
 
     def turn(
-        self, make: Callable[[], Backend], manner: Manner | None = None,
-        clock: Clock | None = None, stop: Stop | None = None, max_time: float | None = None,
-    ) -> Many:  # fmt: skip
+        self,
+        make: Callable[[], Backend],
+        manner: Manner | None = None,
+        clock: Clock | None = None,
+        stop: Stop | None = None,
+        max_time: float | None = None,
+    ) -> MultiScheduler:
         """Compute them all."""
         self._clock = clock or SystemClock()
         with Ledger(self._store, create=True) as self._ledger:
@@ -57,7 +64,7 @@ class Shelf:
             self._runs = [known.get(work.run) or entered(self._ledger, work) for work in self.works]
             with self._ledger.scribe() as self._scribe:
                 total = range(len(self.works))
-                many = Many(
+                many = MultiScheduler(
                     self, len(total), total, manner or Manner(), self._clock, self.events.append
                 )
                 Loop(many, stop or Stop(), max_time).run(make)
@@ -65,56 +72,69 @@ class Shelf:
                 self._scribe.flush()
             for number, work in enumerate(self.works):
                 count = recount(
-                    self._ledger, self._runs[number], self._goals[number], work, (1, 0),
+                    self._ledger,
+                    self._runs[number],
+                    self._goals[number],
+                    work,
+                    (1, 0),
                     self.events.append,
-                )  # fmt: skip
+                )
                 self.digests[number] = digest(work.run, count.ranges, work.block, count.tally())
         return many
 
     @property
     def work(self) -> Work:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         return self.works[0]
 
     def work_of(self, run: str) -> Work:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         return next(work for work in self.works if work.run == run)
 
     def name_of(self, number: int) -> str:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         return self.works[number].run
 
-    def open(self, number: int, nodes: Nodes) -> Core:
-        """See :class:`cluster.dispatch.many.Book`."""
+    def open(self, number: int, nodes: NodeStates) -> RunScheduler:
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         ledger, run, work = self._ledger, self._runs[number], self.works[number]
         count = recount(ledger, run, self._goals[number], work, (1, 0), self.events.append)
-        return Core(
-            work, count, self._policy, Writer(self._scribe, run), self._clock, self.events.append,
-            lambda first, stop: list(ledger.counted(run, first, stop)), nodes,
-            kin=self._kin, tag=work.run, first=number + len(self.works), step=len(self.works),
-        )  # fmt: skip
+        return RunScheduler(
+            work,
+            count,
+            self._policy,
+            RunWriter(self._scribe, run),
+            self._clock,
+            self.events.append,
+            lambda first, stop: list(ledger.counted(run, first, stop)),
+            nodes,
+            kin=self._kin,
+            tag=work.run,
+            first=number + len(self.works),
+            step=len(self.works),
+        )
 
     def began(self, number: int) -> None:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         self.begun.append(number)
 
-    def ended(self, number: int, _core: Core, ending: Ending) -> None:
-        """See :class:`cluster.dispatch.many.Book`."""
+    def ended(self, number: int, _core: RunScheduler, ending: Ending) -> None:
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         assert number not in self.endings
         self.endings[number] = ending
         self._scribe.flush()
 
     def closed(self, number: int) -> None:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         self.closed_ones.append(number)
 
     def record(self, progress: Progress) -> None:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         self.events.append(progress)
 
     def note(self, _node: str | None, text: str) -> None:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""
         self.notes.append(text)
 
     def slots(self, _node: str, _slots: int) -> None:
-        """See :class:`cluster.dispatch.many.Book`."""
+        """See :class:`cluster.dispatch.many.RunRegistry`."""

@@ -23,9 +23,23 @@ from tests.runs.forged import cases, copied, everything, forge, made, opened, se
 
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 IDS = (
-    "../../x", "..", ".", "", "a/b", "x\0y", "x\x1b[31my", "x\ny", "-rf", "x y", "é", "a" * 300,
-    "~root", "$(touch x)", "x;touch x", b"\xff",
-)  # fmt: skip
+    "../../x",
+    "..",
+    ".",
+    "",
+    "a/b",
+    "x\0y",
+    "x\x1b[31my",
+    "x\ny",
+    "-rf",
+    "x y",
+    "é",
+    "a" * 300,
+    "~root",
+    "$(touch x)",
+    "x;touch x",
+    b"\xff",
+)
 TWICE = (
     "INSERT INTO outcome SELECT run, first + 1, stop + 1, tally, node, slot, pid, attempt, created,"
     " started, ended, received, wall, cpu, variant, checksum FROM outcome WHERE first = 0"
@@ -190,18 +204,23 @@ def test_a_changed_kernel_text_refuses_the_run_and_no_other(
     name = victim(site)
     flip(site, "run", "definition", "0.25", "0.75")
     for words in (
-        ["resume", name], ["extend", name, "--samples", "9000"], ["show", name], ["verify", name],
-        ["repro", name, "--block", "0"], ["export", name, "--blocks", "0-1", "--to", "to"],
+        ["resume", name],
+        ["extend", name, "--samples", "9000"],
+        ["show", name],
+        ["verify", name],
+        ["repro", name, "--block", "0"],
+        ["export", name, "--blocks", "0-1", "--to", "to"],
         ["merge", "out", f"runs/{name}"],
-    ):  # fmt: skip
+    ):
         code, text = told(capfd, *words)
         assert code == 74, words
         assert "row" in text
         assert "column definition" in text
     rows = json.loads(told(capfd, "ls", "--json")[1])
     assert {row["name"]: row["state"] for row in rows if row["name"] in ("victim", "healthy")} == {
-        "victim": "damaged", "healthy": "done",
-    }  # fmt: skip
+        "victim": "damaged",
+        "healthy": "done",
+    }
     assert not (site / "out").exists()
     assert not (site / "to").exists()
 
@@ -212,8 +231,12 @@ def test_what_else_a_run_is_has_a_mark(
 ) -> None:
     """A goal that was changed is no goal of the run, though it reads well."""
     name = victim(site)
-    value = {"goal": json.dumps({"blocks": 9, "target": None, "max_time": None, "confidence": 0.5}),
-             "name": "other", "created": 1.0, "request": "0"}[column]  # fmt: skip
+    value = {
+        "goal": json.dumps({"blocks": 9, "target": None, "max_time": None, "confidence": 0.5}),
+        "name": "other",
+        "created": 1.0,
+        "request": "0",
+    }[column]
     with opened(site) as db:
         db.execute(f"UPDATE run SET {column} = ? WHERE id = ?", (value, name))
     code, text = told(capfd, "resume", name)
@@ -273,7 +296,7 @@ def test_verify_compares_the_recorded_tally_with_the_sum_of_the_rows(
         ("UPDATE outcome SET first = first + 50, stop = stop + 50", "outside of the blocks"),
         (TWICE, "overlap other rows of the same run"),
     ],
-)  # fmt: skip
+)
 def test_merge_judges_all_of_a_shard_before_it_writes(
     site: Path, capfd: pytest.CaptureFixture[str], change: str, words: str
 ) -> None:
@@ -357,8 +380,10 @@ def test_a_row_of_another_kind_of_tally_is_not_added(tmp_path: Path, site: Path)
             "UPDATE outcome SET tally = ?, checksum = ? WHERE run = ? AND first = ?",
             (tally_text(tally), checksum(name, first, stop, tally_text(tally)), key, first),
         )
-        db.execute("UPDATE run SET state = 'running', stopped_by = NULL, drained = NULL,"
-                   " counted = NULL, tally = NULL, ranges = NULL, ended = NULL")  # fmt: skip
+        db.execute(
+            "UPDATE run SET state = 'running', stopped_by = NULL, drained = NULL,"
+            " counted = NULL, tally = NULL, ranges = NULL, ended = NULL"
+        )
     shown = api.show(name, "runs")
     assert shown.state == "interrupted"
     assert api.resume(name, "runs").state == "done"

@@ -127,8 +127,12 @@ def test_parts_for_an_array_are_disjoint_and_together_all(tmp_path: Path) -> Non
     folder = Folder(tmp_path)
     first = folder.submit("--points", "1/2")
     assert [point["state"] == "done" for point in first["points"]] == [
-        True, False, True, False, True,
-    ]  # fmt: skip
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
     second = folder.submit("--points", "2/2")
     assert (second["sweep"], second["state"]) == (first["sweep"], "done")
     assert digests(second) == [folder.alone(f"params.share={share}") for share in SHARES]
@@ -160,8 +164,13 @@ def test_a_part_in_a_store_of_its_own_is_done_when_its_points_are(tmp_path: Path
 
 def test_a_part_that_is_stopped_is_gone_on_with_as_a_part(tmp_path: Path) -> None:
     """The command that it tells computes its own points, and no others."""
-    folder = Folder(tmp_path, sweep={"matrix": {"params.share": SHARES}, "max_time": "0.6 s"},
-                    samples=64 * 30, params={"nap": 0.02}, nodes="localhost:1")  # fmt: skip
+    folder = Folder(
+        tmp_path,
+        sweep={"matrix": {"params.share": SHARES}, "max_time": "0.6 s"},
+        samples=64 * 30,
+        params={"nap": 0.02},
+        nodes="localhost:1",
+    )
     result = folder.submit("--points", "2/2", code=3)
     assert (result["state"], result["stopped_by"]) == ("partial", "max_time")
     for _ in range(40):
@@ -185,8 +194,11 @@ def test_a_part_that_cannot_be_is_refused(text: str, tmp_path: Path) -> None:
 def test_what_is_for_a_sweep_is_refused_without_one(tmp_path: Path) -> None:
     """Silently ignored, a part would be the whole."""
     Folder(tmp_path, sweep=None)
-    for words, word in ((["--points", "1/2"], "--points"), (["--fail-fast"], "--fail-fast"),
-                        (["--yes"], "--yes")):  # fmt: skip
+    for words, word in (
+        (["--points", "1/2"], "--points"),
+        (["--fail-fast"], "--fail-fast"),
+        (["--yes"], "--yes"),
+    ):
         error = ask("submit", "s.yaml", *words, cwd=tmp_path, code=2)["error"]
         assert word in error["message"]
     run = ask("submit", "s.yaml", cwd=tmp_path)["run"]
@@ -332,8 +344,11 @@ def test_the_table_is_text_json_and_csv(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(folder.said("show", "swept", "--csv"))))
     shown = folder.show()["points"]
     assert [(row["params.share"], row["seed"]) for row in rows] == [
-        ("0.5", "1"), ("0.5", "2"), ("0.25", "1"), ("0.25", "2"),
-    ]  # fmt: skip
+        ("0.5", "1"),
+        ("0.5", "2"),
+        ("0.25", "1"),
+        ("0.25", "2"),
+    ]
     for row, point in zip(rows, shown, strict=True):
         assert float(row["estimate"]) == point["estimate"]
         assert (row["state"], row["digest"]) == ("done", point["digest"])
@@ -400,12 +415,17 @@ def test_compare_says_whether_two_sweeps_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["threads", "processes"])
 def test_no_slot_idles_with_unequal_points(backend: str, tmp_path: Path) -> None:
     """Of points of very unequal length, from the table of nodes."""
-    include = [{"params.share": 0.1 + at / 100, "samples": 64 * n}
-               for at, n in enumerate((120, 1, 60, 3, 2, 40, 5, 90, 1))]  # fmt: skip
+    include = [
+        {"params.share": 0.1 + at / 100, "samples": 64 * n}
+        for at, n in enumerate((120, 1, 60, 3, 2, 40, 5, 90, 1))
+    ]
     folder = Folder(
-        tmp_path, params={"nap": 0.02}, samples=None, backend=backend,
+        tmp_path,
+        params={"nap": 0.02},
+        samples=None,
+        backend=backend,
         sweep={"include": include, "order": "depth"},
-    )  # fmt: skip
+    )
     (node,) = folder.submit()["nodes"]
     with sqlite3.connect(tmp_path / "runs" / "ledger.sqlite") as db:
         # From when the workers have started.
@@ -417,11 +437,12 @@ def test_set_makes_and_changes_a_sweep(tmp_path: Path) -> None:
     """Several values, or a rule, are an axis; a whole key of the matrix can be replaced."""
     Folder(tmp_path, sweep=None)
     for text, points in (
-        ("params.share=0.1,0.2", 2), ("seed=range(0, 7, 1)", 7),
+        ("params.share=0.1,0.2", 2),
+        ("seed=range(0, 7, 1)", 7),
         ("params.share=logspace(1e-3, 1e-1, 3)", 3),
         ("sweep.matrix.params.share=[0.1, 0.2, 0.3, 0.4]", 4),
         ("sweep.matrix.params.share=range(0.1, 0.6, 0.1)", 5),
-    ):  # fmt: skip
+    ):
         assert ask("validate", "s.yaml", "--set", text, cwd=tmp_path)["points"] == points
     quoted = cluster("validate", "s.yaml", "--set", "params.share='range(1, 2, 1)'", cwd=tmp_path)
     assert "points" not in quoted.stdout
@@ -488,9 +509,12 @@ def test_a_resumed_sweep_works_where_and_when_the_sweep_says(tmp_path: Path) -> 
     night = {"window": f"{hour:02}:00-{hour:02}:30", "timezone": "UTC"}
     told = {"command": ["touch", str(tmp_path / "told")]}
     folder.write(
-        sweep={"matrix": {"params.share": [0.1, 0.2]}}, backend="processes", nodes="localhost:2",
-        schedule=night, notify=told,
-    )  # fmt: skip
+        sweep={"matrix": {"params.share": [0.1, 0.2]}},
+        backend="processes",
+        nodes="localhost:2",
+        schedule=night,
+        notify=told,
+    )
     shut = folder.submit(code=3)
     again = ask("resume", shut["sweep"], cwd=tmp_path, code=3)
     assert (again["stopped_by"], again["samples"]) == ("window", shut["samples"])

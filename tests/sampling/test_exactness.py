@@ -88,9 +88,16 @@ def test_values_whose_squares_underflow_are_counted(values: list[float]) -> None
 @pytest.mark.fault(58)
 @pytest.mark.parametrize(
     "values",
-    [[1e-320, 2e-320, 5e-324], [1e-170, -2e-170], [1e-155, 3e-155], [1e200, 0.0],
-     [1.7e308, -1.7e308], [1e308, 1.1e308] * 350, [1e308, 1e-308]],
-)  # fmt: skip
+    [
+        [1e-320, 2e-320, 5e-324],
+        [1e-170, -2e-170],
+        [1e-155, 3e-155],
+        [1e200, 0.0],
+        [1.7e308, -1.7e308],
+        [1e308, 1.1e308] * 350,
+        [1e308, 1e-308],
+    ],
+)
 def test_sums_are_those_of_fractions_where_squares_are_no_doubles(values: list[float]) -> None:
     """Below 1e-154 and above 1e154: the variance is that of exact arithmetic, after a trip too."""
     tally = Moments.of(values)

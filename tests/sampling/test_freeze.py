@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.common.errors import KernelError
-from cluster.sampling.kernels import Source, freeze, functions
+from cluster.sampling.kernels import KernelSource, freeze, functions
 
 PLAIN = """
 from cluster import Hits
@@ -32,7 +32,7 @@ def test_a_file_is_named_relative_to_the_spec(tmp_path: Path) -> None:
     write(jobs, coin=PLAIN)
     (tmp_path / "configs").mkdir()
     source = freeze("../jobs/coin.py:coin", tmp_path / "configs")
-    assert source == Source("coin.py", "coin", {"coin.py": PLAIN})
+    assert source == KernelSource("coin.py", "coin", {"coin.py": PLAIN})
     assert source.name == "coin.py:coin"
 
 
@@ -84,7 +84,7 @@ def test_every_byte_of_text_and_the_function_enter_the_sha(tmp_path: Path) -> No
 def test_a_source_travels_as_json(tmp_path: Path) -> None:
     """What to_json writes, Source(**data) reads back with the same sha."""
     source = freeze("coin.py:coin", write(tmp_path, coin=PLAIN, note=""), ["note.py"])
-    again = Source(**json.loads(json.dumps(source.to_json())))
+    again = KernelSource(**json.loads(json.dumps(source.to_json())))
     assert again == source
     assert again.sha == source.sha
 
@@ -150,13 +150,13 @@ def test_an_included_file_outside_the_folder_is_refused(tmp_path: Path, name: st
     with pytest.raises(KernelError, match="is not a file below the kernel's folder"):
         freeze("coin.py:coin", jobs, [name])
     with pytest.raises(KernelError, match="is not a file below the kernel's folder"):
-        Source("coin.py", "coin", {"coin.py": PLAIN, name: ""})
+        KernelSource("coin.py", "coin", {"coin.py": PLAIN, name: ""})
 
 
 def test_a_source_without_its_entry_is_refused() -> None:
     """The file that holds the function must be among the files."""
     with pytest.raises(KernelError, match="is not a file below the kernel's folder"):
-        Source("coin.py", "coin", {"other.py": PLAIN})
+        KernelSource("coin.py", "coin", {"other.py": PLAIN})
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,20 @@ def test_what_is_no_tally_is_refused(junk: object) -> None:
 @pytest.mark.fault(57, 62)
 @pytest.mark.parametrize(
     ("hits", "samples"),
-    [(-1, 5), (6, 5), (1, -1), (1.0, 5), (True, 5), (1, 5.0), ("1", 5), (None, 5), (0, 2**127),
-     (np.float64(1), 5), (np.bool_(True), 5)],
-)  # fmt: skip
+    [
+        (-1, 5),
+        (6, 5),
+        (1, -1),
+        (1.0, 5),
+        (True, 5),
+        (1, 5.0),
+        ("1", 5),
+        (None, 5),
+        (0, 2**127),
+        (np.float64(1), 5),
+        (np.bool_(True), 5),
+    ],
+)
 def test_impossible_hits_are_refused(hits: Any, samples: Any) -> None:
     """Negative, too many, not integers, or beyond any count of samples."""
     with pytest.raises(TallyError):
@@ -113,9 +124,20 @@ def test_a_sum_beyond_any_double_is_refused_at_once(text: str) -> None:
 @pytest.mark.fault(56, 58, 59)
 @pytest.mark.parametrize(
     "values",
-    [[1.0, np.nan], [np.inf, 1.0], [-np.inf], [], 3.0, [[1.0]], ["1"], [1j], [None], [object()],
-     np.array(["2020-01-01"], "M8[D]")],
-)  # fmt: skip
+    [
+        [1.0, np.nan],
+        [np.inf, 1.0],
+        [-np.inf],
+        [],
+        3.0,
+        [[1.0]],
+        ["1"],
+        [1j],
+        [None],
+        [object()],
+        np.array(["2020-01-01"], "M8[D]"),
+    ],
+)
 def test_values_without_moments_are_refused(values: Any) -> None:
     """NaN, infinities, other shapes and dtypes; nothing is only warned of."""
     with pytest.raises(TallyError):
@@ -125,9 +147,11 @@ def test_values_without_moments_are_refused(values: Any) -> None:
 @pytest.mark.fault(56)
 @pytest.mark.parametrize(
     ("values", "words"),
-    [([1.0, np.nan, np.inf], "a NaN, first at sample 1"),
-     ([1.0, 2.0, -np.inf], "an infinity, first at sample 2")],
-)  # fmt: skip
+    [
+        ([1.0, np.nan, np.inf], "a NaN, first at sample 1"),
+        ([1.0, 2.0, -np.inf], "an infinity, first at sample 2"),
+    ],
+)
 def test_what_is_wrong_with_a_value_is_told_with_its_place(values: Any, words: str) -> None:
     """A NaN and an infinity have different causes."""
     with pytest.raises(TallyError, match=words):
@@ -137,11 +161,24 @@ def test_what_is_wrong_with_a_value_is_told_with_its_place(values: Any, words: s
 @pytest.mark.fault(56, 59)
 @pytest.mark.parametrize(
     ("values", "edges"),
-    [([np.nan], [0, 1]), ([[0.5]], [0, 1]), (["x"], [0, 1]), ([0.5], [1, 0]), ([0.5], [0, 0]),
-     ([0.5], [0]), ([0.5], []), ([0.5], [0, np.nan]), ([0.5], [0, np.inf, np.inf]),
-     ([0.5], ["0", "1"]),
-     ([0.5], 1.0), ([0.5], None), ([0.5], [False, True]), ([0.5], [0, 10**400]), ([0.5], "01")],
-)  # fmt: skip
+    [
+        ([np.nan], [0, 1]),
+        ([[0.5]], [0, 1]),
+        (["x"], [0, 1]),
+        ([0.5], [1, 0]),
+        ([0.5], [0, 0]),
+        ([0.5], [0]),
+        ([0.5], []),
+        ([0.5], [0, np.nan]),
+        ([0.5], [0, np.inf, np.inf]),
+        ([0.5], ["0", "1"]),
+        ([0.5], 1.0),
+        ([0.5], None),
+        ([0.5], [False, True]),
+        ([0.5], [0, 10**400]),
+        ([0.5], "01"),
+    ],
+)
 def test_values_or_edges_without_bins_are_refused(values: Any, edges: Any) -> None:
     """NaN values, and edges that are not two or more increasing numbers."""
     with pytest.raises(TallyError):
@@ -161,10 +198,20 @@ def test_an_array_that_holds_no_counts_is_refused(counts: Any) -> None:
 @pytest.mark.fault(57, 59)
 @pytest.mark.parametrize(
     "change",
-    [{"counts": [1, 2]}, {"counts": [1]}, {"counts": [1, 1, 0]}, {"counts": [3, -1]},
-     {"counts": 2}, {"counts": "11"}, {"counts": {"0": 1, "1": 1}}, {"samples": 4},
-     {"underflow": -1, "overflow": 2}, {"overflow": 0}, {"edges": [0, 1]}],
-)  # fmt: skip
+    [
+        {"counts": [1, 2]},
+        {"counts": [1]},
+        {"counts": [1, 1, 0]},
+        {"counts": [3, -1]},
+        {"counts": 2},
+        {"counts": "11"},
+        {"counts": {"0": 1, "1": 1}},
+        {"samples": 4},
+        {"underflow": -1, "overflow": 2},
+        {"overflow": 0},
+        {"edges": [0, 1]},
+    ],
+)
 def test_impossible_histograms_are_refused(change: dict[str, Any]) -> None:
     """The counts are whole, fit the edges, and add up to the samples."""
     with pytest.raises(TallyError):

@@ -20,8 +20,8 @@ from cluster.common.errors import KernelError
 from cluster.sampling.kernels import (
     DEFAULT_BLOCK,
     Kernel,
+    KernelSource,
     ParamError,
-    Source,
     cache_folder,
     kernel,
     load,
@@ -54,10 +54,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     load.cache_clear()
 
 
-def made(text: str, function: str = "coin", **neighbours: str) -> Source:
+def made(text: str, function: str = "coin", **neighbours: str) -> KernelSource:
     """The source of job.py with this text, and of neighbours by name."""
     files = {f"{name}.py": content for name, content in neighbours.items()}
-    return Source("job.py", function, {"job.py": text, **files})
+    return KernelSource("job.py", function, {"job.py": text, **files})
 
 
 def loaded(text: str, function: str = "coin", **neighbours: str) -> Kernel:
@@ -127,14 +127,19 @@ def test_odd_neighbours_in_the_working_folder_change_nothing(tmp_path: Path) -> 
     for name in ("random", "colorsys", "job"):
         (odd / f"{name}.py").write_text("raise SystemExit('hijacked')\n")
     text = "import colorsys, random\nassert colorsys.ONE_THIRD and random.random()\n" + PLAIN
-    source = Source("colorsys.py", "coin", {"colorsys.py": text})
+    source = KernelSource("colorsys.py", "coin", {"colorsys.py": text})
     code = "from cluster.sampling.kernels import Source, load\n"
     code += f"print(load(Source(**{source.to_json()})).form)"
     path = os.pathsep.join(p for p in sys.path if p)
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], cwd=odd, env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", code],
+        cwd=odd,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert (done.stdout, done.stderr) == ("rng\n", "")
 
 
@@ -173,10 +178,14 @@ def test_a_kernel_names_its_parameters(word: str) -> None:
 
 def test_a_wrapped_function_keeps_its_parameters() -> None:
     """A decorator that uses functools.wraps does not hide what the kernel takes."""
-    text = "import functools\n" + PLAIN + (
-        "\ndef twice(f):\n    @functools.wraps(f)\n    def g(*a, **k): return f(*a, **k)\n"
-        "    return g\n\ncoin = twice(coin)\n"
-    )  # fmt: skip
+    text = (
+        "import functools\n"
+        + PLAIN
+        + (
+            "\ndef twice(f):\n    @functools.wraps(f)\n    def g(*a, **k): return f(*a, **k)\n"
+            "    return g\n\ncoin = twice(coin)\n"
+        )
+    )
     assert list(loaded(text).defaults) == ["bias", "sides", "name"]
 
 
@@ -218,7 +227,7 @@ def test_two_kernels_each_get_their_own_neighbour() -> None:
 def test_a_load_hides_no_module_that_was_found_before(neighbours: dict[str, str]) -> None:
     """Whatever a kernel's file is called."""
     before = PathFinder.find_spec("random")
-    load(Source("random.py", "coin", {"random.py": PLAIN, **neighbours}))
+    load(KernelSource("random.py", "coin", {"random.py": PLAIN, **neighbours}))
     assert PathFinder.find_spec("random") == before
 
 

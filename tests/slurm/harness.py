@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from cluster.unattended.slurm import Batch, script
+from cluster.unattended.slurm import BatchScript, script
 from scripts.lab_base import SHARED
 from tests.lab.harness import Lab
 from tests.lab.site import BLOCK, KERNEL, pids
@@ -40,21 +40,31 @@ class Desk:
         self.here.mkdir()
         (self.here / "kernel.py").write_text(KERNEL)
         spec = {
-            "name": name, "kernel": "kernel.py:f", "samples": blocks * BLOCK, "block": BLOCK,
-            "seed": 1, "backend": "ssh", "nodes": "auto", **keys,
-        }  # fmt: skip
+            "name": name,
+            "kernel": "kernel.py:f",
+            "samples": blocks * BLOCK,
+            "block": BLOCK,
+            "seed": 1,
+            "backend": "ssh",
+            "nodes": "auto",
+            **keys,
+        }
         lines = [f"{key}: {json.dumps(value)}\n" for key, value in spec.items()]
         (self.here / "spec.yaml").write_text("".join(lines))
 
-    def batch(self, *options: str, **changes: Any) -> Batch:
+    def batch(self, *options: str, **changes: Any) -> BatchScript:
         """The job of three hosts with two slots each, but for what is said."""
-        return Batch(
-            name=f"cluster-{self.here.name}", spec=self.there / "spec.yaml", folder=self.there,
-            store=self.there / "runs", python=Lab.python,
-            options=options or ("nodes=3", "ntasks-per-node=2"), **changes,
-        )  # fmt: skip
+        return BatchScript(
+            name=f"cluster-{self.here.name}",
+            spec=self.there / "spec.yaml",
+            folder=self.there,
+            store=self.there / "runs",
+            python=Lab.python,
+            options=options or ("nodes=3", "ntasks-per-node=2"),
+            **changes,
+        )
 
-    def submit(self, batch: Batch) -> str:
+    def submit(self, batch: BatchScript) -> str:
         """Hand in the generated script; the job's number."""
         return self.send(script(batch))
 

@@ -51,8 +51,9 @@ def test_a_sweep_of_very_many_points_needs_a_yes(tmp_path: Path) -> None:
     path = str(spec(tmp_path, sweep=sweep))
     error = schedule(tmp_path, path, *SLURM, code=2)["error"]
     assert (error["message"], error["fix"]) == (
-        "the sweep has 100,002 points", "--yes if that is meant"
-    )  # fmt: skip
+        "the sweep has 100,002 points",
+        "--yes if that is meant",
+    )
     made = schedule(tmp_path, path, *SLURM, "--yes", "--print")
     assert "--quiet --store" in made["files"][0]["text"]
     assert " --yes)\n" in made["files"][0]["text"]

@@ -11,10 +11,17 @@ from typing import Any
 
 import pytest
 
-from cluster.unattended.slurm import Batch, SlurmError, array_limit, script, scrontab, seconds_of
+from cluster.unattended.slurm import (
+    BatchScript,
+    SlurmError,
+    array_limit,
+    script,
+    scrontab,
+    seconds_of,
+)
 
 ROOT = Path(__file__).parents[2]
-BATCH = Batch(
+BATCH = BatchScript(
     name="cluster-nightly",
     spec=Path("/home/me/my work/nightly.yaml"),
     folder=Path("/home/me/my work"),
@@ -41,10 +48,16 @@ def test_every_option_stands_where_sbatch_reads_it() -> None:
     text = lines(options=("time=2:00:00", "exclusive", "comment=a b"), warning=300)
     options = [line.removeprefix("#SBATCH ") for line in text if line.startswith("#SBATCH")]
     assert options == [
-        "--job-name=cluster-nightly", "--chdir='/home/me/my work'",
-        "--output=cluster-nightly-%j.log", "--open-mode=append", "--requeue",
-        "--signal=B:USR1@300", "--time=2:00:00", "--exclusive", "--comment='a b'",
-    ]  # fmt: skip
+        "--job-name=cluster-nightly",
+        "--chdir='/home/me/my work'",
+        "--output=cluster-nightly-%j.log",
+        "--open-mode=append",
+        "--requeue",
+        "--signal=B:USR1@300",
+        "--time=2:00:00",
+        "--exclusive",
+        "--comment='a b'",
+    ]
     first = next(at for at, line in enumerate(text) if line and not line.startswith("#"))
     assert all(not line.startswith("#SBATCH") for line in text[first:])
 
@@ -116,10 +129,18 @@ def test_what_cannot_be_meant_is_refused(changes: dict[str, Any], words: str) ->
 @pytest.mark.parametrize(
     ("limit", "seconds"),
     [
-        ("2", 120), ("2:30", 150), ("1:0:5", 3605), ("1-2", 93_600), ("1-2:03", 93_780),
-        ("1-0:0:9", 86_409), ("0", 0), ("UNLIMITED", None), ("1:2:3:4", None), ("", None),
+        ("2", 120),
+        ("2:30", 150),
+        ("1:0:5", 3605),
+        ("1-2", 93_600),
+        ("1-2:03", 93_780),
+        ("1-0:0:9", 86_409),
+        ("0", 0),
+        ("UNLIMITED", None),
+        ("1:2:3:4", None),
+        ("", None),
     ],
-)  # fmt: skip
+)
 def test_a_time_limit_is_read_as_sbatch_does(limit: str, seconds: int | None) -> None:
     """Also without one a script is written: what Slurm does not know, it refuses itself."""
     assert seconds_of(limit) == seconds
@@ -146,8 +167,9 @@ def test_the_example_is_what_would_be_written() -> None:
     example = ROOT / "scripts" / "slurm" / "nightly.sbatch"
     batch = replace(
         BATCH,
-        spec=Path("/home/me/pi/nightly.yaml"), folder=Path("/home/me/pi"),
+        spec=Path("/home/me/pi/nightly.yaml"),
+        folder=Path("/home/me/pi"),
         store=Path("/home/me/pi/runs"),
         options=("nodes=3", "ntasks-per-node=16", "time=4:00:00"),
-    )  # fmt: skip
+    )
     assert example.read_text() == script(batch, "nightly.sbatch")

@@ -90,8 +90,10 @@ def test_wrong_defaults_are_told_at_their_place(tmp_path: Path, text: str, words
 def test_hosts_of_options_are_texts_or_mappings() -> None:
     """As in a spec; what is wrong names the option and the text."""
     assert hosts_of(["n[1-2]:4", "{host: z, user: ada}"], "--add") == (
-        Node("n1", slots=4), Node("n2", slots=4), Node("z", user="ada")
-    )  # fmt: skip
+        Node("n1", slots=4),
+        Node("n2", slots=4),
+        Node("z", user="ada"),
+    )
     for text, words in (
         ("n[1", "'[' without ']' (column 2)"),
         ("{host: z, slots: none}", "slots: must be"),

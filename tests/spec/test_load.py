@@ -376,7 +376,7 @@ BAD_NAMES = ["../../x", "/abs", ".", "''", "x" * 300, '"a\\nb"', "-rf", "$(id)",
         ("nodes: x/none", "3:8: nodes: no file folder/x/none"),
         ("? [a]\n: 1", "3:3: a key must be text, got a list or a mapping; write it as key: value"),
     ],
-)  # fmt: skip
+)
 def test_each_problem_is_told_at_its_place(text: str, expected: str) -> None:
     """File, line, column, path, what was expected, what came, and the fix."""
     (line,) = problems(f"{GOOD}{text}\n")
@@ -394,14 +394,16 @@ def test_each_problem_is_told_at_its_place(text: str, expected: str) -> None:
         ("kernel: a-b:f\nsamples: 1", "1:9: kernel: must be module:function or"),
         ("kernel: k.py:f", "1:1: nothing says when to stop; give samples, a target such as"),
         ("kernel: k.py:f\nuntil: {max_samples: 3}", "2:8: until: nothing says when to stop"),
-        ("kernel: k.py:f\nuntil: {rel_error: 1, min_samples: 2, max_samples: 1}",
-         "2:36: until.min_samples: must be at most until.max_samples, 1, got 2"),
+        (
+            "kernel: k.py:f\nuntil: {rel_error: 1, min_samples: 2, max_samples: 1}",
+            "2:36: until.min_samples: must be at most until.max_samples, 1, got 2",
+        ),
         case("- a", "1:1: a spec must be a mapping, got a list", 72),
         case("a", "1:1: a spec must be a mapping, got the text 'a'", 72),
         case("~", "1:1: a spec must be a mapping, got nothing", 72),
         case("# a", "1:1: the file is empty", 72),
     ],
-)  # fmt: skip
+)
 def test_a_spec_that_is_none_is_told_so(text: str, expected: str) -> None:
     """The same for what is wrong with the whole."""
     (line,) = problems(text)

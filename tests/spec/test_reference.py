@@ -13,7 +13,7 @@ from pydantic import Field
 from cluster.common.engines import built_in
 from cluster.common.errors import SpecError
 from cluster.spec import Spec, parse, reference, schema
-from cluster.spec.judge import Origin
+from cluster.spec.judge import SpecOrigin
 from cluster.spec.values import Whole
 from cluster.spec.yaml12 import read
 from tests.spec.test_load import FULL, GOOD, outcome
@@ -124,7 +124,7 @@ def test_a_new_key_is_one_field() -> None:
         priority: Annotated[int, Whole(0, 9)] = Field(default=5, description="First or last.")
 
     def later(text: str) -> Any:
-        return Later.read(read(text), Origin("s.yaml", Path()))
+        return Later.read(read(text), SpecOrigin("s.yaml", Path()))
 
     spec = later(f"{GOOD}priority: 7")
     assert spec.priority == 7

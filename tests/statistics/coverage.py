@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-from cluster.sampling.kernels import Kernel, Source, freeze, load
+from cluster.sampling.kernels import Kernel, KernelSource, freeze, load
 from cluster.sampling.streams import Stream, point_of
 from cluster.sampling.tally import Tally, merged
 
@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 
 Interval = tuple[float, float]
 
-RARE = Source(
+RARE = KernelSource(
     "rare.py",
     "rare",
     {

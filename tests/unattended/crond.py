@@ -38,8 +38,9 @@ class Crond:
     def __init__(self) -> None:
         self._inside = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-c", _HIDE],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert self._inside.stdout
         self._daemon: subprocess.Popen[str] | None = None
         assert self._inside.stdout.readline() == "ready\n"
@@ -63,9 +64,13 @@ class Crond:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in there, to its end."""
         return subprocess.run(
-            self.words(command, cwd), input=given, capture_output=True, text=True, timeout=PATIENCE,
+            self.words(command, cwd),
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
             env=env or environment(PYTHONPATH=str(ROOT)),
-        )  # fmt: skip
+        )
 
     def cluster(self, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
         """Run a command of ours in there."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.unattended.schedule import cron
-from cluster.unattended.schedule.job import Job
+from cluster.unattended.schedule.job import ScheduledJob
 from tests.cli.shell import ROOT, cluster, environment, spec
 
 # crontab(1), but for its folder: it keeps whatever bytes it is given.
@@ -41,9 +41,9 @@ def tab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return program.parent / "tab"
 
 
-def job(tmp_path: Path) -> Job:
+def job(tmp_path: Path) -> ScheduledJob:
     """Of a spec that need not be there."""
-    return Job("night-1", tmp_path / "night.yaml", tmp_path, tmp_path / "runs")
+    return ScheduledJob("night-1", tmp_path / "night.yaml", tmp_path, tmp_path / "runs")
 
 
 @pytest.mark.parametrize("mine", MINE.values(), ids=MINE)

@@ -21,7 +21,7 @@ from cluster.common.errors import EngineError, SpecError, StoreError, UsageError
 from cluster.dispatch.events import Alarm, Event, NodeChanged, Progress, Started
 from cluster.hosts.process_tree import descendants
 from cluster.report.result import Result
-from cluster.runs.notify import SecretError, Teller, filled
+from cluster.runs.notify import Notification, SecretError, filled
 from cluster.runs.notify import notifier as notifiers
 from cluster.spec import Notify, Spec
 from tests.cli.shell import ROOT, cluster, environment, wait_for
@@ -123,12 +123,40 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     usage = "keyUsage=critical,keyCertSign"
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2",
-            "-subj", "/CN=authority", "-addext", usage)  # fmt: skip
+    openssl(
+        "req",
+        "-x509",
+        *key,
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.pem",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=authority",
+        "-addext",
+        usage,
+    )
     openssl("req", *key, "-keyout", "key", "-out", "request", "-subj", "/CN=localhost")
     (folder / "names").write_text("subjectAltName=DNS:localhost\n")
-    openssl("x509", "-req", "-in", "request", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2",
-            "-CAcreateserial", "-extfile", "names", "-out", "certificate")  # fmt: skip
+    openssl(
+        "x509",
+        "-req",
+        "-in",
+        "request",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-days",
+        "2",
+        "-CAcreateserial",
+        "-extfile",
+        "names",
+        "-out",
+        "certificate",
+    )
     return folder
 
 
@@ -230,7 +258,7 @@ def test_a_lost_node_is_told_while_the_run_computes(
     notify = Notify(on=("node_lost",), webhook=f"http://localhost:{server.port}/")
     notes: list[str] = []
     told: list[Event] = []
-    with Teller("run", "name", notify, notes.append, told.append, gone) as teller:
+    with Notification("run", "name", notify, notes.append, told.append, gone) as teller:
         teller(start)
         for slots in (0, 2, 0, 2, 0):
             teller(NodeChanged("h2", slots, "its link is gone"))
@@ -303,7 +331,7 @@ def test_a_hanging_notifier_does_not_hold_up_the_run(server: Server, tmp_path: P
     server.answer = "hang"
     notify = Notify(on=("node_lost",), webhook=f"http://localhost:{server.port}/")
     notes: list[str] = []
-    teller = Teller("run", "name", notify, notes.append, lambda _event: None, gone)
+    teller = Notification("run", "name", notify, notes.append, lambda _event: None, gone)
     teller(Started("run", 0, 1, 1, "ssh"))
     begun = time.monotonic()
     for number in range(12):

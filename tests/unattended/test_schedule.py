@@ -81,11 +81,12 @@ def test_an_edit_in_between_is_not_lost(cron: Crond, tmp_path: Path) -> None:
     processes = [
         subprocess.Popen(
             cron.words([*words, path, "--cron", NIGHTLY], tmp_path),
-            env=environment(PYTHONPATH=str(ROOT)), stdout=subprocess.DEVNULL,
+            env=environment(PYTHONPATH=str(ROOT)),
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         for path in paths
-    ]  # fmt: skip
+    ]
     assert [process.wait(60) for process in processes] == [0] * 6
     lines = cron.crontab()
     assert all(str(path) in lines for path in paths)
@@ -100,10 +101,15 @@ def test_the_bare_environment_of_cron_is_enough(cron: Crond, tmp_path: Path) -> 
     line = next(line for line in cron.crontab().splitlines() if " --start " in line)
     command = line.removeprefix("* * * * * ").replace(r"\%", "%")
     done = subprocess.run(
-        ["/bin/sh", "-c", command], env={"PATH": "/usr/bin:/bin"}, cwd="/", capture_output=True,
+        ["/bin/sh", "-c", command],
+        env={"PATH": "/usr/bin:/bin"},
+        cwd="/",
+        capture_output=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) and None,
-        start_new_session=True, stdin=subprocess.DEVNULL, timeout=60,
-    )  # fmt: skip
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     run = api.runs(tmp_path / "runs")[0]
     assert run.state == "done"
@@ -217,9 +223,11 @@ def test_systemd_takes_the_units(folder: str, tmp_path: Path) -> None:
     assert service.read_text() == made["files"][0]["text"]
     assert "OnCalendar=*-*-* 22:00:00 Europe/Berlin\n" in timer.read_text()
     verified = subprocess.run(
-        ["systemd-analyze", "--user", "verify", str(service), str(timer)], capture_output=True,
-        text=True, env={**home(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)},
-    )  # fmt: skip
+        ["systemd-analyze", "--user", "verify", str(service), str(timer)],
+        capture_output=True,
+        text=True,
+        env={**home(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)},
+    )
     ours = [line for line in verified.stderr.splitlines() if "cluster-" in line]
     assert (verified.returncode, ours) == (0, [])
     for removed in (["systemd"], []):

@@ -43,10 +43,14 @@ def answer(text: str) -> str:
 
 def _hello(work: Work) -> dict[str, Any]:
     return {
-        **fingerprint(work), "pid": os.getpid(), "cores": usable_cores(),
-        "hostname": os.uname().nodename, "prefix": sys.prefix, "interpreter": sys.executable,
+        **fingerprint(work),
+        "pid": os.getpid(),
+        "cores": usable_cores(),
+        "hostname": os.uname().nodename,
+        "prefix": sys.prefix,
+        "interpreter": sys.executable,
         "clock": time.time(),
-    }  # fmt: skip
+    }
 
 
 def _draw(work: Work, task: Task, asked: Mapping[str, Any]) -> Outcome:
@@ -81,9 +85,12 @@ def _started(
         given.seek(0)
         arguments = map(str, (*shared, asked["memory"]))
         return subprocess.Popen(
-            python_command(sys.executable, __name__, *arguments), stdin=given,
-            env={**os.environ, **asked["env"], **HASHES}, pass_fds=shared, start_new_session=True,
-        )  # fmt: skip
+            python_command(sys.executable, __name__, *arguments),
+            stdin=given,
+            env={**os.environ, **asked["env"], **HASHES},
+            pass_fds=shared,
+            start_new_session=True,
+        )
 
 
 def _awaited(reader: int, marker: Marker, limit: float) -> tuple[bytes, str]:

@@ -49,7 +49,7 @@ class Client:
     def __init__(self, seal: Seal | None, token: str = "", *, alone: bool = False) -> None:
         self._seal, self._token, self._alone = seal, seal.token if seal else token, alone
         self._dispy = shim.install(seal)
-        self._gates: dict[str, shim.Gate] = {}
+        self._gates: dict[str, shim.TlsGate] = {}
         self._cluster: Any = None
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -132,7 +132,7 @@ class Client:
         if here in self._gates:
             return
         known = next(iter(self._gates.values()), None)
-        gate = shim.Gate(here, known.port if known else 0, self._seal)
+        gate = shim.TlsGate(here, known.port if known else 0, self._seal)
         self._gates[here] = gate
         if self._cluster is not None:
             self._answer_at(here, self._cluster._cluster)
@@ -151,10 +151,18 @@ class Client:
         draw, prepare = job.ALONE if self._alone else job.OURS
         self._answer_at(here, inner)
         self._cluster = dispy.JobCluster(
-            draw, nodes=[allocation], depends=[], setup=prepare, reentrant=False,
-            pulse_interval=PULSE, ping_interval=_PING, job_status=self.job_status,
-            cluster_status=self.cluster_status, loglevel=dispy.logger.WARNING, **same,
-        )  # fmt: skip
+            draw,
+            nodes=[allocation],
+            depends=[],
+            setup=prepare,
+            reentrant=False,
+            pulse_interval=PULSE,
+            ping_interval=_PING,
+            job_status=self.job_status,
+            cluster_status=self.cluster_status,
+            loglevel=dispy.logger.WARNING,
+            **same,
+        )
         if not self._alone:
             inner.pulse_interval = None
         # They wait without end for every job.
@@ -165,8 +173,9 @@ class Client:
         class Exactly(self._dispy.NodeAllocate):  # type: ignore[misc, name-defined]
             """Only this node; dispy takes 10.0.0.10 for 10.0.0.1 as well."""
 
-            def allocate(self, _cluster: Any, ip_addr: str, _name: str, cpus: int, *_more: Any,
-                         **_named: Any) -> int:  # fmt: skip
+            def allocate(
+                self, _cluster: Any, ip_addr: str, _name: str, cpus: int, *_more: Any, **_named: Any
+            ) -> int:
                 return min(cpus, jobs) if ip_addr == self.ip_addr else 0
 
         return Exactly(address, port=port)

@@ -29,7 +29,7 @@ _LOOK, _DEAF = 2.0, 3
 
 
 @dataclass
-class Seat:
+class HostNode:
     """A host's node, as the driver knows it.
 
     Attributes:
@@ -50,7 +50,7 @@ class Seat:
     out: set[int] = field(default_factory=set)
 
 
-class Driver:
+class DispyDriver:
     """What carries tasks over dispy; see :class:`cluster.backends.kit.carry.Carrier`.
 
     Args:
@@ -61,7 +61,7 @@ class Driver:
 
     def __init__(self, client: Client, seal: Seal | None, token: str = "") -> None:
         self._client, self._seal, self._token = client, seal, token
-        self._seats: dict[str, Seat] = {}
+        self._seats: dict[str, HostNode] = {}
         self._news: list[Mapping[str, Any]] = []
         self.wake = self._client.wake
 
@@ -78,7 +78,7 @@ class Driver:
         if twin is not None:
             self._lose(twin, "its node was started anew")
         place = Place(address, int(told["port"]), self._seal, self._token)
-        self._seats[address] = Seat(name, place, int(told["jobs"]))
+        self._seats[address] = HostNode(name, place, int(told["jobs"]))
         try:
             self._client.add(address, place.port, int(told["jobs"]), str(told["here"]))
         except OSError as error:
@@ -148,7 +148,7 @@ class Driver:
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _send(self, seat: Seat) -> None:
+    def _send(self, seat: HostNode) -> None:
         """As many as the node takes; more would be turned away."""
         while seat.waiting and seat.up and len(seat.out) < seat.jobs:
             task = seat.waiting.popleft()
@@ -157,14 +157,14 @@ class Driver:
             else:
                 self._say({"lost": task[0], "reason": "dispy lost its node"})
 
-    def _lose(self, seat: Seat, reason: str) -> None:
+    def _lose(self, seat: HostNode, reason: str) -> None:
         seat.up = False
         for number in (*seat.out, *(task[0] for task in seat.waiting)):
             self._say({"lost": number, "reason": reason})
         seat.out.clear()
         seat.waiting.clear()
 
-    def _mend(self, seat: Seat) -> None:
+    def _mend(self, seat: HostNode) -> None:
         """In a thread: a node that dispy gave up still holds what it had of us, and turns away.
 
         It is told to let go; dispy's next call then takes it back. What it has computed meanwhile
@@ -184,11 +184,11 @@ class Driver:
             while self._is_lost(seat) and time.monotonic() - called < _CALL:
                 time.sleep(_AGAIN)
 
-    def _is_lost(self, seat: Seat) -> bool:
+    def _is_lost(self, seat: HostNode) -> bool:
         """Whether dispy has not taken a node back, which is still that of its host."""
         return self._seats.get(seat.place.address) is seat and not seat.up
 
-    def _watch(self, seat: Seat) -> None:
+    def _watch(self, seat: HostNode) -> None:
         """Have the parent told where a node cannot be reached: dispy never says so."""
 
         def look() -> None:
@@ -210,7 +210,7 @@ class Driver:
         if seat is not None:
             self._say({"deaf": seat.name})
 
-    def _named(self, name: str) -> Seat | None:
+    def _named(self, name: str) -> HostNode | None:
         return next((seat for seat in self._seats.values() if seat.name == name), None)
 
     def _say(self, message: Mapping[str, Any]) -> None:
@@ -222,9 +222,9 @@ def main() -> None:
     carry(_of)
 
 
-def _of(setup: Mapping[str, Any]) -> Driver:
+def _of(setup: Mapping[str, Any]) -> DispyDriver:
     seal = Seal(str(setup["secret"]))
-    return Driver(Client(seal), seal)
+    return DispyDriver(Client(seal), seal)
 
 
 if __name__ == "__main__":

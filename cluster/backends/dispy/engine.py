@@ -11,7 +11,7 @@ from cluster.backends.base import Options
 from cluster.backends.dispy.relay import relay_command
 from cluster.backends.dispy.seal import fresh_secret
 from cluster.backends.dispy.stock import RISK, stock_command
-from cluster.backends.driver import Driven
+from cluster.backends.driver import DriverBackend
 from cluster.backends.kit.remote import RemoteProcess
 from cluster.common.secret import Secret
 from cluster.hosts.connect import Host, agent_command
@@ -38,7 +38,7 @@ def is_trusted(options: Options) -> bool:
     return options.own.get("network") == "trusted"
 
 
-class Engine(Driven):
+class Engine(DriverBackend):
     """Hosts' own dispynodes, started by their agents and known to one driver."""
 
     def __init__(self, *arguments: Any) -> None:

@@ -66,8 +66,15 @@ def check(found: Any) -> None:
 
 
 def _said(compute: Any) -> tuple[Any, ...]:
-    return (compute.type, compute.name, compute.setup, compute.code, compute.dest_path,
-            compute.cleanup, list(compute.xfer_files))  # fmt: skip
+    return (
+        compute.type,
+        compute.name,
+        compute.setup,
+        compute.code,
+        compute.dest_path,
+        compute.cleanup,
+        list(compute.xfer_files),
+    )
 
 
 def _source(function: Callable[..., Any]) -> str:

@@ -23,7 +23,7 @@ from cluster.backends.dispy.probe import Place
 from cluster.backends.dispy.seal import Seal
 from cluster.common.errors import EngineError
 from cluster.hosts.process_tree import die_with_parent
-from cluster.hosts.worker import Lines, take_descriptors
+from cluster.hosts.worker import PipeLines, take_descriptors
 
 _TICK = 1.0
 _PROBES = 2.0
@@ -39,12 +39,12 @@ _ROUNDS = 2
 def main() -> None:
     """Serve until killed; the agent does that. Never started by hand."""
     os.register_at_fork(after_in_child=die_with_parent)
-    lines = Lines(*take_descriptors())
+    lines = PipeLines(*take_descriptors())
     wanted = lines.read()
     try:
         # What a killed one left in its folder keeps another from starting there.
         folder = tempfile.mkdtemp(prefix="dispynode-", dir=os.environ["CLUSTER_FOLDER"])
-        node = Node(wanted, folder)
+        node = DispyNode(wanted, folder)
         node.open()
     except OSError as error:
         _end(f"dispynode could not begin: {error}{_want_of_memory()}")
@@ -55,14 +55,14 @@ def main() -> None:
         node.look()
 
 
-def _tell(node: Node, lines: Lines) -> None:
+def _tell(node: DispyNode, lines: PipeLines) -> None:
     """In a thread: say that this process is alive; a look may take as long as the node is slow."""
     while time.monotonic() - node.looked < _HUNG:
         lines.write({"beat": node.looked})
         time.sleep(_TICK)
 
 
-class Node:
+class DispyNode:
     """A dispynode, and what looks after it.
 
     Args:
@@ -79,7 +79,7 @@ class Node:
         seal = Seal(str(wanted["secret"]))
         dispy = shim.install(seal, job.check)
         multiprocessing.set_start_method("fork")
-        self._gate = shim.Gate(self._address, int(wanted["port"]), seal)
+        self._gate = shim.TlsGate(self._address, int(wanted["port"]), seal)
         self.port = self._gate.port
         self._place = Place(self._address, self.port, seal)
         self._dispynode = _dispynode(dispy, self._address, self.port, seal, folder)
@@ -146,9 +146,15 @@ def _dispynode(dispy: Any, address: str, port: int, seal: Seal, folder: str) -> 
     logger.stream = sys.stderr
     logger.setLevel(logger.WARNING)
     node = Quiet(
-        1, hosts=[address], dest_path_prefix=folder, secret=seal.token, keyfile="sealed",
-        certfile="sealed", zombie_interval=0, daemon=True,
-    )  # fmt: skip
+        1,
+        hosts=[address],
+        dest_path_prefix=folder,
+        secret=seal.token,
+        keyfile="sealed",
+        certfile="sealed",
+        zombie_interval=0,
+        daemon=True,
+    )
     sys.path.remove(".")
     return node
 

@@ -131,7 +131,7 @@ def _tls(seal: Seal | None) -> SimpleNamespace:
 
 
 def no_server(_self: Any, *_args: Any, task: Any = None) -> Iterator[None]:
-    """In place of a server of dispy's; a :class:`Gate` lets callers in instead."""
+    """In place of a server of dispy's; a :class:`TlsGate` lets callers in instead."""
     yield None
 
 
@@ -140,7 +140,7 @@ def silence(_self: Any, *_args: Any, **_more: Any) -> Iterator[None]:
     yield None
 
 
-class Gate:
+class TlsGate:
     """A listening socket whose callers are let in only once they have proved themselves.
 
     Each shakes hands in a thread of its own: one that is slow, or says nothing, keeps out nobody.

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from cluster.backends.dispy.pipe import carry
 from cluster.backends.dispy.seal import Seal
-from cluster.backends.dispy.shim import HANDSHAKE, Gate
+from cluster.backends.dispy.shim import HANDSHAKE, TlsGate
 from cluster.common.errors import UsageError
 from cluster.hosts.scratch import hostname
 from cluster.hosts.worker_pool import python_command
@@ -39,7 +39,7 @@ class Listening(NamedTuple):
     dispynode: int
 
 
-class Standing:
+class AttachedNode:
     """A node that stands.
 
     Args:
@@ -57,7 +57,7 @@ class Standing:
     ) -> None:
         self._slots, self._tell = slots, tell
         try:
-            self._gate = Gate(address, port, Seal(secret))
+            self._gate = TlsGate(address, port, Seal(secret))
         except OSError as error:
             reason = f"nothing can listen at {address} port {port}: {error.strerror}"
             raise UsageError(reason, fix=_ADDRESS) from None
@@ -107,10 +107,12 @@ class Standing:
         # What sshd tells those that it starts, in the same words.
         told = f"{address[0]} {address[1]} {here[0]} {here[1]}"
         agent = subprocess.Popen(
-            python_command(sys.executable, "cluster.hosts.agent"), stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, start_new_session=True,
+            python_command(sys.executable, "cluster.hosts.agent"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
             env={**os.environ, "SSH_CONNECTION": told},
-        )  # fmt: skip
+        )
         assert agent.stdin is not None
         assert agent.stdout is not None
         with agent.stdin, agent.stdout:

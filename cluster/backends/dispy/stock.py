@@ -20,18 +20,18 @@ from typing import Any
 
 from cluster.backends.base import Options
 from cluster.backends.dispy.client import Client, Event
-from cluster.backends.dispy.driver import Driver
+from cluster.backends.dispy.driver import DispyDriver
 from cluster.backends.dispy.probe import Place, Unreachable
 from cluster.backends.dispy.shim import VERSION
 from cluster.common.errors import EngineError, UsageError
 from cluster.common.secret import Secret
 from cluster.hosts.fingerprint import is_lost, probe, probed
-from cluster.hosts.jsonlines import Wire
+from cluster.hosts.jsonlines import Connection
 from cluster.hosts.nodes import Node
 from cluster.hosts.process_tree import die_with_parent
 from cluster.hosts.worker import take_descriptors
 from cluster.hosts.worker_pool import python_command
-from cluster.sampling.kernels import Source
+from cluster.sampling.kernels import KernelSource
 from cluster.sampling.task import Outcome, Task, Work
 
 RISK = (
@@ -71,7 +71,7 @@ def main() -> None:
     """Serve until the input ends. Started by the dispatcher, never by hand."""
     die_with_parent()
     with selectors.DefaultSelector() as selector:
-        wire = Wire(*take_descriptors(), selector)
+        wire = Connection(*take_descriptors(), selector)
         try:
             _serve(wire, selector)
         except UsageError as error:
@@ -84,12 +84,12 @@ def main() -> None:
     os._exit(0)
 
 
-def _give_up(wire: Wire, reason: str, fix: str, final: bool) -> None:
+def _give_up(wire: Connection, reason: str, fix: str, final: bool) -> None:
     wire.queue({"unfit": reason, "fix": fix, "final": final})
     wire.send()
 
 
-def _serve(wire: Wire, selector: selectors.BaseSelector) -> None:
+def _serve(wire: Connection, selector: selectors.BaseSelector) -> None:
     host, port, env, file, limit, memory = sys.argv[1:]
     secret = Secret(env or None, file or None).read() if env or file else ""
     limits = {"limit": float(limit), "memory": int(memory)}
@@ -127,7 +127,7 @@ def _place(host: str, port: int, secret: str) -> Place:
     return place
 
 
-class Stock(Driver):
+class Stock(DispyDriver):
     """A stock node as an agent and as its dispatcher: see the module.
 
     Args:
@@ -137,13 +137,15 @@ class Stock(Driver):
         limits: ``limit``, seconds for one block; ``memory``, bytes for a job, 0: any.
     """
 
-    def __init__(self, wire: Wire, place: Place, token: str, limits: Mapping[str, float]) -> None:
+    def __init__(
+        self, wire: Connection, place: Place, token: str, limits: Mapping[str, float]
+    ) -> None:
         super().__init__(Client(None, token, alone=True), None, token)
         self._wire = wire
         self._place, self._limits = place, dict(limits)
         self._node: Node | None = None
         self._works: dict[str, Work] = {}
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, KernelSource] = {}
         self._tasks: dict[int, Task] = {}
         self._sent: dict[int, float] = {}
         self._revoked: set[int] = set()
@@ -182,10 +184,15 @@ class Stock(Driver):
         said = self._place.info()
         cpus, self._last = int(said["cpus"]), said["scheduler_ip"]
         self._slots = min(self._node.slots or cpus, cpus)
-        self.join({
-            "name": self._name, "address": self._place.address, "port": self._place.port,
-            "jobs": self._slots, "here": _own_address(self._place),
-        })  # fmt: skip
+        self.join(
+            {
+                "name": self._name,
+                "address": self._place.address,
+                "port": self._place.port,
+                "jobs": self._slots,
+                "here": _own_address(self._place),
+            }
+        )
 
     def _on_revoke(self, number: int) -> None:
         """What was not sent is given back; a job that runs ends by itself, by its limit at last."""

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cluster.backends.base import TABLE
-from cluster.backends.driver import Driven
+from cluster.backends.driver import DriverBackend
 from cluster.backends.kit.remote import RemoteProcess
 from cluster.hosts.connect import Host
 from cluster.hosts.worker_pool import python_command
@@ -39,7 +39,7 @@ _DRIVER = "cluster.backends.kit.links"
 _SERVER = "cluster.backends.kit.server"
 
 
-class CallEngine(Driven):
+class CallEngine(DriverBackend):
     """A server on every host, started by the host's agent, and one driver that calls them.
 
     Attributes:

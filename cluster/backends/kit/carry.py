@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from cluster.backends.driver import connect
 from cluster.common.errors import EngineError
-from cluster.hosts.jsonlines import Wire
+from cluster.hosts.jsonlines import Connection
 from cluster.hosts.process_tree import die_with_parent
 
 _BEAT = 1.0
@@ -60,7 +60,7 @@ def carry(make: Callable[[Mapping[str, Any]], Carrier]) -> None:
 
 
 def _serve(
-    make: Callable[[Mapping[str, Any]], Carrier], wire: Wire, selector: selectors.BaseSelector
+    make: Callable[[Mapping[str, Any]], Carrier], wire: Connection, selector: selectors.BaseSelector
 ) -> None:
     carrier: Carrier | None = None
     beat = 0.0

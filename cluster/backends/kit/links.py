@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster.backends.kit.calls import Call, Where
 from cluster.backends.kit.carry import carry
-from cluster.common.backoff import Attention, backoff
+from cluster.common.backoff import ListeningClock, backoff
 
 Dial = Callable[[Where], Call]
 
@@ -91,7 +91,7 @@ class Link:
             self.giving += 1
 
 
-class Line:
+class HostLine:
     """A host, as the driver knows it.
 
     Attributes:
@@ -124,17 +124,17 @@ class Links:
     def __init__(self, dial: Dial, silent: float = _SILENT) -> None:
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._dial, self._silent = dial, silent
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, HostLine] = {}
         self._news: SimpleQueue[tuple[Link, list[Any] | str]] = SimpleQueue()
         self._lost: list[dict[str, Any]] = []
-        self._clock = Attention()
+        self._clock = ListeningClock()
         self._number = time.monotonic_ns()
 
     def join(self, host: Mapping[str, Any]) -> None:
         """A host's server is there: ``name``, ``slots``, and where it is."""
         if before := self._lines.get(str(host["name"])):
             self._drop(before, "its server was started anew")
-        self._lines[str(host["name"])] = Line(host, self._silent)
+        self._lines[str(host["name"])] = HostLine(host, self._silent)
 
     def leave(self, name: str) -> None:
         """See Carrier."""
@@ -167,14 +167,14 @@ class Links:
         lost, self._lost = self._lost, []
         yield from lost
 
-    def _is_late(self, line: Line, link: Link, now: float) -> bool:
+    def _is_late(self, line: HostLine, link: Link, now: float) -> bool:
         """Whether one of the two callers had no answer for too long."""
         if link.giving != line.giving:
             line.giving, line.since = link.giving, now
         gives = link.giving % 2 and now - line.since > self._silent
         return now - line.heard > self._silent or bool(gives)
 
-    def _connect(self, line: Line, now: float) -> None:
+    def _connect(self, line: HostLine, now: float) -> None:
         self._number += 1
         line.heard, line.giving = now, 0
         line.link = Link(self._dial, line.where, self._number, self._tell)
@@ -200,7 +200,7 @@ class Links:
             line.up, line.failures = True, 0
             yield {"up": line.name, "slots": line.slots, "reason": "ready"}
 
-    def _give_up(self, line: Line, reason: str, now: float) -> Iterator[Mapping[str, Any]]:
+    def _give_up(self, line: HostLine, reason: str, now: float) -> Iterator[Mapping[str, Any]]:
         """A link is of no use: what it had is lost, and its server is dialled anew."""
         line.due = now + (backoff(line.failures - 1, 1.0, _LONGEST) if line.failures else 0.0)
         line.failures += 1
@@ -209,7 +209,7 @@ class Links:
         self._drop(line, reason)
         yield {"down": line.name, "reason": reason}
 
-    def _drop(self, line: Line, reason: str) -> None:
+    def _drop(self, line: HostLine, reason: str) -> None:
         if line.link is not None:
             line.link.close()
         self._lost += ({"lost": number, "reason": reason} for number in sorted(line.out))

@@ -22,7 +22,7 @@ from cluster.backends.kit.remote import BEAT
 from cluster.hosts.agent_client import slots_address
 from cluster.hosts.jsonlines import dial
 from cluster.hosts.process_tree import die_with_parent
-from cluster.hosts.worker import Lines, take_descriptors
+from cluster.hosts.worker import PipeLines, take_descriptors
 
 # What a slow network, 1 Mbit/s, carries within a second or two; a longer outcome travels alone.
 _MOST_TOGETHER = 1 << 17
@@ -31,7 +31,7 @@ _MOST_TOGETHER = 1 << 17
 def main() -> None:
     """Serve until killed; the agent does that. Never started by hand."""
     die_with_parent()
-    lines = Lines(*take_descriptors())
+    lines = PipeLines(*take_descriptors())
     first = lines.read()
     threading.Thread(target=_beat, args=(lines,), daemon=True).start()
     try:
@@ -43,7 +43,7 @@ def main() -> None:
         _end(f"{type(error).__name__}: {error}")
 
 
-def _beat(lines: Lines) -> None:
+def _beat(lines: PipeLines) -> None:
     while True:
         lines.write({"beat": time.monotonic()})
         time.sleep(BEAT)

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from cluster.backends.base import Health, Options
-from cluster.backends.driver import Driver
+from cluster.backends.driver import DriverProcess
 from cluster.backends.hosted import Hosted
 from cluster.backends.mpi.fence import LOOPBACK
 from cluster.backends.mpi.launcher import Launcher, command, environment, find, moved
 from cluster.backends.mpi.rsh import ADDRESS
 from cluster.common.backoff import backoff
 from cluster.common.errors import EngineError, NotOneWorld
-from cluster.hosts.connect import Host, Standing
+from cluster.hosts.connect import Host, HostState
 from cluster.hosts.connect.ssh import is_here
-from cluster.hosts.jsonlines import Door, Wire
+from cluster.hosts.jsonlines import Connection, Listener
 from cluster.hosts.nodes import Node
 from cluster.hosts.scratch import private_folder, remove
 from cluster.hosts.worker_pool import python_command
@@ -54,7 +54,7 @@ RISK = (
 
 
 @dataclass
-class World:
+class MpiRun:
     """One mpirun.
 
     Attributes:
@@ -65,7 +65,7 @@ class World:
         to: the host that the driver was named last: what follows is for that one.
     """
 
-    driver: Driver
+    driver: DriverProcess
     hosts: dict[str, int]
     up: dict[str, float] = field(default_factory=dict)
     brought: bool = False
@@ -90,12 +90,12 @@ def address_here(told: Iterable[str]) -> str:
     return own
 
 
-class Caller:
+class RemoteShellCall:
     """The launcher wants a command run on a host: whoever waits here for its end."""
 
     def __init__(self, connection: socket.socket, selector: selectors.BaseSelector) -> None:
         self._connection = connection
-        self.wire = Wire(connection.fileno(), connection.fileno(), selector)
+        self.wire = Connection(connection.fileno(), connection.fileno(), selector)
 
     def end(self, status: int) -> None:
         """Tell it how the command ended."""
@@ -114,14 +114,14 @@ class Engine(Hosted):
 
     def __init__(self, nodes: Sequence[Node], options: Options) -> None:
         super().__init__(nodes, options)
-        self._worlds: list[World] = []
+        self._worlds: list[MpiRun] = []
         self._ready: dict[str, tuple[Host, float]] = {}
         self._failures: dict[str, int] = {}
         self._due: dict[str, float] = {}
         self._last = self._said_last = ""
-        self._door: Door | None = None
-        self._asking: list[Caller] = []
-        self._running: dict[tuple[str, int, int], Caller] = {}
+        self._door: Listener | None = None
+        self._asking: list[RemoteShellCall] = []
+        self._running: dict[tuple[str, int, int], RemoteShellCall] = {}
         self._folder: Path | None = None
         self._loose: set[str] = set()
         self._warned: set[str] = set()
@@ -140,7 +140,7 @@ class Engine(Hosted):
 
     def _begin(self, work: Work) -> None:
         self._launcher: Launcher = find(os.environ)
-        self._door = Door(self._selector)
+        self._door = Listener(self._selector)
         self._folder = private_folder()
         # As one word, and one file: that is all that some launchers take.
         shell = self._folder / "rsh"
@@ -217,7 +217,7 @@ class Engine(Hosted):
 
     # -- worlds -----------------------------------------------------------------------------------
 
-    def _world_of(self, host: Host) -> World | None:
+    def _world_of(self, host: Host) -> MpiRun | None:
         """The world through which a host is reached: that of its agent, if the rank there is up."""
         worlds = (w for w in self._worlds if w.hosts.get(host.name) == host.born)
         return next((world for world in worlds if host.name in world.up), None)
@@ -226,13 +226,14 @@ class Engine(Hosted):
         """Start a world for the hosts that are in none; where one failed before, alone."""
         placed = {pair for world in self._worlds for pair in world.hosts.items()}
         waiting = [
-            (host, since) for host, since in self._ready.values()
+            (host, since)
+            for host, since in self._ready.values()
             if (host.name, host.born) not in placed and host.ready
-        ]  # fmt: skip
+        ]
         if not waiting:
             return
         expected = any(
-            host.standing is Standing.STARTING
+            host.standing is HostState.STARTING
             for host in (self._fleet.hosts.values() if self._fleet else ())
         )
         first = min(since for _, since in waiting)
@@ -267,12 +268,12 @@ class Engine(Hosted):
         if own:
             words = [*python_command(sys.executable, _FENCE), own, *words]
         environ = {**environment(self._launcher, os.environ, self._shell), **more}
-        driver = Driver(words, environ, self._selector, _LAUNCH)
+        driver = DriverProcess(words, environ, self._selector, _LAUNCH)
         driver.say({"setup": {"here": [[h.name, h.hello["service"]] for h in here]}})
         born = {host.name: host.born for host in hosts}
-        self._worlds.append(World(driver, born))
+        self._worlds.append(MpiRun(driver, born))
 
-    def _heard(self, world: World, message: Any) -> Iterator[Outcome]:
+    def _heard(self, world: MpiRun, message: Any) -> Iterator[Outcome]:
         if isinstance(message, list):
             world.brought = True
             yield Outcome.from_json(message)
@@ -288,12 +289,12 @@ class Engine(Hosted):
             kind = NotOneWorld if message["code"] == _NOT_FOUND else EngineError
             raise kind(str(message["unfit"]), fix=message["fix"])
 
-    def _fault(self, world: World) -> str:
+    def _fault(self, world: MpiRun) -> str:
         if world.driver.age > _LAUNCH and not world.brought and not world.up:
             return f"it was not up within {_LAUNCH:g} s"
         return world.driver.fault or self._silence(world)
 
-    def _silence(self, world: World) -> str:
+    def _silence(self, world: MpiRun) -> str:
         """Which rank says nothing, though its host does; empty where all is well."""
         now = self._attention.now
         for name, heard in world.up.items():
@@ -303,7 +304,7 @@ class Engine(Hosted):
                 return f"its rank on {name} was not heard of for {_SILENT:g} s"
         return ""
 
-    def _bury(self, world: World, fault: str) -> Iterator[Outcome]:
+    def _bury(self, world: MpiRun, fault: str) -> Iterator[Outcome]:
         """A world is lost: what its hosts had is owed, and they wait for another one."""
         self._worlds.remove(world)
         how = world.driver.close(grace=0.0)
@@ -323,13 +324,13 @@ class Engine(Hosted):
     def _run_commands(self) -> None:
         """Have agents run what launchers want to be run on their hosts."""
         assert self._door is not None
-        self._asking += (Caller(each, self._selector) for each in self._door.callers())
+        self._asking += (RemoteShellCall(each, self._selector) for each in self._door.callers())
         for caller in tuple(self._asking):
             for wanted in caller.wire.messages():
                 self._asking.remove(caller)
                 self._run(caller, str(wanted["host"]), str(wanted["command"]))
 
-    def _run(self, caller: Caller, address: str, text: str) -> None:
+    def _run(self, caller: RemoteShellCall, address: str, text: str) -> None:
         found = (host for host, _ in self._ready.values() if host.hello.get("address") == address)
         host = next(found, None)
         if host is None:

@@ -14,15 +14,15 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
-from cluster.backends.mpi.world import DOWN, UP, World
+from cluster.backends.mpi.world import DOWN, UP, Communicator
 from cluster.hosts.fingerprint import fingerprint, is_lost, probe, probed
 from cluster.hosts.nodes import local
-from cluster.hosts.prints import Printed
+from cluster.hosts.prints import PrintedLines
 from cluster.hosts.process_tree import catch, die_with_parent
 from cluster.hosts.scratch import hostname
 from cluster.hosts.worker import leave_it
 from cluster.hosts.worker_pool import Slots
-from cluster.sampling.kernels import Source
+from cluster.sampling.kernels import KernelSource
 from cluster.sampling.task import Outcome, Task, Work
 
 _BEAT = 1.0
@@ -40,7 +40,7 @@ class Hand:
         selector: watches the worker process.
     """
 
-    def __init__(self, world: World, selector: selectors.BaseSelector) -> None:
+    def __init__(self, world: Communicator, selector: selectors.BaseSelector) -> None:
         self.ended = False
         self._world, self._selector = world, selector
         self._node = replace(local(), slots=1)
@@ -92,7 +92,7 @@ class Hand:
     def _on_work(self, wanted: dict[str, Any]) -> None:
         """A run begins."""
         self._rest()
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, KernelSource] = {}
         work = Work.from_json(wanted["work"], self._sources)
         self._run, self._works = wanted["run"], {}
         self._probing, self._lost_probes, self._told = True, 0, (-1, "")
@@ -130,7 +130,7 @@ class Hand:
 
     def _draw(self, slots: Slots) -> None:
         for outcome in slots.tend():
-            if isinstance(outcome, Printed):
+            if isinstance(outcome, PrintedLines):
                 self._say({"printed": outcome})
             else:
                 self._answer(outcome)

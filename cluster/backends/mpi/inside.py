@@ -16,15 +16,24 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Seat, Source, settle
+from cluster.backends.base import (
+    Backend,
+    Items,
+    LaunchedWorld,
+    NodeEvent,
+    Options,
+    Pause,
+    Source,
+    adopt_world,
+)
 from cluster.backends.mpi.hand import Hand
-from cluster.backends.mpi.world import DOWN, UP, World, guarded, join
-from cluster.common.backoff import Attention
+from cluster.backends.mpi.world import DOWN, UP, Communicator, guarded, join
+from cluster.common.backoff import ListeningClock
 from cluster.common.errors import EngineError, UsageError
 from cluster.hosts.connect import Judge, Jury, Patience, installing
 from cluster.hosts.fingerprint import differences, failed, fingerprint, missing_module, probe, table
 from cluster.hosts.nodes import Node, is_local
-from cluster.hosts.prints import Printed
+from cluster.hosts.prints import PrintedLines
 from cluster.sampling.task import Outcome, Task, Work
 
 _GATHER = 60.0
@@ -45,7 +54,7 @@ def play(command: Callable[[], int]) -> int:
     return guarded(world, lambda: _first(world, command) if world.rank == 0 else _other(world))
 
 
-def _other(world: World) -> int:
+def _other(world: Communicator) -> int:
     with selectors.SelectSelector() as selector:
         Hand(world, selector).serve()
     world.flush()
@@ -53,13 +62,13 @@ def _other(world: World) -> int:
     return 0
 
 
-def _first(world: World, command: Callable[[], int]) -> int:
+def _first(world: Communicator, command: Callable[[], int]) -> int:
     with selectors.SelectSelector() as selector:
         ensemble = Ensemble(world, selector)
         ensemble.gather()
         hosts = Counter(rank.host for rank in ensemble.ranks)
         nodes = tuple(Node(host, slots=count) for host, count in hosts.items())
-        settle(Seat("mpi", nodes, lambda options: Inside(nodes, options, ensemble)))
+        adopt_world(LaunchedWorld("mpi", nodes, lambda options: Inside(nodes, options, ensemble)))
         words = ", ".join(f"{host} with {count}" for host, count in hosts.items())
         sys.stderr.write(
             f"in an MPI world of {world.size} ranks: {words};"
@@ -174,7 +183,7 @@ class Ensemble:
         run: the number of the run that goes on; what belongs to another is not heard.
     """
 
-    def __init__(self, world: World, selector: selectors.BaseSelector) -> None:
+    def __init__(self, world: Communicator, selector: selectors.BaseSelector) -> None:
         self.world, self.selector = world, selector
         self.hand = Hand(world, selector)
         self.ranks = [
@@ -182,7 +191,7 @@ class Ensemble:
             for number in range(world.size)
         ]
         self.run = 0
-        self.attention = Attention()
+        self.attention = ListeningClock()
         self._beaten = 0.0
 
     def gather(self) -> None:
@@ -299,7 +308,7 @@ class Inside(Backend):
 
     # -- what the ranks say -----------------------------------------------------------------------
 
-    def _hear(self, rank: Rank, message: Any) -> Iterator[Outcome | Printed]:
+    def _hear(self, rank: Rank, message: Any) -> Iterator[Outcome | PrintedLines]:
         if isinstance(message, list):
             outcome = Outcome.from_json(message)._replace(node=rank.host, slot=rank.index)
             if outcome.task < 0:
@@ -308,7 +317,7 @@ class Inside(Backend):
             rank.taken.pop(outcome.task, None)
             yield outcome
         elif "printed" in message:
-            printed = Printed.from_json(message["printed"])
+            printed = PrintedLines.from_json(message["printed"])
             yield printed._replace(node=rank.host, slot=rank.index)
         elif "hello" in message:
             rank.hello = message["hello"]

@@ -103,8 +103,15 @@ def _daemons(launcher: Launcher, shell: str) -> list[str]:
     if launcher.version >= (5, 0):
         # The name of the shell is in the environment: as an argument the daemons would get it too.
         return ["--leave-session-attached"]
-    return ["--leave-session-attached", "--mca", "plm_rsh_agent", shell,
-            "--mca", "plm_rsh_no_tree_spawn", "1"]  # fmt: skip
+    return [
+        "--leave-session-attached",
+        "--mca",
+        "plm_rsh_agent",
+        shell,
+        "--mca",
+        "plm_rsh_no_tree_spawn",
+        "1",
+    ]
 
 
 def _mpich(

@@ -18,9 +18,9 @@ from itertools import groupby
 from typing import Any
 
 from cluster.backends.mpi.fence import LOOPBACK, OWN_ADDRESS, interface_of, is_held
-from cluster.backends.mpi.world import DOWN, UP, World, guarded, join
+from cluster.backends.mpi.world import DOWN, UP, Communicator, guarded, join
 from cluster.common.errors import EngineError
-from cluster.hosts.jsonlines import Wire, dial
+from cluster.hosts.jsonlines import Connection, dial
 from cluster.hosts.process_tree import catch, die_with_parent
 from cluster.hosts.worker import leave_it
 
@@ -72,7 +72,7 @@ def _complain(error: EngineError) -> None:
     sys.exit(error.code)
 
 
-def _serve(world: World) -> int:
+def _serve(world: Communicator) -> int:
     with selectors.SelectSelector() as selector:
         role = Coordinator(world, selector) if world.rank == 0 else Relay(world, selector)
         role.serve()
@@ -98,7 +98,7 @@ def objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 class Coordinator:
     """The first rank: the dispatcher on one side, all other ranks on the other."""
 
-    def __init__(self, world: World, selector: selectors.BaseSelector) -> None:
+    def __init__(self, world: Communicator, selector: selectors.BaseSelector) -> None:
         from cluster.backends.driver import connect
 
         self._world, self._selector = world, selector
@@ -170,9 +170,9 @@ class Coordinator:
 class Relay:
     """A rank beside an agent: tasks go to its worker processes, outcomes come from them."""
 
-    def __init__(self, world: World, selector: selectors.BaseSelector) -> None:
+    def __init__(self, world: Communicator, selector: selectors.BaseSelector) -> None:
         self._world, self._selector = world, selector
-        self._wire: Wire | None = None
+        self._wire: Connection | None = None
         self._ended = False
         self._name, self._beaten = "", 0.0
         if "CLUSTER_NODE" in os.environ:
@@ -201,7 +201,7 @@ class Relay:
             self._beaten = time.monotonic()
             self._say({"alive": self._name})
 
-    def _pass_up(self, wire: Wire) -> None:
+    def _pass_up(self, wire: Connection) -> None:
         if outcomes := wire.messages():
             self._world.queue_lines(0, UP, joined(outcomes))
         wire.send()
@@ -217,7 +217,7 @@ class Relay:
     def _meet(self, name: str, address: str) -> None:
         self._connection = dial(address)
         descriptor = self._connection.fileno()
-        self._wire = Wire(descriptor, descriptor, self._selector, bytes)
+        self._wire = Connection(descriptor, descriptor, self._selector, bytes)
         self._name = name
         self._say({"up": name, "held": is_held()})
 

@@ -53,7 +53,7 @@ def _number(environ: Mapping[str, str], names: tuple[str, ...], default: int) ->
     return int(text) if text.isdecimal() else default
 
 
-class World:
+class Communicator:
     """The communicator of all ranks.
 
     Args:
@@ -131,7 +131,7 @@ class World:
         os._exit(code)  # Abort may return before the launcher's signal comes
 
 
-def join() -> World:
+def join() -> Communicator:
     """Enter the world. The first act of every rank.
 
     Raises:
@@ -156,7 +156,7 @@ def join() -> World:
     except (ImportError, RuntimeError) as error:
         fix = "pip install 'cluster-montecarlo[mpi]'"
         raise EngineError(f"MPI cannot be used here: {error}", fix=fix) from None
-    world = World(MPI)
+    world = Communicator(MPI)
     if world.size != told:
         library = MPI.Get_library_version().partition("\n")[0].rstrip("\0 ,")
         raise NotOneWorld(
@@ -173,7 +173,7 @@ def _launcher(environ: Mapping[str, str]) -> str:
     return "MPICH's hydra, or another with PMI" if "PMI_SIZE" in environ else "srun"
 
 
-def guarded(world: World, role: Callable[[], int]) -> int:
+def guarded(world: Communicator, role: Callable[[], int]) -> int:
     """Run what a rank does. An error that nothing catches ends the world: it never hangs it."""
     try:
         return role()

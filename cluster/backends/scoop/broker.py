@@ -53,7 +53,7 @@ class Mailbox:
                 return things
 
 
-class Gate:
+class BrokerGate:
     """Stands for the broker's task socket.
 
     What is forged, malformed or of a kind that no worker of ours sends is dropped; a worker is
@@ -179,7 +179,7 @@ class Broker:
         self._broker = brokerzmq.Broker(f"{self.place}-task", f"{self.place}-info")
         watch_connections(self._broker.task_socket)
         watch_connections(self._broker.info_socket)
-        self.gate = self._broker.task_socket = Gate(self._broker, key)
+        self.gate = self._broker.task_socket = BrokerGate(self._broker, key)
         self._thread = threading.Thread(target=self._broker.run, daemon=True)
         self._thread.start()
 

@@ -25,7 +25,7 @@ from cluster.backends.scoop import shim
 from cluster.backends.scoop.broker import Broker
 from cluster.backends.scoop.job import draw
 from cluster.backends.scoop.seal import SealedPickle
-from cluster.hosts.jsonlines import Wire
+from cluster.hosts.jsonlines import Connection
 from cluster.hosts.process_tree import die_with_parent
 
 _BEAT = 1.0
@@ -62,7 +62,7 @@ class Origin:
     """
 
     def __init__(
-        self, setup: Mapping[str, Any], wire: Wire, selector: selectors.BaseSelector
+        self, setup: Mapping[str, Any], wire: Connection, selector: selectors.BaseSelector
     ) -> None:
         shim.patch(setup["key"], _ORIGIN)
         self._sealed = SealedPickle(setup["key"])

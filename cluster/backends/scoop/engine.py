@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.backends.base import Health
-from cluster.backends.driver import Driven
+from cluster.backends.driver import DriverBackend
 from cluster.backends.scoop.pin import VERSION, refusal
 from cluster.backends.scoop.seal import fresh_key
 from cluster.common.backoff import backoff
 from cluster.common.errors import EngineError
-from cluster.hosts.connect import Fleet, Host, Standing
+from cluster.hosts.connect import Fleet, Host, HostState
 from cluster.hosts.worker_pool import python_command
 from cluster.sampling.task import Outcome, Work
 
@@ -27,7 +27,7 @@ _STEADY, _LONGEST = 30.0, 15.0
 
 
 @dataclass(eq=False)
-class Seat:
+class WorkerProcess:
     """One SCOOP worker of a host: there are as many as slots, so that each has one.
 
     Attributes:
@@ -70,14 +70,14 @@ class Seat:
         return ""
 
 
-class Engine(Driven):
+class Engine(DriverBackend):
     """SCOOP's workers, started by the hosts' agents, and one driver with broker and origin."""
 
     chooses = True
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._seats: dict[str, list[Seat]] = {}
+        self._seats: dict[str, list[WorkerProcess]] = {}
         self._doors: dict[str, list[int]] = {}
 
     @staticmethod
@@ -203,7 +203,7 @@ class Engine(Driven):
         yield from super()._tend()
         now = self._attention.now
         for host in self._fleet.hosts.values() if self._fleet else ():
-            if host.standing in (Standing.READY, Standing.STARTING) and host.hello:
+            if host.standing in (HostState.READY, HostState.STARTING) and host.hello:
                 self._tend_host(host, now)
             else:
                 self._leave(host, host.reason)
@@ -218,11 +218,11 @@ class Engine(Driven):
         if not ports:
             return
         if host.name not in self._seats:
-            self._seats[host.name] = [Seat() for _ in range(int(host.hello["slots"]))]
+            self._seats[host.name] = [WorkerProcess() for _ in range(int(host.hello["slots"]))]
         for seat in self._seats[host.name]:
             self._tend_seat(host, seat, now)
 
-    def _tend_seat(self, host: Host, seat: Seat, now: float) -> None:
+    def _tend_seat(self, host: Host, seat: WorkerProcess, now: float) -> None:
         if seat.command is None:
             if now >= seat.due:
                 self._start_seat(host, seat, now)
@@ -234,22 +234,25 @@ class Engine(Driven):
                 seat.admitted = True
                 self._say({"admit": seat.name})
 
-    def _start_seat(self, host: Host, seat: Seat, now: float) -> None:
+    def _start_seat(self, host: Host, seat: WorkerProcess, now: float) -> None:
         address = str(host.hello["dispatcher"])
         seat.name, seat.since = f"{host.name}:{secrets.token_hex(8)}", now
         first = {
-            "key": self._key, "name": seat.name, "address": address, "ports": self._doors[address],
-        }  # fmt: skip
+            "key": self._key,
+            "name": seat.name,
+            "address": address,
+            "ports": self._doors[address],
+        }
         seat.command = host.start_module(_WORKER, first)
 
-    def _lose_seat(self, host: Host, seat: Seat, how: str) -> None:
+    def _lose_seat(self, host: Host, seat: WorkerProcess, how: str) -> None:
         """Another one is started, after a pause that grows."""
         reason, now = seat.ending or how, self._attention.now
         self._say({"left": seat.name, "reason": reason})
         failures = 0 if seat.joined and now - seat.since > _STEADY else seat.failures
         pause = backoff(failures - 1, 1.0, _LONGEST) if failures else 0.0
         seats = self._seats[host.name]
-        seats[seats.index(seat)] = Seat(failures=failures + 1, due=now + pause)
+        seats[seats.index(seat)] = WorkerProcess(failures=failures + 1, due=now + pause)
         self._count(host, reason)
 
     def _leave(self, host: Host, reason: str) -> None:

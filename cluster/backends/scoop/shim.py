@@ -125,9 +125,15 @@ def bootstrap(address: str, ports: Sequence[int]) -> Bootstrap:
     """
     name = f"[{address}]" if ":" in address else address
     return _bootstrap(
-        "--brokerHostname", name, "--externalBrokerHostname", address,
-        "--taskPort", str(ports[0]), "--metaPort", str(ports[1]),
-    )  # fmt: skip
+        "--brokerHostname",
+        name,
+        "--externalBrokerHostname",
+        address,
+        "--taskPort",
+        str(ports[0]),
+        "--metaPort",
+        str(ports[1]),
+    )
 
 
 def bootstrap_origin(place: str) -> Bootstrap:

@@ -16,7 +16,7 @@ from typing import Any
 
 from cluster.backends.scoop.pin import refusal
 from cluster.hosts.process_tree import die_with_parent
-from cluster.hosts.worker import Lines, take_descriptors
+from cluster.hosts.worker import PipeLines, take_descriptors
 
 BEAT = 1.0
 
@@ -24,7 +24,7 @@ BEAT = 1.0
 def main() -> None:
     """Serve until killed; the agent does that. Never started by hand."""
     die_with_parent()
-    lines = Lines(*take_descriptors())
+    lines = PipeLines(*take_descriptors())
     wanted = lines.read()
     reason, fix = refusal()
     if reason:
@@ -33,7 +33,7 @@ def main() -> None:
         _serve(wanted, lines)
 
 
-def _serve(wanted: Mapping[str, Any], lines: Lines) -> None:
+def _serve(wanted: Mapping[str, Any], lines: PipeLines) -> None:
     import zmq
     from scoop._comm import scoopzmq
 

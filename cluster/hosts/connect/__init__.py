@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.hosts.connect.fleet import Change, Fleet, Happening
-from cluster.hosts.connect.host import Clock, Host, Patience, Reach, Standing
+from cluster.hosts.connect.fleet import Change, Fleet, HostEvent
+from cluster.hosts.connect.host import ClockOffset, Host, HostState, Patience, Reach
 from cluster.hosts.connect.judge import Judge
 from cluster.hosts.connect.jury import Jury
 from cluster.hosts.connect.lacking import installing
@@ -11,15 +11,15 @@ from cluster.hosts.connect.ssh import agent_command, is_here
 
 __all__ = [
     "Change",
-    "Clock",
+    "ClockOffset",
     "Fleet",
-    "Happening",
     "Host",
+    "HostEvent",
+    "HostState",
     "Judge",
     "Jury",
     "Patience",
     "Reach",
-    "Standing",
     "agent_command",
     "installing",
     "is_here",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from cluster.hosts.connect.host import Host, Patience, Reach, Standing, first_words
+from cluster.hosts.connect.host import Host, HostState, Patience, Reach, first_words
 from cluster.hosts.connect.judge import Judge
 from cluster.hosts.connect.jury import Jury, Probed
 from cluster.hosts.connect.own import Own
@@ -30,7 +30,7 @@ class Change(Enum):
     TOLD = "its agent said something that is for the engine"
 
 
-class Happening(NamedTuple):
+class HostEvent(NamedTuple):
     """What happened to which host; ``message`` where its agent said something."""
 
     host: Host
@@ -66,7 +66,7 @@ class Fleet:
         self._here = fingerprint(work)
         self._own: Own | None = None
         self._begun = time.monotonic()
-        self._seen: dict[str, tuple[Standing, int]] = {}
+        self._seen: dict[str, tuple[HostState, int]] = {}
         self._ending: list[tuple[Host, float]] = []
         self.hosts: dict[str, Host] = {}
         self.add(nodes)
@@ -109,10 +109,10 @@ class Fleet:
     def deciding(self) -> bool:
         """Whether a probe is being drawn, which has its own limit in time."""
         hosts = self.hosts.values()
-        drawing = any(h.standing is Standing.STARTING and h.drawing is not None for h in hosts)
+        drawing = any(h.standing is HostState.STARTING and h.drawing is not None for h in hosts)
         return drawing or (self._own is not None and not self._own.settled)
 
-    def tend(self) -> Iterator[Happening]:
+    def tend(self) -> Iterator[HostEvent]:
         """See to every host, and tell what happened."""
         self._end_removed()
         for host in tuple(self.hosts.values()):
@@ -120,8 +120,8 @@ class Fleet:
                 if isinstance(message, list) and message[0] < 0:
                     self._judge.on_outcome(host, Outcome.from_json(message))
                 else:
-                    yield Happening(host, Change.TOLD, message)
-            if host.standing is Standing.STARTING and host.hello:
+                    yield HostEvent(host, Change.TOLD, message)
+            if host.standing is HostState.STARTING and host.hello:
                 complete = not any(map(self._is_awaited, self.hosts.values()))
                 self._judge.judge(host, complete)
             yield from self._changes(host)
@@ -159,23 +159,23 @@ class Fleet:
 
     def _is_awaited(self, host: Host) -> bool:
         """Whether the probes of a host that is tried first may still come, and tell."""
-        if host.standing is not Standing.STARTING or host.born > 1:
+        if host.standing is not HostState.STARTING or host.born > 1:
             return False
         early = time.monotonic() - self._begun < self.patience.others
         return self._judge.owes(host) and (early or host.drawing is not None)
 
-    def _changes(self, host: Host) -> Iterator[Happening]:
+    def _changes(self, host: Host) -> Iterator[HostEvent]:
         before, usable = self._seen[host.name]
         now = host.standing
         self._seen[host.name] = (now, host.usable)
         if now is before and usable == host.usable:
             return
-        up = (Standing.READY, Standing.SILENT)
+        up = (HostState.READY, HostState.SILENT)
         if before in up and now not in up:
-            yield Happening(host, Change.GONE)
-        if now is Standing.REFUSED and before is not now:
-            yield Happening(host, Change.REFUSED)
-        if now is Standing.READY and before not in up:
-            yield Happening(host, Change.READY)
+            yield HostEvent(host, Change.GONE)
+        if now is HostState.REFUSED and before is not now:
+            yield HostEvent(host, Change.REFUSED)
+        if now is HostState.READY and before not in up:
+            yield HostEvent(host, Change.READY)
         if now in up:
-            yield Happening(host, Change.SLOTS)
+            yield HostEvent(host, Change.SLOTS)

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from cluster import __version__
-from cluster.common.backoff import Attention, backoff
+from cluster.common.backoff import ListeningClock, backoff
 from cluster.hosts.child_process import Child
 from cluster.hosts.connect import srun
 from cluster.hosts.connect.lacking import installing
@@ -52,14 +52,14 @@ class Patience:
 Reach = Callable[[Node], Sequence[str]]
 
 
-class Clock(NamedTuple):
+class ClockOffset(NamedTuple):
     """How far a host's clock is ahead of ours, and within what: seconds."""
 
     ahead: float
     within: float
 
 
-class Standing(Enum):
+class HostState(Enum):
     """Where a host stands."""
 
     STARTING = "starting"
@@ -102,14 +102,14 @@ class Host:
         patience: Patience,
         reach: Reach = agent_command,
     ) -> None:
-        self.node, self.standing = node, Standing.AWAY
+        self.node, self.standing = node, HostState.AWAY
         self.reason, self.fix = "not reached yet", ""
         self.hello: dict[str, Any] = {}
         self.probes: dict[int, str] = {}
         self.asked, self.lost_probes, self.remark, self.is_own = False, 0, "", False
         self.drawing: float | None = None
         self.twice: int | None = None
-        self.clock: Clock | None = None
+        self.clock: ClockOffset | None = None
         self._left: dict[int, float] = {}
         self.usable = self.born = 0
         self._first, self._here = first, here
@@ -119,7 +119,7 @@ class Host:
         self._knows: set[str] = set()
         self._told: set[str] = set()
         self._failures, self._next_try = 0, 0.0
-        self._attention = Attention()
+        self._attention = ListeningClock()
         self._since = self._heard = self._beaten = 0.0
 
     @property
@@ -130,7 +130,7 @@ class Host:
     @property
     def ready(self) -> bool:
         """Whether it may be given tasks."""
-        return self.standing is Standing.READY
+        return self.standing is HostState.READY
 
     @property
     def here(self) -> bool:
@@ -195,10 +195,17 @@ class Host:
         """
         self._commands += 1
         words = [self.hello["interpreter"] if word == "{python}" else word for word in command]
-        self.say({"start": {
-            "id": self._commands, "command": words, "env": dict(environment or {}),
-            "input": first, "talks": talks,
-        }})  # fmt: skip
+        self.say(
+            {
+                "start": {
+                    "id": self._commands,
+                    "command": words,
+                    "env": dict(environment or {}),
+                    "input": first,
+                    "talks": talks,
+                }
+            }
+        )
         return self._commands
 
     def start_module(self, module: str, first: object = None) -> int:
@@ -219,7 +226,7 @@ class Host:
     def refuse(self, reason: str, fix: str = "") -> None:
         """Never use it again."""
         self._drop()
-        self.standing, self.reason, self.fix = Standing.REFUSED, reason, fix
+        self.standing, self.reason, self.fix = HostState.REFUSED, reason, fix
 
     # -- what comes of it -------------------------------------------------------------------------
 
@@ -227,7 +234,7 @@ class Host:
         """See to the connection; every message that is not about the connection itself."""
         now = self._attention.look()
         if self._agent is None:
-            if self.standing is not Standing.REFUSED and now >= self._next_try:
+            if self.standing is not HostState.REFUSED and now >= self._next_try:
                 self._launch(now)
             return
         for message in self._agent.messages():
@@ -257,7 +264,7 @@ class Host:
             self._drop()
 
     def _launch(self, now: float) -> None:
-        self.standing, self.hello, self.probes = Standing.STARTING, {}, {}
+        self.standing, self.hello, self.probes = HostState.STARTING, {}, {}
         self.usable, self._number = 0, 0
         self._knows, self._told = set(), set()
         self.clock, self._left, self.asked, self.lost_probes = None, {}, False, 0
@@ -280,8 +287,8 @@ class Host:
 
     def _hear(self, now: float) -> None:
         self._heard = now
-        if self.standing is Standing.SILENT:
-            self.standing, self.reason = Standing.READY, "heard again"
+        if self.standing is HostState.SILENT:
+            self.standing, self.reason = HostState.READY, "heard again"
 
     def _is_own(self, message: Any) -> bool:
         """Take in what is about the connection."""
@@ -321,7 +328,7 @@ class Host:
             return
         within = (now - left) / 2
         if within >= 0 and (self.clock is None or within < self.clock.within):
-            self.clock = Clock(float(beat["clock"]) - (left + now) / 2, within)
+            self.clock = ClockOffset(float(beat["clock"]) - (left + now) / 2, within)
 
     def _shake(self, hello: dict[str, Any]) -> None:
         self.hello = hello
@@ -333,7 +340,7 @@ class Host:
 
     def accept(self) -> None:
         """It has shaken hands, and may be given tasks."""
-        self.standing, self._failures = Standing.READY, 0
+        self.standing, self._failures = HostState.READY, 0
 
     def _look(self, now: float) -> None:
         """At the clocks."""
@@ -345,24 +352,27 @@ class Host:
             self.say({"beat": self._number})
             self.send()
         quiet = now - self._heard
-        if self.standing is Standing.STARTING and self.drawing is None:
+        if self.standing is HostState.STARTING and self.drawing is None:
             if now - self._since > patience.ready:
                 words = (self._agent.words if self._agent else "") or self.reason
                 self._lose(f"not ready within {patience.ready:g} s; {words}".rstrip("; "))
         elif quiet > patience.lost:
             self._lose(f"not heard of for {quiet:.0f} s")
-        elif quiet > patience.silent and self.standing is Standing.READY:
-            self.standing = Standing.SILENT
+        elif quiet > patience.silent and self.standing is HostState.READY:
+            self.standing = HostState.SILENT
             self.reason = f"not heard of for {quiet:.0f} s"
 
     def _on_end(self) -> None:
         if self._agent is None:
             return
-        started = self.standing is not Standing.STARTING
+        started = self.standing is not HostState.STARTING
         how = self._agent.reap()
         self._agent = None
-        self._away(Trouble(f"its agent ended: {how}", "", False) if started
-                   else trouble(self.node, how, __version__))  # fmt: skip
+        self._away(
+            Trouble(f"its agent ended: {how}", "", False)
+            if started
+            else trouble(self.node, how, __version__)
+        )
 
     def _lose(self, reason: str) -> None:
         self._drop()
@@ -376,7 +386,7 @@ class Host:
 
     def _away(self, found: Trouble) -> None:
         self.usable = 0
-        self.standing = Standing.REFUSED if found.final else Standing.AWAY
+        self.standing = HostState.REFUSED if found.final else HostState.AWAY
         self.reason, self.fix = found.reason, found.fix
         pause = backoff(self._failures, self._patience.first, self._patience.longest)
         self._failures += 1

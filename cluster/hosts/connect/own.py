@@ -6,7 +6,7 @@ import selectors
 from collections import deque
 from collections.abc import Sequence
 
-from cluster.common.backoff import Attention
+from cluster.common.backoff import ListeningClock
 from cluster.hosts.connect.host import Patience
 from cluster.hosts.connect.judge import Judge
 from cluster.hosts.fingerprint import failed, is_lost, probe, probed
@@ -36,7 +36,7 @@ class Own:
     ) -> None:
         self._works, self._jury, self._patience = judge.works, judge.jury, patience
         self._owed = deque(n for n in range(len(self._works)) if not self._jury.is_known(n))
-        self._attention = Attention()
+        self._attention = ListeningClock()
         self._since, self._given, self._lost = self._attention.now, False, 0
         self._slots: Slots | None = None
         if self._owed:

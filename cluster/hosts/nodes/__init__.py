@@ -44,11 +44,11 @@ __all__ = [
     "MAX_SLOTS",
     "NO_ALLOCATION",
     "Defaults",
+    "HostCollection",
     "HostFile",
     "Node",
     "NodeError",
     "NodeList",
-    "Roster",
     "allocated",
     "expand",
     "has_allocation",
@@ -87,7 +87,7 @@ def parse(
         NodeError: naming the entry and the column; a host that stands twice; no host at all.
     """
     listed = [entries] if isinstance(entries, str) else entries
-    roster = Roster()
+    roster = HostCollection()
     for index, entry in enumerate(listed):
         try:
             roster.add(index, parse_entry(entry, base_dir, environ, roster.room))
@@ -220,7 +220,7 @@ def _with_keys(node: Node, given: Mapping[str, Any]) -> Node:
     return replace(node, **given)
 
 
-class Roster:
+class HostCollection:
     """Hosts as they are collected, entry by entry; each may be named once.
 
     Attributes:

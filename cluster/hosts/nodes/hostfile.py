@@ -85,8 +85,10 @@ def _line_nodes(words: Sequence[str]) -> tuple[Node, ...]:
     if not words:
         return ()
     if _SECTION.fullmatch(" ".join(words)) and not is_ipv6(words[0].strip("[]")):
-        _fail(f"{' '.join(words)!r} is a section, as Ansible has them",
-              "list the hosts alone, a line each, as: host slots=4")  # fmt: skip
+        _fail(
+            f"{' '.join(words)!r} is a section, as Ansible has them",
+            "list the hosts alone, a line each, as: host slots=4",
+        )
     settings = dict(map(_setting, words[1:]))
     nodes = expand(words[0])
     keys = [key for key in ("slots", "max_slots", "max-slots") if key in settings]

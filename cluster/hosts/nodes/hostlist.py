@@ -75,7 +75,8 @@ def expand(text: str, room: int = MAX_NODES, *, ports: bool = False) -> tuple[No
     """The nodes of one host list: ``n[01-16,20]``, ``a[1-2],b3``, ``host:4``, ``4/host``.
 
     An entry is ``[SLOTS/][USER@]HOST[:SLOTS]``; an IPv6 address stands in brackets, ``[::1]:4``.
-    A host may be named twice here: :class:`cluster.hosts.nodes.Roster` judges the whole list.
+    A host may be named twice here: :class:`cluster.hosts.nodes.HostCollection` judges the whole
+    list.
 
     Args:
         text: the list.
@@ -168,8 +169,10 @@ def _parse_entry(entry: str, column: int, ports: bool) -> _Entry:
     slots = _slots(before, after, at)
     if after == "22" and (ports or user is not None):
         login = f"{user}@" if user else ""
-        fix = (f"write {{host: {host}, {f'user: {user}, ' if user else ''}port: 22}}, or"
-               f" 22/{login}{host} for as many slots")  # fmt: skip
+        fix = (
+            f"write {{host: {host}, {f'user: {user}, ' if user else ''}port: 22}}, or"
+            f" 22/{login}{host} for as many slots"
+        )
         raise NodeError("':22' is 22 slots here, and looks like a port", at["after"], fix)
     return _Entry(column, _pieces(host, at["host"]), slots, user)
 

@@ -133,10 +133,16 @@ class Defaults:
         ours = {each.name: getattr(self, each.name) for each in fields(self)}
         given = {key: value for key, value in ours.items() if value not in (None, ())}
         return tuple(
-            replace(node, **{key: value for key, value in given.items()
-                             if getattr(node, key) in (None, ()) and _takes(node, key)})
+            replace(
+                node,
+                **{
+                    key: value
+                    for key, value in given.items()
+                    if getattr(node, key) in (None, ()) and _takes(node, key)
+                },
+            )
             for node in nodes
-        )  # fmt: skip
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-safe mapping of what is given, from which :meth:`from_json` makes an equal one."""

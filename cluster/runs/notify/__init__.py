@@ -7,6 +7,6 @@ at its deadline, and what became of each is recorded in the ledger.
 from __future__ import annotations
 
 from cluster.runs.notify.secret import SecretError, filled
-from cluster.runs.notify.teller import Teller
+from cluster.runs.notify.teller import Notification
 
-__all__ = ["SecretError", "Teller", "filled"]
+__all__ = ["Notification", "SecretError", "filled"]

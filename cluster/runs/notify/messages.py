@@ -20,8 +20,21 @@ def of_result(result: Result) -> Message:
     shown = "" if value is None or isinstance(value, list) else f", {value_text(value, error)}"
     why = f" ({result.stopped_by})" if result.stopped_by else ""
     document = result.to_json()
-    keys = ("run", "name", "state", "stopped_by", "drained", "samples", "estimate", "std_error",
-            "interval", "digest", "wall_s", "resume", "advice")  # fmt: skip
+    keys = (
+        "run",
+        "name",
+        "state",
+        "stopped_by",
+        "drained",
+        "samples",
+        "estimate",
+        "std_error",
+        "interval",
+        "digest",
+        "wall_s",
+        "resume",
+        "advice",
+    )
     return {
         **_head(
             result.state,
@@ -37,11 +50,17 @@ def _of_sweep(result: Result) -> Message:
     done = f"{result.done} of {total} points done"
     return {
         **_head(state, f"{result.name}: {state}{why}, {done}, sweep {result.run}{_next(result)}"),
-        "run": result.run, "name": result.name, "state": state, "stopped_by": result.stopped_by,
-        "points_done": result.done, "points_total": total,
+        "run": result.run,
+        "name": result.name,
+        "state": state,
+        "stopped_by": result.stopped_by,
+        "points_done": result.done,
+        "points_total": total,
         "failed": [point.point for point in result.members if point.result.state == "failed"],
-        "wall_s": result.wall_s, "resume": result.resume, "advice": result.advice,
-    }  # fmt: skip
+        "wall_s": result.wall_s,
+        "resume": result.resume,
+        "advice": result.advice,
+    }
 
 
 def _next(result: Result) -> str:

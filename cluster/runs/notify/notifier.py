@@ -120,9 +120,12 @@ class Notifier:
             given.seek(0)
             try:
                 process = subprocess.Popen(
-                    command, stdin=given, stdout=said or subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL, start_new_session=True,
-                )  # fmt: skip
+                    command,
+                    stdin=given,
+                    stdout=said or subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
             except OSError as error:
                 self._note(f"not notified of {event}: {channel}: {error.strerror}")
                 return

@@ -21,7 +21,7 @@ from cluster.runs.notify.notifier import Notifier
 from cluster.spec import Notify
 
 
-class Teller:
+class Notification:
     """An observer between a run and its own one, that sends what the spec wants to be told.
 
     A context around the time in which the run's lock is held: its end sends how that went, when
@@ -36,9 +36,14 @@ class Teller:
     """
 
     def __init__(
-        self, run: str, name: str, notify: Notify, note: Callable[[str], None],
-        observe: Observer, result: Callable[[], Result],
-    ) -> None:  # fmt: skip
+        self,
+        run: str,
+        name: str,
+        notify: Notify,
+        note: Callable[[str], None],
+        observe: Observer,
+        result: Callable[[], Result],
+    ) -> None:
         self._run, self._name, self._note = run, name, note
         self._notifier = Notifier(notify, note)
         self._observe, self._result = observe, result

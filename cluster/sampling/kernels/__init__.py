@@ -14,9 +14,9 @@ from cluster.sampling.kernels.load import load
 from cluster.sampling.kernels.model import (
     DEFAULT_BLOCK,
     Kernel,
+    KernelSource,
     ParamError,
     ParamFault,
-    Source,
     Traits,
     kernel,
 )
@@ -25,9 +25,9 @@ from cluster.sampling.kernels.text import form_of, functions, listing
 __all__ = [
     "DEFAULT_BLOCK",
     "Kernel",
+    "KernelSource",
     "ParamError",
     "ParamFault",
-    "Source",
     "Traits",
     "cache_folder",
     "differing",

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from cluster.sampling.kernels.model import Source
+from cluster.sampling.kernels.model import KernelSource
 
 _MEMORY = "/dev/shm"
 # Beside the kernels' own folders: a kernel that starts a fresh Python hands it its functions by the
@@ -44,7 +44,7 @@ def cache_folder() -> Path:
         raise OSError(str(error)) from None
 
 
-def module_name(source: Source) -> str:
+def module_name(source: KernelSource) -> str:
     """What a kernel's module is called in every process."""
     return f"_cluster_kernel_{source.sha[:16]}"
 
@@ -54,7 +54,7 @@ def modules_folder(folder: Path) -> Path:
     return folder.parent / _MODULES
 
 
-def unpack(source: Source) -> Path:
+def unpack(source: KernelSource) -> Path:
     """Write the files once, whole or not at all; what is there is believed only if it is equal."""
     try:
         root = cache_folder() / "kernels"
@@ -71,7 +71,7 @@ def unpack(source: Source) -> Path:
         return _unpack_aside(source)
 
 
-def _unpack_aside(source: Source) -> Path:
+def _unpack_aside(source: KernelSource) -> Path:
     """In a folder of this process: on the disk for such, else in memory."""
     try:
         return _aside(Path(_scratch().name), source)
@@ -79,17 +79,17 @@ def _unpack_aside(source: Source) -> Path:
         return _aside(Path(_scratch(_MEMORY).name), source)
 
 
-def _aside(root: Path, source: Source) -> Path:
+def _aside(root: Path, source: KernelSource) -> Path:
     _written(root / _MODULES, _stand_in(source))
     return _written(root / source.sha, source.files)
 
 
-def _stand_in(source: Source) -> dict[str, str]:
+def _stand_in(source: KernelSource) -> dict[str, str]:
     text = _STAND_IN.format(root=ROOT, sha=source.sha, entry=source.entry)
     return {f"{module_name(source)}.py": text}
 
 
-def _holds(folder: Path, source: Source) -> bool:
+def _holds(folder: Path, source: KernelSource) -> bool:
     try:
         return all(
             (folder / name).read_bytes() == text.encode() for name, text in source.files.items()
@@ -98,7 +98,7 @@ def _holds(folder: Path, source: Source) -> bool:
         return False
 
 
-def _replace(folder: Path, source: Source) -> None:
+def _replace(folder: Path, source: KernelSource) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=f".{source.sha[:8]}-", dir=folder.parent))
     try:
         _written(fresh, source.files)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from cluster.common.errors import KernelError, did_you_mean
 from cluster.sampling.kernels.missing import cure_of, files_of
 from cluster.sampling.kernels.missing import include as include_line
-from cluster.sampling.kernels.model import Source, not_a_kernel
+from cluster.sampling.kernels.model import KernelSource, not_a_kernel
 from cluster.sampling.kernels.text import (
     form_of,
     functions,
@@ -23,7 +23,7 @@ from cluster.sampling.kernels.text import (
 )
 
 
-def freeze(reference: str, base: Path, include: Iterable[str] = ()) -> Source:
+def freeze(reference: str, base: Path, include: Iterable[str] = ()) -> KernelSource:
     """Read a kernel's text: ``file.py:function`` relative to ``base``, or ``module:function``.
 
     A module is looked up as a file, in the current folder and then along ``sys.path``; nothing is
@@ -37,7 +37,7 @@ def freeze(reference: str, base: Path, include: Iterable[str] = ()) -> Source:
     path = _find(place, base)
     names = [path.name, *include]
     files = {name: read(path.parent / name, name) for name in names}
-    source = Source(path.name, function, files)
+    source = KernelSource(path.name, function, files)
     _check_function(source)
     _check_siblings(source, path.parent)
     return source
@@ -50,7 +50,7 @@ def unfound(error: KernelError, reference: str, base: Path) -> str | None:
     return cure_of(error.__cause__, _find(reference.rpartition(":")[0], base).parent)
 
 
-def differing(source: Source, reference: str, base: Path) -> list[str]:
+def differing(source: KernelSource, reference: str, base: Path) -> list[str]:
     """The files of a frozen kernel that have another text now, where they are found and read.
 
     Args:
@@ -101,7 +101,7 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _check_function(source: Source) -> None:
+def _check_function(source: KernelSource) -> None:
     text = source.files[source.entry]
     known = functions(text, source.entry)
     found = known.get(source.function)
@@ -119,12 +119,13 @@ def _check_function(source: Source) -> None:
         )
     if defined.what is not None:
         raise KernelError(
-            f"{source.function!r} {defined.what}", where=f"{source.entry}:{defined.line}",
+            f"{source.function!r} {defined.what}",
+            where=f"{source.entry}:{defined.line}",
             fix=defined.fix,
-        )  # fmt: skip
+        )
 
 
-def _check_siblings(source: Source, folder: Path) -> None:
+def _check_siblings(source: KernelSource, folder: Path) -> None:
     """Refuse an import that works beside the kernel's file but not on a worker."""
     for file, text in source.files.items():
         if not file.endswith(".py"):

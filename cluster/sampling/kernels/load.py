@@ -16,11 +16,18 @@ from cluster.common.errors import KernelError, StopNow
 from cluster.sampling.kernels.cache import ROOT, module_name, modules_folder, unpack
 from cluster.sampling.kernels.callables import layers, oddity, parameters_of, place_of
 from cluster.sampling.kernels.importing import GUARD, AtImport, ImportTimeout, importing
-from cluster.sampling.kernels.model import FORMS, Kernel, Source, Traits, describe, not_a_kernel
+from cluster.sampling.kernels.model import (
+    FORMS,
+    Kernel,
+    KernelSource,
+    Traits,
+    describe,
+    not_a_kernel,
+)
 
 
 @lru_cache(maxsize=64)
-def load(source: Source) -> Kernel:
+def load(source: KernelSource) -> Kernel:
     """Import a frozen kernel from a private folder named by its hash.
 
     The folder outlives the process, so that compilers can keep their caches beside the file.
@@ -41,22 +48,23 @@ def load(source: Source) -> Kernel:
         raise KernelError(message, fix="write a function: def f(rng, samples)") from error
 
 
-def _described(source: Source, call: Any) -> Kernel:
+def _described(source: KernelSource, call: Any) -> Kernel:
     if odd := oddity(call):
         raise KernelError(f"{source.function!r} {odd[0]}", where=place_of(call), fix=odd[1])
     names, defaults = _parameters(source, call)
     return Kernel(source, call, names[0], defaults, _traits(call))
 
 
-def _parameters(source: Source, call: Any) -> tuple[list[str], dict[str, object]]:
+def _parameters(source: KernelSource, call: Any) -> tuple[list[str], dict[str, object]]:
     """The names of all parameters, and the defaults of those beyond the first two."""
     try:
         parameters = parameters_of(call)
     except (ValueError, TypeError) as error:
         raise KernelError(
-            f"the parameters of {source.name} cannot be found out: {error}", where=place_of(call),
+            f"the parameters of {source.name} cannot be found out: {error}",
+            where=place_of(call),
             fix="write a function that calls it: def f(rng, samples): ...",
-        ) from None  # fmt: skip
+        ) from None
     names = [parameter.name for parameter in parameters]
     by_place = [p.name for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
     if (
@@ -71,7 +79,7 @@ def _parameters(source: Source, call: Any) -> tuple[list[str], dict[str, object]
     return names, {parameter.name: parameter.default for parameter in parameters[2:]}
 
 
-def _judge(source: Source, call: Any, parameter: Parameter) -> None:
+def _judge(source: KernelSource, call: Any, parameter: Parameter) -> None:
     """Refuse a parameter that cannot be given by its name."""
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         message = (
@@ -89,7 +97,7 @@ def _traits(call: Any) -> Traits:
     return next((traits for traits in told if isinstance(traits, Traits)), Traits())
 
 
-def _import(source: Source, folder: Path) -> ModuleType:
+def _import(source: KernelSource, folder: Path) -> ModuleType:
     """Run the file as a module of its own; its listed neighbours import by their plain names."""
     _forget_neighbours(source)
     _make_findable(source, folder)
@@ -148,7 +156,7 @@ def _ordered(constant: Any) -> Any:
 _beside: set[str] = set()
 
 
-def _make_findable(source: Source, folder: Path) -> None:
+def _make_findable(source: KernelSource, folder: Path) -> None:
     """Have this process, and every Python that a kernel starts from it, find the modules.
 
     multiprocessing and loky give their children the path that this process has.
@@ -182,7 +190,7 @@ def _not_imported(error: BaseException, entry: str, folder: Path) -> KernelError
     return KernelError(f"{entry} does not import: {what}", where=where, fix=fix)
 
 
-def _forget_neighbours(source: Source) -> None:
+def _forget_neighbours(source: KernelSource) -> None:
     """Two kernels may each bring a neighbour of one name: the second must not get the first's."""
     for file in source.files:
         name = PurePosixPath(file).parts[0].removesuffix(".py")

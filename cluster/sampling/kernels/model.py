@@ -107,7 +107,7 @@ def _block(value: Any) -> int:
 
 
 @dataclass(frozen=True)
-class Source:
+class KernelSource:
     """The frozen text of a kernel.
 
     Attributes:
@@ -159,7 +159,7 @@ class Kernel:
         traits: what its decorator says.
     """
 
-    source: Source
+    source: KernelSource
     call: Callable[..., Tally]
     form: str
     defaults: Mapping[str, object]
@@ -359,8 +359,9 @@ def _plainly(default: object) -> object:
 
 def _alike(default: object, value: object) -> bool:
     """Whether a parameter is what its default is: a number, or a text."""
-    kinds = [next((k for k in (int | float, str) if isinstance(v, k)), None)
-             for v in (default, value)]  # fmt: skip
+    kinds = [
+        next((k for k in (int | float, str) if isinstance(v, k)), None) for v in (default, value)
+    ]
     return kinds[0] == kinds[1]
 
 

@@ -9,6 +9,6 @@ from __future__ import annotations
 from cluster.unattended.detached.follow import attach, follow, tail
 from cluster.unattended.detached.halt import halt
 from cluster.unattended.detached.launch import Word, launch
-from cluster.unattended.detached.voice import Voice, speak_into
+from cluster.unattended.detached.voice import DetachedOutput, speak_into
 
-__all__ = ["Voice", "Word", "attach", "follow", "halt", "launch", "speak_into", "tail"]
+__all__ = ["DetachedOutput", "Word", "attach", "follow", "halt", "launch", "speak_into", "tail"]

@@ -12,7 +12,7 @@ from cluster.common.errors import ClusterError, Locked
 from cluster.hosts.process_tree import born
 from cluster.hosts.scratch import hostname
 from cluster.ledger import Ledger, Owner
-from cluster.unattended.detached.subject import Subject, subject
+from cluster.unattended.detached.subject import WatchedRun, subject
 
 # Between the signal that drains and the one that stops at once.
 _PAUSE = 0.3
@@ -21,7 +21,7 @@ _STOPPING = 10.0
 _LOOK_EVERY = 0.1
 
 
-class Unreachable(ClusterError):
+class HolderUnreachable(ClusterError):
     """The process that holds a run cannot be signalled from here."""
 
     code = 75
@@ -55,18 +55,18 @@ def halt(run: str, store: Path, *, now: bool = False, timeout: float | None = 60
         return found.id
 
 
-def _asked(ledger: Ledger, found: Subject, owner: Owner, *, now: bool) -> bool:
+def _asked(ledger: Ledger, found: WatchedRun, owner: Owner, *, now: bool) -> bool:
     """Ask a process to drain, and with ``now`` end it; False where it holds nothing any more."""
     try:
         return _signalled(ledger, found, owner, now=now)
-    except Unreachable:
+    except HolderUnreachable:
         # It may have ended by itself, just now.
         if _free(found, owner, 0.0):
             return False
         raise
 
 
-def _signalled(ledger: Ledger, found: Subject, owner: Owner, *, now: bool) -> bool:
+def _signalled(ledger: Ledger, found: WatchedRun, owner: Owner, *, now: bool) -> bool:
     with _Process(owner) as process:
         # The lock says that the owner lives; asked again, now that its process is at hand, it
         # says that this is the process, and no later one of the same pid.
@@ -113,11 +113,11 @@ class _Process:
         except PermissionError:
             raise self._unreachable("it is another user's", "stop it as that user") from None
 
-    def _unreachable(self, why: str, fix: str) -> Unreachable:
-        return Unreachable(f"the run is held by {self._owner}, out of reach: {why}", fix=fix)
+    def _unreachable(self, why: str, fix: str) -> HolderUnreachable:
+        return HolderUnreachable(f"the run is held by {self._owner}, out of reach: {why}", fix=fix)
 
 
-def _at_once(found: Subject, owner: Owner, process: _Process, pause: float) -> None:
+def _at_once(found: WatchedRun, owner: Owner, process: _Process, pause: float) -> None:
     """The second signal of a kind stops what the first one drains; then there is no more to ask."""
     for seconds, number in ((pause, signal.SIGTERM), (_STOPPING, signal.SIGKILL)):
         if _free(found, owner, seconds):
@@ -126,7 +126,7 @@ def _at_once(found: Subject, owner: Owner, process: _Process, pause: float) -> N
     _free(found, owner, _STOPPING)
 
 
-def _wait(found: Subject, store: Path, timeout: float) -> None:
+def _wait(found: WatchedRun, store: Path, timeout: float) -> None:
     if not _free(found, None, timeout):
         raise Locked(
             f"{found.id} drains, and is held by {found.holder()} still, after {timeout:g} s",
@@ -134,7 +134,7 @@ def _wait(found: Subject, store: Path, timeout: float) -> None:
         )
 
 
-def _free(found: Subject, owner: Owner | None, seconds: float) -> bool:
+def _free(found: WatchedRun, owner: Owner | None, seconds: float) -> bool:
     """Whether an owner, or anybody, holds nothing of it, or no more so within a time."""
     end = time.monotonic() + seconds
     while any(owner is None or each.process == owner.process for each in found.owners()):

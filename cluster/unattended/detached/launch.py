@@ -65,9 +65,13 @@ def launch(arguments: Sequence[str], stdin: IO[bytes] | None = None) -> Word:
     command = [sys.executable, "-P", "-c", _BOOTSTRAP, root, *arguments]
     with tempfile.TemporaryFile() as early, _pipe() as (reader, writer):
         process = subprocess.Popen(
-            [*command, "--word", str(writer)], stdin=stdin or subprocess.DEVNULL,
-            stdout=early, stderr=early, pass_fds=(writer,), start_new_session=True,
-        )  # fmt: skip
+            [*command, "--word", str(writer)],
+            stdin=stdin or subprocess.DEVNULL,
+            stdout=early,
+            stderr=early,
+            pass_fds=(writer,),
+            start_new_session=True,
+        )
         os.close(writer)
         word = Word()
         try:

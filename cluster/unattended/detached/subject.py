@@ -16,7 +16,7 @@ from cluster.report.standing import nodes_of
 from cluster.sampling.tally import Estimate
 
 
-class Subject(ABC):
+class WatchedRun(ABC):
     """A run or a sweep of a store.
 
     Attributes:
@@ -44,7 +44,7 @@ class Subject(ABC):
         """What its own observers were told since it was asked last, as the ledger has it."""
 
 
-def subject(ledger: Ledger, name: str) -> Subject:
+def subject(ledger: Ledger, name: str) -> WatchedRun:
     """What a word names.
 
     Raises:
@@ -54,7 +54,7 @@ def subject(ledger: Ledger, name: str) -> Subject:
     return _Sweep(ledger, found) if found else _Single(ledger, ledger.run(name))
 
 
-class _Single(Subject):
+class _Single(WatchedRun):
     def __init__(self, ledger: Ledger, run: Run) -> None:
         self._ledger, self.run, self.id = ledger, run, run.id
         self._told: Mapping[str, Any] = {}
@@ -89,8 +89,8 @@ class _Single(Subject):
         return Started(row.id, record.get("blocks", 0), goal, block, backend)
 
 
-class _Sweep(Subject):
-    def __init__(self, ledger: Ledger, sweep: sweeps.Sweep) -> None:
+class _Sweep(WatchedRun):
+    def __init__(self, ledger: Ledger, sweep: sweeps.SweepRow) -> None:
         self._ledger, self._sweep, self.id = ledger, sweep, sweep.id
         self._runs = [run for _, _, run in sweeps.runs_of(ledger, sweep)]
         if not self._runs:
@@ -127,11 +127,17 @@ class _Sweep(Subject):
         if record and record != self._told:
             self._told = record
             yield Progress(
-                record["elapsed_s"], record["blocks"], record["goal_blocks"], record["samples"],
-                record["samples_per_s"], None, nodes_of(record), record["points_done"],
+                record["elapsed_s"],
+                record["blocks"],
+                record["goal_blocks"],
+                record["samples"],
+                record["samples_per_s"],
+                None,
+                nodes_of(record),
+                record["points_done"],
                 record["points"],
                 tuple(PointProgress(*point) for point in record.get("running", [])),
-            )  # fmt: skip
+            )
 
 
 def _progress(row: Run, record: Mapping[str, Any]) -> Progress:
@@ -140,10 +146,14 @@ def _progress(row: Run, record: Mapping[str, Any]) -> Progress:
         value, error = _tuple(record["estimate"]), _tuple(record["std_error"])
         estimate = Estimate(value, error, value, value, row.goal.get("confidence", 0.95))
     return Progress(
-        record["elapsed_s"], record["blocks"], row.goal["blocks"], record["samples"],
-        record["samples_per_s"], estimate,
+        record["elapsed_s"],
+        record["blocks"],
+        row.goal["blocks"],
+        record["samples"],
+        record["samples_per_s"],
+        estimate,
         nodes_of(record),
-    )  # fmt: skip
+    )
 
 
 def _tuple(value: Any) -> Any:

@@ -21,7 +21,7 @@ from cluster.report.result import Result
 _MOST_COPIED = 1 << 20
 
 
-class Voice:
+class DetachedOutput:
     """An observer that moves standard output and error into the run's log once it has a name.
 
     Args:

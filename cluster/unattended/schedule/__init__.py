@@ -14,10 +14,20 @@ from cluster.common.errors import UsageError
 from cluster.runs.notify import filled
 from cluster.spec import Spec, is_stream
 from cluster.unattended.schedule import cron, slurm, systemd
-from cluster.unattended.schedule.job import Job, Scheduled, Start, job_of, name_of
+from cluster.unattended.schedule.job import Scheduled, ScheduledJob, Start, job_of, name_of
 from cluster.unattended.schedule.slurm import Order
 
-__all__ = ["SCHEDULERS", "Job", "Order", "Scheduled", "Start", "batch", "job_of", "put", "remove"]
+__all__ = [
+    "SCHEDULERS",
+    "Order",
+    "Scheduled",
+    "ScheduledJob",
+    "Start",
+    "batch",
+    "job_of",
+    "put",
+    "remove",
+]
 
 SCHEDULERS = {"cron": cron, "systemd": systemd, "slurm": slurm}
 
@@ -89,7 +99,9 @@ def _loaded(spec: Path, start: Start) -> Spec:
     return loaded
 
 
-def _given(kind: str, job: Job, when: str | Order, log: Path, printed: bool) -> dict[str, Any]:
+def _given(
+    kind: str, job: ScheduledJob, when: str | Order, log: Path, printed: bool
+) -> dict[str, Any]:
     """Have a scheduler take a job, unless it is only to be shown; the document of it."""
     scheduler = SCHEDULERS[kind]
     made = scheduler.text(job, when)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from cluster.common.errors import EngineError, StoreError, UsageError
 from cluster.unattended import crontab
-from cluster.unattended.schedule.job import Job, Scheduled
+from cluster.unattended.schedule.job import Scheduled, ScheduledJob
 
 _PATIENCE = 20.0
 _TRIES = 5
 
 
-def text(job: Job, when: str) -> Scheduled:
+def text(job: ScheduledJob, when: str) -> Scheduled:
     """The lines of a job; ``when`` is five fields, or a word such as ``@daily``.
 
     Raises:
@@ -29,7 +29,7 @@ def text(job: Job, when: str) -> Scheduled:
     return Scheduled(((f"crontab of {_user()}", block),), (("crontab", "-"),))
 
 
-def install(job: Job, when: str) -> Scheduled:
+def install(job: ScheduledJob, when: str) -> Scheduled:
     """Put the lines into the crontab, in the place of those that the job had.
 
     Raises:
@@ -53,7 +53,7 @@ class _NoCrontab(EngineError):
     """No crontab(1): no cron, and no lines in it."""
 
 
-def _line(job: Job, when: str) -> str:
+def _line(job: ScheduledJob, when: str) -> str:
     try:
         return crontab.line(when, job.command)
     except crontab.CrontabError as error:
@@ -136,9 +136,13 @@ def _write(lines: str) -> None:
 def _crontab(argument: str, lines: str = "") -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
-            ["crontab", argument], check=False, input=lines.encode(errors="surrogateescape"),
-            capture_output=True, env={**os.environ, "LC_ALL": "C"}, timeout=_PATIENCE,
-        )  # fmt: skip
+            ["crontab", argument],
+            check=False,
+            input=lines.encode(errors="surrogateescape"),
+            capture_output=True,
+            env={**os.environ, "LC_ALL": "C"},
+            timeout=_PATIENCE,
+        )
     except FileNotFoundError:
         fix = "install cron (Debian and Ubuntu: apt install cron), or use --systemd"
         raise _NoCrontab("there is no crontab command on this machine", fix=fix) from None

@@ -35,7 +35,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Job:
+class ScheduledJob:
     """A spec, to be started again and again.
 
     Attributes:
@@ -101,11 +101,11 @@ class Scheduled:
     commands: tuple[tuple[str, ...], ...]
 
 
-def job_of(spec: Path, store: str | Path, start: Start) -> Job:
+def job_of(spec: Path, store: str | Path, start: Start) -> ScheduledJob:
     """The job of a spec in the current folder, to which its store is relative."""
     folder = Path.cwd()
     place = folder / (start.store or store)
-    return Job(name_of(spec), spec.absolute(), folder, place, start.overrides, start.yes)
+    return ScheduledJob(name_of(spec), spec.absolute(), folder, place, start.overrides, start.yes)
 
 
 def name_of(spec: Path) -> str:
@@ -118,9 +118,16 @@ def name_of(spec: Path) -> str:
 
 def _run_bare(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=str(folder), env=BARE, stdin=subprocess.DEVNULL, capture_output=True,
-        check=False, encoding="utf-8", errors="replace", timeout=_PATIENCE,
-    )  # fmt: skip
+        command,
+        cwd=str(folder),
+        env=BARE,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
+        errors="replace",
+        timeout=_PATIENCE,
+    )
 
 
 def _program(verb: str) -> list[str]:

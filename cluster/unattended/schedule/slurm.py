@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.common.errors import StoreError, UsageError
-from cluster.unattended.schedule.job import Job, Scheduled
+from cluster.unattended.schedule.job import Scheduled, ScheduledJob
 from cluster.unattended.slurm import (
     MAX_ARRAY,
-    Batch,
+    BatchScript,
     SlurmError,
     array_limit,
     script,
@@ -39,7 +39,7 @@ class Order:
     parts: int | None = None
 
 
-def text(job: Job, order: Order) -> Scheduled:
+def text(job: ScheduledJob, order: Order) -> Scheduled:
     """The script of a job, and the lines of scrontab where a time is asked for.
 
     Raises:
@@ -49,12 +49,19 @@ def text(job: Job, order: Order) -> Scheduled:
     most = _array_limit() if order.parts else MAX_ARRAY
     warning, options = warning_of(order.options)
     try:
-        batch = Batch(
-            name=f"cluster-{job.name}", spec=job.spec, folder=job.folder, store=job.store,
-            python=sys.executable, overrides=job.overrides, options=options,
-            parts=order.parts, most=most, yes=job.yes,
-            warning=Batch.warning if warning is None else warning,
-        )  # fmt: skip
+        batch = BatchScript(
+            name=f"cluster-{job.name}",
+            spec=job.spec,
+            folder=job.folder,
+            store=job.store,
+            python=sys.executable,
+            overrides=job.overrides,
+            options=options,
+            parts=order.parts,
+            most=most,
+            yes=job.yes,
+            warning=BatchScript.warning if warning is None else warning,
+        )
         files = [(str(file), script(batch, str(file)))]
         if order.at is not None:
             files.append(("for scrontab -e", scrontab(batch, order.at, file)))
@@ -63,7 +70,7 @@ def text(job: Job, order: Order) -> Scheduled:
     return Scheduled(tuple(files), (("sbatch", str(file)),))
 
 
-def install(job: Job, order: Order) -> Scheduled:
+def install(job: ScheduledJob, order: Order) -> Scheduled:
     """Write the script. Handing it in is the person's: a job may cost something.
 
     Raises:
@@ -91,7 +98,7 @@ def remove(name: str, spec: Path) -> bool:
     return bool(files)
 
 
-def log(job: Job) -> Path:
+def log(job: ScheduledJob) -> Path:
     """What its jobs say: a file for each, over all of its starts."""
     return job.folder / f"cluster-{job.name}-*.log"
 

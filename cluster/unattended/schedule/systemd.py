@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.common.errors import EngineError, StoreError, UsageError
 from cluster.common.files import replace
-from cluster.unattended.schedule.job import Job, Scheduled
+from cluster.unattended.schedule.job import Scheduled, ScheduledJob
 
 _PATIENCE = 30.0
 # A drain finishes what was started; only then what is left is killed.
@@ -44,7 +44,7 @@ WantedBy=timers.target
 """
 
 
-def text(job: Job, when: str) -> Scheduled:
+def text(job: ScheduledJob, when: str) -> Scheduled:
     """The two units of a job; ``when`` is a calendar event, as OnCalendar= has it.
 
     Raises:
@@ -73,9 +73,14 @@ def _check_calendar(when: str) -> None:
     words = ("systemd-analyze", "calendar", "--", when)
     try:
         done = subprocess.run(
-            words, capture_output=True, check=False, encoding="utf-8", errors="replace",
-            timeout=_PATIENCE, env={**os.environ, "LC_ALL": "C"},
-        )  # fmt: skip
+            words,
+            capture_output=True,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_PATIENCE,
+            env={**os.environ, "LC_ALL": "C"},
+        )
     except (OSError, subprocess.TimeoutExpired):
         return
     # By its words: it also fails where it cannot work at all, which says nothing of the time.
@@ -85,7 +90,7 @@ def _check_calendar(when: str) -> None:
         raise UsageError(f"--at: {said}", fix=fix)
 
 
-def install(job: Job, when: str) -> Scheduled:
+def install(job: ScheduledJob, when: str) -> Scheduled:
     """Write both units, and have the user's systemd read them and start the timer.
 
     Raises:
@@ -133,8 +138,10 @@ _RELOAD = ("systemctl", "--user", "daemon-reload")
 def _paths(name: str) -> tuple[Path, Path]:
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     if not os.path.isabs(home):
-        raise _NoHome(f"there is no folder for units: the home of user {os.getuid()} is not known",
-                      fix="set HOME or XDG_CONFIG_HOME")  # fmt: skip
+        raise _NoHome(
+            f"there is no folder for units: the home of user {os.getuid()} is not known",
+            fix="set HOME or XDG_CONFIG_HOME",
+        )
     folder = Path(home) / "systemd" / "user"
     return folder / f"cluster-{name}.service", folder / f"cluster-{name}.timer"
 
@@ -150,9 +157,13 @@ def _told(command: tuple[str, ...]) -> str | None:
     """Run a command of systemd's; what it said where it failed, None where it did not."""
     try:
         done = subprocess.run(
-            command, capture_output=True, check=False, encoding="utf-8", errors="replace",
+            command,
+            capture_output=True,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
             timeout=_PATIENCE,
-        )  # fmt: skip
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return None if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"

@@ -22,9 +22,13 @@ def led(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command on a leash: what is yielded is the process that holds it."""
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, *command], stdin=subprocess.PIPE, stdout=sink,
-            stderr=sink, start_new_session=True, cwd=Path(__file__).parents[3],
-        )  # fmt: skip
+            [sys.executable, "-m", __name__, *command],
+            stdin=subprocess.PIPE,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+            cwd=Path(__file__).parents[3],
+        )
     assert process.stdin is not None
     with process:
         try:

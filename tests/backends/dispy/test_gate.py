@@ -40,10 +40,14 @@ def node(tmp_path: Path) -> Iterator[Started]:
     secret = fresh_secret()
     wanted = {"address": "127.0.0.1", "port": 0, "jobs": 2, "secret": secret}
     process = subprocess.Popen(
-        python_command(sys.executable, NODE), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, env=os.environ | {"CLUSTER_FOLDER": str(tmp_path)},
+        python_command(sys.executable, NODE),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"CLUSTER_FOLDER": str(tmp_path)},
         start_new_session=True,
-    )  # fmt: skip
+    )
     with process:
         assert process.stdin
         assert process.stdout
@@ -138,8 +142,10 @@ def test_a_node_listens_on_its_named_address_alone(node: Started) -> None:
         for entry in Path(f"/proc/{node.process.pid}/fd").iterdir()
         if entry.is_symlink()
     }
-    tables = {name: Path(f"/proc/net/{name}").read_text().splitlines()[1:]
-              for name in ("tcp", "tcp6", "udp", "udp6")}  # fmt: skip
+    tables = {
+        name: Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+        for name in ("tcp", "tcp6", "udp", "udp6")
+    }
     mine = [
         (name, line.split()[1])
         for name, lines in tables.items()
@@ -166,8 +172,15 @@ def test_what_would_run_other_code_is_refused() -> None:
     class _DispyJob_(SimpleNamespace):  # noqa: N801 - dispy's own name
         pass
 
-    ours = _Compute(type=1, name="draw", setup="prepare", code=job._CODE, dest_path=None,
-                    cleanup=True, xfer_files=[])  # fmt: skip
+    ours = _Compute(
+        type=1,
+        name="draw",
+        setup="prepare",
+        code=job._CODE,
+        dest_path=None,
+        cleanup=True,
+        xfer_files=[],
+    )
     job.check(ours)
     for name, value in {"code": "import os", "name": "os.system", "setup": "evil"}.items():
         with pytest.raises(ValueError, match="not ours"):

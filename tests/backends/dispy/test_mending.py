@@ -54,9 +54,11 @@ def driven(kind: bytes, number: int, blocks: int, options: Options | None = None
             return [sys.executable, "-c", DRIVER.format(kind=kind, number=number)]
 
     return drive(
-        lambda: Broken((Node("localhost", slots=1),), options or Options()), work_of(NAPS),
-        Goal(blocks, max_time=100.0), policy=Policy(pinned=1),
-    )  # fmt: skip
+        lambda: Broken((Node("localhost", slots=1),), options or Options()),
+        work_of(NAPS),
+        Goal(blocks, max_time=100.0),
+        policy=Policy(pinned=1),
+    )
 
 
 @pytest.mark.slow

@@ -24,9 +24,13 @@ def test_a_dispynode_without_shared_memory_says_what_is_full(tmp_path: Path) -> 
     first = {"address": "127.0.0.1", "port": 0, "jobs": 2, "secret": "x" * 32}
     process = subprocess.run(
         ["unshare", "--mount", "sh", "-c", FULL, "sh", *node],
-        input=json.dumps(first) + "\n", env={**os.environ, "CLUSTER_FOLDER": str(tmp_path)},
-        cwd=tmp_path, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        input=json.dumps(first) + "\n",
+        env={**os.environ, "CLUSTER_FOLDER": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     need(
         "mount" not in process.stderr, "the right to mount a file system (a container may lack it)"
     )

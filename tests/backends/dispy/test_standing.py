@@ -82,16 +82,32 @@ def start(secret: Path, port: int) -> Iterator[Start]:
     """Starts nodes on this machine, as a person does, and waits until they listen."""
     with ExitStack() as stack:
 
-        def started(*words: str, address: str = "127.0.0.1", root: Path | None = None
-                    ) -> subprocess.Popen[str]:  # fmt: skip
+        def started(
+            *words: str, address: str = "127.0.0.1", root: Path | None = None
+        ) -> subprocess.Popen[str]:
             place = {} if root is None else {"PYTHONPATH": str(root)}
             process = subprocess.Popen(
-                [sys.executable, "-m", "cluster", "node", "--port", str(port), "--secret-file",
-                 str(secret), "--address", address, *words],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                text=True, start_new_session=True, env=os.environ | place,
+                [
+                    sys.executable,
+                    "-m",
+                    "cluster",
+                    "node",
+                    "--port",
+                    str(port),
+                    "--secret-file",
+                    str(secret),
+                    "--address",
+                    address,
+                    *words,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+                env=os.environ | place,
                 cwd=root or secret.parent,
-            )  # fmt: skip
+            )
             stack.callback(process.wait)
             stack.callback(process.kill)
             assert process.stdout
@@ -134,9 +150,13 @@ def diagnosis(folder: Path, dispy: str, code: int = 0) -> dict[str, dict[str, st
     lines = ["name: d", "kernel: kernel.py:f", "samples: 2000", "seed: 1", "backend: dispy", dispy]
     (folder / "spec.yaml").write_text("\n".join(lines))
     done = subprocess.run(
-        [sys.executable, "-m", "cluster", "doctor", "spec.yaml", "--json"], cwd=folder,
-        capture_output=True, text=True, timeout=SECONDS * 2, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "cluster", "doctor", "spec.yaml", "--json"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS * 2,
+        check=False,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     found = json.loads(done.stdout)["findings"]
     return {each["check"]: each for each in found if each["host"]}

@@ -61,9 +61,14 @@ class Stock(NamedTuple):
     secret: Path
 
     def engine(
-        self, *more: Node, secret: Path | None = None, launch: float = 20.0,
-        timeout: float = 60.0, trusted: bool = True, env: Mapping[str, str] | None = None,
-    ) -> Backend:  # fmt: skip
+        self,
+        *more: Node,
+        secret: Path | None = None,
+        launch: float = 20.0,
+        timeout: float = 60.0,
+        trusted: bool = True,
+        env: Mapping[str, str] | None = None,
+    ) -> Backend:
         """An engine on it, and on more nodes."""
         network = "trusted" if trusted else "sealed"
         own = {"secret": Secret(file=str(secret or self.secret)), "network": network}
@@ -87,9 +92,23 @@ def stock(tmp_path: Path) -> Iterator[Stock]:
     assert spec.origin is not None
     port = free_port()
     script = Path(spec.origin).with_name("dispynode.py")
-    words = [sys.executable, str(script), "-i", "127.0.0.1", "-p", str(port - 1), "-c", "2",
-             "-s", SECRET, "--daemon", "--zombie_interval", "0", "--dest_path_prefix",
-             str(tmp_path / "node")]  # fmt: skip
+    words = [
+        sys.executable,
+        str(script),
+        "-i",
+        "127.0.0.1",
+        "-p",
+        str(port - 1),
+        "-c",
+        "2",
+        "-s",
+        SECRET,
+        "--daemon",
+        "--zombie_interval",
+        "0",
+        "--dest_path_prefix",
+        str(tmp_path / "node"),
+    ]
     with leash.led(words, tmp_path / "log") as process:
         yield Stock(process, port, written(tmp_path / "secret", SECRET))
 
@@ -172,9 +191,11 @@ def test_a_job_that_never_answers_costs_the_node_and_does_not_hold_up_the_run(
 def test_what_a_node_had_that_was_given_up_is_done_by_others(stock: Stock, tmp_path: Path) -> None:
     """By a node of the run's own, here; each block counts once."""
     engine = partial(
-        stock.engine, Node("localhost", slots=1), timeout=1.0,
+        stock.engine,
+        Node("localhost", slots=1),
+        timeout=1.0,
         env={"PLACE": str(tmp_path / "place")},
-    )  # fmt: skip
+    )
     driven = drive(engine, work_of(KILLS), Goal(400), policy=Policy(timeout=1.0))
     assert driven.digest == drive(serial, work_of(KILLS), Goal(400)).digest
     assert set(driven.node_blocks) == {"localhost", "127.0.0.1"}
@@ -265,18 +286,25 @@ dispy: {{network: trusted, secret: {{file: {stock.secret.name}}}}}
 """)
     done = subprocess.run(
         [sys.executable, "-m", "cluster", "submit", "spec.yaml"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("whatever the network sends it, unencrypted") == 1
 
 
 def test_the_doctor_meets_a_stock_node_as_a_run_does(stock: Stock, tmp_path: Path) -> None:
     """It tells what dispy alone can: whether the node draws as this machine does, and its cores."""
-    found = diagnosis(tmp_path, (
-        f"nodes: [{{host: 127.0.0.1, slots: 2, attach: {stock.port}}}]\n"
-        f"dispy: {{network: trusted, secret: {{file: {stock.secret.name}}}}}"
-    ))  # fmt: skip
+    found = diagnosis(
+        tmp_path,
+        (
+            f"nodes: [{{host: 127.0.0.1, slots: 2, attach: {stock.port}}}]\n"
+            f"dispy: {{network: trusted, secret: {{file: {stock.secret.name}}}}}"
+        ),
+    )
     assert found["host"]["message"].startswith("by a stock dispynode at its port; Python ")
     assert found.keys() == {"host", "cores"}
 

@@ -40,9 +40,14 @@ def spec(folder: Path, blocks: int, pause: float) -> Path:
     (folder / "slow.py").write_text(KERNEL)
     path = folder / "slow.yaml"
     content = {
-        "kernel": "slow.py:slow", "params": {"pause": pause}, "samples": 8 * blocks, "block": 8,
-        "seed": 3, "nodes": ["nowhere.invalid"], "backend": "ssh",
-    }  # fmt: skip
+        "kernel": "slow.py:slow",
+        "params": {"pause": pause},
+        "samples": 8 * blocks,
+        "block": 8,
+        "seed": 3,
+        "nodes": ["nowhere.invalid"],
+        "backend": "ssh",
+    }
     path.write_text(json.dumps(content))
     return path
 
@@ -186,12 +191,18 @@ def g(stream, samples):
     ("wrong", "words"),
     [
         ("return Hits(0, samples)", "kernel rank.py:g came out differently there than here (other"),
-        pytest.param("import skimage", "rank.py:g needs the module skimage, which is missing there",
-                     marks=pytest.mark.slow),
-        pytest.param("time.sleep(99)", "the kernel's probe did not come back within 30 s",
-                     marks=pytest.mark.slow),
+        pytest.param(
+            "import skimage",
+            "rank.py:g needs the module skimage, which is missing there",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "time.sleep(99)",
+            "the kernel's probe did not come back within 30 s",
+            marks=pytest.mark.slow,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_rank_is_held_to_what_the_first_one_drew_of_each_kernel_of_a_sweep(
     wrong: str, words: str, tmp_path: Path
 ) -> None:
@@ -199,9 +210,12 @@ def test_a_rank_is_held_to_what_the_first_one_drew_of_each_kernel_of_a_sweep(
     (tmp_path / "rank.py").write_text(OF_A_RANK.replace("WRONG", wrong))
     blocks = 40 if wrong != "time.sleep(99)" else 700
     content = {
-        "kernel": "rank.py:f", "samples": 8 * blocks, "block": 8, "seed": 3,
+        "kernel": "rank.py:f",
+        "samples": 8 * blocks,
+        "block": 8,
+        "seed": 3,
         "sweep": {"matrix": {"kernel": ["rank.py:f", "rank.py:g"]}},
-    }  # fmt: skip
+    }
     (tmp_path / "sweep.yaml").write_text(json.dumps(content))
     document, err = told(world(tmp_path, "submit", "sweep.yaml", "--json"))
     assert document["state"] == "done"
@@ -270,8 +284,11 @@ def ranks_of(pid: int, count: int = 3) -> list[int]:
     while time.monotonic() < deadline:
         lines = {each: command_of(each) for each in descendants(pid)}
         if sum("cluster.hosts.worker" in line for line in lines.values()) == count:
-            return [each for each, line in lines.items() if "-m cluster submit" in line
-                    and "mpirun" not in line and "prterun" not in line]  # fmt: skip
+            return [
+                each
+                for each, line in lines.items()
+                if "-m cluster submit" in line and "mpirun" not in line and "prterun" not in line
+            ]
         time.sleep(0.05)
     raise AssertionError("the world did not come up")
 

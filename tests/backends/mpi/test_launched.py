@@ -60,9 +60,10 @@ def ranks_below(pid: int) -> list[int]:
     while time.monotonic() < deadline:
         lines = {each: command_of(each) for each in descendants(pid)}
         found = [
-            each for each, line in lines.items()
+            each
+            for each, line in lines.items()
             if "cluster.backends.mpi.rank" in line and "run --bind-to" not in line
-        ]  # fmt: skip
+        ]
         if len(found) == 2:
             return found
         time.sleep(0.05)
@@ -134,9 +135,11 @@ def test_root_is_let_in_without_a_word(tmp_path: Path) -> None:
 def test_ranks_on_one_machine_open_no_port() -> None:
     """They share memory, in a file of the world's own folder; else they keep to one interface."""
     assert transport("127.0.0.1", "/folder") == {
-        "OMPI_MCA_btl": "self,sm", "OMPI_MCA_btl_sm_backing_directory": "/folder",
-        "UCX_NET_DEVICES": "lo", "FI_TCP_IFACE": "lo",
-    }  # fmt: skip
+        "OMPI_MCA_btl": "self,sm",
+        "OMPI_MCA_btl_sm_backing_directory": "/folder",
+        "UCX_NET_DEVICES": "lo",
+        "FI_TCP_IFACE": "lo",
+    }
     assert transport("", "/folder") == {"OMPI_MCA_btl": "self,tcp"}
 
 

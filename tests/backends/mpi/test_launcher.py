@@ -28,9 +28,15 @@ def test_open_mpi_5_starts_one_rank_a_host_and_no_ssh() -> None:
     """The first ranks are here, the others by address; nothing is bound to a core."""
     words = command(OPENMPI, "/f/rsh", 2, ["10.0.0.1", "10.0.0.2"], "10.0.0.9")
     assert words[:8] == [
-        OPENMPI.path, "--bind-to", "none", "--leave-session-attached", "-n", "2", "--host",
+        OPENMPI.path,
+        "--bind-to",
+        "none",
+        "--leave-session-attached",
+        "-n",
+        "2",
+        "--host",
         "localhost:2",
-    ]  # fmt: skip
+    ]
     assert words[-8:] == [":", "-n", "2", "--host", "10.0.0.1:1,10.0.0.2:1", *THERE]
     assert "/f/rsh" not in words
     assert environment(OPENMPI, {}, "/f/rsh")["PRTE_MCA_plm_ssh_agent"] == "/f/rsh"
@@ -47,9 +53,16 @@ def test_mpich_starts_one_rank_a_host_and_no_ssh() -> None:
     """Hydra takes one file in the place of ssh, one list of hosts, and hands nothing of ours on."""
     words = command(MPICH, "/f/rsh", 1, ["10.0.0.1", "10.0.0.2"], "10.0.0.9")
     assert words[3:12] == [
-        "-launcher", "ssh", "-launcher-exec", "/f/rsh", "-genvnone",
-        "-hosts", "localhost:1,10.0.0.1:1,10.0.0.2:1", "-localhost", "10.0.0.9",
-    ]  # fmt: skip
+        "-launcher",
+        "ssh",
+        "-launcher-exec",
+        "/f/rsh",
+        "-genvnone",
+        "-hosts",
+        "localhost:1,10.0.0.1:1,10.0.0.2:1",
+        "-localhost",
+        "10.0.0.9",
+    ]
     assert words[-8:] == [":", "-n", "2", "-wdir", "/", *THERE]
     assert "PRTE_MCA_plm_ssh_agent" not in environment(MPICH, {}, "/f/rsh")
 
@@ -65,11 +78,17 @@ def test_root_is_allowed_only_where_it_is_root(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_another_launcher_left_is_scrubbed() -> None:
     """A launcher that is started inside of another one's job would join that."""
-    left = {"OMPI_COMM_WORLD_SIZE": "4", "PMIX_RANK": "1", "PMI_FD": "3", "MPI_LOCALNRANKS": "2",
-            "SLURM_JOB_ID": "7"}  # fmt: skip
+    left = {
+        "OMPI_COMM_WORLD_SIZE": "4",
+        "PMIX_RANK": "1",
+        "PMI_FD": "3",
+        "MPI_LOCALNRANKS": "2",
+        "SLURM_JOB_ID": "7",
+    }
     assert scrubbed({**left, "PATH": "/bin", "PMIGHT": "stays"}) == {
-        "PATH": "/bin", "PMIGHT": "stays"
-    }  # fmt: skip
+        "PATH": "/bin",
+        "PMIGHT": "stays",
+    }
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,10 @@ BIN = ROOT / ".venv-mpich" / "bin"
 @pytest.fixture(autouse=True)
 def mpich() -> None:
     """The environment, as scripts/test makes it in CI."""
-    need((BIN / "mpirun").exists(), "MPICH: python -m venv .venv-mpich"
-         " && .venv-mpich/bin/pip install -e '.[mpich]'")  # fmt: skip
+    need(
+        (BIN / "mpirun").exists(),
+        "MPICH: python -m venv .venv-mpich && .venv-mpich/bin/pip install -e '.[mpich]'",
+    )
 
 
 def world(folder: Path, *words: str) -> subprocess.Popen[str]:

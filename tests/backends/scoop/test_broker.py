@@ -86,8 +86,9 @@ class Speaker:
 
     def hear(self, seconds: float = 5.0) -> list[bytes]:
         """A message, or nothing."""
-        frames: list[bytes] = self.socket.recv_multipart() if self.socket.poll(
-            int(seconds * 1000)) else []  # fmt: skip
+        frames: list[bytes] = (
+            self.socket.recv_multipart() if self.socket.poll(int(seconds * 1000)) else []
+        )
         return frames
 
 
@@ -264,9 +265,11 @@ def stopped_while_it_draws(word: str, folder: Path) -> list[Any]:
 @pytest.mark.fault(8)
 @pytest.mark.parametrize(
     ("word", "reason"),
-    [("scoop.driver", "the engine's driver was lost: it was not heard of"),
-     ("scoop.worker", "its SCOOP worker was not heard of")],
-)  # fmt: skip
+    [
+        ("scoop.driver", "the engine's driver was lost: it was not heard of"),
+        ("scoop.worker", "its SCOOP worker was not heard of"),
+    ],
+)
 def test_a_stopped_process_of_scoop_is_replaced(word: str, reason: str, tmp_path: Path) -> None:
     """SIGSTOP: what it had is given back within seconds, and another one takes its place."""
     begun = time.monotonic()
@@ -298,9 +301,13 @@ def submitted(folder: Path, nodes: str, **environment: str) -> tuple[int, str]:
     )
     done = subprocess.run(
         [sys.executable, "-m", "cluster", "submit", "spec.yaml", "--json"],
-        cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     return done.returncode, done.stdout
 
 
@@ -333,7 +340,11 @@ def test_a_worker_that_cannot_reach_the_broker_ends_and_says_where_it_is() -> No
     first = {"key": fresh_key(), "name": "h:1", "address": "127.0.0.1", "ports": [9, 9]}
     done = subprocess.run(
         python_command(sys.executable, "cluster.backends.scoop.worker"),
-        input=json.dumps(first) + "\n", capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        input=json.dumps(first) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 1
     assert "did not answer at 127.0.0.1, TCP port 9: is a firewall between?" in done.stderr

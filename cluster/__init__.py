@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cluster.api import extend, load, resume, submit
+    from cluster.api import compare, extend, load, plan, resume, runs, show, status, submit
     from cluster.common.errors import ClusterError
     from cluster.dispatch import Stop
     from cluster.report.result import Result
@@ -30,10 +30,15 @@ _HOME = {
     "Result": "report.result",
     "Stop": "dispatch",
     "Stream": "sampling.streams",
+    "compare": "api",
     "extend": "api",
     "kernel": "sampling.kernels",
     "load": "api",
+    "plan": "api",
     "resume": "api",
+    "runs": "api",
+    "show": "api",
+    "status": "api",
     "submit": "api",
 }
 
@@ -47,10 +52,15 @@ __all__ = [
     "Stop",
     "Stream",
     "__version__",
+    "compare",
     "extend",
     "kernel",
     "load",
+    "plan",
     "resume",
+    "runs",
+    "show",
+    "status",
     "submit",
 ]
 

@@ -15,14 +15,14 @@ from cluster.common.errors import NoAnswer, UsageError
 from cluster.dispatch import Clock, Stop, SystemClock
 from cluster.dispatch.events import Observer
 from cluster.ledger import Ledger, Run, Where, opened, request_of, sweeps
+from cluster.lifecycle import life
+from cluster.lifecycle.forecast import Outlook, look_ahead, look_ahead_sweep
+from cluster.lifecycle.job import Caller
 from cluster.report import pairs, standings
 from cluster.report.comparison import Comparison
 from cluster.report.recorded import job_result
 from cluster.report.result import Result
 from cluster.report.standing import RunStatus
-from cluster.runs import life
-from cluster.runs.forecast import Outlook, look_ahead, look_ahead_sweep
-from cluster.runs.job import Caller
 from cluster.sampling.task import Fault, Task, perform
 from cluster.spec import Spec, hosts_of
 from cluster.spec import load as load_spec

@@ -37,7 +37,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "backends": (),
     "dispatch": (),
     "report": (),
-    "runs": (
+    "lifecycle": (
         *("print_log", "notify", "job", "entering", "session", "life", "trial", "forecast"),
         *("shards", "verify", "prune"),
     ),
@@ -233,7 +233,7 @@ def test_every_room_imports_only_from_rooms_before_it() -> None:
         ("cluster/report/text.py", "import click"),
         ("cluster/sampling/plan.py", "from rich.text import Text"),
         ("cluster/dispatch/loop.py", "import mpi4py.MPI"),
-        ("cluster/runs/life.py", "__import__('dispy')"),
+        ("cluster/lifecycle/life.py", "__import__('dispy')"),
         ("cluster/backends/serial.py", "from cluster.backends.threads import run"),
         ("cluster/backends/serial.py", "from .threads import run"),
         ("cluster/backends/serial.py", "from . import threads"),

@@ -52,7 +52,7 @@ def _verify(
     quiet: bool,
     as_json: bool,
 ) -> int:
-    from cluster.runs.verify import verify
+    from cluster.lifecycle.verify import verify
 
     def tell(line: str) -> None:
         if not quiet:
@@ -73,7 +73,7 @@ def _verify(
 @click.option("--to", type=FolderArgument(), required=True, help="the shard's folder")
 @store_option
 def _export(run: str, blocks: str, to: Path, store: Path, as_json: bool) -> None:
-    from cluster.runs.shards import export
+    from cluster.lifecycle.shards import export
 
     document = export(run, blocks, to, store).to_json()
     answer(document, as_json, lambda: stores.exported(document))
@@ -84,7 +84,7 @@ def _export(run: str, blocks: str, to: Path, store: Path, as_json: bool) -> None
 @click.argument("sources", nargs=-1, required=True, type=FolderArgument())
 @click.option("--verify", is_flag=True, help="compare what is counted twice, bit for bit")
 def _merge(out: Path, sources: Sequence[Path], verify: bool, as_json: bool) -> int:
-    from cluster.runs.shards import merge
+    from cluster.lifecycle.shards import merge
 
     merged = merge(out, sources, verify=verify)
     document = merged.to_json()
@@ -112,7 +112,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, value: str | Non
 @click.option("--yes", is_flag=True, help="do not ask")
 @store_option
 def _gc(older_than: float | None, keep: int | None, yes: bool, store: Path, as_json: bool) -> int:
-    from cluster.runs.prune import prunable, prune
+    from cluster.lifecycle.prune import prunable, prune
 
     old = prunable(store, older=older_than, keep=keep)
     rows = [run.to_json() for run in old]

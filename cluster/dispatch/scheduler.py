@@ -62,7 +62,7 @@ class Policy:
 
 @dataclass
 class RunScheduler:
-    """All decisions that concern one run; whose turn it is, :class:`Many` decides.
+    """All decisions that concern one run; whose turn it is, the multi-scheduler decides.
 
     Attributes:
         nodes: of the engine; all runs that it computes share them.

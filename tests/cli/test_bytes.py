@@ -129,8 +129,9 @@ def test_a_script_of_slurm_is_utf8_in_any_locale(tmp_path: Path) -> None:
     """Its folder's name and a comment may need more than ASCII."""
     code = (
         "import sys; from pathlib import Path; from cluster.unattended.schedule.slurm import *;"
-        " from cluster.unattended.schedule.job import Job; p = Path(sys.argv[1]);"
-        " install(Job('n', p / 'n.yaml', p, p), Order(options=('comment=Gr\\u00fc\\u00dfe',)))"
+        " from cluster.unattended.schedule.job import ScheduledJob; p = Path(sys.argv[1]);"
+        " job = ScheduledJob('n', p / 'n.yaml', p, p);"
+        " install(job, Order(options=('comment=Gr\\u00fc\\u00dfe',)))"
     )
     env = environment(PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", LC_ALL="C", PYTHONPATH=str(ROOT))
     subprocess.run([sys.executable, "-c", code, tmp_path], env=env, check=True, timeout=PATIENCE)

@@ -11,9 +11,9 @@ import pytest
 from cluster import api
 from cluster.common.commands import command
 from cluster.dispatch.events import Event, Noted
+from cluster.lifecycle.notify.messages import of_result
 from cluster.report import text
 from cluster.report.result import Result
-from cluster.runs.notify.messages import of_result
 
 from .shell import cluster, wait_for
 

@@ -29,7 +29,7 @@ from typing import Any
 from cluster import api
 from cluster.common.errors import ClusterError, StoreError, UsageError
 from cluster.ledger import FILE, Ledger
-from cluster.runs.shards import merge
+from cluster.lifecycle.shards import merge
 from cluster.sampling.task import checksum
 
 ROOT = Path(__file__).parents[2]

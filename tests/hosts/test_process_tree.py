@@ -34,7 +34,7 @@ def test_a_name_that_is_no_text_hides_no_process() -> None:
 
 FORKS = """
 import os, threading, time
-from cluster.family import leash_children
+from cluster.hosts.process_tree import leash_children
 
 leash_children()
 born = []

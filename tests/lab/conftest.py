@@ -11,7 +11,7 @@ from cluster.backends.base import TABLE
 from cluster.hosts.process_tree import descendants
 from tests.conftest import need
 from tests.lab.harness import Lab, need_lab, own_lab, take_down_what_died
-from tests.lab.site import HOSTED
+from tests.lab.site import HOSTED, IN_FULL
 
 
 @pytest.fixture(scope="session")
@@ -42,10 +42,10 @@ def _installed(name: str) -> str:
 
 
 @pytest.fixture(
-    params=[pytest.param(n, marks=() if n == "ssh" else pytest.mark.slow) for n in HOSTED]
+    params=[pytest.param(n, marks=() if n == "ssh" else pytest.mark.slow) for n in IN_FULL]
 )
 def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend of several hosts that is installed here; the slow run asks all but ssh."""
+    """Each backend of several hosts that is tested in full; the slow run asks all but ssh."""
     return _installed(request.param)
 
 

@@ -17,7 +17,7 @@ import pytest
 from cluster.backends.base import TABLE
 from tests.conftest import need
 from tests.lab.harness import need_lab
-from tests.lab.site import HOSTED
+from tests.lab.site import IN_FULL
 
 ROOT = Path(__file__).parents[2]
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
@@ -38,7 +38,7 @@ def test_whatever_happens_to_hosts_the_digest_is_that_of_serial() -> None:
         name: subprocess.Popen(
             [*words, name, str(SEED), str(SCHEDULES)], stdout=subprocess.PIPE, text=True, cwd=ROOT
         )
-        for name in HOSTED
+        for name in IN_FULL
     }
     end = time.monotonic() + SECONDS
     try:
@@ -53,5 +53,5 @@ def test_whatever_happens_to_hosts_the_digest_is_that_of_serial() -> None:
                 battery.wait(60)
     sys.stdout.write("".join(told.values()))
     assert {name: battery.returncode for name, battery in running.items()} == dict.fromkeys(
-        HOSTED, 0
+        IN_FULL, 0
     )

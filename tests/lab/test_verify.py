@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.lab.harness import Lab
 from tests.lab.site import Site
-from tests.runs.falsified import falsify
+from tests.lifecycle.falsified import falsify
 
 
 def test_blocks_are_verified_on_another_host_and_a_wrong_one_is_named(

@@ -17,9 +17,9 @@ from cluster.common.errors import StoreError
 from cluster.doctor.machine import findings
 from cluster.ledger import FILE, SCHEMA, Ledger, database
 from cluster.ledger.tables import UPGRADES
-from cluster.runs import shards
-from cluster.runs.prune import prunable
-from cluster.runs.verify import verify
+from cluster.lifecycle import shards
+from cluster.lifecycle.prune import prunable
+from cluster.lifecycle.verify import verify
 from cluster.unattended.detached import halt
 from tests.cli.shell import ask, cluster, spec
 from tests.conftest import need

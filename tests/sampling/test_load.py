@@ -128,8 +128,8 @@ def test_odd_neighbours_in_the_working_folder_change_nothing(tmp_path: Path) -> 
         (odd / f"{name}.py").write_text("raise SystemExit('hijacked')\n")
     text = "import colorsys, random\nassert colorsys.ONE_THIRD and random.random()\n" + PLAIN
     source = KernelSource("colorsys.py", "coin", {"colorsys.py": text})
-    code = "from cluster.sampling.kernels import Source, load\n"
-    code += f"print(load(Source(**{source.to_json()})).form)"
+    code = "from cluster.sampling.kernels import KernelSource, load\n"
+    code += f"print(load(KernelSource(**{source.to_json()})).form)"
     path = os.pathsep.join(p for p in sys.path if p)
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],

@@ -20,9 +20,9 @@ from cluster import api
 from cluster.common.errors import EngineError, SpecError, StoreError, UsageError
 from cluster.dispatch.events import Alarm, Event, NodeChanged, Progress, Started
 from cluster.hosts.process_tree import descendants
+from cluster.lifecycle.notify import Notification, SecretError, filled
+from cluster.lifecycle.notify import notifier as notifiers
 from cluster.report.result import Result
-from cluster.runs.notify import Notification, SecretError, filled
-from cluster.runs.notify import notifier as notifiers
 from cluster.spec import Notify, Spec
 from tests.cli.shell import ROOT, cluster, environment, wait_for
 from tests.cli.shell import spec as written

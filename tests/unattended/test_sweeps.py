@@ -10,9 +10,9 @@ import pytest
 
 from cluster import api
 from cluster.dispatch.events import Closed, Event, Started
+from cluster.lifecycle import life
+from cluster.lifecycle.job import Caller
 from cluster.report.result import Result
-from cluster.runs import life
-from cluster.runs.job import Caller
 from tests.cli.shell import ask, cluster, ended, only_document, spec, started
 from tests.unattended.test_starts import Passing
 

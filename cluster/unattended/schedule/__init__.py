@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster import api
 from cluster.common.errors import UsageError
-from cluster.runs.notify import filled
+from cluster.lifecycle.notify import filled
 from cluster.spec import Spec, is_stream
 from cluster.unattended.schedule import cron, slurm, systemd
 from cluster.unattended.schedule.job import Scheduled, ScheduledJob, Start, job_of, name_of

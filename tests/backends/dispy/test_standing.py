@@ -386,9 +386,9 @@ from cluster.backends.dispy.probe import Place, Unreachable
 from cluster.backends.dispy.stock import Stock
 from cluster.hosts.nodes import Node
 from cluster.testing import work_of
-from cluster.hosts.jsonlines import Wire
+from cluster.hosts.jsonlines import Connection
 with selectors.DefaultSelector() as selector:
-    stock = Stock(Wire(None, 1, selector), Place("127.0.0.1", {port}, None), "", {{}})
+    stock = Stock(Connection(None, 1, selector), Place("127.0.0.1", {port}, None), "", {{}})
     node = Node("127.0.0.1", attach={port})
     try:
         stock.hear({{"node": node.to_json(), "work": work_of().to_json()}})

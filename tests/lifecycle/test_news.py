@@ -9,7 +9,7 @@ from cluster import api
 from cluster.dispatch.events import Event, Noted
 from cluster.ledger import Ledger
 from cluster.unattended.detached.subject import subject
-from tests.runs.folder import Folder
+from tests.lifecycle.folder import Folder
 
 
 def noted(ledger: Ledger, text: str, times: int) -> None:

@@ -8,8 +8,6 @@ from dataclasses import astuple, replace
 from typing import NamedTuple
 
 from cluster.backends.base import Backend, Options, create, launched_world
-from cluster.common.commands import command
-from cluster.common.errors import StoreError
 from cluster.common.states import State
 from cluster.dispatch import (
     Ending,
@@ -28,8 +26,8 @@ from cluster.dispatch.nodes import NodeStates
 from cluster.hosts.nodes import NodeList
 from cluster.ledger import GroupCommitter, Ledger, NodeChangeRequest, RunWriter, log_of, sweeps
 from cluster.ledger.holds import Holds
-from cluster.runs.job import Caller, Job, Member
-from cluster.runs.print_log import PrintLog
+from cluster.lifecycle.job import Caller, Job, Member
+from cluster.lifecycle.print_log import PrintLog
 from cluster.sampling.progress import Count
 from cluster.sampling.task import Work, tally_text
 from cluster.spec.request import Request, placed
@@ -104,19 +102,14 @@ class Session:
         slots = {node.host: node.slots or 0 for node in placed(self._spec.nodes.hosts)}
         begun = self._clock.steady()
         pool = sweeps.begin_pool(ledger, sweep, backend, slots) if sweep else None
-        try:
-            with ledger.scribe() as self._scribe:
-                self._diary = sweeps.SweepWriter(
-                    self._scribe, pool, backend, slots, self._context.start
-                )
-                writer = RunWriter(self._scribe, self._members[0].run)
-                self._roster = _roster_of(self._job, self._wishes, self._spec.nodes, writer)
-                reason = self._dispatched(backend)
-                self._scribe.flush()
-        except StoreError as error:
-            onward = command("resume", self._job.id, store=ledger.store)
-            error.fix = f"{error.fix}: {onward}"
-            raise
+        with ledger.scribe() as self._scribe:
+            self._diary = sweeps.SweepWriter(
+                self._scribe, pool, backend, slots, self._context.start
+            )
+            writer = RunWriter(self._scribe, self._members[0].run)
+            self._roster = _roster_of(self._job, self._wishes, self._spec.nodes, writer)
+            reason = self._dispatched(backend)
+            self._scribe.flush()
         if sweep and pool is not None:
             # From its own beginning on: what was received in that time was received by this pool.
             sweeps.end_pool(ledger, pool, self._clock.steady() - begun)

@@ -18,7 +18,7 @@ import pytest
 from cluster.report.swept import _cell
 from tests.cli.shell import arguments, ask, cluster, ended, only_document, started, wait_for
 from tests.conftest import need
-from tests.runs.folder import SHARES, Folder, digests, tasks
+from tests.lifecycle.folder import SHARES, Folder, digests, tasks
 
 
 def test_each_point_has_the_digest_that_it_has_alone(tmp_path: Path) -> None:

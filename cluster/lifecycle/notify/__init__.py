@@ -6,7 +6,7 @@ at its deadline, and what became of each is recorded in the ledger.
 
 from __future__ import annotations
 
-from cluster.runs.notify.secret import SecretError, filled
-from cluster.runs.notify.teller import Notification
+from cluster.lifecycle.notify.secret import SecretError, filled
+from cluster.lifecycle.notify.teller import Notification
 
 __all__ = ["Notification", "SecretError", "filled"]

@@ -19,7 +19,7 @@ from cluster.ledger import FILE, Ledger
 from cluster.sampling.tally import Histogram
 from cluster.sampling.task import checksum, tally_text
 from tests.ledger.stores import without_marks
-from tests.runs.forged import cases, copied, everything, forge, made, opened, seal
+from tests.lifecycle.forged import cases, copied, everything, forge, made, opened, seal
 
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 IDS = (
@@ -401,7 +401,7 @@ def test_a_damaged_run_is_not_merged_into(site: Path) -> None:
     copied(site / "runs", site / "out")
     with sqlite3.connect(site / "out" / FILE) as db:
         db.execute("UPDATE run SET goal = '{}' WHERE name = 'victim'")
-    from cluster.runs.shards import merge
+    from cluster.lifecycle.shards import merge
 
     with pytest.raises(StoreError, match="column goal"):
         merge(site / "out" / victim(site), [site / "runs" / victim(site)], verify=True)

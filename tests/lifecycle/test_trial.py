@@ -8,7 +8,7 @@ import pytest
 
 from cluster.common.errors import EngineError
 from cluster.hosts.nodes import Node
-from cluster.runs.trial import Trial, calibrate
+from cluster.lifecycle.trial import Trial, calibrate
 from cluster.testing import FakeClock, Simulated, Weather, work_of
 
 CALM = Weather(dies=0, vanishes=0, hangs=0, late=0, twice=0, forged=0, slow=1)

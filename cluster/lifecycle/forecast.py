@@ -10,8 +10,8 @@ from typing import Any
 from cluster.backends.base import Options, create, kernels_at_home
 from cluster.dispatch import Clock
 from cluster.hosts.nodes import Node
+from cluster.lifecycle.trial import Trial, blocks_needed, calibrate
 from cluster.report.result import finite
-from cluster.runs.trial import Trial, blocks_needed, calibrate
 from cluster.sampling.plan import Checkpoints
 from cluster.spec import Spec
 from cluster.spec.points import expand

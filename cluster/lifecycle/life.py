@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date
@@ -16,15 +16,14 @@ from pathlib import Path
 
 from cluster.backends.base import kernels_at_home
 from cluster.backends.base import launched_world as launched
-from cluster.common.errors import ClusterError, UsageError
+from cluster.common.commands import command
+from cluster.common.errors import ClusterError, StoreError, UsageError
 from cluster.common.states import State
 from cluster.dispatch import Ending
 from cluster.dispatch.events import Closed, Noted, Started
 from cluster.ledger import Ledger, Run, Where, opened, request_of, spec_of, sweeps
 from cluster.ledger.holds import Holds
-from cluster.report.recorded import job_result, result_at
-from cluster.report.result import Result
-from cluster.runs.entering import (
+from cluster.lifecycle.entering import (
     enough,
     enter_sweep,
     has_all,
@@ -33,9 +32,11 @@ from cluster.runs.entering import (
     new_id,
     placed_as,
 )
-from cluster.runs.job import Caller, Job, Member
-from cluster.runs.notify import Notification
-from cluster.runs.session import Session, StartContext, counted, record_end
+from cluster.lifecycle.job import Caller, Job, Member
+from cluster.lifecycle.notify import Notification
+from cluster.lifecycle.session import Session, StartContext, counted, record_end
+from cluster.report.recorded import job_result, result_at
+from cluster.report.result import Result
 from cluster.spec import Spec
 from cluster.spec.points import Part, expand
 from cluster.spec.request import Request, elsewhere, extended, outdated, placed, resolve
@@ -90,6 +91,8 @@ def extend(name: str, store: Where, caller: Caller, *, overrides: Sequence[str])
     """Ask more of a run, or of all points of a sweep: see :func:`cluster.api.extend`."""
     with Ledger(Path(store), write=True) as ledger:
         job = recorded_job(ledger, name, lambda request: extended(request, overrides))
+        if job.sweep:
+            _check_own(job, sweeps.runs_of_others(ledger, job.sweep.name))
         return computed(ledger, replace(job, wish=tuple(overrides)), caller)
 
 
@@ -124,6 +127,16 @@ def _submit_run(ledger: Ledger, request: Request, resume: bool, caller: Caller) 
         # Another start of the same moment was first.
     recorded = request_of(ledger, earlier)
     return computed(ledger, Job.of_one(earlier, request.with_recorded(recorded)), caller)
+
+
+def _check_own(job: Job, others: Collection[int]) -> None:
+    """Refuse to change the goal of a run that a sweep of another name has as a point, too."""
+    for member in job.members:
+        if member.run.key in others:
+            raise UsageError(
+                f"{member.name} of {job.id} is a point of another sweep too, whose goal stays",
+                fix="submit the spec with more asked for: it draws such points afresh",
+            )
 
 
 def recorded_job(ledger: Ledger, name: str, change: Callable[[Request], Request]) -> Job:
@@ -206,7 +219,20 @@ def _lasting() -> Iterator[None]:
 
 
 def compute(ledger: Ledger, job: Job, holds: Holds, caller: Caller) -> None:
-    """Compute what is missing of the runs of a job, whose locks are held."""
+    """Compute what is missing of the runs of a job, whose locks are held.
+
+    Raises:
+        StoreError: with the command that goes on; what was counted before is safe.
+        EngineError: no engine could be started, and nothing came of it.
+    """
+    try:
+        _compute(ledger, job, holds, caller)
+    except StoreError as error:
+        error.fix = f"{error.fix}: {command('resume', job.id, store=ledger.store)}"
+        raise
+
+
+def _compute(ledger: Ledger, job: Job, holds: Holds, caller: Caller) -> None:
     wished, start = ledger.last_wish(), _start_key(job, caller)
     spent = _spent(ledger, job, start)
     members = _judged(ledger, job, spent, caller)
@@ -303,7 +329,9 @@ def _with_goals(ledger: Ledger, job: Job, members: Sequence[Member]) -> list[Mem
         recorded = replace(old, spec=placed_as(old.spec, request.spec))
         judged.append(replace(member, request=recorded))
     if job.wish is not None and not asked:
-        _refuse(job, refused, judged)
+        first = job.members[0].run
+        if judged or not _is_repeated(first, request_of(ledger, first), job.wish):
+            _refuse(job, refused, judged)
     ledger.set_goals(asked)
     return judged
 

@@ -10,11 +10,11 @@ import pytest
 
 from cluster.backends.base import Pause
 from cluster.ledger import Counted
-from cluster.runs.verify import _Again, verify
+from cluster.lifecycle.verify import _Again, verify
 from cluster.sampling.task import Task
 from tests.cli.shell import ask, cluster, newest, spec
 from tests.ledger.stores import damage
-from tests.runs.falsified import falsify
+from tests.lifecycle.falsified import falsify
 
 # Draws from a generator of its own.
 IMPURE = """
@@ -200,7 +200,7 @@ def test_what_was_compared_before_a_row_had_no_answer_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also the differences; the row is unchecked, and it is said why."""
-    monkeypatch.setattr("cluster.runs.verify._PATIENCE", 2.0)
+    monkeypatch.setattr("cluster.lifecycle.verify._PATIENCE", 2.0)
     monkeypatch.chdir(tmp_path)
     path = spec(tmp_path, backend="threads")
     (tmp_path / "kernels.py").write_text(STALLS)
@@ -219,7 +219,7 @@ def test_a_row_waits_for_another_node_from_when_the_first_one_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However long the engine takes to come up; then not for ever."""
-    monkeypatch.setattr("cluster.runs.verify._ELSEWHERE", 0.2)
+    monkeypatch.setattr("cluster.lifecycle.verify._ELSEWHERE", 0.2)
     source = _Again([Counted(0, 1, "", "a", True)], several=True)
     time.sleep(0.3)
     assert source.take("a") is Pause.NOW

@@ -19,7 +19,7 @@ from cluster.sampling.task import Outcome, Task, Work
 from cluster.testing import HOSTILE, FakeClock, Simulated, Weather, work_of
 from tests.backends.engines import serial
 from tests.dispatch.bench import tampered
-from tests.runs.shelf import Shelf
+from tests.lifecycle.shelf import Shelf
 
 CALM = Weather(dies=0, vanishes=0, twice=0, forged=0, late=0)
 STORM = Weather(

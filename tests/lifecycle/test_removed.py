@@ -10,9 +10,9 @@ import pytest
 from cluster import api
 from cluster.common.errors import UsageError
 from cluster.ledger import Ledger, remove, sweeps
-from cluster.runs import entering, life
-from cluster.runs.job import Member
-from tests.runs.folder import SHARES, Folder
+from cluster.lifecycle import entering, life
+from cluster.lifecycle.job import Member
+from tests.lifecycle.folder import SHARES, Folder
 
 
 def removing(store: Path) -> None:

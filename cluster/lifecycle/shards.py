@@ -11,10 +11,10 @@ from typing import Any
 
 from cluster.common.errors import StoreError, UsageError
 from cluster.ledger import FILE, Counted, Damaged, Ledger, Run, judged, request_of, take_over
+from cluster.lifecycle.entering import new_id
+from cluster.lifecycle.job import Caller
+from cluster.lifecycle.life import settle
 from cluster.report.result import Result
-from cluster.runs.entering import new_id
-from cluster.runs.job import Caller
-from cluster.runs.life import settle
 from cluster.sampling.plan import Ranges
 from cluster.sampling.tally import Tally, TallyError, merged
 from cluster.spec.request import Request

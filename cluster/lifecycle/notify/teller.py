@@ -15,9 +15,9 @@ from cluster.dispatch.events import (
     Progress,
     Started,
 )
+from cluster.lifecycle.notify.messages import of_error, of_loss, of_result
+from cluster.lifecycle.notify.notifier import Notifier
 from cluster.report.result import Result
-from cluster.runs.notify.messages import of_error, of_loss, of_result
-from cluster.runs.notify.notifier import Notifier
 from cluster.spec import Notify
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from cluster.common.descriptors import give_back
 from cluster.hosts.worker_pool import python_command
-from cluster.runs.notify.secret import Filled, SecretError, filled
+from cluster.lifecycle.notify.secret import Filled, SecretError, filled
 from cluster.spec import Notify
 
 # Seconds that a message may take, its process's own start included.
@@ -85,7 +85,7 @@ class Notifier:
             host = urlsplit(self._address.text).netloc
             # On its standard input: what is in argv everybody can read.
             order = {"url": self._address.text, "body": message, "timeout": self._deadline}
-            words = python_command(sys.executable, "cluster.runs.notify.post")
+            words = python_command(sys.executable, "cluster.lifecycle.notify.post")
             self._begin(event, f"{_WEBHOOK}{host}", words, json.dumps(order))
 
     def look(self) -> None:

@@ -16,7 +16,7 @@ from cluster.dispatch import recount
 from cluster.dispatch.events import Event
 from cluster.ledger import Ledger, Run, request_of, sweeps
 from cluster.ledger.holds import check_room
-from cluster.runs.job import Job, Member
+from cluster.lifecycle.job import Job, Member
 from cluster.sampling.plan import Goal
 from cluster.spec import Spec
 from cluster.spec.points import Point

@@ -14,7 +14,7 @@ import pytest
 from cluster import api
 from cluster.common.errors import StoreError, UsageError
 from tests.cli.shell import ask, ended, started
-from tests.runs.folder import Folder, digests
+from tests.lifecycle.folder import Folder, digests
 
 SHARES = {"params.share": "range(0.2, 0.6, 0.002)"}
 

@@ -163,6 +163,16 @@ class Slots:
         for slot in self._slots if ids else ():
             slot.revoke(ids)
 
+    def close_input(self) -> None:
+        """Have idle processes end by themselves, which removes their private folders."""
+        for slot in self._slots:
+            slot.close_input()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all processes are gone."""
+        return all(slot.ended for slot in self._slots)
+
     def close(self, grace: float = _GRACE) -> None:
         """End all processes: the idle ones by themselves, after a moment by force."""
         for slot in self._slots:
@@ -237,6 +247,11 @@ class Slot:
         """Tell an idle worker that there is no more."""
         if self._child is not None:
             self._child.close_input()
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process is gone."""
+        return self._child is None or self._child.gone
 
     def end(self, deadline: float) -> None:
         """Wait for an idle process until the deadline, then kill it and all that it forked."""

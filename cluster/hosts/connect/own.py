@@ -14,6 +14,8 @@ from cluster.hosts.nodes import Node
 from cluster.hosts.worker_pool import Slots
 from cluster.sampling.task import Outcome
 
+# Seconds in which a worker that is told to end does so, and removes what it unpacked.
+_LEAVING = 5.0
 _NAME = "here"
 
 
@@ -39,6 +41,8 @@ class Own:
         self._attention = ListeningClock()
         self._since, self._given, self._lost = self._attention.now, False, 0
         self._slots: Slots | None = None
+        # Until when the worker may take to end by itself, once nothing is owed; 0: something is.
+        self._leaving = 0.0
         if self._owed:
             node = Node(_NAME, slots=1, env=_common(nodes))
             self._slots = Slots(node, self._works[0], selector, patience.others)
@@ -53,26 +57,40 @@ class Own:
         now = self._attention.look()
         if self._slots is None:
             return
+        if not self._owed:
+            self._leave(self._slots, now)
+            return
         for outcome in self._slots.tend():
             if isinstance(outcome, Outcome):  # what the probe prints, a task will print again
                 self._on_outcome(outcome)
-        if self._owed and self._slots.usable and not self._given:
+        self._draw(self._slots, now)
+
+    def _draw(self, slots: Slots, now: float) -> None:
+        """Give the next probe, and give up where one does not come."""
+        if self._owed and slots.usable and not self._given:
             few, task = probe(self._works[self._owed[0]], self._owed[0])
-            self._slots.give(task, few)
+            slots.give(task, few)
             self._given, self._since = True, now
-        self._slots.send()
-        if self._owed and self._slots.broken:
-            self._give_up(self._slots.reason)
+        slots.send()
+        if self._owed and slots.broken:
+            self._give_up(slots.reason)
         elif now - self._since > (self._patience.probe if self._given else self._patience.others):
             what = "probe did not come back" if self._given else "worker was not ready"
             self._give_up(f"its {what} within {now - self._since:.0f} s")
-        if not self._owed:
-            self.close()
+
+    def _leave(self, slots: Slots, now: float) -> None:
+        """Have the worker end by itself, which removes what it unpacked, and in time by force."""
+        if not self._leaving:
+            slots.close_input()
+            self._leaving = now + _LEAVING
+        if slots.ended or now > self._leaving:
+            slots.close(grace=0.0)
+            self._slots = None
 
     def close(self) -> None:
-        """End the worker."""
+        """End the worker, by force where it does not end by itself."""
         if self._slots is not None:
-            self._slots.close(grace=0.0)
+            self._slots.close()
             self._slots = None
 
     def _on_outcome(self, outcome: Outcome) -> None:

@@ -113,6 +113,14 @@ class Database:
 
     def check_writable(self) -> None:
         """Raise where this process may look at the store, and not write it."""
+        if self.path.is_symlink():
+            # Its locks would lie here, and those of who enters by the other folder there.
+            raise StoreError(
+                f"{self.path} is a link to {os.readlink(self.path)}: what is written through it"
+                " is not locked",
+                where=str(self.path),
+                fix=f"name the folder of the file itself: --store {self.path.resolve().parent}",
+            )
         if not self.writable:
             raise read_only(self.path)
 

@@ -169,7 +169,7 @@ def run_of(row: Sequence[Any]) -> Run:
         columns = "own, which marks id, name, created, request, identity, definition and goal"
         raise Wrong(columns, "one of these is not what was written")
     faults: list[str] = []
-    ended = partial(_ended, raw, definition["block"])
+    ended = partial(_ended, raw, definition["block"], goal)
     nothing: tuple[End, Tally | None, list[list[int]] | None] = UNENDED, None, None
     end, total, ranges = _left_out(faults, ended, nothing)
     progress = _left_out(faults, lambda: _progress(raw.progress), None)
@@ -290,8 +290,8 @@ _DEFINITION: Mapping[str, Callable[[Any], bool]] = {
     "params": lambda value: isinstance(value, dict),
     "seed": lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
     "block": _is_some,
-    "scale": is_number,
-    "offset": is_number,
+    "scale": is_finite,
+    "offset": is_finite,
     "reference": _is_reference,
     "source": _is_source,
     "spec": _is_spec,
@@ -317,7 +317,8 @@ def _is_target(value: object) -> bool:
 
 
 def _is_confidence(value: object) -> bool:
-    return is_finite(value) and 0 < value < 1  # type: ignore[operator]
+    # As in a spec: half a tail that is lost in rounding has no quantile.
+    return is_finite(value) and value > 0 and (1 + value) / 2 < 1  # type: ignore[operator]
 
 
 _GOAL: Mapping[str, Callable[[Any], bool]] = {
@@ -336,7 +337,9 @@ _GOAL_LATER: Mapping[str, Callable[[Any], bool]] = {
 # -- how it ended ---------------------------------------------------------------------------------
 
 
-def _ended(raw: _Raw, block: int) -> tuple[End, Tally | None, list[list[int]] | None]:
+def _ended(
+    raw: _Raw, block: int, goal: Mapping[str, Any]
+) -> tuple[End, Tally | None, list[list[int]] | None]:
     """How a run ended, its tally and ranges."""
     end = End(*raw[8:14])
     if raw.ended is None and end == UNENDED:
@@ -350,7 +353,20 @@ def _ended(raw: _Raw, block: int) -> tuple[End, Tally | None, list[list[int]] | 
         raise Wrong("stopped_by", f"no such end: {ascii(end.stopped_by)[:80]}")
     if end.drained not in (None, 0, 1) or not _or_none(is_count)(end.counted):
         raise Wrong("drained", "neither it nor counted can be")
-    return end, *_total(end, block)
+    total, ranges = _total(end, block)
+    if not _fits(end, ranges or [], goal):
+        raise Wrong("ranges", f"not blocks of its goal, or not all: {ascii(end.ranges)[:80]}")
+    return end, total, ranges
+
+
+def _fits(end: End, ranges: Sequence[Sequence[int]], goal: Mapping[str, Any]) -> bool:
+    """Whether a run's ranges, in order, are of its goal; where it is done, up to where it says."""
+    first, last = goal.get("first", 0), goal["blocks"]
+    if end.state == "done":
+        whole = end.stopped_by not in ("samples", "max_samples") or end.counted == last
+        if not whole or list(map(list, ranges)) != [[first, end.counted]]:
+            return False
+    return not ranges or (ranges[0][0] >= first and (last is None or ranges[-1][1] <= last))
 
 
 def is_reason(value: object) -> bool:

@@ -46,8 +46,10 @@ class Owner:
 
 def holder(path: Path) -> Owner | None:
     """Who holds a lock file, or None."""
+    # A pipe in a lock's place would be waited for until somebody writes into it.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, flags)
     except OSError:
         return None
     try:

@@ -11,10 +11,14 @@ from tempfile import TemporaryDirectory
 
 from cluster.common.errors import StoreError
 from cluster.ledger.faults import BUSY
+from cluster.ledger.tables import triggers
 
 _ANOTHER = "name the folder of a store with --store"
 # What every format of a store has, and no other program's file.
 _OURS = {"run", "session", "outcome", "spare", "failure", "event", "owner"}
+
+# Their statements, but for spaces; every format has the same.
+_TRIGGERS = {" ".join(sql.split()).removesuffix(";") for sql in triggers()}
 
 
 def check_place(store: Path, file: Path) -> None:
@@ -41,7 +45,7 @@ def check_ours(db: sqlite3.Connection, file: Path) -> None:
     """Refuse the file of another program, before anything in it is changed.
 
     Raises:
-        StoreError: it has tables, and not those of a store.
+        StoreError: it has tables, and not those of a store; or what SQLite obeys of itself.
     """
     rows = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     tables = {str(name) for (name,) in rows}
@@ -51,6 +55,15 @@ def check_ours(db: sqlite3.Connection, file: Path) -> None:
             where=str(file),
             fix=_ANOTHER,
         )
+    # A store that somebody sent may bring statements, which SQLite would run at our next write.
+    obeyed = "SELECT type, name, sql FROM sqlite_master WHERE type IN ('trigger', 'view')"
+    for kind, name, sql in db.execute(obeyed):
+        if kind == "view" or " ".join(str(sql).split()) not in _TRIGGERS:
+            raise StoreError(
+                f"this store has the {kind} {ascii(name)[:80]}, which no store has",
+                where=str(file),
+                fix="do not use it: somebody changed it. Restore it from a copy",
+            )
 
 
 def read_only(file: Path) -> StoreError:

@@ -81,6 +81,7 @@ class Ledger(Database):
             UsageError: none, or several.
             StoreError: its row cannot be believed.
         """
+        _check_named(name)
         sweep, slash, place = name.rpartition("/")
         if slash and place.isdecimal() and (key := self.sweep_key(sweep)) is not None:
             return self._point(sweep, key, int(place))
@@ -118,7 +119,12 @@ class Ledger(Database):
         return bool(self.all("SELECT 1 FROM point WHERE run = ? LIMIT 1", (run,)))
 
     def sweep_key(self, name: str) -> int | None:
-        """The sweep of that id, the newest of that name, or the only one whose id starts so."""
+        """The sweep of that id, the newest of that name, or the only one whose id starts so.
+
+        Raises:
+            UsageError: the name is empty, with which every id starts.
+        """
+        _check_named(name)
         rows = self.all(
             "SELECT key, id = ? OR name = ? FROM sweep"
             " WHERE id = ? OR name = ? OR substr(id, 1, length(?)) = ?"
@@ -559,6 +565,12 @@ def sum_of(value: object) -> Any:
 def _shown(text: object) -> str:
     """What should be an id, or a name, as it can be told."""
     return text if isinstance(text, str) and is_id(text) else ascii(text)[:80]
+
+
+def _check_named(name: str) -> None:
+    """Refuse the name that is empty: every id starts with it."""
+    if not name:
+        raise UsageError("no run has an empty name", fix="name one; cluster ls lists them")
 
 
 @contextmanager

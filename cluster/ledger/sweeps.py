@@ -138,8 +138,31 @@ def runs_of(ledger: Ledger, sweep: SweepRow) -> list[tuple[int, Mapping[str, Any
     )
     where = "WHERE key IN (SELECT run FROM point WHERE sweep = ?)"
     runs = {run.key: run for run in ledger.selected(where, (sweep.key,))}
-    points = ((place, _given(ledger, sweep, place, *row), row[0]) for place, *row in rows)
-    return [(place, given, runs[run]) for place, given, run in points if run in runs]
+    points = [(place, _given(ledger, sweep, place, *row), row[0]) for place, *row in rows]
+    found: list[tuple[int, Mapping[str, Any], Run]] = [
+        (place, given, runs[run]) for place, given, run in points if run in runs
+    ]
+    for place, given, run in found:
+        _check_given(ledger, sweep, place, given, run)
+    return found
+
+
+def _check_given(
+    ledger: Ledger, sweep: SweepRow, place: int, given: Mapping[str, Any], run: Run
+) -> None:
+    """Refuse a point whose run has other parameters, or another seed, than the sweep says."""
+    for key, value in given.items():
+        head, *names = key.split(".")
+        had: Any = run.definition[head] if head in ("params", "seed") else value
+        for name in names if head == "params" else ():
+            had = had.get(name) if isinstance(had, dict) else None
+        if had != value:
+            raise StoreError(
+                f"the sweep {sweep.id} cannot be believed: the run {run.id}, its point {place}, has"
+                f" {ascii(had)[:40]} for {ascii(key)[:60]}, not {ascii(value)[:40]}",
+                where=str(ledger.path),
+                fix=_AGAIN,
+            )
 
 
 def _given(

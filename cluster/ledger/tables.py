@@ -195,6 +195,11 @@ INSERT_OUTCOMES = "INSERT INTO outcome SELECT {} FROM json_each(?)".format(
 )
 
 
+def triggers() -> list[str]:
+    """The statements that make the triggers of a store."""
+    return [each for each in statements(TABLES) if each.startswith("CREATE TRIGGER")]
+
+
 def statements(script: str) -> Iterator[str]:
     """The statements of a script, one after the other."""
     statement = ""

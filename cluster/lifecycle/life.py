@@ -37,6 +37,8 @@ from cluster.lifecycle.notify import Notification
 from cluster.lifecycle.session import Session, StartContext, counted, record_end
 from cluster.report.recorded import job_result, result_at
 from cluster.report.result import Result
+from cluster.sampling.progress import Count
+from cluster.sampling.task import tally_text
 from cluster.spec import Spec
 from cluster.spec.points import Part, expand
 from cluster.spec.request import Request, elsewhere, extended, outdated, placed, resolve
@@ -290,7 +292,7 @@ def _judged(ledger: Ledger, job: Job, spent: frozenset[int], caller: Caller) -> 
         members = _with_goals(ledger, job, fresh)
         members = [replace(m, count=counted(ledger, m, caller)) for m in members]
         for member in members:
-            if member.count and member.count.finished and member.run.state != State.DONE.value:
+            if member.count and member.count.finished and not _is_recorded(member, member.count):
                 record_end(ledger, member, member.count, Ending.of_finished(member.count))
         return members
     open_ones = [member for member in waiting if not has_all(member)]
@@ -300,6 +302,14 @@ def _judged(ledger: Ledger, job: Job, spent: frozenset[int], caller: Caller) -> 
         raise UsageError(text, fix="submit the sweep again")
     members = _with_goals(ledger, job, [replace(m, run=rows[m.run.key]) for m in open_ones])
     return [member for member in members if not has_ended(member.run)]
+
+
+def _is_recorded(member: Member, count: Count) -> bool:
+    """Whether a run's row says that it is done, with the sum of its blocks."""
+    run, tally = member.run, count.tally()
+    recorded = (run.state, run.tally, run.ranges)
+    text = tally_text(tally) if tally else None
+    return recorded == (State.DONE.value, text, [list(pair) for pair in count.ranges])
 
 
 def _with_goals(ledger: Ledger, job: Job, members: Sequence[Member]) -> list[Member]:

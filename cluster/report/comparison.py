@@ -196,12 +196,17 @@ def _judged(
 
 def throughputs(a: Side, b: Side) -> list[Throughput]:
     """The nodes that both have."""
-    others = {speed.node: speed for speed in b.speeds}
+    others = {speed.node: speed for speed in b.speeds if _is_speed(speed)}
     return [
         _throughput(speed, others[speed.node], a.result.block, b.result.block)
         for speed in a.speeds
-        if speed.node in others
+        if speed.node in others and _is_speed(speed)
     ]
+
+
+def _is_speed(speed: Speed) -> bool:
+    """Whether its blocks took time: a clock that was set back, or a damaged row, gives none."""
+    return speed.n > 0 and speed.w > 0
 
 
 def _throughput(a: Speed, b: Speed, block: int, other: int) -> Throughput:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.common.commands import command
+from cluster.common.errors import StoreError
 from cluster.common.states import State
 from cluster.dispatch import added_up
 from cluster.ledger import Ledger, Run, sweeps
@@ -106,6 +107,12 @@ def _counted(
 
 def _sweep_result(ledger: Ledger, sweep: sweeps.SweepRow, asked: frozenset[int] | None) -> Result:
     rows = sweeps.runs_of(ledger, sweep)
+    if not rows:
+        raise StoreError(
+            f"the sweep {sweep.id} has no points: they were removed, or the store is damaged",
+            where=str(ledger.path),
+            fix="submit the spec again, which draws what is missing",
+        )
     points = [PointResult(place, given, result_at(ledger, run)) for place, given, run in rows]
     results = [point.result for point in points]
     own = [point.result.state for point in points if asked is None or point.point in asked]

@@ -20,6 +20,7 @@ from cluster.spec.source import SpecSource, split, with_hosts
 from cluster.spec.sweep import Sweep
 from cluster.spec.values import (
     Block,
+    Confidence,
     Duration,
     FileName,
     Folder,
@@ -49,7 +50,7 @@ class Until(Frozen):
     std_error: Annotated[float, Number()] | None = Field(
         default=None, description="Target: the standard error is at most this."
     )
-    confidence: Annotated[float, Number(below=1)] = Field(
+    confidence: Annotated[float, Confidence()] = Field(
         default=0.95, description="Confidence of the interval."
     )
     min_samples: Annotated[int, Whole()] | None = Field(

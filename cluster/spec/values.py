@@ -212,6 +212,20 @@ class Number(Rule):
         return {"type": "number", "exclusiveMinimum": 0, **limit}
 
 
+@dataclass(frozen=True)
+class Confidence(Number):
+    """A number above 0 and below 1, by so much that the interval has an end."""
+
+    below: float | None = 1
+
+    def check(self, value: Any) -> float:
+        result = super().check(value)
+        # Half a tail that is lost in rounding has no quantile.
+        if (1 + result) / 2 == 1:
+            raise fault(f"must be below 1 by at least 3e-16, got {number(value)}")
+        return result
+
+
 def _float(value: float) -> float:
     try:
         return float(value)

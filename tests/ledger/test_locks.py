@@ -17,7 +17,7 @@ import pytest
 
 import cluster.ledger.database as ledger_room
 from cluster.common.errors import Locked, StoreError
-from cluster.ledger import Ledger, Owner, compact, remove
+from cluster.ledger import Ledger, Owner, compact, locks, remove
 from tests.ledger.stores import by_hand, entered, put, tally
 
 # A process that tries for a lock whenever it is told a store, says what came, and holds it until
@@ -275,3 +275,10 @@ def test_the_kind_of_a_file_system_is_read_from_its_mount() -> None:
     assert ledger_room.file_system(Path("/proc/self")) == "proc"
     assert ledger_room.file_system(Path("/")) != ""
     assert ledger_room.file_system(Path("/no/such/place")) == ledger_room.file_system(Path("/"))
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_a_lock_is_not_waited_for(tmp_path: Path) -> None:
+    """Opened as a file is, it would keep every reader until somebody writes into it."""
+    os.mkfifo(tmp_path / "lock")
+    assert locks.holder(tmp_path / "lock") is None

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -223,3 +223,34 @@ def test_an_empty_file_is_where_a_store_is_made(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / FILE) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA,)
     db.close()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE TRIGGER extra AFTER INSERT ON event BEGIN DELETE FROM outcome; END",
+        "CREATE VIEW extra AS SELECT * FROM run",
+    ],
+)
+def test_a_store_that_brings_statements_of_its_own_is_refused(tmp_path: Path, sql: str) -> None:
+    """SQLite would run them at our next write."""
+    with Ledger(tmp_path / "runs", create=True) as ledger:
+        insert(ledger, entered(ledger), 0, 5)
+    with closing(sqlite3.connect(tmp_path / "runs" / FILE)) as db:
+        db.execute(sql)
+        db.commit()
+    with pytest.raises(StoreError, match=r"has the (trigger|view) 'extra'"):
+        Ledger(tmp_path / "runs")
+
+
+def test_a_file_that_is_a_link_is_read_and_not_written(tmp_path: Path) -> None:
+    """Who writes through it would hold the locks of this folder, and not of the file's."""
+    with Ledger(tmp_path / "real", create=True) as ledger:
+        insert(ledger, entered(ledger), 0, 5)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / FILE).symlink_to(tmp_path / "real" / FILE)
+    with Ledger(tmp_path / "runs") as ledger:
+        assert ledger.run("run")
+    with pytest.raises(StoreError, match="not locked") as caught:
+        Ledger(tmp_path / "runs", write=True)
+    assert str(tmp_path / "real") in str(caught.value.fix)

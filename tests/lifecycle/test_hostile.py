@@ -286,6 +286,89 @@ def test_verify_compares_the_recorded_tally_with_the_sum_of_the_rows(
     assert "not the sum" in json.loads(text.partition("computing")[0] or text)["row"]
 
 
+def test_a_resume_mends_a_recorded_tally_that_is_not_the_sum_of_the_rows(site: Path) -> None:
+    """Also where its mark holds, and the run is done."""
+    name = victim(site)
+    honest = api.show(name, "runs")
+    with opened(site) as db:
+        (tally,) = db.execute("SELECT tally FROM run WHERE id = ?", (name,)).fetchone()
+        hits = json.loads(tally)["hits"]
+        flipped = tally.replace(f'"hits":{hits}', f'"hits":{hits + 1}')
+        db.execute("UPDATE run SET tally = ? WHERE id = ?", (flipped, name))
+        seal(db)
+    assert api.show(name, "runs").digest != honest.digest
+    assert api.resume(name, "runs").digest == honest.digest
+    assert api.show(name, "runs").digest == honest.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ranges": "[[7, 11]]"},
+        {"ranges": "[[0, 2], [3, 5]]"},
+        {"ranges": "[[0, 3]]", "counted": 3},
+        {"ranges": None, "tally": None},
+    ],
+    ids=["beyond", "with a gap", "less than its goal", "nothing"],
+)
+def test_an_end_that_is_not_of_its_goal_is_left_out(
+    site: Path, change: dict[str, object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Though its marks hold: the blocks are added up again, and a resume records the end anew."""
+    name = victim(site)
+    honest = api.show(name, "runs")
+    with opened(site) as db:
+        (text,) = db.execute("SELECT tally FROM run WHERE id = ?", (name,)).fetchone()
+        spans = json.loads(str(change.get("ranges") or "[]"))
+        samples = honest.block * sum(stop - first for first, stop in spans)
+        tally = json.loads(text) | {"samples": samples, "hits": 0}
+        forged = {"tally": json.dumps(tally, separators=(",", ":")), **change}
+        for column, value in forged.items():
+            db.execute(f"UPDATE run SET {column} = ? WHERE id = ?", (value, name))
+        seal(db)
+    shown = api.show(name, "runs")
+    assert (shown.digest, shown.samples) == (honest.digest, honest.samples)
+    assert "ranges" in told(capfd, "show", name)[1]
+    assert api.resume(name, "runs").digest == honest.digest
+    assert "ranges" not in told(capfd, "show", name)[1]
+
+
+def test_a_point_has_what_its_sweep_says(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also where its mark holds: another run's number is not told beside a value."""
+    with opened(site) as db:
+        (sweep,) = db.execute("SELECT id FROM sweep").fetchone()
+        first, second = db.execute("SELECT run FROM point ORDER BY place").fetchall()
+        db.execute("UPDATE point SET run = ? WHERE place = 0", second)
+        db.execute("UPDATE point SET run = ? WHERE place = 1", first)
+        seal(db)
+    code, text = told(capfd, "show", sweep)
+    assert code == 74
+    assert "cannot be believed" in text
+
+
+def test_a_sweep_without_points_is_told(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is not done, nor a fault of ours."""
+    with opened(site) as db:
+        (sweep,) = db.execute("SELECT id FROM sweep").fetchone()
+        db.execute("DELETE FROM point")
+        seal(db)
+    code, text = told(capfd, "show", sweep)
+    assert code == 74
+    assert "has no points" in text
+    code, text = told(capfd, "ls")
+    assert code == 0
+
+
+@pytest.mark.parametrize("words", [("show",), ("resume",), ("stop",), ("status",), ("logs",)])
+def test_an_empty_name_names_nothing(
+    site: Path, capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    """Every id starts with it: of a script whose variable is empty, the only run would be meant."""
+    code, text = told(capfd, *words, "")
+    assert code == 2, text
+    assert "empty name" in text
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

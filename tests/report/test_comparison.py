@@ -171,6 +171,15 @@ def test_of_one_task_nobody_knows() -> None:
     assert compare(a, b).nodes == []
 
 
+def test_of_blocks_that_took_no_time_nothing_is_compared() -> None:
+    """A clock that was set back, or a damaged row, gives such."""
+    good = speed(random.Random(7), 1.0)
+    for bad in (good._replace(w=0.0), good._replace(w=-1.0), good._replace(n=0)):
+        for pair in ((good, bad), (bad, good)):
+            a, b = (side(Hits(1, 1000), seed, [one]) for seed, one in enumerate(pair))
+            assert compare(a, b).nodes == []
+
+
 def test_compare_tells_a_node_that_got_slower(tmp_path: Path) -> None:
     """By the command line, from what the ledger has of two runs."""
     for name, pause in (("quick", 0.01), ("slow", 0.1)):

@@ -327,6 +327,13 @@ def test_a_reference_that_fails_is_told_at_the_parameter(
     assert "(at k.py:4)" in words
 
 
+def test_a_reference_that_leaves_python_is_told_too(tmp_path: Path) -> None:
+    """It must not end the command without a word."""
+    text = "import sys\n@kernel(reference=lambda length: sys.exit(3))\n"
+    text += f"def k(rng, samples, length=1.0):\n{BODY}"
+    assert "the kernel's reference fails: " in told(tmp_path, text, "params: {length: 2}\n")
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [

@@ -215,7 +215,7 @@ class Kernel:
             return trait
         try:
             return trait(**self._asked(trait, params))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             fix = "mend the parameter, or what the kernel's decorator says"
             raise self._wrong(name, f"fails: {describe(error)}", fix, params) from error
 

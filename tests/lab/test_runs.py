@@ -91,6 +91,9 @@ def over_ideal(site: Site, result: dict[str, Any]) -> float:
 def test_a_killed_worker_costs_what_it_was_drawing(backend: str, lab: Lab, tmp_path: Path) -> None:
     """Its block is drawn again; the failure names the host."""
     site = Site(tmp_path, lab, backend, blocks=400)
+    # Long blocks: a worker that is killed between two tasks, of short ones, costs nothing.
+    site.spec["nodes"][0]["env"]["NAP"] = "0.5"
+    site.write()
     run = started(site)
     kill(pids(lab, "h1", "cluster.hosts.worker")[0])
     result = run.result()

@@ -193,7 +193,7 @@ class PointResult:
 
 def state_of(states: Sequence[str], stopped_by: str | None) -> str:
     """The state of a sweep from those of its points, the worst first."""
-    if states and all(state == "done" for state in states):
+    if all(state == "done" for state in states):
         return "done"
     timed = stopped_by in ("max_time", "window", "nodes")
     worst = ("failed", "running", *(() if timed else ("interrupted",)))

@@ -359,12 +359,12 @@ def _ended(
     return end, total, ranges
 
 
-def _fits(end: End, ranges: Sequence[Sequence[int]], goal: Mapping[str, Any]) -> bool:
+def _fits(end: End, ranges: list[list[int]], goal: Mapping[str, Any]) -> bool:
     """Whether a run's ranges, in order, are of its goal; where it is done, up to where it says."""
     first, last = goal.get("first", 0), goal["blocks"]
     if end.state == "done":
         whole = end.stopped_by not in ("samples", "max_samples") or end.counted == last
-        if not whole or list(map(list, ranges)) != [[first, end.counted]]:
+        if not whole or ranges != [[first, end.counted]]:
             return False
     return not ranges or (ranges[0][0] >= first and (last is None or ranges[-1][1] <= last))
 

@@ -194,18 +194,8 @@ class Ledger(Database):
                 f"UPDATE run SET definition = ?, goal = ?, own = ?, {UNENDED} WHERE key = ?", rows
             )
 
-    def finish(
-        self,
-        run: Run,
-        state: str,
-        stopped_by: str,
-        drained: bool,
-        counted: int | None,
-        tally: str | None,
-        ranges: object,
-    ) -> None:
+    def finish(self, run: Run, end: End) -> None:
         """Record how a start of a run ended; its result is the blocks [0, counted), or all."""
-        end = End.of(state, stopped_by, drained, counted, tally, ranges)
         with self.transaction():
             self.db.execute(FINISH, (*end, end.mark(run.id), run.key))
 

@@ -464,18 +464,8 @@ class SweepWriter:
         sql = "UPDATE session SET wall = ? WHERE run = ? AND started = ?"
         self._scribe.put(sql, (wall, run.key, at))
 
-    def finish(
-        self,
-        run: Run,
-        state: str,
-        stopped_by: str,
-        drained: bool,
-        counted: int | None,
-        tally: str | None,
-        ranges: object,
-    ) -> None:
+    def finish(self, run: Run, end: End) -> None:
         """How a run ended; see :meth:`Ledger.finish`."""
-        end = End.of(state, stopped_by, drained, counted, tally, ranges)
         self._scribe.put(FINISH, (*end, end.mark(run.id), run.key))
 
     def note(self, node: str | None, text: str, at: float) -> None:

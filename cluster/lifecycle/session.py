@@ -26,6 +26,7 @@ from cluster.dispatch.nodes import NodeStates
 from cluster.hosts.nodes import NodeList
 from cluster.ledger import GroupCommitter, Ledger, NodeChangeRequest, RunWriter, log_of, sweeps
 from cluster.ledger.holds import Holds
+from cluster.ledger.marks import End
 from cluster.lifecycle.job import Caller, Job, Member
 from cluster.lifecycle.print_log import PrintLog
 from cluster.sampling.progress import Count
@@ -317,8 +318,7 @@ def record_end(
 ) -> None:
     """Record how a run ended: every ending of every run is written here."""
     tally = count.tally()
-    recorder.finish(
-        member.run,
+    end = End.of(
         ending.state.value,
         ending.stopped_by,
         ending.drained,
@@ -326,6 +326,7 @@ def record_end(
         tally_text(tally) if tally else None,
         [list(pair) for pair in count.ranges],
     )
+    recorder.finish(member.run, end)
 
 
 def policy_of(request: Request) -> Policy:

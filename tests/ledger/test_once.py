@@ -14,6 +14,7 @@ import cluster.ledger.writer as writer_room
 from cluster.common.errors import StoreError
 from cluster.hosts.nodes import Node
 from cluster.ledger import Ledger, NodeChangeRequest, Run, remove
+from cluster.ledger.marks import End
 from cluster.ledger.tables import TABLES
 from cluster.sampling.task import Fault, Task
 from tests.ledger.stores import begin, by_hand, entered, insert, outcome, put, tally
@@ -242,7 +243,7 @@ def test_nothing_at_rest_is_pickled(tmp_path: Path) -> None:
         run = entered(ledger)
         insert(ledger, run, 0, 5)
         begin(ledger, run, "serial", {"a": 1})
-        ledger.finish(run, "done", "samples", True, 5, tally(0, 5), [[0, 5]])
+        ledger.finish(run, End.of("done", "samples", True, 5, tally(0, 5), [[0, 5]]))
     kinds = set()
     with by_hand(tmp_path) as db:
         for (table,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'"):

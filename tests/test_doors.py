@@ -223,4 +223,4 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert headers["License-Expression"] == "MIT"
     assert headers["Requires-Python"] == ">=3.11"
     assert {"fast", "all", "dev"} <= set(headers.get_all("Provides-Extra", []))
-    assert b"cluster = cluster.__main__:main" in wheel.read(named["entry_points.txt"])
+    assert b"cluster = cluster_command:main" in wheel.read(named["entry_points.txt"])

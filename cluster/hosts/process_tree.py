@@ -127,6 +127,15 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process has not ended; a zombie has, even where nobody ever collects it."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2]
+        return state.split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def memory_text(size: float) -> str:
     """Bytes for people, such as ``2 GiB``."""
     unit = min(3, max(1, (int(size).bit_length() - 1) // 10))

@@ -416,8 +416,8 @@ class Ledger(Database):
 
     def troubles(self, run: Run) -> bool:
         """Whether anything is told of a run beside what was counted: most have none."""
-        sql = " UNION ALL ".join(f"SELECT 1 FROM {name} WHERE run = ?1" for name in _TROUBLES)
-        return bool(self.all(f"{sql} LIMIT 1", (run.key,)))
+        sql = " UNION ALL ".join(f"SELECT 1 FROM {name} WHERE run = ?" for name in _TROUBLES)
+        return bool(self.all(f"{sql} LIMIT 1", (run.key,) * len(_TROUBLES)))
 
     def note(self, run: Run, text: str) -> None:
         """Record what happened to a run; from any process, for it is no result."""

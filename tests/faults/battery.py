@@ -28,6 +28,7 @@ from typing import Any
 
 from cluster import api
 from cluster.common.errors import ClusterError, StoreError, UsageError
+from cluster.hosts.process_tree import is_alive
 from cluster.ledger import FILE, Ledger
 from cluster.lifecycle.shards import merge
 from cluster.sampling.task import checksum
@@ -252,18 +253,10 @@ def wait_until_gone(pids: set[int], patience: float = 5.0) -> None:
         Broken: some are alive after so many seconds.
     """
     deadline = time.monotonic() + patience
-    while left := {pid for pid in pids if alive(pid)}:
+    while left := {pid for pid in pids if is_alive(pid)}:
         if time.monotonic() > deadline:
             raise Broken(f"processes {sorted(left)} live on")
         time.sleep(0.002)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process lives."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def schedule(

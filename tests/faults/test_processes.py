@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.hosts.process_tree import is_alive
 from tests.cli.shell import COMMAND, ROOT, ask, environment, spec
 from tests.conftest import need
-from tests.faults.battery import LOG, SAMPLES, Dispatcher, Site, alive, wait_until_gone
+from tests.faults.battery import LOG, SAMPLES, Dispatcher, Site, wait_until_gone
 from tests.ledger.stores import remount, small_disk
 
 FORKS = f"""
@@ -55,7 +56,7 @@ def test_nothing_outlives_a_killed_dispatcher(tmp_path: Path) -> None:
     dispatcher = site.submit()
     assert dispatcher.wait_for(lambda: len(site.drawing()) >= 6)
     grown = site.drawing() | dispatcher.workers()
-    assert all(alive(pid) for pid in grown)
+    assert all(is_alive(pid) for pid in grown)
     dispatcher.process.kill()
     dispatcher.process.communicate()
     wait_until_gone(grown, patience=5)
@@ -133,7 +134,7 @@ def test_a_stopped_worker_is_replaced(tmp_path: Path) -> None:
     site.release()
     result = dispatcher.result()
     assert (result["state"], result["digest"]) == ("done", whole["digest"])
-    assert not alive(victim)
+    assert not is_alive(victim)
 
 
 @pytest.mark.fault(44)

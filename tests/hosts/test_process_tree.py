@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from cluster.hosts.process_tree import born, descendants
+from cluster.hosts.process_tree import born, descendants, is_alive
 
 # A name may be any bytes; the kernel cuts it at 15, also inside a letter.
 NAMED = """
@@ -68,12 +68,3 @@ def test_what_a_thread_forks_outlives_it_and_ends_with_the_process() -> None:
     while any(map(is_alive, children)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether it has not ended, whoever is to take note of that."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -19,7 +19,7 @@ import pytest
 
 from cluster import api
 from cluster.common.errors import ClusterError, Locked
-from cluster.hosts.process_tree import born, descendants
+from cluster.hosts.process_tree import born, descendants, is_alive
 from cluster.ledger import Ledger, Owner
 from cluster.unattended.detached import follow, halt
 from tests.cli.shell import (
@@ -37,7 +37,6 @@ from tests.cli.shell import (
     started,
     wait_for,
 )
-from tests.faults.battery import alive
 
 
 @pytest.fixture(autouse=True)
@@ -246,7 +245,7 @@ def test_stop_now_leaves_what_was_started(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 8
     assert cluster("wait", run, cwd=tmp_path).returncode == 143
     assert ask("show", run, cwd=tmp_path)["drained"] is False
-    wait_for(lambda: not any(alive(each) for each in {pid, *workers}))
+    wait_for(lambda: not any(is_alive(each) for each in {pid, *workers}))
 
 
 @pytest.mark.slow
@@ -257,7 +256,7 @@ def test_stop_now_kills_a_run_that_does_not_heed_it(tmp_path: Path) -> None:
     workers = wait_for(lambda: descendants(pid))
     os.kill(pid, signal.SIGSTOP)
     assert ask("stop", run, "--now", cwd=tmp_path)["state"] == "interrupted"
-    wait_for(lambda: not any(alive(each) for each in {pid, *workers}))
+    wait_for(lambda: not any(is_alive(each) for each in {pid, *workers}))
 
 
 def test_waiting_has_a_deadline(tmp_path: Path) -> None:

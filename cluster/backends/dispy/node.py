@@ -15,14 +15,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 
 from cluster.backends.dispy import job, shim
 from cluster.backends.dispy.probe import Place
 from cluster.backends.dispy.seal import Seal
 from cluster.common.errors import EngineError
-from cluster.hosts.process_tree import die_with_parent
+from cluster.hosts.process_tree import die_with_parent, is_alive
 from cluster.hosts.worker import PipeLines, take_descriptors
 
 _TICK = 1.0
@@ -121,7 +120,7 @@ class DispyNode:
         """A killed job answers nothing, and dispynode would wait for it for ever."""
         with self._dispynode.thread_lock:
             jobs = dict(self._dispynode.job_infos)
-        gone = {uid for uid, info in jobs.items() if info.pid and not _is_alive(info.pid)}
+        gone = {uid for uid, info in jobs.items() if info.pid and not is_alive(info.pid)}
         self._ended = {uid: self._ended.get(uid, 0) + 1 for uid in gone}
         for uid, rounds in self._ended.items():
             if rounds == _ROUNDS:
@@ -178,14 +177,6 @@ def _want_of_memory() -> str:
         return f"; its queues need {_MEMORY}: {error.strerror}"
     full = disk.f_bavail * disk.f_frsize < _LEAST
     return f"; {_MEMORY}, where its queues are, is full there: free some of it" if full else ""
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2]
-        return state.split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _has_ended(process: Any) -> bool:

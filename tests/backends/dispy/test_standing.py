@@ -24,7 +24,7 @@ from cluster.backends.base import TABLE, NodeEvent, Options, create
 from cluster.common.errors import EngineError, UsageError
 from cluster.common.secret import Secret
 from cluster.hosts.nodes import Node
-from cluster.hosts.process_tree import descendants
+from cluster.hosts.process_tree import descendants, is_alive
 from cluster.report.schema import output_schema
 from cluster.sampling.plan import Goal
 from cluster.sampling.task import Outcome
@@ -160,14 +160,6 @@ def diagnosis(folder: Path, dispy: str, code: int = 0) -> dict[str, dict[str, st
     assert done.returncode == code, done.stdout + done.stderr
     found = json.loads(done.stdout)["findings"]
     return {each["check"]: each for each in found if each["host"]}
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process has not ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def await_no_children(process: subprocess.Popen[str]) -> None:

@@ -22,12 +22,12 @@ from cluster.common.errors import EngineError, NodesMissing
 from cluster.common.secret import Secret
 from cluster.dispatch import Policy
 from cluster.hosts.nodes import Node
-from cluster.hosts.process_tree import descendants
+from cluster.hosts.process_tree import descendants, is_alive
 from cluster.sampling.plan import Goal
 from cluster.sampling.task import Outcome
 from cluster.testing import PLAIN, SLEEPS, Script, Subject, check_hostile, drive, work_of
 from tests.backends.dispy import leash
-from tests.backends.dispy.test_standing import diagnosis, free_port, is_alive, written
+from tests.backends.dispy.test_standing import diagnosis, free_port, written
 from tests.backends.engines import serial
 from tests.conftest import need
 

@@ -20,7 +20,7 @@ from cluster.backends.base import TABLE, NodeEvent, Options, create
 from cluster.backends.kit.links import Links
 from cluster.common.errors import NodesMissing
 from cluster.hosts.nodes import Node
-from cluster.hosts.process_tree import descendants
+from cluster.hosts.process_tree import descendants, is_alive
 from cluster.sampling.plan import Goal
 from cluster.testing import Driven, Script, drive, work_of
 from tests.backends.submitted import LOOPBACK, digest, listening, result, start
@@ -140,7 +140,8 @@ def test_a_killed_agent_takes_its_server_along(name: str, wanted: str) -> None:
 
     run = driven(name, strike)
     assert (run.digest, run.failures) == (wanted, [])
-    assert not Path(f"/proc/{servers[0]}").exists()
+    # An orphan is collected by whoever is first in its container, and by some never.
+    assert not is_alive(servers[0])
 
 
 @pytest.mark.slow

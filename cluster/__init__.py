@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from cluster.common.version import __version__
+
 if TYPE_CHECKING:
     from cluster.api import compare, extend, load, plan, resume, runs, show, status, submit
     from cluster.common.errors import ClusterError
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from cluster.sampling.kernels import kernel
     from cluster.sampling.streams import Stream
     from cluster.sampling.tally import Estimate, Histogram, Hits, Moments
-
-__version__ = "0.1.0"
 
 _HOME = {
     "ClusterError": "common.errors",

@@ -13,10 +13,10 @@ from typing import IO, Any
 
 import click
 
-from cluster import __version__
 from cluster.cli.console import check_folder, signals, translated
 from cluster.common.commands import VERBS, help_text
 from cluster.common.errors import UsageError, did_you_mean
+from cluster.common.version import __version__
 from cluster.dispatch import Stop
 from cluster.report import live, text
 from cluster.report.result import Result

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from cluster import __version__
+from cluster.common.version import __version__
 from cluster.sampling.streams import Stream
 from cluster.sampling.task import PROBE_RUN, Outcome, Task, Work
 

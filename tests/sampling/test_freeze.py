@@ -105,7 +105,7 @@ def test_a_neighbour_that_is_not_included_is_refused(
 ) -> None:
     """An import that works beside the file but not on a node is found before the run."""
     write(tmp_path, helper="", coin=f"{indent}{line}\n{PLAIN}")
-    with pytest.raises(KernelError, match="imports its neighbour 'helper'") as caught:
+    with pytest.raises(KernelError, match="imports 'helper' beside it") as caught:
         freeze("coin.py:coin", tmp_path)
     assert caught.value.fix == "add it to the spec: include: [helper.py]"
 
@@ -113,7 +113,7 @@ def test_a_neighbour_that_is_not_included_is_refused(
 def test_a_neighbour_of_a_neighbour_is_refused_too(tmp_path: Path) -> None:
     """What an included file imports must be included as well."""
     write(tmp_path, far="", near="import far\n", coin="import near\n" + PLAIN)
-    with pytest.raises(KernelError, match=r"near\.py imports its neighbour 'far'"):
+    with pytest.raises(KernelError, match=r"near\.py imports 'far' beside it"):
         freeze("coin.py:coin", tmp_path, ["near.py"])
 
 

@@ -12,7 +12,7 @@ import pytest
 from cluster import cli
 from cluster.sampling.kernels import load
 
-GUARD = 'put what is for running the file itself under if __name__ == "__main__":'
+GUARD = 'put code that runs the file as a script under if __name__ == "__main__":'
 ARGPARSE = "import argparse\np = argparse.ArgumentParser()\np.add_argument('x')\n"
 KERNEL = (
     "\nfrom cluster import Moments\n\ndef k(rng, samples):\n"
@@ -111,7 +111,7 @@ def test_an_import_without_an_end_is_ended(top: str) -> None:
     """After a while it is told that it is slow, and at retry.timeout it is ended, at its line."""
     written(top, retry="{timeout: 0.5s}")
     code = "import sys; from cluster import cli; from cluster.sampling.kernels import importing\n"
-    code += "importing._PATIENCE = 0.2; sys.exit(cli.run(['validate', 'k.yaml']))"
+    code += "importing._SLOW = 0.2; sys.exit(cli.run(['validate', 'k.yaml']))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
@@ -144,7 +144,7 @@ def test_any_error_of_an_import_is_told_on_one_line(
             "(at k.py:1); only text is frozen with a kernel (include): put other",
         ),
         ("T = open('nowhere.csv')\n", "'nowhere.csv' (at k.py:1)\n"),
-        ("import lib.h\n", "(at k.py:1); only what lies below the kernel's folder is frozen"),
+        ("import lib.h\n", "(at k.py:1); only files below the kernel's folder can be frozen"),
         ("import lib.h\n", "jobs/lib and write include: [lib/h.py], or install it here and on"),
         ("import zzz.h\n", "No module named 'zzz' (at k.py:1); install zzz here and on every host"),
         ("import pack.a\n", "add it to the spec: include: [pack/__init__.py, pack/a.py]\n"),

@@ -120,12 +120,12 @@ def test_a_numpy_default_has_the_identity_of_the_number(tmp_path: Path) -> None:
         ("lambda x: x", "is a function", "text that names it"),
         ("np.random.default_rng(1)", "is a Generator", "draw from the rng"),
         ("object()", "is an object", None),
-        ("{1: 2}", "holds a mapping with a key that is an int, not text", None),
-        ("'\\ud800'", "holds half a surrogate pair", None),
-        ("[{'a': object()}]", "holds an object", None),
-        ("10**5000", "holds an integer of more than 4,300 digits", None),
-        ("Odd(a=1)", "holds what cannot be read", None),
-        ("LOOP", "is nested too deeply, or holds itself", None),
+        ("{1: 2}", "contains a mapping with a key that is an int, not text", None),
+        ("'\\ud800'", "contains a lone surrogate", None),
+        ("[{'a': object()}]", "contains an object", None),
+        ("10**5000", "contains an integer of more than 4,300 digits", None),
+        ("Odd(a=1)", "contains a value that cannot be read", None),
+        ("LOOP", "is nested too deeply, or contains itself", None),
     ],
 )
 def test_a_default_that_no_spec_can_say_is_told(
@@ -219,13 +219,13 @@ def test_an_object_that_can_be_called_as_a_kernel_is_one(tmp_path: Path, text: s
             "from math import sin as k\n",
             "'k' is imported from 'math' (at k.py:4); name that module",
         ),
-        ("k: int = 3\n", "'k' is no function (at k.py:4)"),
+        ("k: int = 3\n", "'k' is not a function (at k.py:4)"),
         ("k = -" + "-" * 100_000 + "1\n", "k.yaml:1:9: kernel: not Python: "),
         (
             EVIL,
-            "k.py:k cannot be looked at as a function: ValueError: no; write a function",
+            "k.py:k cannot be inspected as a function: ValueError: no; write a function",
         ),
-        ("k = functools.partial(max)\n", "the parameters of k.py:k cannot be found out"),
+        ("k = functools.partial(max)\n", "the parameters of k.py:k cannot be determined"),
         (
             "def k(rng, samples, *rest):\n" + BODY,
             "must name its parameters, not take *rest (at k.py:4); name each",
@@ -233,7 +233,7 @@ def test_an_object_that_can_be_called_as_a_kernel_is_one(tmp_path: Path, text: s
         ("def k(rng, samples, **rest):\n" + BODY, "must name its parameters, not take **rest"),
         (
             "def k(rng, samples, x=1, /):\n" + BODY,
-            "takes 'x' by its place, and params give it by name",
+            "takes 'x' by position, but params pass it by name",
         ),
         (
             "def k(*, rng, samples):\n" + BODY,
@@ -277,9 +277,9 @@ def test_a_parameter_may_stand_before_the_slash_where_it_is_given_by_place(tmp_p
         ("block=-5", "block must be at least 1 and below 2**63, got -5"),
         ("block=2**70", "block must be at least 1 and below 2**63"),
         ("block=1e5", "block must be an integer, got 100000.0"),
-        ("blok=5", "@kernel has no word 'blok'; did you mean 'block'?"),
+        ("blok=5", "@kernel has no argument 'blok'; did you mean 'block'?"),
         ("variant=3", "variant must be text, got 3"),
-        ("5", "@kernel takes its words by name, as in @kernel(block=100_000), got 5"),
+        ("5", "@kernel takes keyword arguments, as in @kernel(block=100_000), got 5"),
     ],
 )
 def test_an_odd_word_of_the_decorator_is_told(tmp_path: Path, words_of_it: str, words: str) -> None:
@@ -365,9 +365,9 @@ def test_the_bytes_of_a_kernel_file_are_judged(
     ("make", "words"),
     [
         (lambda path: path.mkdir(), "k.py is a folder; name a file in it"),
-        (lambda path: path.symlink_to("nowhere"), "k.py is a link to no file, or no plain file"),
-        (lambda path: path.symlink_to(path), "k.py is a link to no file, or no plain file"),
-        (os.mkfifo, "k.py is a link to no file, or no plain file"),
+        (lambda path: path.symlink_to("nowhere"), "k.py is a broken link, or not a regular file"),
+        (lambda path: path.symlink_to(path), "k.py is a broken link, or not a regular file"),
+        (os.mkfifo, "k.py is a broken link, or not a regular file"),
     ],
 )
 def test_what_is_no_file_is_told_as_what_it_is(

@@ -324,7 +324,7 @@ def test_an_engine_of_a_sweep_over_backends_gets_its_own_options(site: Path) -> 
         ("{moed: a}", "3:8: mine.moed: unknown key; did you mean 'mode'?"),
         ("{pace:}", "3:13: mine.pace: a value is missing"),
         ("3", "3:7: mine: must be a mapping"),
-        ("{key: {}}", "3:13: mine.key: must say one place"),
+        ("{key: {}}", "3:13: mine.key: must name one place"),
     ],
 )
 def test_a_wrong_option_is_told_at_its_place(given: str, said: str, site: Path) -> None:

@@ -64,11 +64,11 @@ def within(limit: float, entry: str) -> Iterator[None]:
     Raises:
         ImportTimeout: the limit was reached.
     """
-    begun, reported = time.monotonic(), False
+    started, reported = time.monotonic(), False
 
     def on_alarm(_number: int, _frame: object) -> None:
         nonlocal reported
-        if time.monotonic() - begun >= limit:
+        if time.monotonic() - started >= limit:
             raise ImportTimeout(f"over {limit:g} s, the limit of retry.timeout")
         if not reported:
             reported = True

@@ -74,6 +74,7 @@ def options_model(entry: Entry) -> type[Frozen]:
         kind = (
             SecretPlace if option.kind == "secret" else Annotated[Any, _RULES[option.kind](option)]
         )
+        # Without a default the option may be left out, and is None then.
         taken = kind if option.default is not None else kind | None
         fields[option.name] = taken, Field(option.default, description=option.description)
     made: type[Frozen] = create_model(f"Options of {entry.name}", __base__=Frozen, **fields)

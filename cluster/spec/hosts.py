@@ -157,6 +157,7 @@ def _judged(value: Any) -> str | dict[str, Any]:
         fix = "write it as n[01-16], host:4, or {host: n1, slots: 4}"
         raise fault(f"must be a host or a mapping, got {show(value)}", fix)
     form = NodeForm.model_validate(value)
+    # Without the keys that were not given, so that defaults of the list can fill them.
     return {key: getattr(form, key) for key in form.model_fields_set}
 
 
@@ -242,6 +243,7 @@ class NodesRule(HostRule):
                 nodes = read_beside(form.file, context.base)
                 context.roster.add(context.entries, nodes)
             context.files.append(HostFile(form.file, tuple(node.host for node in nodes)))
+        # A mapping with other keys only, such as defaults, is about this machine.
         if isinstance(value, Mapping) and not {"hosts", "file"} & set(value):
             context.roster.add(0, [local()])
         with _located():

@@ -83,9 +83,11 @@ def judge(
     source = source.with_overridden(applied.paths)
     problems += [*applied.problems, *_nulls(source, broken), *_goal(model, source)]
     problems += _set_and_swept(data, applied.paths, source)
+    # A recorded spec is checked for secrets only if an override changes notify.
     if written or any(path[:1] == ("notify",) for path in applied.paths):
         problems += _bare_secrets(source)
     own = _own_options(model, data, engines)
+    # A name in the document takes precedence over that of the file.
     named = {"name": _name_of(file), **{key: data[key] for key in data if key not in own}}
     for name, given in own.items():
         if entry := options([name]).get(name):
@@ -203,6 +205,7 @@ def _nulls(source: SpecSource, broken: set[Path]) -> Iterator[Problem]:
     for path in list(_null_paths(source.data, ())):
         if not _below(path, broken):
             yield source.problem(path, "a value is missing", "leave the key out for its default")
+    # Only now, since what is in `broken` is not reported above.
     broken.update(_null_paths(source.data, ()))
 
 

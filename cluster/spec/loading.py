@@ -64,6 +64,7 @@ def is_stream(path: str | Path) -> bool:
 
 
 _INPUT = ("-", "/dev/stdin")
+# By name, since /dev/stdin may lead to a regular file that the shell has opened.
 _DESCRIPTOR = re.compile(r"-|/dev/(?:stdin|fd/\d+)|/proc/(?:self|thread-self|\d+)/fd/\d+")
 
 

@@ -33,7 +33,7 @@ def wording(detail: Mapping[str, Any], known: Sequence[str]) -> Message:
         known: the keys that the surrounding mapping may have.
     """
     kind = detail["type"]
-    if kind == OURS:
+    if kind == OURS:  # a rule's own error, see cluster.spec.values.fault
         context = detail["ctx"]
         return Message(**context)
     if kind == "missing":

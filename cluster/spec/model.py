@@ -309,10 +309,12 @@ class Spec(Frozen):
         made = self.read(Document.of(keys), self._origin(), changes)
         if any(_changes_hosts(change) for change in changes):
             return made
+        # The hosts are those of before, so their files are still to be watched.
         nodes = replace(made.nodes, files=self.nodes.files)
         return made.model_copy(update={"nodes": nodes})
 
 
+# What a sweep may vary; where and how a run works; and what all points of a sweep share.
 _VARIED = ("kernel", "params", "samples", "block", "seed", "until", "backend")
 _PLACE = ("backend", "nodes", "retry", "schedule", "notify")
 _FIXED = frozenset(Spec.model_fields) - {*_VARIED, "sweep"}

@@ -119,6 +119,7 @@ def _put(data: dict[str, Any], path: Path, value: Any, known: Collection[str]) -
     if isinstance(last, int):
         _entry(parent, path)
         parent[last] = value
+    # In params null is a value: a parameter of the kernel may be None.
     elif value is None and path[0] != "params":
         if last not in parent and (len(path) > 1 or last not in known):
             raise _Refused(path, "is not in the spec, so it cannot be removed")

@@ -90,6 +90,7 @@ def expand(spec: Spec, *, yes: bool = False) -> tuple[Point, ...]:
         raise UsageError("the spec has no sweep")
     if problems := [*_clashes(spec, sweep)]:
         raise SpecError(problems)
+    # Before any point is made: a few characters can ask for more points than fit in memory.
     _judge_count(count(sweep), yes)
     rows = _kept(spec, sweep)
     if not rows:
@@ -212,10 +213,12 @@ def _duplicates(spec: Spec, rows: Sequence[Row], points: Sequence[Point]) -> Ite
     for place, (row, point) in enumerate(zip(rows, points, strict=True)):
         request = point.request
         where = next(iter(row.values())).path
+        # The same identity with another goal or backend is another run.
         whole = (request.identity, request.goal, request.spec.backend)
         if seen.setdefault(whole, place) != place:
             first = dict(points[seen[whole]].values)
             yield spec.problem_at(where, f"the same point as {first}", "remove one of them")
+        # Stream keys are 64 bits of a sha256; two equal ones would correlate their points.
         params, key = sha256(request.params), (request.seed, request.point)
         if not request.common and streams.setdefault(key, params) != params:
             message = f"{dict(point.values)} has the 64-bit stream key of another point"

@@ -89,6 +89,7 @@ def _object(model: type[BaseModel]) -> dict[str, Any]:
 def _tidy(key: str, made: Mapping[str, Any]) -> dict[str, Any]:
     """A property without pydantic's title, and without null if the key is not nullable."""
     tidy = {name: value for name, value in made.items() if name != "title"}
+    # None and the empty list stand for "not given", which needs no default in the reference.
     if tidy.get("default", ...) in (None, []):
         del tidy["default"]
     branches = tidy.get("anyOf", [])

@@ -194,6 +194,7 @@ def prepared(spec: Spec) -> tuple[KernelSource, Kernel]:
     """
     refuse_verbs()
     try:
+        # Frozen first and loaded from the copy: what is checked here is what workers will run.
         source = freeze(spec.kernel, spec.base, spec.include)
         with within(spec.retry.timeout, source.entry):
             return source, load(source)
@@ -326,6 +327,7 @@ def _problem(spec: Spec, fault: ParamFault) -> Problem:
 
 
 def _limits(spec: Spec) -> list[str]:
+    """The keys of ``until`` that a new number of samples keeps, as overrides."""
     if spec.until is None:
         return []
     time = [f"until.max_time={spec.until.max_time}"] if spec.until.max_time else []

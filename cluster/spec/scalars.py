@@ -52,6 +52,7 @@ def resolve(text: str) -> Scalar:
         return None
     if text in _BOOLS:
         return _BOOLS[text]
+    # Most scalars are words; the first character tells without a regular expression.
     return _number(text) if text[0] in "+-.0123456789" else text
 
 

@@ -117,6 +117,7 @@ class SpecSource:
 
     def _place(self, shown: Path, path: Path, at_key: bool, column: int | None) -> tuple[int, int]:
         marks = self.keys if at_key else self.values
+        # The position of the path itself, in any form of nodes; else that of the nearest above.
         for exact in (shown, path, _without_hosts(path)):
             if mark := marks.get(exact):
                 inside = mark.inset is not None and column is not None

@@ -20,6 +20,7 @@ from cluster.spec.values import Choice, Duration, ReadOnly, Rule, clip, fault, f
 
 # The limit of an axis: ``range(0, 1e12, 1)`` must not fill the memory.
 LONGEST_AXIS = 1_000_000
+# Keys that a sweep may vary themselves, and mappings whose keys it may vary.
 PLAIN = ("seed", "samples", "block", "kernel", "backend")
 BELOW = ("params", "until")
 # logspace is rounded to this many digits: pow() may differ in its last bits between machines, and
@@ -37,6 +38,7 @@ def may_vary(key: str) -> bool:
     path = split(key)
     if path is None or not all(isinstance(step, str) for step in path):
         return False
+    # Parameters may be nested mappings; until has only one level.
     wanted = 2 if path[0] == "until" else len(path)
     return key in PLAIN or (path[0] in BELOW and len(path) == max(2, wanted))
 

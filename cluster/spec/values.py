@@ -95,6 +95,7 @@ class ReadOnly(dict[str, Any]):
     pop = popitem = setdefault = update = _refuse
 
     def __reduce__(self) -> tuple[type[ReadOnly], tuple[dict[str, Any]]]:
+        # copy and pickle would otherwise fill an empty one through __setitem__.
         return ReadOnly, (dict(self),)
 
 
@@ -231,6 +232,7 @@ class Confidence(Number):
 
 
 def _float(value: float) -> float:
+    """The number as a float; infinite for an int beyond the range of doubles."""
     try:
         return float(value)
     except OverflowError:
@@ -238,6 +240,7 @@ def _float(value: float) -> float:
 
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+# Each unit is optional, but the order is fixed.
 _PART = r"(?:([0-9]+(?:\.[0-9]+)?) ?{unit} ?)?"
 _DURATION = re.compile("".join(_PART.format(unit=unit) for unit in _UNITS))
 

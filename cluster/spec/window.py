@@ -92,6 +92,7 @@ class Window:
         Raises:
             UsageError: the clock is outside the range of dates.
         """
+        # From the next date on: if clocks went back over midnight, it may have opened already.
         day = _date(now, self.zone) + _DAY
         while self.opening(day) > now:
             day -= _DAY
@@ -131,6 +132,7 @@ def zone_of(name: str | None) -> ZoneInfo:
 
 def _local_zone() -> ZoneInfo:
     try:
+        # Usually a link into the tz database, whose path gives the name.
         place = os.path.realpath(_LOCALTIME)
         with open(place, "rb") as file:
             named = place.partition("/zoneinfo/")[2] or None

@@ -106,7 +106,15 @@ def read(source: str | bytes, what: str = "file") -> Document:
 
 @dataclass(slots=True)
 class _Node:
-    """A value of the text: a scalar's text, a list's nodes, or a mapping's pairs."""
+    """A value of the text: a scalar's text, a list's nodes, or a mapping's pairs.
+
+    Attributes:
+        mark: its position.
+        tag: its explicit tag, or None.
+        scalar, items, pairs: one of them, by its kind.
+        plain: whether a scalar is unquoted, so that it may be a number.
+        height: levels below it, and size: values in it, to limit what aliases add up to.
+    """
 
     mark: Mark
     tag: str | None
@@ -159,7 +167,7 @@ class _Composer:
         if depth > MAX_DEPTH:
             raise SyntaxFault(f"nested deeper than {MAX_DEPTH} levels", _mark(event)[:2])
         if event.anchor:
-            self.anchors[event.anchor] = None
+            self.anchors[event.anchor] = None  # an alias inside would be an endless tree
         node = self.content(event, depth)
         if event.anchor:
             self.anchors[event.anchor] = node
@@ -267,6 +275,7 @@ class _Builder:
             if name is None:
                 continue
             place = (*path, name)
+            # PyYAML's own loader would silently keep the last one.
             if name in data:
                 first = self.document.keys[place].line
                 lines = f"on line {first} and again on line {key.mark.line}"

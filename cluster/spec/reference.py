@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -142,11 +143,15 @@ def _section(title: str, part: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _default(value: Mapping[str, Any]) -> str:
-    return f"`{value['default']:g}`" if isinstance(value.get("default"), float) else _quoted(value)
-
-
-def _quoted(value: Mapping[str, Any]) -> str:
-    return f"`{value['default']}`" if "default" in value else ""
+    """A property's default as a spec would write it; empty if it has none."""
+    match value:
+        case {"default": float(number)}:
+            return f"`{number:g}`"
+        case {"default": str(text)}:
+            return f"`{text}`"
+        case {"default": other}:
+            return f"`{json.dumps(other)}`"
+    return ""
 
 
 def _kind(value: Mapping[str, Any]) -> str:

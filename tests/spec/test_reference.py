@@ -51,6 +51,15 @@ def test_every_key_has_a_description_in_both() -> None:
             assert f"| `{key}` |" in text
 
 
+def test_a_default_is_written_as_in_a_spec() -> None:
+    """The reference has YAML's ``true`` and lists, not Python's."""
+    rows = [line.split(" | ") for line in reference().split("\n") if line.startswith("| `")]
+    defaults = {row[0].removeprefix("| "): row[2] for row in rows if len(row) == 4}
+    assert defaults["`keep_going`"] == "`true`"
+    assert defaults["`on`"] == '`["done", "failed", "partial"]`'
+    assert defaults["`store`"] == "`runs`"
+
+
 @pytest.mark.parametrize(
     "text",
     [

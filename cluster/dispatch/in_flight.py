@@ -123,8 +123,8 @@ class NodeState:
 
 
 @dataclass
-class Suspect:
-    """Blocks [first, stop) to be attempted, by a worker that does nothing else meanwhile.
+class Attempt:
+    """Blocks [first, stop) that are to become a task.
 
     Attributes:
         attempt: its number, from 1.

@@ -131,7 +131,7 @@ class MultiScheduler:
     registry sets this up), so a task's id modulo ``total`` is the number of its run.
 
     Args:
-        book: the runs.
+        registry: where the runs come from.
         total: how many there are; their numbers are below it.
         owed: the numbers of the runs to compute, in order.
         manner: how they share the engine.
@@ -147,7 +147,7 @@ class MultiScheduler:
 
     def __init__(
         self,
-        book: RunRegistry,
+        registry: RunRegistry,
         total: int,
         owed: Sequence[int],
         manner: Manner,
@@ -157,18 +157,18 @@ class MultiScheduler:
         self.clock, self.observe = clock, observe
         self.draining: str | None = None
         self.outcomes = self.blocks = self.samples = 0
-        self._book, self._manner = book, manner
+        self._registry, self._manner = registry, manner
         self._total, self._order = total, {number: at for at, number in enumerate(owed)}
         self._left = set(owed)
         # A heap: (blocks given out, place in the order, number). The first entry may be outdated,
-        # see _first_hand.
+        # see _fresh_task.
         self._queue = [(0, at, number) for at, number in enumerate(owed)]
         self._queued = set(owed)
         self._open: dict[int, OpenRun] = {}
         # Runs with tasks in flight.
-        self._out: dict[int, RunScheduler] = {}
+        self._in_flight: dict[int, RunScheduler] = {}
         # An ordered set: runs with blocks counted since their progress was last recorded.
-        self._news: dict[int, None] = {}
+        self._unrecorded: dict[int, None] = {}
         # Ended runs by kernel and number of means, to compare nodes over all of them.
         self._parts: dict[tuple[str, int], NodeMeans] = {}
         # Runs with blocks that a node failed and another one is to try.
@@ -185,7 +185,7 @@ class MultiScheduler:
     @property
     def work(self) -> Work:
         """The work that the engine's workers load first."""
-        return self._book.work
+        return self._registry.work
 
     def take(self, node: str | None = None) -> Task | Pause:
         """The next task for a slot of a node (None: of any), or why there is none now."""
@@ -193,20 +193,20 @@ class MultiScheduler:
             return Pause.END
         now = self.clock.steady()
         state = self.nodes.place(node, now)
-        if not self.nodes.takes(state, now):
+        if not self.nodes.accepts(state, now):
             return Pause.NOW
-        task = self._first_hand(node, state) or self._second_hand(node, state)
+        task = self._fresh_task(node, state) or self._speculative_task(node, state)
         if task is not None:
             return task
         return Pause.NOW if self._left else Pause.END
 
     def work_of(self, run: str) -> Work | None:
         """The work of a run, by the ``run`` of its tasks; None if unknown."""
-        return self._book.work_of(run)
+        return self._registry.work_of(run)
 
     def revoked(self) -> Collection[int]:
         """The ids of tasks in flight that the engine should kill."""
-        return {number for core in self._out.values() for number in core.revoked()}
+        return {number for core in self._in_flight.values() for number in core.revoked()}
 
     def avoided(self) -> Collection[str]:
         """The nodes that should get no task, for engines that choose the node themselves."""
@@ -220,7 +220,7 @@ class MultiScheduler:
 
     # -- whose turn it is ---------------------------------------------------------------------
 
-    def _first_hand(self, node: str | None, state: NodeState) -> Task | None:
+    def _fresh_task(self, node: str | None, state: NodeState) -> Task | None:
         """A task with new blocks, of the first run in turn that has some for this node.
 
         An entry of the heap is corrected when it comes to the front: removed if its run owes
@@ -235,7 +235,7 @@ class MultiScheduler:
                 self._queued.discard(number)
             elif given < self._turn(found.core):
                 heapreplace(self._queue, (self._turn(found.core), at, number))
-            elif (task := found.core.first_hand(node, state)) is not None:
+            elif (task := found.core.fresh_task(node, state)) is not None:
                 heapreplace(self._queue, (self._turn(found.core), at, number))
                 self._sent(number, found)
             else:  # its blocks are reserved for other nodes
@@ -244,10 +244,10 @@ class MultiScheduler:
             heappush(self._queue, entry)
         return task
 
-    def _second_hand(self, node: str | None, state: NodeState) -> Task | None:
+    def _speculative_task(self, node: str | None, state: NodeState) -> Task | None:
         """A speculative copy of a task in flight, when no run has new blocks."""
-        for number, core in self._out.items():
-            if not self._open[number].ended and (task := core.second_hand(node, state)):
+        for number, core in self._in_flight.items():
+            if not self._open[number].ended and (task := core.speculative_task(node, state)):
                 return task
         return None
 
@@ -257,7 +257,7 @@ class MultiScheduler:
     def _opened(self, number: int) -> OpenRun:
         found = self._open.get(number)
         if found is None:
-            core = self._book.open(number, self.nodes)
+            core = self._registry.open(number, self.nodes)
             found = self._open[number] = OpenRun(core, core.count.blocks)
             self._counted(core, 0)
             if core.count.finished:
@@ -265,10 +265,10 @@ class MultiScheduler:
         return found
 
     def _sent(self, number: int, found: OpenRun) -> None:
-        self._out[number] = found.core
+        self._in_flight[number] = found.core
         if found.started is None:
             found.started = self.clock.steady()
-            self._book.began(number)
+            self._registry.began(number)
             if found.core.count.goal.max_time is not None:
                 self._timed.add(number)
 
@@ -283,7 +283,7 @@ class MultiScheduler:
     @property
     def over(self) -> bool:
         """Whether nothing is left to wait for."""
-        return not self._left or (self.draining is not None and not self._out)
+        return not self._left or (self.draining is not None and not self._in_flight)
 
     def drain(self, reason: str) -> None:
         """Give out no more tasks of any run; the first reason given is kept."""
@@ -296,8 +296,8 @@ class MultiScheduler:
     def on_node(self, event: NodeEvent) -> None:
         """Take in an event of a node: its number of usable slots."""
         more = self.nodes.change(event, self.clock.steady())
-        self._book.note(event.node, str(event))
-        self._book.slots(event.node, event.slots)
+        self._registry.note(event.node, str(event))
+        self._registry.slots(event.node, event.slots)
         self.observe(NodeChanged(event.node, event.slots, event.reason))
         if more:
             self._report(event.node, more)
@@ -314,9 +314,9 @@ class MultiScheduler:
         for found in self._open.values():
             found.core.weights = {**found.core.weights, **weights}
         for name in weights:
-            self._book.note(name, f"added: {why}")
+            self._registry.note(name, f"added: {why}")
         for name in drained:
-            self._book.note(name, f"to be drained: {why}")
+            self._registry.note(name, f"to be drained: {why}")
         self.observe(HostsChanged(tuple(weights), tuple(drained), why))
 
     def on_outcome(self, outcome: Outcome) -> None:
@@ -328,7 +328,7 @@ class MultiScheduler:
         found = self._open.get(number)
         if found is None:
             # A late copy, of a run that is closed: reopen it to compare with what was counted.
-            self._book.open(number, self.nodes).on_outcome(outcome)
+            self._registry.open(number, self.nodes).on_outcome(outcome)
             return
         before = found.core.count.blocks
         found.core.on_outcome(outcome)
@@ -338,7 +338,7 @@ class MultiScheduler:
         if found.core.failed and not self._manner.keep_going:
             self.drain("failure")
         if not found.ended:
-            self._news[number] = None
+            self._unrecorded[number] = None
         self._settle(number, found)
 
     def _counted(self, core: RunScheduler, before: int) -> None:
@@ -356,7 +356,7 @@ class MultiScheduler:
         """Check the clocks: expired tasks, runs out of time, and an engine without nodes."""
         now = self.clock.steady()
         slept = self.nodes.look(now)
-        for core in self._out.values():
+        for core in self._in_flight.values():
             core.expire(now, slept)
         for number in tuple(self._timed):
             self._look_at_time(number, now)
@@ -367,7 +367,7 @@ class MultiScheduler:
     def forget_flights(self) -> None:
         """The engine is gone: tasks in flight are owed again, and count as nobody's failure."""
         self.nodes.lose_all()
-        for number, core in tuple(self._out.items()):
+        for number, core in tuple(self._in_flight.items()):
             core.forget_flights()
             self._settle(number, self._open[number])
 
@@ -393,10 +393,11 @@ class MultiScheduler:
 
     def _running(self) -> Iterator[PointProgress]:
         """The first few of the runs that are being computed."""
-        for number in islice(self._out, _SHOWN):
-            count, estimate = self._out[number].count, self._out[number].count.estimate()
+        for number in islice(self._in_flight, _SHOWN):
+            count = self._in_flight[number].count
+            estimate = count.estimate()
             yield PointProgress(
-                self._book.name_of(number),
+                self._registry.name_of(number),
                 count.blocks,
                 count.goal.size,
                 estimate and estimate.value,
@@ -408,16 +409,16 @@ class MultiScheduler:
         if self._alone is not None:
             self._alone.record(progress)
             return
-        self._book.record(progress)
+        self._registry.record(progress)
         now = self.clock.steady()
-        for number in tuple(islice(self._news, _RECORDED)):
-            del self._news[number]
+        for number in tuple(islice(self._unrecorded, _RECORDED)):
+            del self._unrecorded[number]
             found = self._open[number]
             found.core.record(found.progress(now))
 
     def alarm(self, text: str) -> None:
         """Report and record a problem of no particular node."""
-        self._book.note(None, text)
+        self._registry.note(None, text)
         self.observe(Alarm(text))
 
     def finish(self) -> list[int]:
@@ -435,7 +436,7 @@ class MultiScheduler:
         return sorted(self._left, key=self._order.__getitem__)
 
     def _report(self, node: str, text: str) -> None:
-        self._book.note(node, text)
+        self._registry.note(node, text)
         self.observe(Alarm(text, node))
 
     # -- the end of a run ---------------------------------------------------------------------
@@ -444,7 +445,7 @@ class MultiScheduler:
         """End or close a run if it is time to, or queue it again if it owes blocks."""
         core = found.core
         if not core.flights:
-            self._out.pop(number, None)
+            self._in_flight.pop(number, None)
         if not found.ended and core.over:
             self._end(number, found)
         elif found.ended and not core.flights:
@@ -465,22 +466,22 @@ class MultiScheduler:
         started = self.clock.steady() if found.started is None else found.started
         ending = ending_of(found.core, self.clock.steady() - started)
         found.ended = True
-        self._news.pop(number, None)
+        self._unrecorded.pop(number, None)
         self._left.discard(number)
         self._timed.discard(number)
-        self._take_in(found.core)
-        self._book.ended(number, found.core, ending)
+        self._add_means(found.core)
+        self._registry.ended(number, found.core, ending)
         if not found.core.flights:
             self._close(number)
 
-    def _take_in(self, core: RunScheduler) -> None:
+    def _add_means(self, core: RunScheduler) -> None:
         """Add the means of a run's nodes to those of the other runs of its kernel."""
         kind = core.work.source.sha, core.parts.means
-        self._parts.setdefault(kind, NodeMeans()).take_in(core.parts)
+        self._parts.setdefault(kind, NodeMeans()).add_run(core.parts)
 
     def _close(self, number: int) -> None:
         del self._open[number]
-        self._book.closed(number)
+        self._registry.closed(number)
 
     def _weigh_rest(self) -> None:
         """Update the seconds of remaining work: near the end, tasks get shorter."""

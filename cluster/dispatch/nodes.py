@@ -47,7 +47,7 @@ class NodeStates(dict[str, NodeState]):
         self.pool.slots = fit or self.slots
         return self.pool
 
-    def takes(self, state: NodeState, now: float) -> bool:
+    def accepts(self, state: NodeState, now: float) -> bool:
         """Whether it gets tasks now; a node set aside or resting does only if no other can.
 
         Args:

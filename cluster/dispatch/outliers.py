@@ -55,7 +55,7 @@ class NodeMean:
             self.sums[at] += weighted
             self.squares[at] += weighted * value
 
-    def with_all_of(self, other: NodeMean) -> NodeMean:
+    def merged_with(self, other: NodeMean) -> NodeMean:
         """The sums over the tasks of both."""
         return NodeMean(
             [a + b for a, b in zip(self.sums, other.sums, strict=True)],
@@ -111,7 +111,7 @@ class NodeMeans:
             part = self._nodes[node] = NodeMean.of(len(values))
         part.add(blocks, shifted)
 
-    def take_in(self, other: NodeMeans) -> None:
+    def add_run(self, other: NodeMeans) -> None:
         """Add the tasks of another run of the same kernel, standardised.
 
         Its parameters differ, and so does its distribution: each task counts by its deviation
@@ -119,13 +119,13 @@ class NodeMeans:
         same number of means; :meth:`add` must not be used on the same object.
         """
         nothing = NodeMean.of(len(other._origin))
-        whole = reduce(NodeMean.with_all_of, other._nodes.values(), nothing)
+        whole = reduce(NodeMean.merged_with, other._nodes.values(), nothing)
         if whole.tasks < 2:
             return  # its variance is unknown
         self._origin = self._origin or [0.0] * len(other._origin)
         for name, part in other._nodes.items():
             scaled, own = part.standardised(whole), self._nodes.get(name)
-            self._nodes[name] = own.with_all_of(scaled) if own else scaled
+            self._nodes[name] = own.merged_with(scaled) if own else scaled
 
     @property
     def means(self) -> int:
@@ -134,12 +134,12 @@ class NodeMeans:
 
     def verdict(self) -> tuple[str, str] | None:
         """The outlier and a message about it, or None."""
-        if (found := self.odd()) is None:
+        if (found := self.outlier()) is None:
             return None
         node, off = found
         return node, f"its estimate is {off:.1f} standard errors away from that of the others"
 
-    def odd(self) -> tuple[str, float] | None:
+    def outlier(self) -> tuple[str, float] | None:
         """The node farthest from the others, and its distance in standard errors.
 
         None if no distance exceeds ``SIGMAS``. If there are only two nodes, either may be wrong.
@@ -152,16 +152,16 @@ class NodeMeans:
         parts = list(self._nodes.values())
         nothing = NodeMean.of(len(self._origin))
         # The sum over the others is prefix plus suffix: total minus own would cancel digits.
-        before = accumulate(parts, NodeMean.with_all_of, initial=nothing)
-        behind = list(accumulate(reversed(parts), NodeMean.with_all_of, initial=nothing))[-2::-1]
-        rests = map(NodeMean.with_all_of, before, behind)
+        before = accumulate(parts, NodeMean.merged_with, initial=nothing)
+        behind = list(accumulate(reversed(parts), NodeMean.merged_with, initial=nothing))[-2::-1]
+        rests = map(NodeMean.merged_with, before, behind)
         return {
-            name: _off(own, rest)
+            name: _farthest(own, rest)
             for (name, own), rest in zip(self._nodes.items(), rests, strict=True)
         }
 
 
-def _off(own: NodeMean, rest: NodeMean) -> float:
+def _farthest(own: NodeMean, rest: NodeMean) -> float:
     if own.tasks < _MIN_TASKS or rest.tasks < _MIN_OTHER_TASKS:
         return 0.0
     return max((_distance(own, rest, at) for at in range(len(own.sums))), default=0.0)

@@ -16,7 +16,7 @@ from cluster.dispatch.events import (
     Progress,
 )
 from cluster.dispatch.failures import STRIKES, Failures, Stranded
-from cluster.dispatch.in_flight import Flight, NodeState, Pace, Suspect
+from cluster.dispatch.in_flight import Attempt, Flight, NodeState, Pace
 from cluster.dispatch.nodes import NodeStates
 from cluster.dispatch.outliers import NodeMeans
 from cluster.hosts import prints
@@ -114,14 +114,14 @@ class RunScheduler:
         # Blocks that were started and given back at least once.
         self._given_up = Ranges()
         # Blocks to be retried alone.
-        self._suspects: deque[Suspect] = deque()
+        self._suspects: deque[Attempt] = deque()
         self._failures, self._stranded = Failures(), Stranded()
         self.parts = NodeMeans()
         # Failed attempts by block.
         self._tried: dict[int, int] = {}
         # Ids of tasks to kill: over their deadline, and copies of what is counted already.
         self._expired: set[int] = set()
-        self._useless: set[int] = set()
+        self._superseded: set[int] = set()
         # Ids of the tasks in flight that have the same range of blocks.
         self._copies: dict[tuple[int, int], set[int]] = {}
         # For retries in flight: the node that failed before, by id.
@@ -153,7 +153,7 @@ class RunScheduler:
         """Number of blocks that are counted or in flight."""
         return self.count.blocks + self._flying_blocks
 
-    def first_hand(self, node: str | None, state: NodeState) -> Task | None:
+    def fresh_task(self, node: str | None, state: NodeState) -> Task | None:
         """A task with blocks that are not in flight, or None.
 
         Args:
@@ -163,7 +163,7 @@ class RunScheduler:
         found = self._suspect(node, state) or self._owed(node)
         return self._send(found, node, state) if found else None
 
-    def second_hand(self, node: str | None, state: NodeState) -> Task | None:
+    def speculative_task(self, node: str | None, state: NodeState) -> Task | None:
         """A speculative copy of a task in flight, if that is worth it, or None.
 
         Args:
@@ -175,7 +175,7 @@ class RunScheduler:
 
     def revoked(self) -> Collection[int]:
         """Ids of tasks in flight that the engine should kill."""
-        return self._expired | self._useless if self._expired or self._useless else ()
+        return self._expired | self._superseded if self._expired or self._superseded else ()
 
     def suspected(self) -> Collection[str]:
         """The nodes that failed blocks which wait to be retried, or are being retried."""
@@ -245,7 +245,7 @@ class RunScheduler:
             return
         self._settle(flight.task, self._timed(outcome))
         self._expired.discard(outcome.task)
-        self._useless.discard(outcome.task)
+        self._superseded.discard(outcome.task)
 
     def _settle(self, task: Task, outcome: Outcome) -> None:
         try:
@@ -282,7 +282,7 @@ class RunScheduler:
                 self._owe(flight.task.first, flight.task.stop)
                 self._given_up.add(flight.task.first, flight.task.stop)
         self._expired.clear()
-        self._useless.clear()
+        self._superseded.clear()
 
     def progress(
         self, elapsed: float, speed: float, nodes: tuple[NodeProgress, ...] = ()
@@ -327,7 +327,7 @@ class RunScheduler:
         """Whether a node other than this one could work now."""
         return self.nodes.others(node, self.clock.steady())
 
-    def _suspect(self, node: str | None, state: NodeState) -> Suspect | None:
+    def _suspect(self, node: str | None, state: NodeState) -> Attempt | None:
         """Blocks to retry on this node, or None."""
         # Only in a free slot: behind another task in a queue, its loss might have that cause.
         if state.flying >= state.slots:
@@ -339,7 +339,7 @@ class RunScheduler:
                 return suspect
         return None
 
-    def _owed(self, node: str | None) -> Suspect | None:
+    def _owed(self, node: str | None) -> Attempt | None:
         """New blocks for a node, as many as suit it, or None."""
         first, stop = self._owed_range()
         if first >= stop:
@@ -349,7 +349,7 @@ class RunScheduler:
             self._returned.remove(first, stop)
         else:
             self._frontier = stop
-        return Suspect(first, stop, 1)
+        return Attempt(first, stop, 1)
 
     def _owed_range(self) -> tuple[int, int]:
         """The first range of blocks to give out, within one segment; may be empty."""
@@ -410,7 +410,7 @@ class RunScheduler:
         rate = sum(self.nodes[n].slots / pace.seconds for n, pace in paces.items() if pace.seconds)
         return owed / rate if rate else 0.0
 
-    def _copy(self, node: str | None, state: NodeState) -> Suspect | None:
+    def _copy(self, node: str | None, state: NodeState) -> Attempt | None:
         """The blocks of a task that stalls, or that this node would finish much earlier."""
         if state.flying >= state.slots:
             return None
@@ -419,7 +419,7 @@ class RunScheduler:
             task = flight.task
             alone = len(self._copies[task.first, task.stop]) == 1
             if alone and self._is_elsewhere(flight, node) and self._worth(flight, node, now):
-                return Suspect(task.first, task.stop, task.attempt)
+                return Attempt(task.first, task.stop, task.attempt)
         return None
 
     def _is_elsewhere(self, flight: Flight, node: str | None) -> bool:
@@ -438,7 +438,7 @@ class RunScheduler:
             return False
         return blocks * pace * _COPY_GAIN < expected - elapsed
 
-    def _send(self, found: Suspect, node: str | None, state: NodeState) -> Task:
+    def _send(self, found: Attempt, node: str | None, state: NodeState) -> Task:
         created = self._stamps.now()
         task = Task(self._next, found.first, found.stop, found.attempt, created, self.tag)
         self._next += self.step
@@ -483,12 +483,12 @@ class RunScheduler:
         self.count.add(outcome.first, outcome.stop, tally)
         self.parts.add(outcome.node, outcome.stop - outcome.first, tally)
         self.writer.count(task, outcome, self._stamps.now())
-        self._blame(outcome)
+        self._count_strikes(outcome)
         # The first complete outcome counts; copies still in flight are of no use.
         if outcome.stop == task.stop:
-            self._useless |= self._copies.get((task.first, task.stop), set())
+            self._superseded |= self._copies.get((task.first, task.stop), set())
 
-    def _blame(self, outcome: Outcome) -> None:
+    def _count_strikes(self, outcome: Outcome) -> None:
         """Count strikes of hosts whose failed tasks this outcome shows to be fine."""
         span = outcome.first, outcome.stop
         for node in self._failures.done_by(outcome.node, *span, self.count):
@@ -510,7 +510,7 @@ class RunScheduler:
             most: attempts that a block has for this kind of fault.
         """
         # Another copy has done the task already, or is still in flight.
-        if task.id in self._useless or (task.first, task.stop) in self._copies:
+        if task.id in self._superseded or (task.first, task.stop) in self._copies:
             return
         # Killed as a useless copy, or by an engine of its own accord: not the block's fault.
         if fault.kind == "timeout" and task.id not in self._expired:
@@ -551,7 +551,7 @@ class RunScheduler:
         if tried >= most:
             self.failed.add(bad)
             return True
-        self._suspects.append(Suspect(bad, bad + 1, tried + 1, node, self._reserved_until()))
+        self._suspects.append(Attempt(bad, bad + 1, tried + 1, node, self._reserved_until()))
         return False
 
     def _reserved_until(self) -> float:
@@ -563,7 +563,7 @@ class RunScheduler:
         step = -(-(task.stop - first) // _SPLIT)
         for low in range(first, task.stop, step):
             high, until = min(low + step, task.stop), self._reserved_until()
-            self._suspects.append(Suspect(low, high, task.attempt, node, until))
+            self._suspects.append(Attempt(low, high, task.attempt, node, until))
 
     def _owe(self, first: int, stop: int) -> None:
         """Give the blocks [first, stop) out again, unless they are counted."""

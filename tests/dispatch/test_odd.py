@@ -59,7 +59,7 @@ def test_an_odd_node_is_found_over_the_whole_range_of_doubles(size: float) -> No
             node = "abbccc"[number % 6]
             values = rng.normal(1.0 + (bias if node == "a" else 0.0), 0.5, BLOCK)
             made.add(node, 1, Moments.of(values * size))
-        assert (made.odd() or [None])[0] == ("a" if bias else None)
+        assert (made.outlier() or [None])[0] == ("a" if bias else None)
 
 
 @pytest.mark.fault(61)
@@ -69,7 +69,7 @@ def test_honest_nodes_are_never_called_odd(kind: str) -> None:
     for seed in range(20):
         made = parts(seed, kind, tasks=300)
         assert max(made.distances().values()) < SIGMAS - 2.5
-        assert made.odd() is None
+        assert made.outlier() is None
 
 
 @pytest.mark.fault(61)
@@ -84,7 +84,7 @@ def test_the_distance_is_in_standard_errors() -> None:
 @pytest.mark.parametrize(("kind", "bias"), [("hits", 0.05), ("far", 0.2), ("bins", 0.2)])
 def test_a_biased_node_is_named(kind: str, bias: float) -> None:
     """Only it, and not the others, although its results shift the mean."""
-    found = parts(1, kind, bias).odd()
+    found = parts(1, kind, bias).outlier()
     assert found is not None
     assert found[0] == "a"
     assert found[1] > SIGMAS
@@ -97,9 +97,9 @@ def test_few_tasks_prove_nothing() -> None:
         made.add("b", 1, Hits(50 + number % 3, BLOCK))
     for number in range(9):
         made.add("a", 1, Hits(150 + number % 3, BLOCK))
-    assert made.odd() is None
+    assert made.outlier() is None
     made.add("a", 1, Hits(150, BLOCK))
-    assert made.odd() is not None
+    assert made.outlier() is not None
 
 
 def swept(seed: int, bias: float = 0.0, points: int = 200, tasks: int = 4) -> NodeMeans:
@@ -111,7 +111,7 @@ def swept(seed: int, bias: float = 0.0, points: int = 200, tasks: int = 4) -> No
             node = "b" if rng.random() < 0.6 or number == 0 else "a"
             hit = share * (1 + bias * (node == "a"))
             own.add(node, 1, Hits(int((rng.random(BLOCK) < hit).sum()), BLOCK))
-        together.take_in(own)
+        together.add_run(own)
     return together
 
 
@@ -119,7 +119,7 @@ def swept(seed: int, bias: float = 0.0, points: int = 200, tasks: int = 4) -> No
 def test_the_points_of_a_sweep_are_judged_together() -> None:
     """The points are too short to be tested singly; correct nodes are never outliers."""
     assert max(max(swept(seed).distances().values()) for seed in range(20)) < SIGMAS - 3
-    assert swept(1).odd() is None
+    assert swept(1).outlier() is None
     found = swept(1, bias=0.2, points=600).verdict()
     assert found is not None
     assert found[0] in "ab"  # of two, either one may be wrong
@@ -142,8 +142,8 @@ def test_a_point_without_scatter_says_nothing_of_nodes() -> None:
         one.add("a", 1, Hits(3, BLOCK))
         same.add("a", 1, Hits(7, BLOCK))
         same.add("b", 2, Hits(14, 2 * BLOCK))
-        together.take_in(one)
-        together.take_in(same)
+        together.add_run(one)
+        together.add_run(same)
     assert set(together.distances().values()) <= {0.0}
 
 

@@ -170,6 +170,7 @@ class Ranges:
         """Add [first, stop), which may overlap the set."""
         if stop <= first:
             return
+        # Ranges low to high - 1 overlap [first, stop) or touch it.
         low = bisect_left(self._stop, first)
         high = bisect_right(self._first, stop)
         if low < high:
@@ -179,6 +180,7 @@ class Ranges:
 
     def remove(self, first: int, stop: int) -> None:
         """Remove [first, stop), which need not be in the set."""
+        # Ranges low to high - 1 overlap [first, stop); what sticks out at either end is kept.
         low = bisect_right(self._stop, first)
         high = bisect_left(self._first, stop)
         if low >= high or stop <= first:

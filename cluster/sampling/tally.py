@@ -465,6 +465,7 @@ def _real(value: object) -> float:
 
 def _ordered_sum(array: NDArray[np.float64]) -> float:
     """The sum with a fixed order of additions (see ``_COLUMNS``); NaN if it overflows."""
+    # The rows are added one after the other: numpy reduces the outer axis elementwise.
     whole = array.size - array.size % _COLUMNS
     columns = array[:whole].reshape(-1, _COLUMNS).sum(axis=0)
     try:
@@ -475,6 +476,7 @@ def _ordered_sum(array: NDArray[np.float64]) -> float:
 
 def _units(value: float) -> int:
     """A finite double as an integer in units of 2**-1074, exactly."""
+    # The denominator is a power of two of at most 2**1074.
     numerator, denominator = value.as_integer_ratio()
     return numerator << (_SUM_BITS - denominator.bit_length() + 1)
 
@@ -530,6 +532,7 @@ def _square_units(deviations: NDArray[np.float64], second: float) -> int:
 
 def _to_hex(number: int, bits: int) -> str:
     """``number * 2**-bits`` as a hexadecimal float of any length, as in ``0x3p-1``."""
+    # Without trailing zero bits, so that equal numbers have equal texts.
     zeros = (number & -number).bit_length() - 1 if number else bits
     return f"{number >> zeros:#x}p{zeros - bits:+d}"
 
@@ -563,6 +566,7 @@ def _scaled(raw: Estimate, scale: float, offset: float) -> Estimate:
         return offset + scale * value
 
     def size(error: float) -> float:
+        # Never rounded to zero; 0 * error keeps a NaN.
         return max(abs(scale) * error, math.ulp(0.0)) if error and scale else 0 * error
 
     low, high = (raw.low, raw.high) if scale >= 0 else (raw.high, raw.low)

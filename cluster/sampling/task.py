@@ -253,6 +253,7 @@ def _dissected(message: str) -> tuple[str, str]:
     return f"{head}{where}", "\n".join(lines[:ours]).strip()
 
 
+# In a traceback of faulthandler: our frame that calls the kernel, and frames of its files.
 _CALLS_KERNEL = re.compile(r'File ".*/cluster/kernels/model\.py", line \d+ in draw')
 _OF_KERNEL = re.compile(r'File ".*/[0-9a-f]{64}/([^"]+)", line (\d+) in (\S+)')
 
@@ -348,6 +349,7 @@ def accept(work: Work, task: Task, outcome: Outcome) -> Tally | None:
     """
     if outcome.first != task.first or not task.first <= outcome.stop <= task.stop:
         raise TallyError(f"blocks {outcome.first} to {outcome.stop} are not those of the task")
+    # A task ends early if and only if there is a fault.
     if (outcome.stop < task.stop) is not (outcome.fault is not None):
         raise TallyError("the blocks and the fault of the outcome do not fit together")
     return verified(work, outcome)

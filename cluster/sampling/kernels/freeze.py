@@ -126,6 +126,7 @@ def _check_function(source: KernelSource) -> None:
             fix=did_you_mean(source.function, known)
             or (f"its kernels: {', '.join(kernels)}" if kernels else None),
         )
+    # Otherwise it may be a callable object, which only loading can tell.
     if defined.what is not None:
         raise KernelError(
             f"{source.function!r} {defined.what}",

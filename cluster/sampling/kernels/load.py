@@ -131,6 +131,7 @@ def run_as(name: str, folder: Path, entry: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise KernelError(f"{entry} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    # Before it runs: dataclasses and pickle look their module up there.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

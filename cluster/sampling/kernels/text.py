@@ -51,6 +51,7 @@ def other_definition(tree: ast.Module, name: str) -> Definition | None:
 
 def _defined_in(tree: ast.AST, name: str) -> Definition | None:
     """A class, an async function, an assignment or an import at module level."""
+    # The last definition of a name counts, as when the file is run.
     found: Definition | None = None
     for node in ast.iter_child_nodes(tree):
         match node:

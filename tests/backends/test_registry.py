@@ -217,7 +217,7 @@ def test_a_broken_engine_is_told_in_words_and_hurts_no_other(what: str, site: Pa
     with pytest.raises(EngineError) as caught:
         create(name, HERE)
     assert said in caught.value.message
-    assert caught.value.fix == f"mend or remove it: pip uninstall {module}"
+    assert caught.value.fix == f"fix or remove it: pip uninstall {module}"
     assert parse(f"{SPEC}backend: good{number}\n", "s.yaml", site).backend == f"good{number}"
 
 
@@ -226,7 +226,7 @@ def test_a_name_that_is_ours_stays_ours(site: Path) -> None:
     install(site, "mine", engine("threads"), "threads = mine:Engine")
     row = {each.name: each for each in entries()}["threads"]
     assert row.usable
-    assert row.note == "mine registers the backend threads too: ours is used"
+    assert row.note == "mine also registers the backend threads; the built-in one is used"
     assert kind("threads").__module__ == "cluster.backends.threads"
 
 
@@ -324,7 +324,7 @@ def test_an_engine_of_a_sweep_over_backends_gets_its_own_options(site: Path) -> 
         ("{moed: a}", "3:8: mine.moed: unknown key; did you mean 'mode'?"),
         ("{pace:}", "3:13: mine.pace: a value is missing"),
         ("3", "3:7: mine: must be a mapping"),
-        ("{key: {}}", "3:13: mine.key: must say one place"),
+        ("{key: {}}", "3:13: mine.key: must name one place"),
     ],
 )
 def test_a_wrong_option_is_told_at_its_place(given: str, said: str, site: Path) -> None:

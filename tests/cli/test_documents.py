@@ -56,7 +56,7 @@ MISTAKES = [
     (["submit", "quarter.yaml", "--set", "params.d=3"], "errors", "no parameter 'd'"),
     (["submit", "quarter.yaml", "--set", "kernel=kernels.py:halve"], "errors", "halve"),
     (["submit", "quarter.yaml", "--set", "backend=procceses"], "errors", "'processes'"),
-    (["submit", "quarter.yaml", "--set", "nodes=far.example.org"], "errors", "this machine only"),
+    (["submit", "quarter.yaml", "--set", "nodes=far.example.org"], "errors", "works only on this"),
     (["validate", "quarter.yaml", "--set", "samples=null"], "errors", "when to stop"),
     (["plan", "quarter.yaml", "--seconds", "nan"], "error", "--seconds"),
     (["plan", "quarter.yaml", "--seconds", "-1"], "error", "--seconds"),

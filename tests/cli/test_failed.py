@@ -56,7 +56,7 @@ def test_the_last_words_of_a_process_are_told_as_it_wrote_them(tmp_path: Path) -
 
 RAISES = "    raise ValueError('out of cheese')\n"
 GOOD = "    return Hits(5, samples)\n"
-DIFFERS = "k.py differs now from what was frozen at submit: the frozen text is what goes on"
+DIFFERS = "k.py changed since submit: the run continues with the frozen text"
 
 
 def ran(folder: Path, body: str, **keys: str) -> Result:

@@ -449,7 +449,7 @@ def test_set_makes_and_changes_a_sweep(tmp_path: Path) -> None:
     for text in ("params.share=range(1, 5, 1),9", "sweep.matrix.params.share=[range(1, 5, 1)]"):
         refused = cluster("validate", "s.yaml", "--set", text, cwd=tmp_path)
         assert refused.returncode == 2
-        assert "stand alone, not in a list" in refused.stderr
+        assert "cannot be part of a list" in refused.stderr
 
 
 def test_plan_of_a_sweep_says_what_it_would_cost(tmp_path: Path) -> None:

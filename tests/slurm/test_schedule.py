@@ -52,7 +52,7 @@ def test_a_sweep_of_very_many_points_needs_a_yes(tmp_path: Path) -> None:
     error = schedule(tmp_path, path, *SLURM, code=2)["error"]
     assert (error["message"], error["fix"]) == (
         "the sweep has 100,002 points",
-        "--yes if that is meant",
+        "add --yes to confirm",
     )
     made = schedule(tmp_path, path, *SLURM, "--yes", "--print")
     assert "--quiet --store" in made["files"][0]["text"]

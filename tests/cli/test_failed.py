@@ -85,7 +85,7 @@ def test_a_kernel_that_failed_is_to_be_mended_and_submitted_again(
         shown = io.StringIO()
         text.show(page, shown)
         assert result.advice in shown.getvalue()
-        assert "go on with" not in shown.getvalue()
+        assert "continue " not in shown.getvalue()
     assert result.to_json()["advice"] == api.status(result.run).to_json()["advice"] == result.advice
 
 
@@ -142,7 +142,7 @@ def test_a_sweep_with_failed_points_is_told_alike(tmp_path: Path) -> None:
     shown = io.StringIO()
     text.show(text.sweep(result), shown)
     assert "mend k.py, then " in shown.getvalue()
-    assert "go on with" not in shown.getvalue()
+    assert "continue " not in shown.getvalue()
     (tmp_path / "k.py").write_text("# mended\n")
     api.resume(result.run, observe=events.append)
     assert len(noted(events)) == 1

@@ -29,6 +29,9 @@ def signals(*numbers: signal.Signals) -> Iterator[Stop]:
 
     Args:
         numbers: the signals to handle; none: SIGINT, SIGTERM, SIGUSR1 and SIGHUP.
+
+    Raises:
+        StopNow: in the body, at the second signal.
     """
     stop, taken = Stop(), set(numbers or _DRAIN)
 

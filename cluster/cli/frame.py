@@ -81,7 +81,13 @@ class FolderArgument(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path as given, neither resolved nor checked for existence."""
+        """Convert a text to a path, neither resolved nor checked for existence.
+
+        Args:
+            value: the text of the command line, or the default.
+            param: the parameter, for click's message.
+            ctx: the context, for click's message.
+        """
         if not str(value) or "\0" in str(value):
             self.fail(f"must be a folder, got {value!r} ('.' is the current one)", param, ctx)
         return super().convert(value, param, ctx)
@@ -106,7 +112,13 @@ run_argument = click.argument("run")
 
 
 def answer(document: object, as_json: bool, page: Callable[[], text.Page]) -> None:
-    """Print a verb's answer, as the JSON document or as its page for terminal or pipe."""
+    """Print a verb's answer on stdout.
+
+    Args:
+        document: the JSON document.
+        as_json: print the document instead of the page.
+        page: makes the page; called only if it is printed.
+    """
     if as_json:
         click.echo(json.dumps(document, indent=2, allow_nan=False))
     else:

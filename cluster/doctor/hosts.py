@@ -109,7 +109,7 @@ def findings(visits: Sequence[Visit], entry: Entry, required: int | None) -> lis
     if usable >= wanted:
         return [*found, Finding(HOSTS, "ok", f"{usable} of {len(visits)} can be used")]
     message = f"{usable} of {wanted} required hosts can be used; missing: {', '.join(missing)}"
-    fix = f"mend them, or go on without them: --set nodes.required={usable}" if usable else None
+    fix = f"fix them, or continue without them: --set nodes.required={usable}" if usable else None
     return [*found, Finding(HOSTS, "bad", message, fix)]
 
 
@@ -302,7 +302,14 @@ def visit(nodes: Sequence[Node], work: Work, entry: Entry, options: Options) -> 
 
 
 class Tour:
-    """The agents of all hosts, and the requests that are sent to them."""
+    """The agents of all hosts, and the requests that are sent to them.
+
+    Args:
+        visits: one of each host; what is found is entered there.
+        work: what a run would draw on them.
+        selector: where the agents' channels are registered.
+        reach: how the engine starts the agent of a host.
+    """
 
     def __init__(
         self, visits: Sequence[Visit], work: Work, selector: selectors.BaseSelector, reach: Reach

@@ -34,4 +34,4 @@ def advice_of(ledger: Ledger, run: Run, state: str) -> str | None:
         again = command("submit", spec["path"], *sets, store=ledger.store)
     # The run holds a frozen copy of the kernel, which a resume would compute with again.
     frozen = "a resume repeats the kernel as it is frozen in the run"
-    return f"mend {run.definition['source']['entry']}, then {again}; {frozen}"
+    return f"fix {run.definition['source']['entry']}, then {again}; {frozen}"

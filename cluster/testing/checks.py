@@ -251,7 +251,7 @@ class OneRun:
         """Ignore the start; nothing is recorded of it."""
 
     def ended(self, _number: int, _core: RunScheduler, ending: Ending) -> None:
-        """Keep how the run ended."""
+        """Keep how the run ended; the numbers and the scheduler are those of :meth:`open`."""
         self.ending = ending
 
     def closed(self, _number: int) -> None:

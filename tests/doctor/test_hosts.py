@@ -222,11 +222,11 @@ def test_a_connection_that_is_blocked_is_named_both_ways() -> None:
 
 def test_the_exit_code_is_what_a_run_would_come_to() -> None:
     """69 with too few hosts; 1 where one is missed that is not required."""
-    lost = replace(WELL, node=Node("h2"), trouble=("gone", "mend it"))
+    lost = replace(WELL, node=Node("h2"), trouble=("gone", "fix it"))
     few = findings([WELL, lost], SSH, None)
     assert exit_code(few) == 69
     assert few[-1].message == "1 of 2 required hosts can be used; missing: h2"
-    assert few[-1].fix == "mend them, or go on without them: --set nodes.required=1"
+    assert few[-1].fix == "fix them, or continue without them: --set nodes.required=1"
     enough = findings([WELL, lost], SSH, 1)
     assert exit_code(enough) == 1
     assert enough[-1].message == "1 of 2 can be used"

@@ -202,7 +202,7 @@ def test_what_is_for_a_sweep_is_refused_without_one(tmp_path: Path) -> None:
         error = ask("submit", "s.yaml", *words, cwd=tmp_path, code=2)["error"]
         assert word in error["message"]
     run = ask("submit", "s.yaml", cwd=tmp_path)["run"]
-    assert "no sweep" in ask("show", run, "--csv", cwd=tmp_path, code=2)["error"]["message"]
+    assert "not a sweep" in ask("show", run, "--csv", cwd=tmp_path, code=2)["error"]["message"]
 
 
 @pytest.mark.fault(38)

@@ -256,6 +256,7 @@ def repro(run: str, block: int, store: Where = "runs") -> Repro:
         work = request_of(ledger, row).work(row.id)
         with kernels_at_home():
             outcome = perform(work, Task(0, block, block + 1, 1, time.time()))
+        # A row of several blocks has only their sum, which a single block cannot be compared with.
         counted = [r for r in ledger.counted(row, block, block + 1) if r.stop - r.first == 1]
         matches = counted[0].tally == outcome.tally if counted else None
         tally = json.loads(outcome.tally) if outcome.tally else None
@@ -297,6 +298,7 @@ def change_nodes(
         NoAnswer: it did not answer in time.
     """
     added, drained = hosts_of(add, "--add"), [node.host for node in hosts_of(drain, "--drain")]
+    # The loop that computes the run polls the ledger about once a second, and answers in it.
     with Ledger(Path(store), write=True) as ledger:
         name, rows = _find(ledger, run)
         row = _computed_now(ledger, name, rows)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import click
 
-# Importing these modules registers their verbs with the group.
+# Importing these modules registers their verbs with the group. The verbs import the rest of the
+# package when they are called, so that an error in the arguments is reported without numpy.
 from cluster.cli import computing, hosting, looking, storing
 from cluster.cli.console import (
     complete_streams,

@@ -43,6 +43,7 @@ def diagnosis(path: Path | None, overrides: Sequence[str], store: Path | None) -
 def _of_spec(spec: Spec, path: str) -> Iterator[Finding]:
     points = expand(spec, yes=True) if spec.sweep else ()
     requests = [point.request for point in points] or [api.plan(spec, seconds=0).request]
+    # One probe for each kernel: a sweep may have thousands of points of the same one.
     kernels = {request.source.sha: request for request in requests}.values()
     names = ", ".join(request.source.name for request in kernels)
     yield Finding("spec", "ok", f"{path} is valid: {names}")

@@ -95,6 +95,7 @@ def _cache() -> Finding:
 
 
 def _store(store: Path) -> Iterator[Finding]:
+    # A store that does not exist yet would be created below its nearest existing parent.
     existing = next(place for place in (store, *store.resolve().parents) if place.exists())
     yield _writable(store, existing)
     yield _kind(existing)
@@ -132,6 +133,7 @@ def _kind(existing: Path) -> Finding:
 def _rights(existing: Path) -> Iterator[Finding]:
     for place in (existing.resolve(), *existing.resolve().parents):
         mode = place.stat().st_mode
+        # Whoever can write to a folder can replace what is in it, unless it is sticky like /tmp.
         if mode & 0o022 and not mode & 0o1000:
             fix = f"chmod go-w {place}"
             yield Finding("rights", "warn", f"others may write to {place}", fix)

@@ -150,6 +150,7 @@ def _difference(a: Side, b: Side) -> tuple[float, float, float, float] | None:
         return None
     bins = zip(one, other, a.result.std_error, b.result.std_error, strict=True)
     worst = max((_judged(x - y, math.hypot(s, t)) for x, y, s, t in bins), key=lambda f: abs(f[2]))
+    # Bonferroni: the worst of many bins is far off more often than any single one.
     return (*worst[:3], min(1.0, worst[3] * len(one)))
 
 
@@ -163,6 +164,7 @@ def _of_values(a: Side, b: Side) -> tuple[float, float, float, float]:
     if a.scaling == b.scaling and (pooled := _pooled(one, other)) is not None:
         # From the unscaled fractions: scale and offset may cancel the digits of the difference.
         apart, error = pooled
+        # A negative scale reverses the order of the estimates.
         _, _, z, p = _judged(math.copysign(1, a.scaling[0]) * apart, error)
         return difference, abs(a.scaling[0]) * error, z, p
     first, second = one.std_error, other.std_error
@@ -231,6 +233,8 @@ def _throughput(a: Speed, b: Speed, block: int, other: int) -> Throughput:
     spread = _spread(a) + _spread(b)
     if not math.isfinite(spread) or spread <= 0:
         return Throughput(a.node, first, second, ratio, None, None)
+    # The log of a ratio is nearly normal, and symmetric in a and b; the smaller number of tasks
+    # gives a conservative number of degrees of freedom.
     p = tail(math.log(ratio) / math.sqrt(spread), min(a.tasks, b.tasks) - 1)
     return Throughput(a.node, first, second, ratio, p, p < LEVEL and abs(ratio - 1) > _CHANGED)
 

@@ -248,6 +248,7 @@ def _span(widths: Sequence[int], gap: int) -> int:
 def _rooms(part: Table, width: int, gap: int) -> list[int]:
     """Column widths that fit: those with the most slack are narrowed, cell by cell."""
     rooms, least = part.widths(), part.least_widths()
+    # The widest slack first: a long cell folds once more before a short one folds at all.
     for _ in range(_span(rooms, gap) - width):
         widest = max(range(len(rooms)), key=lambda place: rooms[place] - least[place])
         rooms[widest] = max(rooms[widest] - 1, least[widest])

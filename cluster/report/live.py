@@ -181,6 +181,7 @@ class PlainOutput(QuietOutput):
 
     def _progress(self, event: Progress) -> None:
         if event.elapsed_s >= self._next:
+            # Growing with the run: a log of a night must not have thousands of lines.
             pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, event.elapsed_s / 4))
             self._next = event.elapsed_s + pause
             shown = ", ".join([_share(event), *_speed(event), *_left(event)])
@@ -221,6 +222,7 @@ class Bar(PlainOutput):
         self._console.print(line, soft_wrap=True)
 
     def _progress(self, event: Progress) -> None:
+        # Whatever the frame rate, the end is shown.
         if event.elapsed_s - self._last < _FRAME and event.blocks_done != event.blocks:
             return
         self._last = event.elapsed_s

@@ -50,6 +50,7 @@ def interval_text(low: float, high: float, error: float | None) -> str:
         error: standard error of the estimate, which sets the number of digits; if it is 0, None or
             not finite, a quarter of the width does.
     """
+    # A 95 % interval is about four standard errors wide.
     scale = error if error and math.isfinite(error) else (high - low) / 4
     if not scale or not math.isfinite(scale):
         return f"{_shortest(low)} to {_shortest(high)}"

@@ -60,6 +60,7 @@ def result_at(ledger: Ledger, row: Run) -> Result:
     troubled = ledger.troubles(row)
     failures = ledger.failures(row) if troubled else []
     facts = Facts(
+        # The row has the ending of an earlier start, if the run has been started again since.
         run=row if state == row.state else row._replace(stopped_by=None, drained=None),
         state=state,
         tally=tally,

@@ -354,6 +354,7 @@ def finite(value: Any) -> Any:
 
 def _nodes(facts: Facts, block: int, blocks: int) -> list[NodeResult]:
     totals = {total.node: total for total in facts.totals}
+    # In order of appearance; a node whose attempts all failed has no totals.
     names = dict.fromkeys((*facts.slots, *totals, *facts.uncounted, *facts.failure_counts))
     return [
         _node(totals.get(name, NodeTotals(name, 0, 0, 0.0, 0.0, 0.0)), facts, block, blocks)

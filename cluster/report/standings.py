@@ -31,6 +31,7 @@ def standings(store: Where = "runs") -> list[RunStatus]:
             standing_of(ledger, row) if isinstance(row, Run) else standing_of_damaged(row)
             for row in (*alone, *sweeps.damaged(ledger))
         ]
+        # A list of runs would be flooded by the tables of each one's nodes and points.
         rows = [replace(row, nodes=None, by_point=None) for row in (*together, *others)]
         return sorted(rows, key=lambda row: row.created, reverse=True)
 

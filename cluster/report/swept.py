@@ -63,6 +63,7 @@ def csv_text(result: Result) -> str:
     """The table as CSV; lists, such as the bins of a histogram, are JSON text."""
     out = io.StringIO()
     names = ["point", *given_keys(result), *_COLUMNS]
+    # The csv module's own default is \r\n, which other tools on Unix show as ^M.
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     for row in rows(result):

@@ -521,6 +521,7 @@ def check_hostile(subject: Subject, name: str) -> None:
         AssertionError: the run ended otherwise, or counted a wrong block.
     """
     hostile = HOSTILE[name]
+    # The kernel that hangs must wait for its timeout; the others must not run into it under load.
     policy = Policy(timeout=1.0 if hostile.kind == "timeout" else 30.0, lost=2)
     driven = drive(subject.make, work_of(hostile.text), Goal(12), policy=policy)
     for row in driven.rows:

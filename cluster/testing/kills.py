@@ -88,6 +88,7 @@ def check_killed(subject: Subject, role: str) -> bool:
         AssertionError: the run ended otherwise, or processes are left behind.
     """
     killer = _Killer(role)
+    # Tasks of one block: most blocks are still to be drawn when the process is killed.
     policy = Policy(pinned=1, lost=3)
     driven = drive(
         lambda: _Watched(subject.make(), killer),

@@ -137,7 +137,7 @@ def _verdict(case: Case) -> str:
                 verdict = "ok" if case() else "-"
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # an engine under test may raise anything
+        except BaseException as error:  # an engine under test may raise anything, SystemExit too
             verdict, reason = "FAIL", _reason(error)
             _end(descendants(os.getpid()) - before)
         _say(f"{verdict:4} {case.name:44} {time.monotonic() - begun:6.1f} s  {reason}".rstrip())
@@ -150,6 +150,7 @@ def _verdict(case: Case) -> str:
 def _output_to(file: IO[bytes]) -> Iterator[None]:
     """Redirect descriptors 1 and 2 to a file: hostile kernels print megabytes."""
     kept = os.dup(1), os.dup(2)
+    # What Python has buffered belongs to the old target.
     sys.stdout.flush()
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)

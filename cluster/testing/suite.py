@@ -1,4 +1,4 @@
-"""All that an engine is asked, as cases: for pytest, or for the command line without it."""
+"""All checks of an engine as cases, for pytest or for the command line without it."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ from cluster.testing.kills import KILLS, check_killed
 _USAGE = """\
 usage: python -m cluster.testing ENGINE [WORD ...]
 
-Runs the conformance suite on an engine, and prints one line a check: ok, FAIL, or - where it does
-not apply. ENGINE is MODULE:CLASS, or the name of a backend. With words, only the checks whose name
-holds one of them. Exit code 0 if none failed, 1 if one did, 2 if there is no such engine.
+Runs the conformance suite on an engine, and prints one line per check: ok, FAIL, or - if it does
+not apply. ENGINE is MODULE:CLASS or the name of a backend. With words, runs only the checks whose
+name contains one of them. Exit code: 0 if no check failed, 1 if one did, 2 if there is no such
+engine.
 """
-# No check of an honest engine takes so long.
+# Seconds; no check of a correct engine takes this long, even on a slow machine.
 _LONGEST = 180
-# Of what was printed in a check that failed, so many lines are shown, from the last bytes of it.
+# Lines and characters to show of the output of a failed check, and bytes of it to read.
 _LINES, _WIDTH, _PRINTED = 20, 120, 20_000
 
 
 @dataclass(frozen=True)
 class Case:
-    """One check of an engine; called, it raises AssertionError where the engine fails it.
+    """One check of an engine, as a callable that raises AssertionError if the engine fails it.
 
     Attributes:
         name: what is checked.
-        make: how the engine is made.
-        check: the check itself; False where it found nothing to check.
-        outside: it needs kernels to run in processes of their own.
+        make: makes the engine.
+        check: the check itself; it returns False if it does not apply to the engine.
+        outside: the check needs an engine that runs kernels in processes of their own.
     """
 
     name: str
@@ -53,11 +54,11 @@ class Case:
 
     @property
     def __name__(self) -> str:
-        """The name: pytest makes its ids of it."""
+        """The name, from which pytest makes test ids."""
         return self.name
 
     def __call__(self) -> bool:
-        """Run it; False where it does not apply to the engine."""
+        """Run the check; False if it does not apply to the engine."""
         subject = Subject(self.make)
         if self.outside and subject.in_process:
             return False
@@ -65,11 +66,11 @@ class Case:
 
 
 def engine_suite(make: Make | type[Backend]) -> list[Case]:
-    """Every check, hostile kernel and kill, to parametrize a test over.
+    """Every check, hostile kernel and kill, for ``pytest.mark.parametrize``.
 
     Args:
-        make: an engine's class, which is made with two slots of this machine; or a function that
-            makes an engine of two slots or more, anew at each call.
+        make: a subclass of :class:`Backend`, to be instantiated with two slots of this machine; or
+            a function that returns a new engine with at least two slots at each call.
     """
     made = on_this_machine(make) if isinstance(make, type) else make
     return [
@@ -83,12 +84,12 @@ def engine_suite(make: Make | type[Backend]) -> list[Case]:
 
 
 def on_this_machine(engine: type[Backend]) -> Make:
-    """How to make an engine with two slots of this machine, and a tick short enough for tests."""
+    """A factory of engines with two slots of this machine, and a tick short enough for tests."""
     return partial(engine, (Node("localhost", slots=2),), Options(tick=0.1))
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the suite on the engine that is named; returns the exit code."""
+    """Run the suite on the engine named by the first word; returns the exit code."""
     if not words or {"-h", "--help"} & {*words}:
         sys.stdout.write(_USAGE)
         return 0 if words else 2
@@ -105,7 +106,11 @@ def main(words: Sequence[str]) -> int:
 
 
 def _engine(target: str) -> type[Backend]:
-    """The class that is named, by its module or as a backend."""
+    """The class of an engine, by ``MODULE:CLASS`` or the name of a backend.
+
+    Raises:
+        UsageError: it cannot be imported, or is no Backend.
+    """
     module, colon, name = target.partition(":")
     if not colon:
         return kind(target)
@@ -114,7 +119,7 @@ def _engine(target: str) -> type[Backend]:
     except Exception as error:
         reason = f"{target} cannot be imported: {type(error).__name__}: {error}"
         raise UsageError(
-            reason, fix="name it as MODULE:CLASS, from the folder of the module"
+            reason, fix="use MODULE:CLASS, and run it in the folder of the module"
         ) from error
     if not (isinstance(found, type) and issubclass(found, Backend)):
         raise UsageError(
@@ -124,7 +129,7 @@ def _engine(target: str) -> type[Backend]:
 
 
 def _verdict(case: Case) -> str:
-    """Run a case, and print its line; where it failed, also the end of what it printed."""
+    """Run a case and print its line; if it failed, also the end of its output."""
     begun, before, reason = time.monotonic(), descendants(os.getpid()), ""
     with tempfile.TemporaryFile() as printed:
         try:
@@ -132,7 +137,7 @@ def _verdict(case: Case) -> str:
                 verdict = "ok" if case() else "-"
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # an engine under test may raise anything
+        except BaseException as error:  # an engine under test may raise anything, SystemExit too
             verdict, reason = "FAIL", _reason(error)
             _end(descendants(os.getpid()) - before)
         _say(f"{verdict:4} {case.name:44} {time.monotonic() - begun:6.1f} s  {reason}".rstrip())
@@ -143,8 +148,9 @@ def _verdict(case: Case) -> str:
 
 @contextmanager
 def _output_to(file: IO[bytes]) -> Iterator[None]:
-    """Have what engines, workers and kernels print in a file: hostile ones print megabytes."""
+    """Redirect descriptors 1 and 2 to a file: hostile kernels print megabytes."""
     kept = os.dup(1), os.dup(2)
+    # What Python has buffered belongs to the old target.
     sys.stdout.flush()
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
@@ -163,7 +169,7 @@ def _tail(file: IO[bytes]) -> list[str]:
 
 
 def _reason(error: BaseException) -> str:
-    """What failed: the error's words, and the line of the suite that says what was expected."""
+    """The error, and the line of the suite that raised it, which shows what was expected."""
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1]
     words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -172,10 +178,10 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _at_most(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError in what takes longer."""
+    """Raise TimeoutError if the body takes longer."""
 
     def late(_number: int, _frame: object) -> None:
-        raise TimeoutError(f"not over after {seconds} s")
+        raise TimeoutError(f"not finished after {seconds} s")
 
     kept = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
@@ -187,7 +193,7 @@ def _at_most(seconds: int) -> Iterator[None]:
 
 
 def _end(pids: set[int]) -> None:
-    """Kill what a failed engine left, so that the next check begins afresh."""
+    """Kill the processes that a failed engine left, so that they do not disturb the next check."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

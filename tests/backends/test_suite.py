@@ -105,7 +105,7 @@ class Mortal(Processes):
     [
         (Forgets, "every_task_is_answered_once"),
         (Twice, "every_task_is_answered_once"),
-        (Silent, "a_joined_node_is_told"),
+        (Silent, "a_joined_node_is_announced"),
         (Forges, "outcomes_do_not_depend_on_the_engine"),
         (Impatient, "it_asks_again_after_a_pause"),
         pytest.param(Leaves, "nothing_is_left_behind", marks=pytest.mark.slow),
@@ -172,7 +172,7 @@ def test_without_pytest_each_check_has_a_line(tmp_path: Path) -> None:
     assert lines.pop(2) == "     | what went on"
     assert [line.split()[:2] for line in lines[:-1]] == [
         ["ok", "an_empty_source_ends_it"],
-        ["FAIL", "a_joined_node_is_told"],
+        ["FAIL", "a_joined_node_is_announced"],
         ["-", "survives_os_exit"],
     ]
     assert "assert isinstance(first, NodeEvent)" in lines[1]

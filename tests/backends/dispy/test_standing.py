@@ -358,7 +358,7 @@ def test_the_doctor_meets_a_node_as_a_run_does(start: Start, secret: Path, port:
         f"dispy: {{secret: {{file: {secret.name}}}}}"
     )
     found = diagnosis(secret.parent, spec)
-    assert found["host"]["message"].startswith("by the node that stands at its port; Python ")
+    assert found["host"]["message"].startswith("by the attached node at its port; Python ")
     assert found["ports"]["status"] == "ok"
     await_no_children(process)
     process.terminate()

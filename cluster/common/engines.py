@@ -191,6 +191,15 @@ def imported(found: Entry) -> Any:
         raise EngineError(_of(found, reason), fix=cure(found)) from error
 
 
+def described(module: str) -> Entry:
+    """The ``ENTRY`` of an engine's module, which is imported for it.
+
+    Raises:
+        EngineError: it has none.
+    """
+    return _checked(module, getattr(import_module(module), "ENTRY", None))
+
+
 def cure(found: Entry) -> str | None:
     """How to fix an engine of another distribution that does not work; None for built-in ones."""
     return f"fix or remove it: pip uninstall {found.package}" if found.package else None
@@ -236,10 +245,16 @@ def _declared(blank: Entry) -> Entry:
     if made is None:
         imported(blank)
         made = getattr(sys.modules[module], "ENTRY", None)
+    try:
+        return _checked(module, made)
+    except EngineError as error:
+        raise EngineError(_of(blank, error.message)) from None
+
+
+def _checked(module: str, made: object) -> Entry:
     if isinstance(made, Entry) and made.kind in _KINDS:
         return made
-    reason = f"{module} has no ENTRY = Entry(...) that describes the engine"
-    raise EngineError(_of(blank, reason))
+    raise EngineError(f"{module} has no ENTRY = Entry(...) that describes the engine")
 
 
 def _read_unimported(module: str) -> Entry | None:

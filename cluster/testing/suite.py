@@ -13,10 +13,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import IO
 
 from cluster.backends.base import Backend, Options, kind
-from cluster.common.errors import ClusterError, UsageError
+from cluster.common.engines import described
+from cluster.common.errors import ClusterError, EngineError, UsageError
 from cluster.hosts.nodes import Node
 from cluster.hosts.process_tree import descendants
 from cluster.testing.checks import CHECKS, HOSTILE, Make, Subject, check_hostile
@@ -25,10 +27,10 @@ from cluster.testing.kills import KILLS, check_killed
 _USAGE = """\
 usage: python -m cluster.testing ENGINE [WORD ...]
 
-Runs the conformance suite on an engine, and prints one line per check: ok, FAIL, or - if it does
-not apply. ENGINE is MODULE:CLASS or the name of a backend. With words, runs only the checks whose
-name contains one of them. Exit code: 0 if no check failed, 1 if one did, 2 if there is no such
-engine.
+Runs the conformance suite on an engine, and prints one line a check: ok, FAIL, or - where it does
+not apply. ENGINE is MODULE:CLASS, or the name of a backend. With words, only the checks whose name
+contains one of them. If the engine does not even start in the first check, the others are skipped.
+Exit code 0 if none failed, 1 if one did; 2 if there is no such engine, 69 if it cannot be used.
 """
 # Seconds; no check of a correct engine takes this long, even on a slow machine.
 _LONGEST = 180
@@ -99,21 +101,39 @@ def main(words: Sequence[str]) -> int:
         sys.stderr.write(f"error: {error}\n")
         return error.code
     wanted = [c for c in cases if not words[1:] or any(word in c.name for word in words[1:])]
-    verdicts = [_verdict(case) for case in wanted]
+    verdicts = _verdicts(wanted)
     counts = {word: verdicts.count(word) for word in ("ok", "FAIL", "-")}
-    _say(f"{counts['ok']} ok, {counts['FAIL']} failed, {counts['-']} do not apply")
+    skipped = len(wanted) - len(verdicts)
+    rest = f"; {skipped} skipped, because the engine did not start" if skipped else ""
+    _say(f"{counts['ok']} ok, {counts['FAIL']} failed, {counts['-']} do not apply{rest}")
     return int(counts["FAIL"] > 0 or not wanted)
 
 
+def _verdicts(cases: Sequence[Case]) -> list[str]:
+    """Run the cases; only the first one where the engine does not start in that.
+
+    Every further case would fail the same way, and each would wait for the start again.
+    """
+    verdicts: list[str] = []
+    for case in cases:
+        verdict, error = _verdict(case)
+        verdicts.append(verdict)
+        if isinstance(error, ClusterError) and case is cases[0]:
+            break
+    return verdicts
+
+
 def _engine(target: str) -> type[Backend]:
-    """The class of an engine, by ``MODULE:CLASS`` or the name of a backend.
+    """The engine's class, from ``MODULE:CLASS`` or the name of a backend.
 
     Raises:
-        UsageError: it cannot be imported, or is no Backend.
+        UsageError: there is no such class or backend.
+        EngineError: its ``ENTRY`` is missing or wrong, or other processes cannot import it.
     """
     module, colon, name = target.partition(":")
     if not colon:
         return kind(target)
+    installed = _is_installed(module)  # before the import: a module that is loaded is found anyway
     try:
         found = getattr(import_module(module), name)
     except Exception as error:
@@ -125,25 +145,43 @@ def _engine(target: str) -> type[Backend]:
         raise UsageError(
             f"{target} is not a class that inherits from cluster.backends.base.Backend"
         )
+    if described(module).hosted and not installed:
+        raise EngineError(
+            f"{module} is found in the current folder only, where the processes of a hosted engine"
+            " do not look for it",
+            fix="install its package first, here and on every host: pip install -e .",
+        )
     return found
 
 
-def _verdict(case: Case) -> str:
-    """Run a case and print its line; if it failed, also the end of its output."""
+def _is_installed(module: str) -> bool:
+    """Whether other processes find a module, which have no current folder in front of the path."""
+    if sys.flags.safe_path or sys.path[0] not in ("", os.getcwd()):
+        return True
+    current = sys.path.pop(0)
+    try:
+        return find_spec(module.partition(".")[0]) is not None
+    finally:
+        sys.path.insert(0, current)
+
+
+def _verdict(case: Case) -> tuple[str, BaseException | None]:
+    """Run a case, and print its line; where it failed, also the end of what it printed."""
     begun, before, reason = time.monotonic(), descendants(os.getpid()), ""
+    raised: BaseException | None = None
     with tempfile.TemporaryFile() as printed:
         try:
             with _output_to(printed), _at_most(_LONGEST):
                 verdict = "ok" if case() else "-"
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # an engine under test may raise anything, SystemExit too
-            verdict, reason = "FAIL", _reason(error)
+        except BaseException as error:  # an engine under test may raise anything
+            verdict, reason, raised = "FAIL", _reason(error), error
             _end(descendants(os.getpid()) - before)
         _say(f"{verdict:4} {case.name:44} {time.monotonic() - begun:6.1f} s  {reason}".rstrip())
         for line in _tail(printed) if reason else ():
             _say(f"     | {line}")
-    return verdict
+    return verdict, raised
 
 
 @contextmanager

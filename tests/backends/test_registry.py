@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cluster.backends.base import Options, create, kind, proven
+from cluster.backends.kit.calls import installation
 from cluster.common import engines
 from cluster.common.engines import built_in, entries, entry
 from cluster.common.errors import EngineError, SpecError
@@ -60,6 +61,17 @@ def ended(*words: str, path: Path | None = None) -> subprocess.CompletedProcess[
 def document(*words: str, path: Path | None = None) -> Any:
     """What the command line prints with ``--json``."""
     return json.loads(ended(*words, "--json", path=path).stdout)
+
+
+def test_a_host_without_an_engine_gets_the_command_that_installs_it(site: Path) -> None:
+    """An engine's own package, where another distribution brings it; else what it needs."""
+    install(site, "theirs", engine("theirs"), "theirs = theirs:Engine", package="their_package")
+    assert installation("theirs") == "there: pip install their_package"
+    assert installation("cluster.backends.zeromq") == (
+        "there: pip install 'cluster-montecarlo[zeromq]'"
+    )
+    assert installation("cluster.backends.tcp") == "install there what it needs"
+    assert installation("unknown") == "install there what it needs"
 
 
 # -- the engines of this package ------------------------------------------------------------------

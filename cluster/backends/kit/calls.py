@@ -24,9 +24,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from cluster.backends.base import TABLE
 from cluster.backends.driver import DriverBackend
 from cluster.backends.kit.remote import RemoteProcess
+from cluster.common.engines import entries
 from cluster.hosts.connect import Host
 from cluster.hosts.worker_pool import python_command
 from cluster.sampling.task import Outcome, Work
@@ -87,10 +87,7 @@ class CallEngine(DriverBackend):
         if said is None:
             return
         if "unfit" in said:
-            name = self.module.rpartition(".")[2]
-            install = next((row.install for row in TABLE if row.name == name), None)
-            fix = f"there: {install}" if install else "install there what it needs"
-            host.refuse(f"its server cannot start: {said['unfit']}", fix)
+            host.refuse(f"its server cannot start: {said['unfit']}", installation(self.module))
             return
         self._places[host.name] = {"name": host.name, **self._first(host), **said}
         self._say({"host": self._places[host.name]})
@@ -103,6 +100,14 @@ class CallEngine(DriverBackend):
                 self._say({"gone": name})
                 self._up[name] = 0, reason
         yield from super()._tend()
+
+
+def installation(module: str) -> str:
+    """What to do on a host that lacks an engine's module, or one that this needs."""
+    found = next((e for e in entries() if e.target.partition(":")[0] == module), None)
+    if found is not None and found.package:
+        return f"there: pip install {found.package}"
+    return f"there: {found.install}" if found and found.install else "install there what it needs"
 
 
 def url(scheme: str, address: str, port: int | None = None) -> str:

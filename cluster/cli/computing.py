@@ -261,7 +261,7 @@ def _start(
     context = click.get_current_context()
     if log:
         arguments = context.find_root().obj
-        detached.speak_into(log, arguments)
+        detached.redirect_to_log(log, arguments)
         context.meta[DETACHED] = detached.DetachedOutput(None, arguments, copy=False)
     if folder:
         os.chdir(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 from cluster import api
 from cluster.dispatch.events import Event, Noted
 from cluster.ledger import Ledger
-from cluster.unattended.detached.watched import find
+from cluster.unattended.detached.subject import subject
 from tests.lifecycle.folder import Folder
 
 
@@ -30,7 +30,7 @@ def test_the_news_of_a_sweep_do_not_end_after_a_thousand(tmp_path: Path) -> None
     api.submit(api.load(tmp_path / "s.yaml"), store=tmp_path / "runs")
     with Ledger(tmp_path / "runs") as ledger:
         noted(ledger, "old", 1200)
-        watched = find(ledger, "swept")
+        watched = subject(ledger, "swept")
         assert words_of(watched.news()) == []
         noted(ledger, "new", 3)
         assert words_of(watched.news()) == ["new 0", "new 1", "new 2"]

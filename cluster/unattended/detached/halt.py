@@ -12,7 +12,7 @@ from cluster.common.errors import ClusterError, Locked
 from cluster.hosts.process_tree import born
 from cluster.hosts.scratch import hostname
 from cluster.ledger import Ledger, Owner
-from cluster.unattended.detached.watched import WatchedRun, find
+from cluster.unattended.detached.subject import WatchedRun, subject
 
 # Seconds between the signal that drains and the one that stops at once.
 _PAUSE = 0.3
@@ -48,7 +48,7 @@ def halt(run: str, store: Path, *, now: bool = False, timeout: float | None = 60
         Locked: the run is still draining after the timeout.
     """
     with Ledger(store, write=True) as ledger:
-        found = find(ledger, run)
+        found = subject(ledger, run)
         here = hostname()
         # Local owners first: a remote one raises, and the local ones are stopped by then.
         owners = sorted(found.owners(), key=lambda owner: owner.host != here)
@@ -76,13 +76,13 @@ def _signal(ledger: Ledger, found: WatchedRun, owner: Owner, *, now: bool) -> bo
         # is the owner's, and not that of a later process with the same pid.
         if _is_released(found, owner, 0.0):
             return False
-        # A second SIGTERM would stop the run at once, so a repeated `stop` sends none.
-        request = f"process {owner.pid} on {owner.host} was asked to drain by cluster stop"
-        is_first = ledger.ask(found.run, request, owner.since)
-        if is_first:
+        # A second signal would not drain any more, so a second wish sends none.
+        wish = f"process {owner.pid} on {owner.host} was asked to drain by cluster stop"
+        fresh = ledger.ask(found.run, wish, owner.since)
+        if fresh:
             process.send(signal.SIGTERM)
         if now:
-            _stop_at_once(found, owner, process, _PAUSE if is_first else 0.0)
+            _stop_at_once(found, owner, process, _PAUSE if fresh else 0.0)
         return True
 
 

@@ -1,4 +1,4 @@
-"""What can be watched, waited for and stopped: a run, or a sweep as a whole."""
+"""What is watched, waited for and stopped: a run, or a sweep as the one thing that it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WatchedRun(ABC):
 
     Attributes:
         id: its whole id.
-        run: the run whose events record what users ask for; of a sweep, its first.
+        run: the run whose events hold the wishes of people.
     """
 
     id: str
@@ -29,26 +29,26 @@ class WatchedRun(ABC):
 
     @abstractmethod
     def owners(self) -> Iterator[Owner]:
-        """The processes that compute it now; several may compute parts of a sweep."""
+        """Who computes it now, each process once: more than one where a sweep is in parts."""
 
     def holder(self) -> Owner | None:
-        """A process that computes it now, or None."""
+        """One who computes it now, or None."""
         return next(self.owners(), None)
 
     @abstractmethod
     def result(self) -> Result:
-        """Its result so far."""
+        """How it stands."""
 
     @abstractmethod
     def news(self) -> Iterator[Event]:
-        """The events that the ledger has recorded since the last call; at first, its beginning."""
+        """What its own observers were told since it was asked last, as the ledger has it."""
 
 
-def find(ledger: Ledger, name: str) -> WatchedRun:
-    """The run or sweep with this id, or a unique prefix of it.
+def subject(ledger: Ledger, name: str) -> WatchedRun:
+    """What a word names.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it is no run, and no sweep.
     """
     found = sweeps.named(ledger, name)
     return _Sweep(ledger, found) if found else _Single(ledger, ledger.run(name))
@@ -57,8 +57,8 @@ def find(ledger: Ledger, name: str) -> WatchedRun:
 class _Single(WatchedRun):
     def __init__(self, ledger: Ledger, run: Run) -> None:
         self._ledger, self.run, self.id = ledger, run, run.id
-        self._reported: Mapping[str, Any] = {}
-        self._event = -1  # number of the last event reported; -1: not even the beginning
+        self._told: Mapping[str, Any] = {}
+        self._event = -1
 
     def owners(self) -> Iterator[Owner]:
         owner = self._ledger.holder(self.run)
@@ -76,12 +76,12 @@ class _Single(WatchedRun):
         for number, node, text in self._ledger.events_since(row, self._event):
             self._event = number
             yield Noted(text, node)
-        if record and record != self._reported:
-            self._reported = record
+        if record and record != self._told:
+            self._told = record
             yield _progress(row, record)
 
     def _beginning(self, row: Run, record: Mapping[str, Any]) -> Started:
-        """The start, as of now: earlier events are skipped, because the result covers them."""
+        """What came before is in the result; from here on it is shown as it comes."""
         sessions = self._ledger.sessions(row)
         backend = sessions[-1]["backend"] if sessions else row.definition["spec"]["backend"]
         self._event = max((n for n, _, _ in self._ledger.events_since(row, 0)), default=0)
@@ -96,15 +96,11 @@ class _Sweep(WatchedRun):
         if not self._runs:
             raise UsageError(f"the sweep {sweep.id} has no points", fix="submit its spec again")
         self.run = self._runs[0]
-        self._reported: Mapping[str, Any] | None = None  # None: not even the beginning
-        self._event = 0  # number of the last event reported
+        self._told: Mapping[str, Any] | None = None
+        self._heard = 0
 
     def owners(self) -> Iterator[Owner]:
-        """The holders of its runs.
-
-        A run that was held at the last call comes first, so that the first holder of a sweep of
-        many points is usually found by a single query.
-        """
+        """Whoever holds a run of it; one that was held the last time is asked first."""
         seen = set()
         for run in tuple(self._runs):
             owner = self._ledger.holder(run)
@@ -120,16 +116,16 @@ class _Sweep(WatchedRun):
     def news(self) -> Iterator[Event]:
         found = sweeps.named(self._ledger, self.id)
         record = (found and found.progress) or {}
-        if self._reported is None:
-            self._reported, self._event = {}, sweeps.last_pool_event(self._ledger, self._sweep)
+        if self._told is None:
+            self._told, self._heard = {}, sweeps.last_pool_event(self._ledger, self._sweep)
             owed = sum(run.state != State.DONE.value for run in self._runs)
             backend = self._sweep.spec["backend"]
             yield Started(self.id, 0, None, 0, backend, points=len(self._runs), owed=owed)
-        for number, node, text in sweeps.pool_events_since(self._ledger, self._sweep, self._event):
-            self._event = number
+        for number, node, text in sweeps.pool_events_since(self._ledger, self._sweep, self._heard):
+            self._heard = number
             yield Noted(text, node)
-        if record and record != self._reported:
-            self._reported = record
+        if record and record != self._told:
+            self._told = record
             yield Progress(
                 record["elapsed_s"],
                 record["blocks"],
@@ -161,5 +157,4 @@ def _progress(row: Run, record: Mapping[str, Any]) -> Progress:
 
 
 def _tuple(value: Any) -> Any:
-    """A list from JSON as a tuple, which estimates of several values are; others unchanged."""
     return tuple(value) if isinstance(value, list) else value

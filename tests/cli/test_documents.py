@@ -72,7 +72,7 @@ MISTAKES = [
     (["nodes", "RUN", "--add", "h4"], "error", "is not being computed (done)"),
     (["nodes", "RUN", "--add", "h[1"], "error", "--add 'h[1': '[' without ']'"),
     (["nodes", "RUN", "--add", "{host: h4, slot: 2}"], "error", "did you mean 'slots'?"),
-    (["nodes", "RUN", "--drain", "h1,h1"], "error", "stands twice"),
+    (["nodes", "RUN", "--drain", "h1,h1"], "error", "is listed twice"),
     (["node", "--port", "9700"], "error", "--secret-file"),
     (["node", "--port", "9700", "--secret-file", "nowhere"], "error", "nowhere"),
     (["submit", "quarter.yaml", "--set", "nodes=[{host: h, attach: 97}]"], "errors", "be dispy"),

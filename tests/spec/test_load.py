@@ -237,7 +237,7 @@ def test_a_spec_for_the_hosts_of_a_job_can_be_read_outside_of_one(nodes: str) ->
 
 def test_hosts_of_a_job_beside_others_need_the_job() -> None:
     """Otherwise the other hosts would silently be the only ones."""
-    with pytest.raises(SpecError, match="in none of Slurm's or PBS's"):
+    with pytest.raises(SpecError, match="in no job of Slurm or PBS"):
         parse(f"{GOOD}nodes: [auto, n1]", "s.yaml", Path(), (), {})
 
 
@@ -366,7 +366,7 @@ BAD_NAMES = ["../../x", "/abs", ".", "''", "x" * 300, '"a\\nb"', "-rf", "$(id)",
         ("nodes: 'n[2-1]'", "3:11: nodes: the range 2-1 runs backwards; write 1-2"),
         ("nodes: {hosts: 'n[2-1]'}", "3:19: nodes.hosts: the range 2-1 runs backwards; write 1-2"),
         case("nodes:\n  - a\n  - -x", "5:5: nodes[1]: a host name may not start", 83),
-        case("nodes:\n  - a\n  - b\n  - a", "6:5: nodes[2]: the host 'a' stands twice, in", 82),
+        case("nodes:\n  - a\n  - b\n  - a", "6:5: nodes[2]: the host 'a' is listed twice, in", 82),
         ("nodes:\n  - host: n[2-1]", "4:13: nodes[0].host: the range 2-1 runs backwards"),
         ("nodes:\n  - host: a\n    slots: 0", "5:12: nodes[0].slots: must be at least 1, got 0"),
         ("nodes:\n  - host: a:1\n    slots: 1", "5:12: nodes[0].slots: slots in the host and as"),

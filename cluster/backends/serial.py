@@ -27,12 +27,12 @@ ENTRY = Entry(
 
 
 class Engine(Backend):
-    """Draws block after block; of several nodes or slots it uses one slot of the first node."""
+    """Draws one task at a time; of several nodes or slots, it uses one slot of the first node."""
 
     in_process = True
 
     def run(self, work: Work, source: Source) -> Items:
-        """See :meth:`Backend.run`. A kernel that never returns is never left."""
+        """See :meth:`Backend.run`; a kernel that never returns blocks it for ever."""
         node = self.nodes[0].host
         for each in (work, *self.options.kernels):
             hold_to_workers(each, self.options.ready)

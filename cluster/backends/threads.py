@@ -28,16 +28,17 @@ ENTRY = Entry(
     kind="in_process",
 )
 
+# Seconds for threads to end once no more tasks are wanted.
 _GRACE = 0.5
 
 
 class Engine(Backend):
-    """As many threads as the first node has slots; each waits for a task, draws it, answers."""
+    """One thread for each slot of the first node, fed by a queue of tasks."""
 
     in_process = True
 
     def run(self, work: Work, source: Source) -> Items:
-        """See :meth:`Backend.run`. A kernel that never returns keeps its thread."""
+        """See :meth:`Backend.run`; a kernel that never returns blocks its thread for ever."""
         node = self.nodes[0]
         for each in (work, *self.options.kernels):
             hold_to_workers(each, self.options.ready)
@@ -109,7 +110,7 @@ def _drop(tasks: queue.SimpleQueue[tuple[Work, Task] | None]) -> None:
 
 
 def _leave(workers: list[threading.Thread]) -> None:
-    """Wait a moment: a copy that nobody needs any more may still be printing."""
+    """Wait a moment for the threads: one may still draw a revoked copy of a task, and print."""
     deadline = time.monotonic() + _GRACE
     for worker in workers:
         worker.join(max(0.0, deadline - time.monotonic()))

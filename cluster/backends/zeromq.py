@@ -1,8 +1,9 @@
 """The engine ``zeromq``: requests and replies over ZeroMQ, encrypted by its own CURVE.
 
-A host's server listens on one port, at the address by which the host is reached. Both ends derive a
-key pair for each side from the run's secret. CURVE proves the server's to its callers; a gatekeeper
-(ZeroMQ's ZAP, RFC 27) compares the callers': without one, CURVE lets anybody in.
+A host's server listens on one port, at the address by which the host is reached. Both ends derive
+two key pairs from the run's secret, the server's and the clients'. CURVE authenticates the server
+to its clients; clients are authenticated by a ZAP handler (ZeroMQ RFC 27), without which CURVE
+admits any client.
 """
 
 from __future__ import annotations
@@ -25,19 +26,25 @@ ENTRY = Entry(
     kind="hosted",
     routes=("to",),
 )
-# Two callers, and two of a driver before that, whose calls may last for a moment.
+# Threads that answer calls: a driver has two callers, and those of its predecessor may linger.
 _ANSWERING = 4
 _LONGEST, _HANDSHAKE, _BEAT, _DEAD = 64 << 20, 10_000, 2_000, 10_000  # bytes, milliseconds
 
 
 class Engine(CallEngine):
-    """A server of ZeroMQ on every host."""
+    """A ZeroMQ server on every host."""
 
     module = __name__
 
 
 def serve(draw: Call, first: Where, announce: Announce) -> None:
-    """See :mod:`cluster.backends.kit.calls`."""
+    """On a host: answer requests; see :mod:`cluster.backends.kit.calls`.
+
+    Args:
+        draw: turns the text of a request into that of its reply.
+        first: ``address`` to listen at, and ``secret``.
+        announce: called with the ``port``.
+    """
     context = zmq.Context()
     gate, front, back = (context.socket(kind) for kind in (zmq.REP, zmq.ROUTER, zmq.DEALER))
     gate.bind("inproc://zeromq.zap.01")
@@ -52,17 +59,21 @@ def serve(draw: Call, first: Where, announce: Announce) -> None:
 
 
 def dial(where: Where) -> Call:
-    """See :mod:`cluster.backends.kit.calls`."""
+    """In the driver: connect to a host's server; see :mod:`cluster.backends.kit.calls`.
+
+    Args:
+        where: ``address``, ``port``, ``secret``, and ``patience`` in seconds.
+    """
     caller: Any = zmq.Context.instance().socket(zmq.REQ)
     _set_options(caller, where, "caller")
     caller.curve_serverkey = _keys(where, "server")[0]
     caller.rcvtimeo = caller.sndtimeo = int(where["patience"] * 1000)
     caller.connect(url("tcp", where["address"], where["port"]))
-    return lambda text: caller.send_string(text) or caller.recv_string()  # the first returns None
+    return lambda text: caller.send_string(text) or caller.recv_string()  # send returns None
 
 
 def _keep(gate: Any, key: bytes) -> None:
-    """In a thread: let in who has the callers' key."""
+    """In a thread: the ZAP handler, which admits clients that have proved the clients' key."""
     while True:
         version, request, _domain, _address, _identity, *proof = gate.recv_multipart()
         known = proof == [b"CURVE", key]
@@ -71,7 +82,7 @@ def _keep(gate: Any, key: bytes) -> None:
 
 
 def _answer(replies: Any, draw: Call) -> None:
-    """In a thread: answer one call after the other."""
+    """In a thread: answer requests one by one."""
     replies.connect("inproc://draw")
     while True:
         replies.send_string(draw(replies.recv_string()))
@@ -84,6 +95,6 @@ def _set_options(socket: Any, place: Where, side: str) -> None:
 
 
 def _keys(place: Where, side: str) -> tuple[bytes, bytes]:
-    """The public and the private key of a side, 32 bytes each."""
+    """The public and the private key of one side, 32 bytes each."""
     private = derived(place["secret"], f"zeromq {side}")
     return z85.decode(zmq.curve_public(z85.encode(private))), private

@@ -22,7 +22,7 @@ from cluster.common.engines import Entry, Option, built_in, cure, entry, importe
 from cluster.common.errors import EngineError, UsageError, did_you_mean
 from cluster.hosts.connect import agent_command
 from cluster.hosts.nodes import Node
-from cluster.hosts.prints import Hearing, Overheard, PrintedLines
+from cluster.hosts.prints import CapturedStream, PrintCapture, PrintedLines
 from cluster.hosts.worker_pool import POOLS
 from cluster.sampling.task import Outcome, Task, Work
 
@@ -326,7 +326,7 @@ def proven(found: Entry) -> Entry:
     return found
 
 
-def ready_at_home(options: Options) -> str:
+def in_process_reason(options: Options) -> str:
     """The reason in the first node event of an engine that runs kernels in this process."""
     if not options.memory:
         return "ready"
@@ -334,14 +334,14 @@ def ready_at_home(options: Options) -> str:
 
 
 @contextmanager
-def kernels_at_home(hearing: Hearing | None = None) -> Iterator[None]:
+def kernels_at_home(capture: PrintCapture | None = None) -> Iterator[None]:
     """Prepare this process for kernels that run in it, and restore its standard output afterwards.
 
     Libraries that are loaded from now on use one thread. What kernels print goes to standard error,
     because this process's standard output is data.
 
     Args:
-        hearing: captures what kernels print through Python's streams; None: nothing is captured.
+        capture: captures what kernels print through Python's streams; None: nothing is captured.
     """
     for name in POOLS:
         os.environ.setdefault(name, "1")
@@ -350,8 +350,8 @@ def kernels_at_home(hearing: Hearing | None = None) -> Iterator[None]:
     os.dup2(2, 1)
     theirs = sys.stdout = os.fdopen(os.dup(2), "w", buffering=1, errors="replace")
     errors = sys.stderr
-    if hearing is not None:
-        sys.stdout, sys.stderr = Overheard(hearing, theirs), Overheard(hearing, errors)
+    if capture is not None:
+        sys.stdout, sys.stderr = CapturedStream(capture, theirs), CapturedStream(capture, errors)
     try:
         yield
     finally:

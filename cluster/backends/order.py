@@ -25,7 +25,7 @@ _ORDERED = {"__future__", "cluster", "numpy", "math", "time", "os", "sys", "numb
 _known: set[str] = set()
 
 
-def hold_to_workers(work: Work, ready: float) -> None:
+def check_against_worker(work: Work, ready: float) -> None:
     """Refuse a kernel that draws differently in a worker and in this process.
 
     Each kernel is checked once, and only if its text suggests that hashes may matter.

@@ -105,7 +105,7 @@ def cleaned(line: object) -> str:
     return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-class Hearing:
+class PrintCapture:
     """Captures what kernels print in this process through ``sys.stdout`` and ``sys.stderr``.
 
     Writes to a file descriptor are not captured: they cannot be told from this process's own.
@@ -125,7 +125,7 @@ class Hearing:
         """Note that this thread has stopped drawing."""
         self._drawn.now = None
 
-    def hear(self, text: str) -> bool:
+    def add(self, text: str) -> bool:
         """Capture text if a kernel prints it; False if this thread is not drawing.
 
         A process that a kernel forked is not captured either: nobody would read it there.
@@ -140,33 +140,33 @@ class Hearing:
                 self._captured.append(PrintedLines(task, block, *news))
         return True
 
-    def taken(self, node: str) -> Iterator[PrintedLines]:
+    def take(self, node: str) -> Iterator[PrintedLines]:
         """What was captured since the last call, with the name of the node filled in."""
         while self._captured:
             yield self._captured.popleft()._replace(node=node)
 
 
-class Overheard(io.TextIOBase):
-    """A text stream that a :class:`Hearing` captures; other text goes to the stream beside it."""
+class CapturedStream(io.TextIOBase):
+    """A text stream whose text goes to a :class:`PrintCapture`, or else to another stream."""
 
     encoding = "utf-8"
 
-    def __init__(self, hearing: Hearing, beside: TextIO) -> None:
-        self._hearing, self._beside = hearing, beside
+    def __init__(self, capture: PrintCapture, other: TextIO) -> None:
+        self._capture, self._other = capture, other
 
     def write(self, text: str) -> int:
         """Write text, unless it is captured."""
-        return len(text) if self._hearing.hear(text) else self._beside.write(text)
+        return len(text) if self._capture.add(text) else self._other.write(text)
 
     def flush(self) -> None:
-        """Flush the stream beside it; captured text is not buffered."""
-        self._beside.flush()
+        """Flush the other stream; captured text is not buffered."""
+        self._other.flush()
 
     def fileno(self) -> int:
-        """The descriptor of the stream beside it."""
-        return self._beside.fileno()
+        """The descriptor of the other stream."""
+        return self._other.fileno()
 
     @property
     def buffer(self) -> Any:
-        """The binary stream; bytes are not captured."""
-        return self._beside.buffer
+        """The binary stream of the other stream; bytes are not captured."""
+        return self._other.buffer

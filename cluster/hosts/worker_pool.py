@@ -38,7 +38,7 @@ _LONGEST = 15.0
 FILES = 5
 # Seconds between two checks of the memory that all processes of a slot use together. The limit of
 # each single process is enforced by the operating system.
-_LOOK = 0.25
+_MEMORY_POLL_S = 0.25
 
 # -P keeps the current folder off the path: it may contain a random.py. The package is imported from
 # where this process has it, and that folder is then removed from the path as well.
@@ -103,7 +103,8 @@ class Slots:
         *,
         files: int = FILES,
     ) -> None:
-        self._ready_within, self._memory, self._looked = ready, memory, time.monotonic()
+        self._ready_within, self._memory = ready, memory
+        self._memory_checked = time.monotonic()
         wanted = node.slots or 1
         count = max(1, min(wanted, left() // files))
         self._too_few = ""
@@ -119,12 +120,12 @@ class Slots:
 
         What a kernel has printed comes before the outcome of its task.
         """
-        look = bool(self._memory) and time.monotonic() - self._looked > _LOOK
-        if look:
-            self._looked = time.monotonic()
+        is_due = bool(self._memory) and time.monotonic() - self._memory_checked > _MEMORY_POLL_S
+        if is_due:
+            self._memory_checked = time.monotonic()
         for slot in self._slots:
-            if look:
-                slot.look_at_memory()
+            if is_due:
+                slot.check_memory()
             yield from slot.tend(self._ready_within)
 
     @property
@@ -257,7 +258,7 @@ class Slot:
             self._verdict = "timeout"
             self._child.kill()
 
-    def look_at_memory(self) -> None:
+    def check_memory(self) -> None:
         """Kill the process if it and its descendants use more memory than the slot may."""
         if self._child is None or self._child.gone or self._verdict != "lost":
             return

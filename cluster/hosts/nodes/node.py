@@ -259,7 +259,13 @@ def user_fault(text: str) -> str | None:
 
 
 def range_fault(low: int, high: int, value: int) -> str | None:
-    """Why a number is not valid: it is outside [low, high]; None if it is inside."""
+    """Why a number is not valid; None if it is.
+
+    Args:
+        low: the least valid number.
+        high: the greatest valid number.
+        value: the number.
+    """
     return None if low <= value <= high else f"must be from {low:,} to {high:,}, got {value}"
 
 

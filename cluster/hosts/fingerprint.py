@@ -32,7 +32,7 @@ IMPURE = (
 _AGAIN = 2
 
 # What must be equal, most likely cause of other differences first.
-_WORDS = {
+_LABELS = {
     "python": "Python",
     "numpy": "numpy",
     "cluster": "cluster",
@@ -75,7 +75,7 @@ def fingerprint(work: Work) -> dict[str, str]:
 
 def differences(here: Mapping[str, str], there: Mapping[str, Any]) -> list[Mismatch]:
     """The differences of another host's fingerprint from this one's."""
-    pairs = [(words, here[key], str(there.get(key, "not told"))) for key, words in _WORDS.items()]
+    pairs = [(what, here[key], str(there.get(key, "unknown"))) for key, what in _LABELS.items()]
     return [Mismatch(*pair) for pair in pairs if pair[1] != pair[2]]
 
 

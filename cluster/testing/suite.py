@@ -29,7 +29,8 @@ usage: python -m cluster.testing ENGINE [WORD ...]
 
 Runs the conformance suite on an engine, and prints one line a check: ok, FAIL, or - where it does
 not apply. ENGINE is MODULE:CLASS, or the name of a backend. With words, only the checks whose name
-contains one of them. If the engine does not even start in the first check, the others are skipped.
+contains one of them. If the engine itself fails in the first check (it does not start, or raises
+EngineError), the others are skipped.
 Exit code 0 if none failed, 1 if one did; 2 if there is no such engine, 69 if it cannot be used.
 """
 # Seconds; no check of a correct engine takes this long, even on a slow machine.
@@ -90,29 +91,30 @@ def on_this_machine(engine: type[Backend]) -> Make:
     return partial(engine, (Node("localhost", slots=2),), Options(tick=0.1))
 
 
-def main(words: Sequence[str]) -> int:
-    """Run the suite on the engine named by the first word; returns the exit code."""
-    if not words or {"-h", "--help"} & {*words}:
+def main(arguments: Sequence[str]) -> int:
+    """Run the suite on the engine named by the first argument; returns the exit code."""
+    if not arguments or {"-h", "--help"} & {*arguments}:
         sys.stdout.write(_USAGE)
-        return 0 if words else 2
+        return 0 if arguments else 2
+    target, *words = arguments
     try:
-        cases = engine_suite(_engine(words[0]))
+        cases = engine_suite(_engine(target))
     except ClusterError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.code
-    wanted = [c for c in cases if not words[1:] or any(word in c.name for word in words[1:])]
+    wanted = [case for case in cases if not words or any(word in case.name for word in words)]
     verdicts = _verdicts(wanted)
     counts = {word: verdicts.count(word) for word in ("ok", "FAIL", "-")}
     skipped = len(wanted) - len(verdicts)
-    rest = f"; {skipped} skipped, because the engine did not start" if skipped else ""
+    rest = f"; {skipped} skipped, because the engine itself failed" if skipped else ""
     _say(f"{counts['ok']} ok, {counts['FAIL']} failed, {counts['-']} do not apply{rest}")
     return int(counts["FAIL"] > 0 or not wanted)
 
 
 def _verdicts(cases: Sequence[Case]) -> list[str]:
-    """Run the cases; only the first one where the engine does not start in that.
+    """Run the cases, but only the first if the engine itself fails in that.
 
-    Every further case would fail the same way, and each would wait for the start again.
+    Every other case would fail in the same way, and might wait half a minute for the start again.
     """
     verdicts: list[str] = []
     for case in cases:
@@ -166,7 +168,11 @@ def _is_installed(module: str) -> bool:
 
 
 def _verdict(case: Case) -> tuple[str, BaseException | None]:
-    """Run a case, and print its line; where it failed, also the end of what it printed."""
+    """Run a case and print its line; if it failed, print the end of its output as well.
+
+    Returns:
+        The verdict, ``ok``, ``FAIL`` or ``-``; and the exception that failed it, or None.
+    """
     begun, before, reason = time.monotonic(), descendants(os.getpid()), ""
     raised: BaseException | None = None
     with tempfile.TemporaryFile() as printed:

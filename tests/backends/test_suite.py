@@ -226,7 +226,7 @@ def test_the_suite_stops_at_an_engine_that_does_not_start(tmp_path: Path) -> Non
     first, last = done.stdout.splitlines()
     assert done.returncode == 1
     assert "EngineError: nothing answers" in first
-    assert last == "0 ok, 1 failed, 0 do not apply; 1 skipped, because the engine did not start"
+    assert last == "0 ok, 1 failed, 0 do not apply; 1 skipped, because the engine itself failed"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Parses host lists, in all the forms that users have them in, into tuples of :class:`Node`.
 
-A host list is plain text that ends up in the arguments of ssh and mpirun, so a name is accepted
-only if neither a program could read it as an option nor a shell as anything but a word.
+A host list is plain text that ends up in the arguments of ssh and mpirun. So a name is accepted
+only if no program can take it for an option, and no shell gives any of its characters a meaning.
 """
 
 from __future__ import annotations

@@ -29,14 +29,14 @@ class DetachedOutput:
     """An observer that redirects standard output and error to the run's log once it has an id.
 
     Args:
-        word: the descriptor for the startup message; None: there is no parent that waits for one.
+        parent: the descriptor for the startup message; None: no parent waits for one.
         arguments: of the command, for the log's first line.
         copy: copy what was printed so far into the log; standard output is then a file that can
             also be read. Otherwise that output stays, and a last line there names the log.
     """
 
-    def __init__(self, word: int | None, arguments: Sequence[str], *, copy: bool) -> None:
-        self._parent, self._arguments, self._copy = word, tuple(arguments), copy
+    def __init__(self, parent: int | None, arguments: Sequence[str], *, copy: bool) -> None:
+        self._parent, self._arguments, self._copy = parent, tuple(arguments), copy
         self._run: str | None = None
         self._sent: dict[str, Any] = {}
 

@@ -18,11 +18,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from cluster.hosts.agent_client import SOCKET
 from cluster.hosts.child_process import Child
@@ -46,19 +46,29 @@ _STRANGE = 10.0
 
 def main() -> None:
     """Serve until the input ends. Started by the dispatcher, never by hand."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        catch(number, leave_it)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who started us may have ignored it
-    adopt()
+    become_agent()
     with selectors.DefaultSelector() as selector:
         wire = Connection(*take_descriptors(), selector)
         first = _first_word(wire, selector)
         if first is not None:
-            agent = Agent(first, wire, selector)
-            try:
-                agent.serve()
-            finally:
-                agent.close()
+            serve(first, wire, selector)
+
+
+def become_agent() -> None:
+    """Leave signals to the dispatcher, and be the parent of all that comes of this process."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        catch(number, leave_it)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who started us may have ignored it
+    adopt()
+
+
+def serve(first: Mapping[str, Any], wire: Wire, selector: selectors.BaseSelector) -> None:
+    """Be the agent of a host until the dispatcher ends that; see :class:`Agent`."""
+    agent = Agent(first, wire, selector)
+    try:
+        agent.serve()
+    finally:
+        agent.close()
 
 
 def _first_word(wire: Connection, selector: selectors.BaseSelector) -> Mapping[str, Any] | None:
@@ -77,6 +87,27 @@ def _turn(selector: selectors.BaseSelector) -> None:
         key.data(mask)
 
 
+class Wire(Protocol):
+    """What the dispatcher is spoken to by: a :class:`Connection`, or what another channel has."""
+
+    @property
+    def ended(self) -> bool:
+        """No more will come."""
+
+    @property
+    def wrong(self) -> str:
+        """Why what came is no message, or empty."""
+
+    def queue(self, message: object) -> None:
+        """Add a message to what is to be sent; ``send`` sends it."""
+
+    def send(self) -> None:
+        """Send what the channel takes now."""
+
+    def messages(self) -> Iterable[Any]:
+        """What has come since the last call."""
+
+
 class Agent:
     """One host of a run.
 
@@ -93,14 +124,14 @@ class Agent:
             {...}}``, ``{"revoke": [ids]}``, ``{"start": {id, command, env, input, talks}}``, and
             ``{"kill": id}``; and is sent ``{"hello": {...}}``, ``{"probe": text}``, ``{"beat":
             n, "clock": seconds}``, outcomes as lists, ``{"usable": n, "reason": text, "never": no
-            worker starts}``, ``{"printed": list}``, ``{"began": id}``, ``{"started": id}``,
+            worker will start}``, ``{"printed": list}``, ``{"began": id}``, ``{"started": id}``,
             ``{"said": id, "message": any}`` and ``{"exited": id, "status": n or null, "how":
             text}``.
         selector: watches everything.
     """
 
     def __init__(
-        self, first: Mapping[str, Any], wire: Connection, selector: selectors.BaseSelector
+        self, first: Mapping[str, Any], wire: Wire, selector: selectors.BaseSelector
     ) -> None:
         node = Node.from_json(first["node"])
         # The workers run where this process does, by the interpreter that runs it.
@@ -121,6 +152,14 @@ class Agent:
         # An engine may have a process of its own here for each slot, which then asks for tasks.
         self._slots = Slots(self._node, self._work, selector, ready, memory, files=2 * FILES)
         self._service = Service(selector)
+        self._handlers: Mapping[str, Callable[[Any], None]] = {
+            "beat": self._on_beat,
+            "work": self._on_work,
+            "tasks": self._on_tasks,
+            "revoke": self._on_revoke,
+            "start": self._on_start,
+            "kill": self._on_kill,
+        }
         sweep()
         self._say({"hello": self._hello()})
 
@@ -149,6 +188,7 @@ class Agent:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
             time.sleep(0.01)
+        self._service.close()
         if self._folder is not None:
             remove(self._folder)
 
@@ -156,7 +196,7 @@ class Agent:
 
     def _on_message(self, message: Mapping[str, Any]) -> None:
         for word, value in message.items():
-            getattr(self, f"_on_{word}")(value)
+            self._handlers[word](value)
 
     def _on_beat(self, number: int) -> None:
         self._say({"beat": number, "clock": time.time()})
@@ -279,11 +319,10 @@ class Agent:
             client.wire.queue(outcome)
 
     def _tell_usable(self) -> None:
-        never = self._probing and self._slots.broken
         told: dict[str, Any] = {
             "usable": self._slots.usable,
             "reason": self._slots.reason,
-            "never": never,
+            "never": self._slots.broken,
         }
         if told == self._told:
             return
@@ -400,6 +439,14 @@ class Service:
         """Send the answers that were queued."""
         for client in self._clients:
             client.wire.send()
+
+    def close(self) -> None:
+        """Let nobody in any more, and hear nobody."""
+        self._door.close()
+        for client in self._clients:
+            client.wire.close()
+            client.connection.close()
+        self._clients.clear()
 
 
 def _addresses(way: str, environ: Mapping[str, str]) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import os
 import selectors
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -20,18 +21,66 @@ _MOST = 1 << 20
 _LONGEST_LINE = 16 << 20
 
 
-class Connection:
-    """Messages in both directions; the keys' data in the selector are handlers of an event mask.
+class Lines:
+    """Messages to a peer and from it, whatever carries their bytes.
 
     Args:
-        source, sink: descriptors to read from and to write to; of a socket, the same twice. A
-            source of None: nothing comes.
-        selector: watches them.
         decode: makes a message of a line. ``bytes`` leaves it as it is, for one who passes it on.
 
     Attributes:
         ended: no more will come.
         wrong: why what came is no message, or empty; nothing is read after it.
+        outgoing: the bytes of what was queued and not sent yet.
+    """
+
+    def __init__(self, decode: Callable[[bytes], Any] = json.loads) -> None:
+        self.ended, self.wrong = False, ""
+        self.outgoing = bytearray()
+        self._decode, self._incoming = decode, b""
+        self._messages: deque[Any] = deque()
+
+    def queue(self, message: object) -> None:
+        """Add a message to what is to be sent."""
+        self.outgoing += json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+    def queue_lines(self, lines: bytes) -> None:
+        """Add whole lines, each a message, as they are."""
+        self.outgoing += lines
+
+    def take_in(self, data: bytes) -> None:
+        """Read the messages in some bytes that came; the start of a line waits for its rest."""
+        *lines, self._incoming = (self._incoming + data).split(b"\n")
+        try:
+            self._messages.extend(map(self._decode, lines))
+        except (ValueError, RecursionError) as error:
+            self.wrong = f"what it sent is not JSON: {error}"
+        if len(self._incoming) > _LONGEST_LINE:
+            self.wrong, self._incoming = "it sent a line of more than 16 MiB", b""
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether a message has come that was not taken yet."""
+        return bool(self._messages)
+
+    def next(self) -> Any:
+        """The oldest message that was not taken yet."""
+        return self._messages.popleft()
+
+    def messages(self) -> list[Any]:
+        """What has come since the last call."""
+        messages = list(self._messages)
+        self._messages.clear()
+        return messages
+
+
+class Connection(Lines):
+    """Messages over descriptors; the keys' data in the selector are handlers of an event mask.
+
+    Args:
+        source, sink: descriptors to read from and to write to; of a socket, the same twice. A
+            source of None: nothing comes.
+        selector: watches them.
+        decode: see :class:`Lines`.
     """
 
     def __init__(
@@ -41,50 +90,26 @@ class Connection:
         selector: selectors.BaseSelector,
         decode: Callable[[bytes], Any] = json.loads,
     ) -> None:
-        self.ended, self.wrong = source is None, ""
+        super().__init__(decode)
+        self.ended = source is None
         self._source, self._sink, self._selector = source, sink, selector
-        self._decode = decode
-        self._incoming, self._outgoing = b"", bytearray()
-        self._messages: list[Any] = []
         self._watched: dict[int, int] = {}
         for descriptor in (source, sink):
             if descriptor is not None:
                 os.set_blocking(descriptor, False)
         self._watch()
 
-    def queue(self, message: object) -> None:
-        """Add a message to what is to be sent; ``send`` sends it."""
-        self._outgoing += json.dumps(message, separators=(",", ":")).encode() + b"\n"
-
-    def queue_lines(self, lines: bytes) -> None:
-        """Add whole lines, each a message, as they are."""
-        self._outgoing += lines
-
     def send(self) -> None:
         """Write what the other side takes now; the rest follows when it takes more."""
         try:
-            written = os.write(self._sink, self._outgoing) if self._outgoing else 0
+            written = os.write(self._sink, self.outgoing) if self.outgoing else 0
         except BlockingIOError:
             written = 0
         except OSError:
             # It is gone or going; its end will be seen where we read.
-            written = len(self._outgoing)
-        del self._outgoing[:written]
+            written = len(self.outgoing)
+        del self.outgoing[:written]
         self._watch()
-
-    @property
-    def has_messages(self) -> bool:
-        """Whether a message has come that was not taken yet."""
-        return bool(self._messages)
-
-    def next(self) -> Any:
-        """The oldest message that was not taken yet."""
-        return self._messages.pop(0)
-
-    def messages(self) -> list[Any]:
-        """What has come since the last call."""
-        messages, self._messages = self._messages, []
-        return messages
 
     def read(self) -> None:
         """Take in what can be read now."""
@@ -92,19 +117,13 @@ class Connection:
             return
         data = take(self._source)
         self.ended = data is None
-        *lines, self._incoming = (self._incoming + (data or b"")).split(b"\n")
-        try:
-            self._messages += map(self._decode, lines)
-        except (ValueError, RecursionError) as error:
-            self.wrong = f"what it sent is not JSON: {error}"
-        if len(self._incoming) > _LONGEST_LINE:
-            self.wrong, self._incoming = "it sent a line of more than 16 MiB", b""
+        self.take_in(data or b"")
         if self.ended or self.wrong:
             self._watch()
 
     def stop_sending(self) -> None:
         """Forget what was not taken, and watch the sink no more."""
-        self._outgoing.clear()
+        self.outgoing.clear()
         self._watch()
 
     def close(self) -> None:
@@ -117,7 +136,7 @@ class Connection:
         wanted: dict[int, int] = {}
         if self._source is not None and not self.ended and not self.wrong:
             wanted[self._source] = selectors.EVENT_READ
-        if self._outgoing:
+        if self.outgoing:
             wanted[self._sink] = wanted.get(self._sink, 0) | selectors.EVENT_WRITE
         if wanted == self._watched:
             return

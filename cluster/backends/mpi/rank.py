@@ -18,7 +18,7 @@ from itertools import groupby
 from typing import Any
 
 from cluster.backends.mpi.fence import LOOPBACK, OWN_ADDRESS, interface_of, is_held
-from cluster.backends.mpi.world import DOWN, UP, Communicator, guarded, join
+from cluster.backends.mpi.world import Communicator, Exchange, guarded, join
 from cluster.common.errors import EngineError
 from cluster.hosts.jsonlines import Connection, dial
 from cluster.hosts.process_tree import catch, die_with_parent
@@ -34,7 +34,7 @@ def main() -> None:
         catch(number, leave_it)
     os.environ.update(transport(os.environ.get(OWN_ADDRESS, ""), os.environ.get("TMPDIR", "/tmp")))
     try:
-        world = join()
+        world = join(bytes)
     except EngineError as error:
         _complain(error)
     guarded(world, lambda: _serve(world))
@@ -73,10 +73,9 @@ def _complain(error: EngineError) -> None:
 
 
 def _serve(world: Communicator) -> int:
-    with selectors.SelectSelector() as selector:
+    with Exchange(world) as selector:
         role = Coordinator(world, selector) if world.rank == 0 else Relay(world, selector)
         role.serve()
-    world.flush()
     world.leave()
     return 0
 
@@ -98,14 +97,14 @@ def objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 class Coordinator:
     """The first rank: the dispatcher on one side, all other ranks on the other."""
 
-    def __init__(self, world: Communicator, selector: selectors.BaseSelector) -> None:
+    def __init__(self, world: Communicator, selector: Exchange) -> None:
         from cluster.backends.driver import connect
 
-        self._world, self._selector = world, selector
+        self._lines, self._selector = world.lines, selector
         self._wire = connect(selector, bytes)
         self._ranks: dict[str, int] = {}
         self._to = 0
-        self._here: list[list[str]] | None = None
+        self._here: list[list[str]] = []
         self._homeless: list[int] = []
         self._alive: set[str] = set()
         self._beaten, self._held = 0.0, is_held()
@@ -114,49 +113,44 @@ class Coordinator:
         """Until the dispatcher is gone."""
         while not self._wire.ended and not self._wire.wrong:
             self._pass_down(self._wire.messages())
-            for rank, lines in self._world.arrived(UP):
-                self._wire.queue_lines(joined(lines))
-                for message in objects(lines):
-                    self._on_said(rank, message)
+            for rank, line in self._lines.items():
+                self._pass_up(rank, line.messages())
             self._settle()
             self._beat()
-            self._world.flush()
             self._wire.send()
-            for key, mask in self._selector.select(self._world.patience):
+            for key, mask in self._selector.select(_BEAT):
                 key.data(mask)
-        for rank in range(1, self._world.size):
-            self._world.queue(rank, DOWN, {"end": True})
+        for line in self._lines.values():
+            line.queue({"end": True})
 
     def _pass_down(self, lines: list[bytes]) -> None:
         """Tasks go to the host that was named last before them."""
         for is_list, some in groupby(lines, _is_list):
             if is_list:
-                self._world.queue_lines(self._to, DOWN, joined(some))
+                self._lines[self._to].queue_lines(joined(some))
+            for message in objects(some):
+                if "to" in message:
+                    self._to = self._ranks[message["to"]]
+                elif "setup" in message:
+                    self._here = list(message["setup"]["here"])
+
+    def _pass_up(self, rank: int, lines: list[bytes]) -> None:
+        self._wire.queue_lines(joined(lines))
+        for message in objects(lines):
+            if "node" in message:
+                self._homeless.append(rank)
+            elif "alive" in message:
+                self._alive.add(message["alive"])
             else:
-                for message in map(json.loads, some):
-                    self._on_message(message)
-
-    def _on_message(self, message: dict[str, Any]) -> None:
-        if "to" in message:
-            self._to = self._ranks[message["to"]]
-        elif "setup" in message:
-            self._here = list(message["setup"]["here"])
-
-    def _on_said(self, rank: int, message: dict[str, Any]) -> None:
-        if "node" in message:
-            self._homeless.append(rank)
-        elif "alive" in message:
-            self._alive.add(message["alive"])
-        else:
-            self._ranks[message["up"]] = rank
-            where = {"here": self._held, "there": message["held"]}
-            self._wire.queue({"up": message["up"], "held": where})
+                self._ranks[message["up"]] = rank
+                where = {"here": self._held, "there": message["held"]}
+                self._wire.queue({"up": message["up"], "held": where})
 
     def _settle(self) -> None:
         """Tell ranks on this machine whose worker processes they are to use."""
         while self._homeless and self._here:
             name, address = self._here.pop(0)
-            self._world.queue(self._homeless.pop(0), DOWN, {"name": name, "address": address})
+            self._lines[self._homeless.pop(0)].queue({"name": name, "address": address})
 
     def _beat(self) -> None:
         if time.monotonic() - self._beaten > _BEAT:
@@ -170,40 +164,38 @@ class Coordinator:
 class Relay:
     """A rank beside an agent: tasks go to its worker processes, outcomes come from them."""
 
-    def __init__(self, world: Communicator, selector: selectors.BaseSelector) -> None:
-        self._world, self._selector = world, selector
+    def __init__(self, world: Communicator, selector: Exchange) -> None:
+        self._line, self._selector = world.lines[0], selector
         self._wire: Connection | None = None
         self._ended = False
         self._name, self._beaten = "", 0.0
         if "CLUSTER_NODE" in os.environ:
             self._meet(os.environ["CLUSTER_NODE"], os.environ["CLUSTER_SLOTS"])
         else:
-            self._say({"node": None})
+            self._line.queue({"node": None})
 
     def serve(self) -> None:
         """Until the coordinator ends it, or the agent has gone."""
         while not self._ended:
-            for _, lines in self._world.arrived(DOWN):
-                for message in objects(lines):
-                    self._on_message(message)
-                # No task comes before it was said that we are up.
-                if self._wire is not None:
-                    self._wire.queue_lines(joined(lines))
+            lines = self._line.messages()
+            for message in objects(lines):
+                self._on_message(message)
+            # No task comes before it was said that we are up.
             if self._wire is not None:
+                self._wire.queue_lines(joined(lines))
                 self._pass_up(self._wire)
                 self._beat()
-            self._world.flush()
-            for key, mask in self._selector.select(self._world.patience):
+            for key, mask in self._selector.select(_BEAT):
                 key.data(mask)
 
     def _beat(self) -> None:
         if time.monotonic() - self._beaten > _BEAT:
             self._beaten = time.monotonic()
-            self._say({"alive": self._name})
+            self._line.queue({"alive": self._name})
 
     def _pass_up(self, wire: Connection) -> None:
         if outcomes := wire.messages():
-            self._world.queue_lines(0, UP, joined(outcomes))
+            self._line.queue_lines(joined(outcomes))
         wire.send()
         if wire.ended or wire.wrong:
             raise ConnectionError("the agent of this host has gone")
@@ -219,10 +211,7 @@ class Relay:
         descriptor = self._connection.fileno()
         self._wire = Connection(descriptor, descriptor, self._selector, bytes)
         self._name = name
-        self._say({"up": name, "held": is_held()})
-
-    def _say(self, message: object) -> None:
-        self._world.queue(0, UP, message)
+        self._line.queue({"up": name, "held": is_held()})
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ class DriverProcess:
         messages = self._wire.messages() if self._wire else []
         if messages:
             self._heard = now
-        return [each for each in messages if isinstance(each, list) or "beat" not in each]
+        return [each for each in messages if "beat" not in each]
 
     @property
     def age(self) -> float:

@@ -7,13 +7,14 @@ which as a rule any lost rank does to it, those of its hosts that are left get a
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from cluster.backends.driver import DriverProcess
 from cluster.backends.hosted import Hosted
 from cluster.backends.mpi.fence import LOOPBACK
 from cluster.backends.mpi.launcher import Launcher, command, environment, find, moved
+from cluster.backends.mpi.rank import HERE
 from cluster.backends.mpi.rsh import ADDRESS
 from cluster.common.backoff import backoff
-from cluster.common.errors import EngineError, NotOneWorld
+from cluster.common.errors import EngineError
 from cluster.hosts.connect import Host, HostState
 from cluster.hosts.connect.ssh import is_here
 from cluster.hosts.jsonlines import Connection, Listener
@@ -43,7 +45,6 @@ _STARTS, _LONGEST = 3, 60.0
 # A rank says each second that it is there; one that hangs, or whom a firewall cuts off, does not.
 # On a bad network its connection may pause longer than that of its host's agent.
 _SILENT = 15.0
-_NOT_FOUND = 78
 _FENCE = "cluster.backends.mpi.fence"
 # The name of this machine among places; no host has one with a space.
 _HERE = "this machine"
@@ -62,14 +63,12 @@ class MpiRun:
         hosts: the births of its hosts' agents, by name.
         up: hosts whose rank is up, and when each was heard of last.
         brought: whether any outcome came of it.
-        to: the host that the driver was named last: what follows is for that one.
     """
 
     driver: DriverProcess
     hosts: dict[str, int]
     up: dict[str, float] = field(default_factory=dict)
     brought: bool = False
-    to: str = ""
 
 
 def address_here(told: Iterable[str]) -> str:
@@ -195,12 +194,8 @@ class Engine(Hosted):
 
     def _give(self, task: Task, host: Host | None) -> None:
         world = self._world_of(host) if host else None
-        if world is None or host is None:
-            return
-        if world.to != host.name:
-            world.to = host.name
-            world.driver.say({"to": host.name})
-        world.driver.say(task)
+        if world is not None and host is not None:
+            world.driver.say({"task": task, "node": host.name})
 
     def _flush(self) -> None:
         for world in self._worlds:
@@ -261,6 +256,7 @@ class Engine(Hosted):
         more = {
             ADDRESS: self._door.address,
             "TMPDIR": str(self._folder),
+            HERE: json.dumps([[h.name, h.hello["service"]] for h in here]),
         }
         words = command(
             self._launcher, self._shell, 1 + len(here), [h.hello["address"] for h in there], own
@@ -269,25 +265,23 @@ class Engine(Hosted):
             words = [*python_command(sys.executable, _FENCE), own, *words]
         environ = {**environment(self._launcher, os.environ, self._shell), **more}
         driver = DriverProcess(words, environ, self._selector, _LAUNCH)
-        driver.say({"setup": {"here": [[h.name, h.hello["service"]] for h in here]}})
+        driver.say({"setup": {}})
         born = {host.name: host.born for host in hosts}
         self._worlds.append(MpiRun(driver, born))
 
-    def _heard(self, world: MpiRun, message: Any) -> Iterator[Outcome]:
-        if isinstance(message, list):
+    def _heard(self, world: MpiRun, message: Mapping[str, Any]) -> Iterator[Outcome]:
+        if "outcome" in message:
             world.brought = True
-            yield Outcome.from_json(message)
+            yield Outcome.from_json(message["outcome"])
         elif "up" in message:
-            world.up[message["up"]] = self._attention.now
+            if message["up"] in self._ready:
+                world.up[message["up"]] = self._attention.now
             if not message["held"]["here"]:
                 self._loose.add(_HERE)
             if not message["held"]["there"]:
                 self._loose.add(message["up"])
-        elif "alive" in message:
-            world.up |= dict.fromkeys(world.up.keys() & set(message["alive"]), self._attention.now)
-        elif "unfit" in message:
-            kind = NotOneWorld if message["code"] == _NOT_FOUND else EngineError
-            raise kind(str(message["unfit"]), fix=message["fix"])
+        elif "wrong" in message:
+            raise EngineError(str(message["wrong"]), fix=message["fix"])
 
     def _fault(self, world: MpiRun) -> str:
         if world.driver.age > _LAUNCH and not world.brought and not world.up:

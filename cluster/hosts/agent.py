@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Protocol
 from cluster.hosts.agent_client import SOCKET
 from cluster.hosts.child_process import Child
 from cluster.hosts.fingerprint import fingerprint, is_lost, probe, probed
-from cluster.hosts.jsonlines import Connection, Listener
+from cluster.hosts.jsonlines import Connection, Listener, SocketConnection
 from cluster.hosts.nodes import Node, usable_cores
 from cluster.hosts.prints import PrintedLines
 from cluster.hosts.process_tree import adopt, catch, descendants
@@ -144,7 +144,7 @@ class Agent:
         self._told: dict[str, Any] = {"usable": -1}
         self._probing, self._lost_probes = True, 0
         self._waiting: deque[Waiting] = deque()
-        self._askers: dict[int, AgentPeer] = {}
+        self._askers: dict[int, SocketConnection] = {}
         self._commands: dict[int, Child] = {}
         self._revoked: set[int] = set()
         self._folder: Path | None = None
@@ -263,7 +263,7 @@ class Agent:
         for number, command in tuple(self._commands.items()):
             self._watch(number, command)
 
-    def _take(self, task: Task, client: AgentPeer) -> None:
+    def _take(self, task: Task, client: SocketConnection) -> None:
         """An engine's process has brought a task."""
         if task.id in self._revoked:
             self._give_back(task, client)
@@ -272,7 +272,7 @@ class Agent:
         if self._first["tells"]:
             self._say({"began": task.id})
 
-    def _leave(self, client: AgentPeer) -> None:
+    def _leave(self, client: SocketConnection) -> None:
         """Whoever asked will not wait: the dispatcher is told the rest, when it comes."""
         left = [number for number, asker in self._askers.items() if asker is client]
         for number in left:
@@ -281,9 +281,11 @@ class Agent:
             if entry.client is client:
                 self._waiting[at] = entry._replace(client=None)
                 left.append(entry.task.id)
-        client.wire.queue({"left": left})
+        client.queue({"left": left})
 
-    def _give_back(self, task: Task, client: AgentPeer | None, why: str = "not begun") -> None:
+    def _give_back(
+        self, task: Task, client: SocketConnection | None, why: str = "not begun"
+    ) -> None:
         self._answer(Outcome.without_answer(task, "returned", why, None), client)
 
     def _give_what_waits(self) -> None:
@@ -302,21 +304,21 @@ class Agent:
                 why = f"its run {entry.task.run} is not known here"
                 self._give_back(entry.task, entry.client, why)
 
-    def _give(self, task: Task, client: AgentPeer | None) -> None:
+    def _give(self, task: Task, client: SocketConnection | None) -> None:
         if client is not None:
             if client.gone:
                 return  # whoever asked for it has ended, and nothing was begun
             self._askers[task.id] = client
         self._slots.give(task, self._works.get(task.run))
 
-    def _answer(self, outcome: Outcome, client: AgentPeer | None) -> None:
+    def _answer(self, outcome: Outcome, client: SocketConnection | None) -> None:
         """To whom it may concern; the dispatcher also gets what the engine's process lost."""
         if self._probing and outcome.task == 0:
             self._end_probe(outcome)
         elif client is None or client.gone:
             self._say(outcome)
         else:
-            client.wire.queue(outcome)
+            client.queue(outcome)
 
     def _tell_usable(self) -> None:
         told: dict[str, Any] = {
@@ -389,23 +391,11 @@ class Agent:
 # -- the workers, for the engine's own processes on this host -------------------------------------
 
 
-class AgentPeer(NamedTuple):
-    """A process that asks: its connection, and how to speak over it."""
-
-    connection: socket.socket
-    wire: Connection
-
-    @property
-    def gone(self) -> bool:
-        """It has closed the connection."""
-        return self.wire.ended or bool(self.wire.wrong)
-
-
 class Waiting(NamedTuple):
     """A task that no worker has yet, who asked for it (None: the dispatcher), and since when."""
 
     task: Task
-    client: AgentPeer | None
+    client: SocketConnection | None
     since: float
 
 
@@ -413,39 +403,34 @@ class Service:
     """The door through which the engine's processes on this host ask for tasks to be drawn."""
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
-        self._selector = selector
         self._door = Listener(selector)
-        self._clients: list[AgentPeer] = []
+        self._clients: list[SocketConnection] = []
 
     @property
     def address(self) -> str:
         """For :class:`Desk`."""
         return self._door.address
 
-    def tend(self) -> Iterator[tuple[Any, AgentPeer]]:
+    def tend(self) -> Iterator[tuple[Any, SocketConnection]]:
         """What was asked for since the last call: a task's fields, or an object to leave them."""
-        for connection in self._door.callers():
-            wire = Connection(connection.fileno(), connection.fileno(), self._selector)
-            self._clients.append(AgentPeer(connection, wire))
+        self._clients += self._door.callers()
         for client in tuple(self._clients):
-            for message in client.wire.messages():
+            for message in client.messages():
                 yield message, client
             if client.gone:
                 self._clients.remove(client)
-                client.wire.close()
-                client.connection.close()
+                client.close()
 
     def send(self) -> None:
         """Send the answers that were queued."""
         for client in self._clients:
-            client.wire.send()
+            client.send()
 
     def close(self) -> None:
         """Let nobody in any more, and hear nobody."""
         self._door.close()
         for client in self._clients:
-            client.wire.close()
-            client.connection.close()
+            client.close()
         self._clients.clear()
 
 

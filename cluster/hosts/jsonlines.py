@@ -173,6 +173,34 @@ def take(descriptor: int) -> bytes | None:
     return data
 
 
+class SocketConnection(Connection):
+    """Messages over a socket, which is then its own, and is closed with it.
+
+    Args:
+        connection: the socket.
+        selector, decode: see :class:`Connection`.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        selector: selectors.BaseSelector,
+        decode: Callable[[bytes], Any] = json.loads,
+    ) -> None:
+        super().__init__(connection.fileno(), connection.fileno(), selector, decode)
+        self._connection = connection
+
+    @property
+    def gone(self) -> bool:
+        """The other side has closed it, or sends what is no message."""
+        return self.ended or bool(self.wrong)
+
+    def close(self) -> None:
+        """Hear and say no more."""
+        super().close()
+        self._connection.close()
+
+
 class Listener:
     """A socket of this machine that waits for callers.
 
@@ -189,7 +217,7 @@ class Listener:
         self._socket.bind(f"\0{self._name}")
         self._socket.listen(64)
         self._socket.setblocking(False)
-        self._callers: list[socket.socket] = []
+        self._callers: list[SocketConnection] = []
         selector.register(self._socket, selectors.EVENT_READ, lambda _mask: self._accept())
 
     @property
@@ -197,8 +225,8 @@ class Listener:
         """For :func:`dial`."""
         return f"@{self._name}"
 
-    def callers(self) -> list[socket.socket]:
-        """Who has come since the last call."""
+    def callers(self) -> list[SocketConnection]:
+        """Who has come since the last call; they are the caller's to close."""
         callers, self._callers = self._callers, []
         return callers
 
@@ -212,7 +240,7 @@ class Listener:
         with suppress(OSError):
             connection, _ = self._socket.accept()
             if _user_of(connection) == os.getuid():
-                self._callers.append(connection)
+                self._callers.append(SocketConnection(connection, self._selector))
             else:
                 connection.close()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import shlex
 import socket
 import sys
@@ -30,7 +29,7 @@ from cluster.common.backoff import backoff
 from cluster.common.errors import EngineError
 from cluster.hosts.connect import Host, HostState
 from cluster.hosts.connect.ssh import is_here
-from cluster.hosts.jsonlines import Connection, Listener
+from cluster.hosts.jsonlines import Listener, SocketConnection
 from cluster.hosts.nodes import Node
 from cluster.hosts.scratch import private_folder, remove
 from cluster.hosts.worker_pool import python_command
@@ -89,23 +88,11 @@ def address_here(told: Iterable[str]) -> str:
     return own
 
 
-class RemoteShellCall:
-    """The launcher wants a command run on a host: whoever waits here for its end."""
-
-    def __init__(self, connection: socket.socket, selector: selectors.BaseSelector) -> None:
-        self._connection = connection
-        self.wire = Connection(connection.fileno(), connection.fileno(), selector)
-
-    def end(self, status: int) -> None:
-        """Tell it how the command ended."""
-        self.wire.queue({"status": status})
-        self.wire.send()
-        self.close()
-
-    def close(self) -> None:
-        """Hear it no more."""
-        self.wire.close()
-        self._connection.close()
+def end(caller: SocketConnection, status: int) -> None:
+    """Tell the launcher's remote shell, which waits for that, how its command ended."""
+    caller.queue({"status": status})
+    caller.send()
+    caller.close()
 
 
 class Engine(Hosted):
@@ -119,8 +106,8 @@ class Engine(Hosted):
         self._due: dict[str, float] = {}
         self._last = self._said_last = ""
         self._door: Listener | None = None
-        self._asking: list[RemoteShellCall] = []
-        self._running: dict[tuple[str, int, int], RemoteShellCall] = {}
+        self._asking: list[SocketConnection] = []
+        self._running: dict[tuple[str, int, int], SocketConnection] = {}
         self._folder: Path | None = None
         self._loose: set[str] = set()
         self._warned: set[str] = set()
@@ -165,7 +152,7 @@ class Engine(Hosted):
     def _on_gone(self, host: Host) -> None:
         self._ready.pop(host.name, None)
         for key in [key for key in self._running if key[0] == host.name]:
-            self._running.pop(key).end(255)
+            end(self._running.pop(key), 255)
         for world in self._worlds:
             world.up.pop(host.name, None)
 
@@ -174,7 +161,7 @@ class Engine(Hosted):
             caller = self._running.pop((host.name, host.born, message["exited"]), None)
             if caller is not None:
                 self._said_last = f"{host.name}: {message['how']}; "
-                caller.end(0 if message["status"] == 0 else 255)
+                end(caller, 0 if message["status"] == 0 else 255)
 
     def _slots(self, host: Host) -> int:
         return host.usable if self._world_of(host) else 0
@@ -318,17 +305,17 @@ class Engine(Hosted):
     def _run_commands(self) -> None:
         """Have agents run what launchers want to be run on their hosts."""
         assert self._door is not None
-        self._asking += (RemoteShellCall(each, self._selector) for each in self._door.callers())
+        self._asking += self._door.callers()
         for caller in tuple(self._asking):
-            for wanted in caller.wire.messages():
+            for wanted in caller.messages():
                 self._asking.remove(caller)
                 self._run(caller, str(wanted["host"]), str(wanted["command"]))
 
-    def _run(self, caller: RemoteShellCall, address: str, text: str) -> None:
+    def _run(self, caller: SocketConnection, address: str, text: str) -> None:
         found = (host for host, _ in self._ready.values() if host.hello.get("address") == address)
         host = next(found, None)
         if host is None:
-            caller.end(255)
+            end(caller, 255)
             return
         # The one place with a shell: what the launcher wants to be run is a text for one.
         text = moved(text, self._launcher, str(host.hello["prefix"]))

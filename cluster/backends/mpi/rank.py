@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from cluster.backends.mpi.fence import LOOPBACK, OWN_ADDRESS, interface_of, is_held
 from cluster.backends.mpi.world import Communicator, Exchange, guarded, join, told_rank
 from cluster.common.errors import EngineError
-from cluster.hosts.jsonlines import Connection, dial
+from cluster.hosts.jsonlines import SocketConnection, dial
 from cluster.hosts.process_tree import catch, die_with_parent
 from cluster.hosts.worker import leave_it
 
@@ -146,9 +146,7 @@ class Relay:
             name, address = os.environ["CLUSTER_NODE"], os.environ["CLUSTER_SLOTS"]
         else:
             name, address = json.loads(os.environ[HERE])[world.rank - 1]
-        self._connection = dial(address)
-        descriptor = self._connection.fileno()
-        self._wire = Connection(descriptor, descriptor, selector, bytes)
+        self._wire = SocketConnection(dial(address), selector, bytes)
         self._up, self._beaten = {"up": name, "held": is_held()}, 0.0
 
     def serve(self) -> None:
@@ -164,11 +162,11 @@ class Relay:
                 key.data(mask)
             lines = self._line.messages()
 
-    def _pass_up(self, wire: Connection) -> None:
+    def _pass_up(self, wire: SocketConnection) -> None:
         if outcomes := wire.messages():
             self._line.queue_lines(joined(outcomes))
         wire.send()
-        if wire.ended or wire.wrong:
+        if wire.gone:
             raise ConnectionError("the agent of this host has gone")
 
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Protocol
 from cluster.hosts.agent_client import SOCKET
 from cluster.hosts.child_process import Child
 from cluster.hosts.fingerprint import fingerprint, is_lost, probe, probed
-from cluster.hosts.jsonlines import Connection, Listener, SocketConnection
+from cluster.hosts.jsonlines import Connection, Listener, SocketConnection, Speaker
 from cluster.hosts.nodes import Node, usable_cores
 from cluster.hosts.prints import PrintedLines
 from cluster.hosts.process_tree import adopt, catch, descendants
@@ -87,8 +87,8 @@ def _turn(selector: selectors.BaseSelector) -> None:
         key.data(mask)
 
 
-class Wire(Protocol):
-    """What the dispatcher is spoken to by: a :class:`Connection`, or what another channel has."""
+class Wire(Speaker, Protocol):
+    """The dispatcher, as an agent has it: a :class:`Connection`, or what another channel has."""
 
     @property
     def ended(self) -> bool:
@@ -97,15 +97,6 @@ class Wire(Protocol):
     @property
     def wrong(self) -> str:
         """Why what came is no message, or empty."""
-
-    def queue(self, message: object) -> None:
-        """Add a message to what is to be sent; ``send`` sends it."""
-
-    def send(self) -> None:
-        """Send what the channel takes now."""
-
-    def messages(self) -> Iterable[Any]:
-        """What has come since the last call."""
 
 
 class Agent:

@@ -12,13 +12,26 @@ import selectors
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 _CHUNK = 1 << 16
 _MOST = 1 << 20
 _LONGEST_LINE = 16 << 20
+
+
+class Speaker(Protocol):
+    """Whoever messages are exchanged with, in whatever way, without waiting for it."""
+
+    def queue(self, message: object) -> None:
+        """Add a message to what it is to be sent; ``send`` sends it."""
+
+    def send(self) -> None:
+        """Send what is taken now; the rest follows when more is taken."""
+
+    def messages(self) -> Iterable[Any]:
+        """What has come since the last call."""
 
 
 class Lines:

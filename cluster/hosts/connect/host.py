@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +16,7 @@ from cluster.hosts.connect import srun
 from cluster.hosts.connect.lacking import installing
 from cluster.hosts.connect.ssh import Trouble, agent_command, agent_environment, is_here, trouble
 from cluster.hosts.fingerprint import differences, missing_module, probe, table
+from cluster.hosts.jsonlines import Speaker
 from cluster.hosts.nodes import Node
 from cluster.hosts.worker_pool import python_command
 from cluster.sampling.task import Work
@@ -49,8 +50,8 @@ class Patience:
     others: float = 20.0
 
 
-class Channel(Protocol):
-    """What an agent is spoken to by: :class:`~cluster.hosts.child_process.Child`, or another."""
+class Channel(Speaker, Protocol):
+    """An agent, as the dispatcher has it: a :class:`Child`, or what another channel has."""
 
     @property
     def gone(self) -> bool:
@@ -59,15 +60,6 @@ class Channel(Protocol):
     @property
     def words(self) -> str:
         """What it said last, for people."""
-
-    def queue(self, message: object) -> None:
-        """Add a message to what it is to be sent; ``send`` sends it."""
-
-    def send(self) -> None:
-        """Send what was queued."""
-
-    def messages(self) -> Iterable[Any]:
-        """What has come since the last call."""
 
     def close_input(self) -> None:
         """Tell it that there is no more, so that the agent ends."""

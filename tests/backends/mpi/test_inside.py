@@ -291,6 +291,61 @@ def test_a_rank_that_is_stopped_costs_no_more_than_its_tasks(tmp_path: Path) -> 
     assert re.search(r"(?s)2 slots, rank \d: not heard of for.*3 slots, rank \d: heard again", err)
 
 
+LEAVES = """
+import os
+import subprocess
+
+from cluster import Hits
+
+
+def f(stream, samples):
+    rank = os.environ["OMPI_COMM_WORLD_RANK"]
+    if rank != "0":
+        subprocess.run(["setsid", "--fork", "sleep", f"9{rank}.PID"], check=True)
+    return Hits(int(stream.key[0]) % (samples + 1), samples)
+"""
+
+
+def test_what_a_kernel_leaves_running_in_a_rank_ends_with_the_run(tmp_path: Path) -> None:
+    """A process that has left its parent and session: no launcher would find it before its time."""
+    (tmp_path / "leaves.py").write_text(LEAVES.replace("PID", str(os.getpid())))
+    content = {"kernel": "leaves.py:f", "samples": 48, "block": 8, "seed": 3}
+    (tmp_path / "leaves.yaml").write_text(json.dumps(content))
+    result, _ = told(world(tmp_path, "submit", "leaves.yaml", "--json", "--task-blocks", "1"))
+    assert result["state"] == "done"
+    running = [command_of(int(path.name)) for path in Path("/proc").glob("[0-9]*")]
+    assert not [line for line in running if re.match(f"sleep 9[12].{os.getpid()} ", line)]
+
+
+ORPHANS = """
+import sys
+from dataclasses import replace
+
+from cluster.backends.mpi import inside
+
+inside._PATIENCE = replace(inside._PATIENCE, silence=3.0)
+from cluster.__main__ import main
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_ranks_whose_dispatcher_is_stopped_for_good_end_the_world(tmp_path: Path) -> None:
+    """After a silence that is shorter here than in life; what was counted is resumed."""
+    path = spec(tmp_path, 400, 0.05)
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    words = ("submit", str(path), "--json", "--task-blocks", "1")
+    process = world(tmp_path, *words, program=("orphans.py",))
+    ranks = ranks_of(process.pid, words="orphans.py submit")
+    time.sleep(2)
+    os.kill(min(ranks), signal.SIGSTOP)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    result, _ = told(world(tmp_path, *words, "--resume"))
+    assert (result["state"], result["digest"]) == ("done", alone(tmp_path, path))
+
+
 def test_what_still_comes_of_an_earlier_run_reaches_no_later_one() -> None:
     """A run on a line to a rank begins where the rank has ended the one before it."""
     line = RankLines()
@@ -334,7 +389,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def ranks_of(pid: int, count: int = 3) -> list[int]:
+def ranks_of(pid: int, count: int = 3, words: str = "-m cluster submit") -> list[int]:
     """The ranks below a launcher, once their workers have been started."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -343,7 +398,7 @@ def ranks_of(pid: int, count: int = 3) -> list[int]:
             return [
                 each
                 for each, line in lines.items()
-                if "-m cluster submit" in line and "mpirun" not in line and "prterun" not in line
+                if words in line and "mpirun" not in line and "prterun" not in line
             ]
         time.sleep(0.05)
     raise AssertionError("the world did not come up")

@@ -30,9 +30,9 @@ from cluster.hosts.fingerprint import fingerprint, is_lost, probe, probed
 from cluster.hosts.jsonlines import Connection, Listener, SocketConnection, Speaker
 from cluster.hosts.nodes import Node, usable_cores
 from cluster.hosts.prints import PrintedLines
-from cluster.hosts.process_tree import adopt, catch, descendants
+from cluster.hosts.process_tree import adopt, descendants, leave_signals
 from cluster.hosts.scratch import boot, hostname, machine, private_folder, remove, sweep
-from cluster.hosts.worker import leave_it, take_descriptors
+from cluster.hosts.worker import take_descriptors
 from cluster.hosts.worker_pool import FILES, Slots, slot_environment
 from cluster.sampling.kernels import KernelSource
 from cluster.sampling.task import Outcome, Task, Work
@@ -56,8 +56,7 @@ def main() -> None:
 
 def become_agent() -> None:
     """Leave signals to the dispatcher, and be the parent of all that comes of this process."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        catch(number, leave_it)
+    leave_signals()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who started us may have ignored it
     adopt()
 

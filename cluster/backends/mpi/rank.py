@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,8 +18,7 @@ from cluster.backends.mpi.fence import LOOPBACK, OWN_ADDRESS, interface_of, is_h
 from cluster.backends.mpi.world import Communicator, Exchange, guarded, join, told_rank
 from cluster.common.errors import EngineError
 from cluster.hosts.jsonlines import SocketConnection, dial
-from cluster.hosts.process_tree import catch, die_with_parent
-from cluster.hosts.worker import leave_it
+from cluster.hosts.process_tree import die_with_parent, leave_signals
 
 if TYPE_CHECKING:
     from cluster.backends.kit.carry import Carrier
@@ -34,8 +32,7 @@ _BEAT = 1.0
 def main() -> None:
     """Be one of the ranks. Started by a launcher, never by hand."""
     die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        catch(number, leave_it)
+    leave_signals()
     os.environ.update(transport(os.environ.get(OWN_ADDRESS, ""), os.environ.get("TMPDIR", "/tmp")))
     first = not told_rank(os.environ)
     try:

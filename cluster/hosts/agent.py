@@ -2,7 +2,8 @@
 
 It shakes hands, answers the heartbeat, keeps the host's worker processes, and starts what an
 engine needs there. It ends, with all that came of it, when its input ends or no beat comes: so no
-process outlives the dispatcher by long, on a host that was cut off either.
+process outlives the dispatcher by long, on a host that was cut off either. A process that somebody
+else has started becomes an agent by :func:`become_agent` and :func:`serve`, over any channel.
 
 The protocol is JSON lines, the first one of which says everything; see :class:`Agent`. Engines'
 own processes on the host reach its workers by a socket, see :mod:`cluster.hosts.agent_client`.

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +26,7 @@ from cluster.common.descriptors import raised
 from cluster.common.errors import EngineError
 from cluster.hosts.child_process import Child
 from cluster.hosts.connect import Host
-from cluster.hosts.jsonlines import Connection, Listener, dial
+from cluster.hosts.jsonlines import Connection, Listener, SocketConnection, dial
 from cluster.hosts.nodes import Node
 from cluster.sampling.task import Outcome, Task, Work
 
@@ -44,9 +43,7 @@ def connect(
 ) -> Connection:
     """The driver's side: a wire to the dispatcher that started this process."""
     raised()  # a connection or two to each host
-    connection = dial(os.environ[_ADDRESS])
-    descriptor = connection.detach()
-    wire = Connection(descriptor, descriptor, selector, decode)
+    wire = SocketConnection(dial(os.environ[_ADDRESS]), selector, decode)
     wire.queue({"driver": os.getpid()})
     wire.send()
     return wire
@@ -69,10 +66,9 @@ class DriverProcess:
         selector: selectors.BaseSelector,
         ready: float,
     ) -> None:
-        self._selector, self._ready = selector, ready
+        self._ready = ready
         self._door = Listener(selector)
-        self._wire: Connection | None = None
-        self._connection: socket.socket | None = None
+        self._wire: SocketConnection | None = None
         self._attention = ListeningClock()
         self._since = self._heard = self._attention.now
         self._unsent: list[Any] = []
@@ -107,7 +103,7 @@ class DriverProcess:
         messages = self._wire.messages() if self._wire else []
         if messages:
             self._heard = now
-        return [each for each in messages if isinstance(each, list) or "beat" not in each]
+        return [each for each in messages if "beat" not in each]
 
     @property
     def age(self) -> float:
@@ -131,24 +127,20 @@ class DriverProcess:
         self._door.close()
         if self._wire is not None:
             self._wire.close()
-        if self._connection is not None:
-            self._connection.close()
         self._child.close_input()
         self._child.wait(time.monotonic() + grace)
         return self._child.reap()
 
     def _meet(self) -> None:
-        for connection in self._door.callers():
+        for caller in self._door.callers():
             if self._wire is not None:
-                connection.close()
+                caller.close()
                 continue
-            self._connection = connection
-            self._wire = Connection(connection.fileno(), connection.fileno(), self._selector)
-            self._heard = self._attention.now
+            self._wire, self._heard = caller, self._attention.now
             for message in self._unsent:
-                self._wire.queue(message)
+                caller.queue(message)
             self._unsent.clear()
-            self._wire.send()
+            caller.send()
 
 
 class DriverBackend(Hosted):

@@ -36,7 +36,7 @@ class Hosted(Backend):
 
     def __init__(self, nodes: Sequence[Node], options: Options) -> None:
         super().__init__(nodes, options)
-        self._selector = selectors.DefaultSelector()
+        self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._attention = ListeningClock()
         self._fleet: Fleet | None = None
         self._taken: dict[int, tuple[Task, str]] = {}
@@ -196,7 +196,7 @@ class Hosted(Backend):
 
     def _hear(self, host: Host, message: Any) -> Iterator[Outcome | PrintedLines]:
         if isinstance(message, list):
-            yield from self._passed_on(Outcome.from_json(message))
+            yield from self._passed_on(Outcome.from_json(message)._replace(node=host.name))
         elif "printed" in message:
             yield PrintedLines.from_json(message["printed"])._replace(node=host.name)
         elif "began" in message:

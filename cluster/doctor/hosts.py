@@ -15,7 +15,16 @@ from typing import Any
 from cluster.backends.base import Entry, Health, Options, kind
 from cluster.doctor.finding import Finding
 from cluster.doctor.there import TIMEOUT, TokenServer, reached, versions
-from cluster.hosts.connect import Change, Fleet, Host, HostState, Patience, Reach, is_here
+from cluster.hosts.connect import (
+    Change,
+    Fleet,
+    Host,
+    HostState,
+    Patience,
+    Reach,
+    is_here,
+    start_agent,
+)
 from cluster.hosts.fingerprint import is_drawn
 from cluster.hosts.nodes import Node, NodeList
 from cluster.sampling.task import Work
@@ -321,7 +330,7 @@ class Tour:
             work,
             selector,
             Patience(beat=_BEAT, ready=_START_TIMEOUT),
-            reach=reach,
+            dial=partial(start_agent, reach=reach),
         )
         self._answers: dict[tuple[str, int], dict[str, Any]] = {}
 

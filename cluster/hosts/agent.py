@@ -2,7 +2,8 @@
 
 It shakes hands, answers the heartbeat, keeps the host's worker processes, and starts what an
 engine needs there. It ends, with all that came of it, when its input ends or no beat comes: so no
-process outlives the dispatcher by long, on a host that was cut off either.
+process outlives the dispatcher by long, on a host that was cut off either. A process that somebody
+else has started becomes an agent by :func:`become_agent` and :func:`serve`, over any channel.
 
 The protocol is JSON lines, the first one of which says everything; see :class:`Agent`. Engines'
 own processes on the host reach its workers by a socket, see :mod:`cluster.hosts.agent_client`.
@@ -18,21 +19,21 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from cluster.hosts.agent_client import SOCKET
 from cluster.hosts.child_process import Child
 from cluster.hosts.fingerprint import fingerprint, is_lost, probe, probed
-from cluster.hosts.jsonlines import Connection, Listener
+from cluster.hosts.jsonlines import Connection, Listener, SocketConnection, Speaker
 from cluster.hosts.nodes import Node, usable_cores
 from cluster.hosts.prints import PrintedLines
-from cluster.hosts.process_tree import adopt, catch, descendants
+from cluster.hosts.process_tree import adopt, descendants, leave_signals
 from cluster.hosts.scratch import boot, hostname, machine, private_folder, remove, sweep
-from cluster.hosts.worker import leave_it, take_descriptors
+from cluster.hosts.worker import take_descriptors
 from cluster.hosts.worker_pool import FILES, Slots, slot_environment
 from cluster.sampling.kernels import KernelSource
 from cluster.sampling.task import Outcome, Task, Work
@@ -46,19 +47,28 @@ _STRANGE = 10.0
 
 def main() -> None:
     """Serve until the input ends. Started by the dispatcher, never by hand."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        catch(number, leave_it)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who started us may have ignored it
-    adopt()
+    become_agent()
     with selectors.DefaultSelector() as selector:
         wire = Connection(*take_descriptors(), selector)
         first = _first_word(wire, selector)
         if first is not None:
-            agent = Agent(first, wire, selector)
-            try:
-                agent.serve()
-            finally:
-                agent.close()
+            serve(first, wire, selector)
+
+
+def become_agent() -> None:
+    """Leave signals to the dispatcher, and be the parent of all that comes of this process."""
+    leave_signals()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who started us may have ignored it
+    adopt()
+
+
+def serve(first: Mapping[str, Any], wire: Wire, selector: selectors.BaseSelector) -> None:
+    """Be the agent of a host until the dispatcher ends that; see :class:`Agent`."""
+    agent = Agent(first, wire, selector)
+    try:
+        agent.serve()
+    finally:
+        agent.close()
 
 
 def _first_word(wire: Connection, selector: selectors.BaseSelector) -> Mapping[str, Any] | None:
@@ -77,6 +87,18 @@ def _turn(selector: selectors.BaseSelector) -> None:
         key.data(mask)
 
 
+class Wire(Speaker, Protocol):
+    """The dispatcher, as an agent has it: a :class:`Connection`, or what another channel has."""
+
+    @property
+    def ended(self) -> bool:
+        """No more will come."""
+
+    @property
+    def wrong(self) -> str:
+        """Why what came is no message, or empty."""
+
+
 class Agent:
     """One host of a run.
 
@@ -93,14 +115,14 @@ class Agent:
             {...}}``, ``{"revoke": [ids]}``, ``{"start": {id, command, env, input, talks}}``, and
             ``{"kill": id}``; and is sent ``{"hello": {...}}``, ``{"probe": text}``, ``{"beat":
             n, "clock": seconds}``, outcomes as lists, ``{"usable": n, "reason": text, "never": no
-            worker starts}``, ``{"printed": list}``, ``{"began": id}``, ``{"started": id}``,
+            worker will start}``, ``{"printed": list}``, ``{"began": id}``, ``{"started": id}``,
             ``{"said": id, "message": any}`` and ``{"exited": id, "status": n or null, "how":
             text}``.
         selector: watches everything.
     """
 
     def __init__(
-        self, first: Mapping[str, Any], wire: Connection, selector: selectors.BaseSelector
+        self, first: Mapping[str, Any], wire: Wire, selector: selectors.BaseSelector
     ) -> None:
         node = Node.from_json(first["node"])
         # The workers run where this process does, by the interpreter that runs it.
@@ -113,7 +135,7 @@ class Agent:
         self._told: dict[str, Any] = {"usable": -1}
         self._probing, self._lost_probes = True, 0
         self._waiting: deque[Waiting] = deque()
-        self._askers: dict[int, AgentPeer] = {}
+        self._askers: dict[int, SocketConnection] = {}
         self._commands: dict[int, Child] = {}
         self._revoked: set[int] = set()
         self._folder: Path | None = None
@@ -121,6 +143,14 @@ class Agent:
         # An engine may have a process of its own here for each slot, which then asks for tasks.
         self._slots = Slots(self._node, self._work, selector, ready, memory, files=2 * FILES)
         self._service = Service(selector)
+        self._handlers: Mapping[str, Callable[[Any], None]] = {
+            "beat": self._on_beat,
+            "work": self._on_work,
+            "tasks": self._on_tasks,
+            "revoke": self._on_revoke,
+            "start": self._on_start,
+            "kill": self._on_kill,
+        }
         sweep()
         self._say({"hello": self._hello()})
 
@@ -149,6 +179,7 @@ class Agent:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
             time.sleep(0.01)
+        self._service.close()
         if self._folder is not None:
             remove(self._folder)
 
@@ -156,7 +187,7 @@ class Agent:
 
     def _on_message(self, message: Mapping[str, Any]) -> None:
         for word, value in message.items():
-            getattr(self, f"_on_{word}")(value)
+            self._handlers[word](value)
 
     def _on_beat(self, number: int) -> None:
         self._say({"beat": number, "clock": time.time()})
@@ -223,7 +254,7 @@ class Agent:
         for number, command in tuple(self._commands.items()):
             self._watch(number, command)
 
-    def _take(self, task: Task, client: AgentPeer) -> None:
+    def _take(self, task: Task, client: SocketConnection) -> None:
         """An engine's process has brought a task."""
         if task.id in self._revoked:
             self._give_back(task, client)
@@ -232,7 +263,7 @@ class Agent:
         if self._first["tells"]:
             self._say({"began": task.id})
 
-    def _leave(self, client: AgentPeer) -> None:
+    def _leave(self, client: SocketConnection) -> None:
         """Whoever asked will not wait: the dispatcher is told the rest, when it comes."""
         left = [number for number, asker in self._askers.items() if asker is client]
         for number in left:
@@ -241,9 +272,11 @@ class Agent:
             if entry.client is client:
                 self._waiting[at] = entry._replace(client=None)
                 left.append(entry.task.id)
-        client.wire.queue({"left": left})
+        client.queue({"left": left})
 
-    def _give_back(self, task: Task, client: AgentPeer | None, why: str = "not begun") -> None:
+    def _give_back(
+        self, task: Task, client: SocketConnection | None, why: str = "not begun"
+    ) -> None:
         self._answer(Outcome.without_answer(task, "returned", why, None), client)
 
     def _give_what_waits(self) -> None:
@@ -262,28 +295,27 @@ class Agent:
                 why = f"its run {entry.task.run} is not known here"
                 self._give_back(entry.task, entry.client, why)
 
-    def _give(self, task: Task, client: AgentPeer | None) -> None:
+    def _give(self, task: Task, client: SocketConnection | None) -> None:
         if client is not None:
             if client.gone:
                 return  # whoever asked for it has ended, and nothing was begun
             self._askers[task.id] = client
         self._slots.give(task, self._works.get(task.run))
 
-    def _answer(self, outcome: Outcome, client: AgentPeer | None) -> None:
+    def _answer(self, outcome: Outcome, client: SocketConnection | None) -> None:
         """To whom it may concern; the dispatcher also gets what the engine's process lost."""
         if self._probing and outcome.task == 0:
             self._end_probe(outcome)
         elif client is None or client.gone:
             self._say(outcome)
         else:
-            client.wire.queue(outcome)
+            client.queue(outcome)
 
     def _tell_usable(self) -> None:
-        never = self._probing and self._slots.broken
         told: dict[str, Any] = {
             "usable": self._slots.usable,
             "reason": self._slots.reason,
-            "never": never,
+            "never": self._slots.broken,
         }
         if told == self._told:
             return
@@ -350,23 +382,11 @@ class Agent:
 # -- the workers, for the engine's own processes on this host -------------------------------------
 
 
-class AgentPeer(NamedTuple):
-    """A process that asks: its connection, and how to speak over it."""
-
-    connection: socket.socket
-    wire: Connection
-
-    @property
-    def gone(self) -> bool:
-        """It has closed the connection."""
-        return self.wire.ended or bool(self.wire.wrong)
-
-
 class Waiting(NamedTuple):
     """A task that no worker has yet, who asked for it (None: the dispatcher), and since when."""
 
     task: Task
-    client: AgentPeer | None
+    client: SocketConnection | None
     since: float
 
 
@@ -374,32 +394,35 @@ class Service:
     """The door through which the engine's processes on this host ask for tasks to be drawn."""
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
-        self._selector = selector
         self._door = Listener(selector)
-        self._clients: list[AgentPeer] = []
+        self._clients: list[SocketConnection] = []
 
     @property
     def address(self) -> str:
         """For :class:`Desk`."""
         return self._door.address
 
-    def tend(self) -> Iterator[tuple[Any, AgentPeer]]:
+    def tend(self) -> Iterator[tuple[Any, SocketConnection]]:
         """What was asked for since the last call: a task's fields, or an object to leave them."""
-        for connection in self._door.callers():
-            wire = Connection(connection.fileno(), connection.fileno(), self._selector)
-            self._clients.append(AgentPeer(connection, wire))
+        self._clients += self._door.callers()
         for client in tuple(self._clients):
-            for message in client.wire.messages():
+            for message in client.messages():
                 yield message, client
             if client.gone:
                 self._clients.remove(client)
-                client.wire.close()
-                client.connection.close()
+                client.close()
 
     def send(self) -> None:
         """Send the answers that were queued."""
         for client in self._clients:
-            client.wire.send()
+            client.send()
+
+    def close(self) -> None:
+        """Let nobody in any more, and hear nobody."""
+        self._door.close()
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
 
 
 def _addresses(way: str, environ: Mapping[str, str]) -> tuple[str, str]:

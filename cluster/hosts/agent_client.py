@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from cluster.common.errors import ClusterError
-from cluster.hosts.jsonlines import dial
+from cluster.hosts.jsonlines import Lines, dial
 
 #: The environment variable that says where.
 SOCKET = "CLUSTER_SLOTS"
@@ -30,7 +30,7 @@ class Desk:
 
     def __init__(self, address: str) -> None:
         self._connection = dial(address)
-        self._rest = b""
+        self._lines = Lines(bytes)
 
     def ask(
         self, tasks: Sequence[list[Any]], patience: float | None = None
@@ -71,7 +71,10 @@ class Desk:
         return [line.decode() for line in outcomes], json.loads(last)["left"]
 
     def _send(self, *messages: object) -> None:
-        self._connection.sendall(b"".join(json.dumps(each).encode() + b"\n" for each in messages))
+        for message in messages:
+            self._lines.queue(message)
+        self._connection.sendall(self._lines.outgoing)
+        self._lines.outgoing.clear()
 
     def _waits(self, deadline: float | None) -> bool:
         """Until something can be read (or ever is): False where the deadline comes first."""
@@ -84,8 +87,8 @@ class Desk:
         data = self._connection.recv(_CHUNK)
         if not data:
             raise ConnectionError("the agent of this host has gone")
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return lines
+        self._lines.take_in(data)
+        return self._lines.messages()
 
 
 def ask(address: str, task: list[Any]) -> list[Any]:

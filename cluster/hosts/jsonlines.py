@@ -11,27 +11,89 @@ import os
 import selectors
 import socket
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 _CHUNK = 1 << 16
 _MOST = 1 << 20
 _LONGEST_LINE = 16 << 20
 
 
-class Connection:
-    """Messages in both directions; the keys' data in the selector are handlers of an event mask.
+class Speaker(Protocol):
+    """Whoever messages are exchanged with, in whatever way, without waiting for it."""
+
+    def queue(self, message: object) -> None:
+        """Add a message to what it is to be sent; ``send`` sends it."""
+
+    def send(self) -> None:
+        """Send what is taken now; the rest follows when more is taken."""
+
+    def messages(self) -> Iterable[Any]:
+        """What has come since the last call."""
+
+
+class Lines:
+    """Messages to a peer and from it, whatever carries their bytes.
 
     Args:
-        source, sink: descriptors to read from and to write to; of a socket, the same twice. A
-            source of None: nothing comes.
-        selector: watches them.
         decode: makes a message of a line. ``bytes`` leaves it as it is, for one who passes it on.
 
     Attributes:
         ended: no more will come.
         wrong: why what came is no message, or empty; nothing is read after it.
+        outgoing: the bytes of what was queued and not sent yet.
+    """
+
+    def __init__(self, decode: Callable[[bytes], Any] = json.loads) -> None:
+        self.ended, self.wrong = False, ""
+        self.outgoing = bytearray()
+        self._decode, self._incoming = decode, b""
+        self._messages: deque[Any] = deque()
+
+    def queue(self, message: object) -> None:
+        """Add a message to what is to be sent."""
+        self.outgoing += json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+    def queue_lines(self, lines: bytes) -> None:
+        """Add whole lines, each a message, as they are."""
+        self.outgoing += lines
+
+    def take_in(self, data: bytes) -> None:
+        """Read the messages in some bytes that came; the start of a line waits for its rest."""
+        *lines, self._incoming = (self._incoming + data).split(b"\n")
+        try:
+            self._messages.extend(map(self._decode, lines))
+        except (ValueError, RecursionError) as error:
+            self.wrong = f"what it sent is not JSON: {error}"
+        if len(self._incoming) > _LONGEST_LINE:
+            self.wrong, self._incoming = "it sent a line of more than 16 MiB", b""
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether a message has come that was not taken yet."""
+        return bool(self._messages)
+
+    def next(self) -> Any:
+        """The oldest message that was not taken yet."""
+        return self._messages.popleft()
+
+    def messages(self) -> list[Any]:
+        """What has come since the last call."""
+        messages = list(self._messages)
+        self._messages.clear()
+        return messages
+
+
+class Connection(Lines):
+    """Messages over descriptors; the keys' data in the selector are handlers of an event mask.
+
+    Args:
+        source, sink: descriptors to read from and to write to; of a socket, the same twice. A
+            source of None: nothing comes.
+        selector: watches them.
+        decode: see :class:`Lines`.
     """
 
     def __init__(
@@ -41,50 +103,26 @@ class Connection:
         selector: selectors.BaseSelector,
         decode: Callable[[bytes], Any] = json.loads,
     ) -> None:
-        self.ended, self.wrong = source is None, ""
+        super().__init__(decode)
+        self.ended = source is None
         self._source, self._sink, self._selector = source, sink, selector
-        self._decode = decode
-        self._incoming, self._outgoing = b"", bytearray()
-        self._messages: list[Any] = []
         self._watched: dict[int, int] = {}
         for descriptor in (source, sink):
             if descriptor is not None:
                 os.set_blocking(descriptor, False)
         self._watch()
 
-    def queue(self, message: object) -> None:
-        """Add a message to what is to be sent; ``send`` sends it."""
-        self._outgoing += json.dumps(message, separators=(",", ":")).encode() + b"\n"
-
-    def queue_lines(self, lines: bytes) -> None:
-        """Add whole lines, each a message, as they are."""
-        self._outgoing += lines
-
     def send(self) -> None:
         """Write what the other side takes now; the rest follows when it takes more."""
         try:
-            written = os.write(self._sink, self._outgoing) if self._outgoing else 0
+            written = os.write(self._sink, self.outgoing) if self.outgoing else 0
         except BlockingIOError:
             written = 0
         except OSError:
             # It is gone or going; its end will be seen where we read.
-            written = len(self._outgoing)
-        del self._outgoing[:written]
+            written = len(self.outgoing)
+        del self.outgoing[:written]
         self._watch()
-
-    @property
-    def has_messages(self) -> bool:
-        """Whether a message has come that was not taken yet."""
-        return bool(self._messages)
-
-    def next(self) -> Any:
-        """The oldest message that was not taken yet."""
-        return self._messages.pop(0)
-
-    def messages(self) -> list[Any]:
-        """What has come since the last call."""
-        messages, self._messages = self._messages, []
-        return messages
 
     def read(self) -> None:
         """Take in what can be read now."""
@@ -92,19 +130,13 @@ class Connection:
             return
         data = take(self._source)
         self.ended = data is None
-        *lines, self._incoming = (self._incoming + (data or b"")).split(b"\n")
-        try:
-            self._messages += map(self._decode, lines)
-        except (ValueError, RecursionError) as error:
-            self.wrong = f"what it sent is not JSON: {error}"
-        if len(self._incoming) > _LONGEST_LINE:
-            self.wrong, self._incoming = "it sent a line of more than 16 MiB", b""
+        self.take_in(data or b"")
         if self.ended or self.wrong:
             self._watch()
 
     def stop_sending(self) -> None:
         """Forget what was not taken, and watch the sink no more."""
-        self._outgoing.clear()
+        self.outgoing.clear()
         self._watch()
 
     def close(self) -> None:
@@ -117,7 +149,7 @@ class Connection:
         wanted: dict[int, int] = {}
         if self._source is not None and not self.ended and not self.wrong:
             wanted[self._source] = selectors.EVENT_READ
-        if self._outgoing:
+        if self.outgoing:
             wanted[self._sink] = wanted.get(self._sink, 0) | selectors.EVENT_WRITE
         if wanted == self._watched:
             return
@@ -154,6 +186,34 @@ def take(descriptor: int) -> bytes | None:
     return data
 
 
+class SocketConnection(Connection):
+    """Messages over a socket, which is then its own, and is closed with it.
+
+    Args:
+        connection: the socket.
+        selector, decode: see :class:`Connection`.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        selector: selectors.BaseSelector,
+        decode: Callable[[bytes], Any] = json.loads,
+    ) -> None:
+        super().__init__(connection.fileno(), connection.fileno(), selector, decode)
+        self._connection = connection
+
+    @property
+    def gone(self) -> bool:
+        """The other side has closed it, or sends what is no message."""
+        return self.ended or bool(self.wrong)
+
+    def close(self) -> None:
+        """Hear and say no more."""
+        super().close()
+        self._connection.close()
+
+
 class Listener:
     """A listening socket for processes of this user on this machine.
 
@@ -171,7 +231,7 @@ class Listener:
         self._socket.bind(f"\0{self._name}")
         self._socket.listen(64)
         self._socket.setblocking(False)
-        self._callers: list[socket.socket] = []
+        self._callers: list[SocketConnection] = []
         selector.register(self._socket, selectors.EVENT_READ, lambda _mask: self._accept())
 
     @property
@@ -179,8 +239,8 @@ class Listener:
         """The address for :func:`dial`."""
         return f"@{self._name}"
 
-    def callers(self) -> list[socket.socket]:
-        """The connections accepted since the last call."""
+    def callers(self) -> list[SocketConnection]:
+        """The connections accepted since the last call; the caller closes them."""
         callers, self._callers = self._callers, []
         return callers
 
@@ -194,7 +254,7 @@ class Listener:
         with suppress(OSError):
             connection, _ = self._socket.accept()
             if _user_of(connection) == os.getuid():
-                self._callers.append(connection)
+                self._callers.append(SocketConnection(connection, self._selector))
             else:
                 connection.close()
 

@@ -49,6 +49,20 @@ def catch(number: int, handler: Callable[[int, Any], object]) -> Any:
     return before
 
 
+def leave_signals() -> None:
+    """Leave what a keyboard, Slurm or systemd sends to every process of a job to the dispatcher.
+
+    It drains, and ends its workers in its own way. Ignoring would be inherited by every program
+    that a kernel starts; a handler is not.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        catch(number, _leave)
+
+
+def _leave(_number: int, _frame: object) -> None:
+    """Do nothing."""
+
+
 @cache
 def _spare_children() -> None:
     os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_as_before)

@@ -14,7 +14,6 @@ import os
 import re
 import resource
 import select
-import signal
 import sys
 from collections import deque
 from contextlib import suppress
@@ -22,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from cluster.common.errors import KernelError
-from cluster.hosts.process_tree import catch, die_with_parent, leash_children, memory_text
+from cluster.hosts.process_tree import die_with_parent, leash_children, leave_signals, memory_text
 from cluster.sampling.kernels import KernelSource, load
 from cluster.sampling.task import Outcome, Task, Work, perform
 
@@ -36,8 +35,7 @@ def main() -> None:
     leash_children()
     if os.getppid() != parent:
         os._exit(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        catch(number, leave_it)
+    leave_signals()
     marker, memory = Marker(int(sys.argv[1])), int(sys.argv[2])
     limit_memory(memory)
     lines = PipeLines(*take_descriptors())
@@ -217,11 +215,3 @@ def take_descriptors() -> tuple[int, int]:
     os.dup2(2, 1)
     os.close(null)
     return source, sink
-
-
-def leave_it(_number: int, _frame: object) -> None:
-    """Do nothing on a signal that a terminal, Slurm or systemd sends to all processes of a job.
-
-    The dispatcher drains on it, and ends its workers itself. A handler is used because programs
-    that a kernel starts would inherit SIG_IGN.
-    """

@@ -14,7 +14,7 @@ from cluster.backends.dispy.stock import RISK, stock_command
 from cluster.backends.driver import DriverBackend
 from cluster.backends.kit.remote import RemoteProcess
 from cluster.common.secret import Secret
-from cluster.hosts.connect import Host, agent_command
+from cluster.hosts.connect import Host, agent_command, start_agent
 from cluster.hosts.nodes import Node
 from cluster.hosts.worker_pool import python_command
 from cluster.sampling.task import Outcome, Task, Work
@@ -51,7 +51,8 @@ class Engine(DriverBackend):
         self._nodes: dict[str, RemoteProcess] = {}
 
     def _kinds(self) -> dict[str, Any]:
-        return {**super()._kinds(), "reach": partial(self.reach, options=self.options)}
+        reach = partial(self.reach, options=self.options)
+        return {**super()._kinds(), "dial": partial(start_agent, reach=reach)}
 
     @staticmethod
     def reach(node: Node, options: Options) -> Sequence[str]:

@@ -42,20 +42,27 @@ class Carrier(Protocol):
         """
 
 
-def carry(make: Callable[[Mapping[str, Any]], Carrier]) -> None:
+def carry(
+    make: Callable[[Mapping[str, Any]], Carrier],
+    waiting: selectors.BaseSelector | None = None,
+    close: Callable[[], None] = lambda: None,
+) -> None:
     """Be a driver until the dispatcher ends. The process ends with it, whatever its threads do.
 
     Args:
         make: makes the carrier of the setup that the engine sends first.
+        waiting: what to wait with, where a descriptor cannot tell that there is something to do.
+        close: is called at the end; it has what time the dispatcher gives a driver.
     """
     die_with_parent()
-    with selectors.DefaultSelector() as selector:
+    with waiting or selectors.DefaultSelector() as selector:
         wire = connect(selector)
         try:
             _serve(make, wire, selector)
         except EngineError as error:
-            wire.queue({"wrong": str(error), "fix": error.fix})
+            wire.queue({"wrong": error.message, "fix": error.fix})
         wire.send()
+        close()
     os._exit(0)
 
 

@@ -7,13 +7,13 @@ which as a rule any lost rank does to it, those of its hosts that are left get a
 
 from __future__ import annotations
 
+import json
 import os
-import selectors
 import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ from cluster.backends.driver import DriverProcess
 from cluster.backends.hosted import Hosted
 from cluster.backends.mpi.fence import LOOPBACK
 from cluster.backends.mpi.launcher import Launcher, command, environment, find, moved
+from cluster.backends.mpi.rank import HERE
 from cluster.backends.mpi.rsh import ADDRESS
 from cluster.common.backoff import backoff
-from cluster.common.errors import EngineError, NotOneWorld
+from cluster.common.errors import EngineError
 from cluster.hosts.connect import Host, HostState
 from cluster.hosts.connect.ssh import is_here
-from cluster.hosts.jsonlines import Connection, Listener
+from cluster.hosts.jsonlines import Listener, SocketConnection
 from cluster.hosts.nodes import Node
 from cluster.hosts.scratch import private_folder, remove
 from cluster.hosts.worker_pool import python_command
@@ -43,7 +44,6 @@ _STARTS, _LONGEST = 3, 60.0
 # A rank says each second that it is there; one that hangs, or whom a firewall cuts off, does not.
 # On a bad network its connection may pause longer than that of its host's agent.
 _SILENT = 15.0
-_NOT_FOUND = 78
 _FENCE = "cluster.backends.mpi.fence"
 # The name of this machine among places; no host has one with a space.
 _HERE = "this machine"
@@ -62,14 +62,12 @@ class MpiRun:
         hosts: the births of its hosts' agents, by name.
         up: hosts whose rank is up, and when each was heard of last.
         brought: whether any outcome came of it.
-        to: the host that the driver was named last: what follows is for that one.
     """
 
     driver: DriverProcess
     hosts: dict[str, int]
     up: dict[str, float] = field(default_factory=dict)
     brought: bool = False
-    to: str = ""
 
 
 def address_here(told: Iterable[str]) -> str:
@@ -90,23 +88,11 @@ def address_here(told: Iterable[str]) -> str:
     return own
 
 
-class RemoteShellCall:
-    """The launcher wants a command run on a host: whoever waits here for its end."""
-
-    def __init__(self, connection: socket.socket, selector: selectors.BaseSelector) -> None:
-        self._connection = connection
-        self.wire = Connection(connection.fileno(), connection.fileno(), selector)
-
-    def end(self, status: int) -> None:
-        """Tell it how the command ended."""
-        self.wire.queue({"status": status})
-        self.wire.send()
-        self.close()
-
-    def close(self) -> None:
-        """Hear it no more."""
-        self.wire.close()
-        self._connection.close()
+def end(caller: SocketConnection, status: int) -> None:
+    """Tell the launcher's remote shell, which waits for that, how its command ended."""
+    caller.queue({"status": status})
+    caller.send()
+    caller.close()
 
 
 class Engine(Hosted):
@@ -120,8 +106,8 @@ class Engine(Hosted):
         self._due: dict[str, float] = {}
         self._last = self._said_last = ""
         self._door: Listener | None = None
-        self._asking: list[RemoteShellCall] = []
-        self._running: dict[tuple[str, int, int], RemoteShellCall] = {}
+        self._asking: list[SocketConnection] = []
+        self._running: dict[tuple[str, int, int], SocketConnection] = {}
         self._folder: Path | None = None
         self._loose: set[str] = set()
         self._warned: set[str] = set()
@@ -166,7 +152,7 @@ class Engine(Hosted):
     def _on_gone(self, host: Host) -> None:
         self._ready.pop(host.name, None)
         for key in [key for key in self._running if key[0] == host.name]:
-            self._running.pop(key).end(255)
+            end(self._running.pop(key), 255)
         for world in self._worlds:
             world.up.pop(host.name, None)
 
@@ -175,7 +161,7 @@ class Engine(Hosted):
             caller = self._running.pop((host.name, host.born, message["exited"]), None)
             if caller is not None:
                 self._said_last = f"{host.name}: {message['how']}; "
-                caller.end(0 if message["status"] == 0 else 255)
+                end(caller, 0 if message["status"] == 0 else 255)
 
     def _slots(self, host: Host) -> int:
         return host.usable if self._world_of(host) else 0
@@ -195,12 +181,8 @@ class Engine(Hosted):
 
     def _give(self, task: Task, host: Host | None) -> None:
         world = self._world_of(host) if host else None
-        if world is None or host is None:
-            return
-        if world.to != host.name:
-            world.to = host.name
-            world.driver.say({"to": host.name})
-        world.driver.say(task)
+        if world is not None and host is not None:
+            world.driver.say({"task": task, "node": host.name})
 
     def _flush(self) -> None:
         for world in self._worlds:
@@ -261,6 +243,7 @@ class Engine(Hosted):
         more = {
             ADDRESS: self._door.address,
             "TMPDIR": str(self._folder),
+            HERE: json.dumps([[h.name, h.hello["service"]] for h in here]),
         }
         words = command(
             self._launcher, self._shell, 1 + len(here), [h.hello["address"] for h in there], own
@@ -269,25 +252,23 @@ class Engine(Hosted):
             words = [*python_command(sys.executable, _FENCE), own, *words]
         environ = {**environment(self._launcher, os.environ, self._shell), **more}
         driver = DriverProcess(words, environ, self._selector, _LAUNCH)
-        driver.say({"setup": {"here": [[h.name, h.hello["service"]] for h in here]}})
+        driver.say({"setup": {}})
         born = {host.name: host.born for host in hosts}
         self._worlds.append(MpiRun(driver, born))
 
-    def _heard(self, world: MpiRun, message: Any) -> Iterator[Outcome]:
-        if isinstance(message, list):
+    def _heard(self, world: MpiRun, message: Mapping[str, Any]) -> Iterator[Outcome]:
+        if "outcome" in message:
             world.brought = True
-            yield Outcome.from_json(message)
+            yield Outcome.from_json(message["outcome"])
         elif "up" in message:
-            world.up[message["up"]] = self._attention.now
+            if message["up"] in self._ready:
+                world.up[message["up"]] = self._attention.now
             if not message["held"]["here"]:
                 self._loose.add(_HERE)
             if not message["held"]["there"]:
                 self._loose.add(message["up"])
-        elif "alive" in message:
-            world.up |= dict.fromkeys(world.up.keys() & set(message["alive"]), self._attention.now)
-        elif "unfit" in message:
-            kind = NotOneWorld if message["code"] == _NOT_FOUND else EngineError
-            raise kind(str(message["unfit"]), fix=message["fix"])
+        elif "wrong" in message:
+            raise EngineError(str(message["wrong"]), fix=message["fix"])
 
     def _fault(self, world: MpiRun) -> str:
         if world.driver.age > _LAUNCH and not world.brought and not world.up:
@@ -324,17 +305,17 @@ class Engine(Hosted):
     def _run_commands(self) -> None:
         """Have agents run what launchers want to be run on their hosts."""
         assert self._door is not None
-        self._asking += (RemoteShellCall(each, self._selector) for each in self._door.callers())
+        self._asking += self._door.callers()
         for caller in tuple(self._asking):
-            for wanted in caller.wire.messages():
+            for wanted in caller.messages():
                 self._asking.remove(caller)
                 self._run(caller, str(wanted["host"]), str(wanted["command"]))
 
-    def _run(self, caller: RemoteShellCall, address: str, text: str) -> None:
+    def _run(self, caller: SocketConnection, address: str, text: str) -> None:
         found = (host for host, _ in self._ready.values() if host.hello.get("address") == address)
         host = next(found, None)
         if host is None:
-            caller.end(255)
+            end(caller, 255)
             return
         # The one place with a shell: what the launcher wants to be run is a text for one.
         text = moved(text, self._launcher, str(host.hello["prefix"]))

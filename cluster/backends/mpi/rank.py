@@ -1,44 +1,60 @@
 """What the ranks of a world do that the dispatcher has launched.
 
 The first is the driver: it passes tasks from the dispatcher to the ranks, and outcomes back. Each
-of the others passes them to the worker processes of its host's agent. Tasks and outcomes are lists,
-which are passed on as the lines that they came as; whatever is for a rank itself is an object.
+of the others passes them to the worker processes of its host's agent, as the lines that they came
+as. Tasks and outcomes are lists; whatever is for a rank itself is an object.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import selectors
-import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from itertools import groupby
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cluster.backends.mpi.fence import LOOPBACK, OWN_ADDRESS, interface_of, is_held
-from cluster.backends.mpi.world import DOWN, UP, Communicator, guarded, join
+from cluster.backends.mpi.world import Communicator, Exchange, guarded, join, told_rank
 from cluster.common.errors import EngineError
-from cluster.hosts.jsonlines import Connection, dial
-from cluster.hosts.process_tree import catch, die_with_parent
-from cluster.hosts.worker import leave_it
+from cluster.hosts.jsonlines import SocketConnection, dial
+from cluster.hosts.process_tree import die_with_parent, leave_signals
 
+if TYPE_CHECKING:
+    from cluster.backends.kit.carry import Carrier
+
+#: The environment variable that tells ranks beside the dispatcher whose workers they are to use:
+#: the name and the address of each, from the rank after the first on.
+HERE = "CLUSTER_MPI_HERE"
 _BEAT = 1.0
 
 
 def main() -> None:
     """Be one of the ranks. Started by a launcher, never by hand."""
     die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        catch(number, leave_it)
+    leave_signals()
     os.environ.update(transport(os.environ.get(OWN_ADDRESS, ""), os.environ.get("TMPDIR", "/tmp")))
+    first = not told_rank(os.environ)
     try:
-        world = join()
+        world = join(json.loads if first else bytes)
     except EngineError as error:
-        _complain(error)
-    guarded(world, lambda: _serve(world))
+        _refuse(error, first)
+    guarded(world, lambda: _coordinate(world) if first else _relay(world))
     sys.stderr.flush()
+
+
+def _refuse(error: EngineError, first: bool) -> NoReturn:
+    """Tell the dispatcher, or the launcher, why there is no world."""
+
+    def make(_setup: object) -> Carrier:
+        raise error
+
+    if first:
+        from cluster.backends.kit.carry import carry
+
+        carry(make)
+    sys.stderr.write(f"{error}\n")
+    sys.exit(error.code)
 
 
 def transport(address: str, folder: str) -> dict[str, str]:
@@ -59,24 +75,52 @@ def transport(address: str, folder: str) -> dict[str, str]:
     return {**named, "OMPI_MCA_btl": "self,tcp"}
 
 
-def _complain(error: EngineError) -> None:
-    """Tell the dispatcher, where this rank is beside it; and the launcher."""
-    if "CLUSTER_DRIVER" in os.environ:
-        from cluster.backends.driver import connect
+def _coordinate(world: Communicator) -> int:
+    from cluster.backends.kit.carry import carry
 
-        with selectors.SelectSelector() as selector:
-            wire = connect(selector)
-            wire.queue({"unfit": error.message, "fix": error.fix, "code": error.code})
-            wire.send()
-    sys.stderr.write(f"{error}\n")
-    sys.exit(error.code)
+    coordinator = Coordinator(world)
+    carry(lambda _setup: coordinator, Exchange(world), coordinator.close)
+    return 0
 
 
-def _serve(world: Communicator) -> int:
-    with selectors.SelectSelector() as selector:
-        role = Coordinator(world, selector) if world.rank == 0 else Relay(world, selector)
-        role.serve()
-    world.flush()
+class Coordinator:
+    """The first rank, which carries tasks to all others: a ``Carrier`` of the kit."""
+
+    def __init__(self, world: Communicator) -> None:
+        self.wake = os.eventfd(0)  # the world's selector looks for messages by itself
+        self._world, self._held = world, is_held()
+        self._ranks: dict[str, int] = {}
+
+    def join(self, host: Mapping[str, Any]) -> None:
+        """See Carrier: a world is of the hosts that it was launched with."""
+
+    def leave(self, name: str) -> None:
+        """See Carrier."""
+
+    def send(self, task: Sequence[Any], name: str | None) -> None:
+        """See Carrier."""
+        self._world.lines[self._ranks[name or ""]].queue(task)
+
+    def tend(self) -> Iterator[Mapping[str, Any]]:
+        """See Carrier; what a rank says each second is its beat."""
+        for rank, line in self._world.lines.items():
+            for message in line.messages():
+                if isinstance(message, list):
+                    yield {"outcome": message}
+                else:
+                    self._ranks[message["up"]] = rank
+                    yield {**message, "held": {"here": self._held, "there": message["held"]}}
+
+    def close(self) -> None:
+        """End the world in order."""
+        for line in self._world.lines.values():
+            line.queue({"end": True})
+        self._world.leave()
+
+
+def _relay(world: Communicator) -> int:
+    with Exchange(world) as selector:
+        Relay(world, selector).serve()
     world.leave()
     return 0
 
@@ -90,139 +134,37 @@ def joined(lines: Iterable[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in lines if _is_list(line))
 
 
-def objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The others of them, read."""
-    return (json.loads(line) for line in lines if not _is_list(line))
-
-
-class Coordinator:
-    """The first rank: the dispatcher on one side, all other ranks on the other."""
-
-    def __init__(self, world: Communicator, selector: selectors.BaseSelector) -> None:
-        from cluster.backends.driver import connect
-
-        self._world, self._selector = world, selector
-        self._wire = connect(selector, bytes)
-        self._ranks: dict[str, int] = {}
-        self._to = 0
-        self._here: list[list[str]] | None = None
-        self._homeless: list[int] = []
-        self._alive: set[str] = set()
-        self._beaten, self._held = 0.0, is_held()
-
-    def serve(self) -> None:
-        """Until the dispatcher is gone."""
-        while not self._wire.ended and not self._wire.wrong:
-            self._pass_down(self._wire.messages())
-            for rank, lines in self._world.arrived(UP):
-                self._wire.queue_lines(joined(lines))
-                for message in objects(lines):
-                    self._on_said(rank, message)
-            self._settle()
-            self._beat()
-            self._world.flush()
-            self._wire.send()
-            for key, mask in self._selector.select(self._world.patience):
-                key.data(mask)
-        for rank in range(1, self._world.size):
-            self._world.queue(rank, DOWN, {"end": True})
-
-    def _pass_down(self, lines: list[bytes]) -> None:
-        """Tasks go to the host that was named last before them."""
-        for is_list, some in groupby(lines, _is_list):
-            if is_list:
-                self._world.queue_lines(self._to, DOWN, joined(some))
-            else:
-                for message in map(json.loads, some):
-                    self._on_message(message)
-
-    def _on_message(self, message: dict[str, Any]) -> None:
-        if "to" in message:
-            self._to = self._ranks[message["to"]]
-        elif "setup" in message:
-            self._here = list(message["setup"]["here"])
-
-    def _on_said(self, rank: int, message: dict[str, Any]) -> None:
-        if "node" in message:
-            self._homeless.append(rank)
-        elif "alive" in message:
-            self._alive.add(message["alive"])
-        else:
-            self._ranks[message["up"]] = rank
-            where = {"here": self._held, "there": message["held"]}
-            self._wire.queue({"up": message["up"], "held": where})
-
-    def _settle(self) -> None:
-        """Tell ranks on this machine whose worker processes they are to use."""
-        while self._homeless and self._here:
-            name, address = self._here.pop(0)
-            self._world.queue(self._homeless.pop(0), DOWN, {"name": name, "address": address})
-
-    def _beat(self) -> None:
-        if time.monotonic() - self._beaten > _BEAT:
-            self._beaten = time.monotonic()
-            self._wire.queue({"beat": 1})
-            if self._alive:
-                self._wire.queue({"alive": sorted(self._alive)})
-                self._alive.clear()
-
-
 class Relay:
     """A rank beside an agent: tasks go to its worker processes, outcomes come from them."""
 
-    def __init__(self, world: Communicator, selector: selectors.BaseSelector) -> None:
-        self._world, self._selector = world, selector
-        self._wire: Connection | None = None
-        self._ended = False
-        self._name, self._beaten = "", 0.0
+    def __init__(self, world: Communicator, selector: Exchange) -> None:
+        self._line, self._selector = world.lines[0], selector
         if "CLUSTER_NODE" in os.environ:
-            self._meet(os.environ["CLUSTER_NODE"], os.environ["CLUSTER_SLOTS"])
+            name, address = os.environ["CLUSTER_NODE"], os.environ["CLUSTER_SLOTS"]
         else:
-            self._say({"node": None})
+            name, address = json.loads(os.environ[HERE])[world.rank - 1]
+        self._wire = SocketConnection(dial(address), selector, bytes)
+        self._up, self._beaten = {"up": name, "held": is_held()}, 0.0
 
     def serve(self) -> None:
         """Until the coordinator ends it, or the agent has gone."""
-        while not self._ended:
-            for _, lines in self._world.arrived(DOWN):
-                for message in objects(lines):
-                    self._on_message(message)
-                # No task comes before it was said that we are up.
-                if self._wire is not None:
-                    self._wire.queue_lines(joined(lines))
-            if self._wire is not None:
-                self._pass_up(self._wire)
-                self._beat()
-            self._world.flush()
-            for key, mask in self._selector.select(self._world.patience):
+        lines: list[bytes] = []
+        while all(map(_is_list, lines)):
+            self._wire.queue_lines(joined(lines))
+            self._pass_up(self._wire)
+            if time.monotonic() - self._beaten > _BEAT:
+                self._beaten = time.monotonic()
+                self._line.queue(self._up)
+            for key, mask in self._selector.select(_BEAT):
                 key.data(mask)
+            lines = self._line.messages()
 
-    def _beat(self) -> None:
-        if time.monotonic() - self._beaten > _BEAT:
-            self._beaten = time.monotonic()
-            self._say({"alive": self._name})
-
-    def _pass_up(self, wire: Connection) -> None:
+    def _pass_up(self, wire: SocketConnection) -> None:
         if outcomes := wire.messages():
-            self._world.queue_lines(0, UP, joined(outcomes))
+            self._line.queue_lines(joined(outcomes))
         wire.send()
-        if wire.ended or wire.wrong:
+        if wire.gone:
             raise ConnectionError("the agent of this host has gone")
-
-    def _on_message(self, message: dict[str, Any]) -> None:
-        if "end" in message:
-            self._ended = True
-        else:
-            self._meet(message["name"], message["address"])
-
-    def _meet(self, name: str, address: str) -> None:
-        self._connection = dial(address)
-        descriptor = self._connection.fileno()
-        self._wire = Connection(descriptor, descriptor, self._selector, bytes)
-        self._name = name
-        self._say({"up": name, "held": is_held()})
-
-    def _say(self, message: object) -> None:
-        self._world.queue(0, UP, message)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from cluster.common.errors import EngineError, NotOneWorld
-
-DOWN, UP = 1, 2  # tags: from the coordinator, and to it
+from cluster.hosts.jsonlines import Lines
 
 # What launchers say, the innermost first: mpirun in a step of Slurm starts its daemons by srun.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
@@ -53,72 +52,64 @@ def _number(environ: Mapping[str, str], names: tuple[str, ...], default: int) ->
     return int(text) if text.isdecimal() else default
 
 
+class RankLines(Lines):
+    """Messages to another rank and from it; the world carries them whenever its selector waits."""
+
+    def send(self) -> None:
+        """Many short messages become one, which costs what one costs: so they wait for that."""
+
+
 class Communicator:
     """The communicator of all ranks.
 
     Args:
         mpi: the module ``mpi4py.MPI``.
+        decode: see :class:`cluster.hosts.jsonlines.Lines`.
 
     Attributes:
         rank, size: of this process, and of the world.
+        lines: to each other rank, for the first one; for the others, to the first one.
     """
 
-    def __init__(self, mpi: Any) -> None:
+    def __init__(self, mpi: Any, decode: Callable[[bytes], Any] = json.loads) -> None:
         self._mpi, self._comm = mpi, mpi.COMM_WORLD
         self.rank, self.size = int(self._comm.rank), int(self._comm.size)
-        self._waiting: dict[tuple[int, int], list[bytes]] = {}
-        self._sending: list[tuple[Any, bytes]] = []
-        self._own: list[tuple[int, bytes]] = []
+        peers = [0] if self.rank else range(1, self.size)
+        self.lines = {peer: RankLines(decode) for peer in peers}
+        self._sending: list[tuple[Any, bytearray]] = []
         self._moved = time.monotonic()
 
-    def queue(self, rank: int, tag: int, message: object) -> None:
-        """Add a message to what is sent to a rank; ``flush`` sends it."""
-        self.queue_lines(rank, tag, json.dumps(message, separators=(",", ":")).encode() + b"\n")
-
-    def queue_lines(self, rank: int, tag: int, lines: bytes) -> None:
-        """Add whole lines, each a message, as they are."""
-        self._waiting.setdefault((rank, tag), []).append(lines)
-
     def flush(self) -> None:
-        """Send what was queued. Many short messages become one, which costs what one costs."""
+        """Send what was queued."""
         self._sending = [entry for entry in self._sending if not entry[0].Test()]
-        for (rank, tag), lines in self._waiting.items():
-            data = b"".join(lines)
-            self._moved = time.monotonic()
-            if rank == self.rank:
-                self._own.append((tag, data))
-            else:
-                request = self._comm.Isend([data, self._mpi.BYTE], dest=rank, tag=tag)
+        for rank, lines in self.lines.items():
+            if lines.outgoing:
+                data, lines.outgoing = lines.outgoing, bytearray()
+                self._moved = time.monotonic()
+                request = self._comm.Isend([data, self._mpi.BYTE], dest=rank)
                 self._sending.append((request, data))
-        self._waiting.clear()
 
-    def arrived(self, tag: int) -> Iterator[tuple[int, list[bytes]]]:
-        """What has come under a tag: from which rank, and its lines; not without end."""
-        for rank, data in islice(self._received(tag), _AT_A_TIME):
-            self._moved = time.monotonic()
-            yield rank, data.splitlines()
-
-    def _received(self, tag: int) -> Iterator[tuple[int, bytes]]:
-        own = [data for kind, data in self._own if kind == tag]
-        self._own = [entry for entry in self._own if entry[0] != tag]
-        yield from ((self.rank, data) for data in own)
+    def receive(self) -> None:
+        """Take in what has come; not without end."""
         status = self._mpi.Status()
-        source = self._mpi.ANY_SOURCE if self.rank == 0 else 0
-        while (message := self._comm.Improbe(source, tag, status)) is not None:
+        for _ in range(_AT_A_TIME):
+            message = self._comm.Improbe(self._mpi.ANY_SOURCE, self._mpi.ANY_TAG, status)
+            if message is None:
+                return
             data = bytearray(status.Get_count(self._mpi.BYTE))
             message.Recv([data, self._mpi.BYTE])
-            yield status.source, bytes(data)
+            self._moved = time.monotonic()
+            self.lines[status.source].take_in(bytes(data))
 
     @property
     def patience(self) -> float:
         """Seconds that one may wait for something else before looking at the messages again."""
         idle = time.monotonic() - self._moved
-        if idle < _SPIN or self._own:
-            return 0.0
-        return min(_LONGEST, max(_SHORTEST, idle * _LATER))
+        return 0.0 if idle < _SPIN else min(_LONGEST, max(_SHORTEST, idle * _LATER))
 
     def leave(self) -> None:
         """Part from the others, who do the same at this time."""
+        self.flush()
         for request, _ in self._sending:
             request.Wait()
         self._mpi.Finalize()
@@ -131,8 +122,31 @@ class Communicator:
         os._exit(code)  # Abort may return before the launcher's signal comes
 
 
-def join() -> Communicator:
+class Exchange(selectors.SelectSelector):
+    """A selector that carries the world's messages, too, for nothing else would wake who waits.
+
+    Args:
+        world: its messages are sent before each wait, and taken in after it.
+    """
+
+    def __init__(self, world: Communicator) -> None:
+        super().__init__()
+        self._world = world
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait until something may have happened; sooner than asked, since MPI tells nobody."""
+        self._world.flush()
+        patience = self._world.patience
+        found = super().select(patience if timeout is None else min(timeout, patience))
+        self._world.receive()
+        return found
+
+
+def join(decode: Callable[[bytes], Any] = json.loads) -> Communicator:
     """Enter the world. The first act of every rank.
+
+    Args:
+        decode: see :class:`cluster.hosts.jsonlines.Lines`.
 
     Raises:
         EngineError: there is no mpi4py, or no MPI library.
@@ -156,7 +170,7 @@ def join() -> Communicator:
     except (ImportError, RuntimeError) as error:
         fix = "pip install 'cluster-montecarlo[mpi]'"
         raise EngineError(f"MPI cannot be used here: {error}", fix=fix) from None
-    world = Communicator(MPI)
+    world = Communicator(MPI, decode)
     if world.size != told:
         library = MPI.Get_library_version().partition("\n")[0].rstrip("\0 ,")
         raise NotOneWorld(

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from cluster.hosts.connect.fleet import Change, Fleet, HostEvent
-from cluster.hosts.connect.host import ClockOffset, Host, HostState, Patience, Reach
-from cluster.hosts.connect.judge import Judge
-from cluster.hosts.connect.jury import Jury
-from cluster.hosts.connect.lacking import installing
+from cluster.hosts.connect.host import (
+    Channel,
+    ClockOffset,
+    Dial,
+    Host,
+    HostState,
+    Patience,
+    Reach,
+    start_agent,
+)
 from cluster.hosts.connect.ssh import agent_command, is_here
 
 __all__ = [
     "Change",
+    "Channel",
     "ClockOffset",
+    "Dial",
     "Fleet",
     "Host",
     "HostEvent",
     "HostState",
-    "Judge",
-    "Jury",
     "Patience",
     "Reach",
     "agent_command",
-    "installing",
     "is_here",
+    "start_agent",
 ]

@@ -8,11 +8,17 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from cluster.hosts.connect.host import Host, HostState, Patience, Reach, first_words
+from cluster.hosts.connect.host import (
+    Dial,
+    Host,
+    HostState,
+    Patience,
+    first_words,
+    start_agent,
+)
 from cluster.hosts.connect.judge import Judge
 from cluster.hosts.connect.jury import Jury, Probed
 from cluster.hosts.connect.own import Own
-from cluster.hosts.connect.ssh import agent_command
 from cluster.hosts.fingerprint import fingerprint
 from cluster.hosts.nodes import Node
 from cluster.sampling.task import Outcome, Work
@@ -46,7 +52,7 @@ class Fleet:
         work: the run's first work.
         selector: watches all connections.
         tells: whether they say which tasks an engine's processes begin.
-        reach: the command that reaches the agent of a node.
+        dial: reaches an agent of a node.
     """
 
     def __init__(
@@ -57,11 +63,11 @@ class Fleet:
         patience: Patience | None = None,
         *,
         tells: bool = False,
-        reach: Reach = agent_command,
+        dial: Dial = start_agent,
     ) -> None:
         self.patience = patience or Patience()
         self._judge = Judge([work], Jury(), self.patience.probe)
-        self._selector, self._reach = selector, reach
+        self._selector, self._dial = selector, dial
         self._first = first_words(work, self.patience, tells=tells)
         self._here = fingerprint(work)
         self._own: Own | None = None
@@ -92,12 +98,12 @@ class Fleet:
     def add(self, nodes: Sequence[Node]) -> None:
         """Reach these as well."""
         for node in nodes:
-            if node.host not in self.hosts:
+            if node.name not in self.hosts:
                 host = Host(
-                    node, self._first, self._here, self._selector, self.patience, self._reach
+                    node, self._first, self._here, self._selector, self.patience, self._dial
                 )
-                self.hosts[node.host] = host
-                self._seen[node.host] = (host.standing, 0)
+                self.hosts[node.name] = host
+                self._seen[node.name] = (host.standing, 0)
 
     def remove(self, name: str) -> None:
         """Have no more to do with a host: its agent is told to end, and given a moment for it."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from cluster.common.backoff import ListeningClock, backoff
 from cluster.common.version import __version__
@@ -16,6 +16,7 @@ from cluster.hosts.connect import srun
 from cluster.hosts.connect.lacking import installing
 from cluster.hosts.connect.ssh import Trouble, agent_command, agent_environment, is_here, trouble
 from cluster.hosts.fingerprint import differences, missing_module, probe, table
+from cluster.hosts.jsonlines import Speaker
 from cluster.hosts.nodes import Node
 from cluster.hosts.worker_pool import python_command
 from cluster.sampling.task import Work
@@ -49,7 +50,44 @@ class Patience:
     others: float = 20.0
 
 
+class Channel(Speaker, Protocol):
+    """An agent, as the dispatcher has it: a :class:`Child`, or what another channel has."""
+
+    @property
+    def gone(self) -> bool:
+        """It has ended; ``reap`` says how."""
+
+    @property
+    def words(self) -> str:
+        """What it said last, for people."""
+
+    def close_input(self) -> None:
+        """Tell it that there is no more, so that the agent ends."""
+
+    def wait(self, deadline: float) -> None:
+        """Wait for its end until a deadline of the monotonic clock, where it is worth a wait."""
+
+    def reap(self) -> str:
+        """Have no more to do with it, by force where that is needed; how it ended."""
+
+
 Reach = Callable[[Node], Sequence[str]]
+# How an agent of a node is reached, in a word that it is told, and the channel to it.
+Dial = Callable[[Node, selectors.BaseSelector], tuple[str, Channel]]
+
+
+def start_agent(
+    node: Node, selector: selectors.BaseSelector, reach: Reach = agent_command
+) -> tuple[str, Channel]:
+    """Start an agent on a node, by the command that reaches it, or by a step of Slurm.
+
+    Raises:
+        OSError: the command could not be started.
+    """
+    by_step = srun.reaches(node)
+    command = srun.agent_command(node) if by_step else reach(node)
+    way = "here" if is_here(node) else "srun" if by_step else "ssh"
+    return way, Child(command, selector, environment=agent_environment(node))
 
 
 class ClockOffset(NamedTuple):
@@ -77,19 +115,25 @@ class Host:
         first: what an agent is told first, less the node.
         here: the dispatcher's own fingerprint.
         selector: watches the connection.
-        reach: the command that reaches its agent.
+        dial: reaches an agent of it.
 
     Attributes:
         standing: where it stands; only a READY host may be given tasks.
         reason: in words.
         fix: what the person can do about it, or empty.
         hello: what the agent said of itself; empty before.
-        probes, asked, lost_probes, twice, remark, is_own: see
-            :class:`cluster.hosts.connect.judge.Prober`.
+        probes: how those of the kernels came out there so far, by their numbers; those of second
+            draws have further numbers.
+        asked: it was asked for those of all kernels.
+        lost_probes: how often one was asked for anew.
+        twice: the number of the probe that it was asked to draw a second time, or None.
+        remark: what a person is to be told of it once, beside its reason.
+        is_own: it draws where the dispatcher does, and nowhere else: it is no second opinion.
         drawing: since when its next probe is awaited, on the clock of what is heard; None: no
             worker is there to draw it.
         clock: its clock beside ours, as the quickest heartbeat told; None before the first.
         usable: worker processes that are ready there.
+        broken: none of them will ever be ready again.
         born: how many agents there were.
     """
 
@@ -100,7 +144,7 @@ class Host:
         here: Mapping[str, str],
         selector: selectors.BaseSelector,
         patience: Patience,
-        reach: Reach = agent_command,
+        dial: Dial = start_agent,
     ) -> None:
         self.node, self.standing = node, HostState.AWAY
         self.reason, self.fix = "not reached yet", ""
@@ -112,9 +156,10 @@ class Host:
         self.clock: ClockOffset | None = None
         self._left: dict[int, float] = {}
         self.usable = self.born = 0
+        self.broken = False
         self._first, self._here = first, here
-        self._selector, self._patience, self._reach = selector, patience, reach
-        self._agent: Child | None = None
+        self._selector, self._patience, self._dial = selector, patience, dial
+        self._agent: Channel | None = None
         self._commands = self._number = 0
         self._knows: set[str] = set()
         self._told: set[str] = set()
@@ -124,8 +169,8 @@ class Host:
 
     @property
     def name(self) -> str:
-        """As the spec has it."""
-        return self.node.host
+        """As the run tells it from others."""
+        return self.node.name
 
     @property
     def ready(self) -> bool:
@@ -265,23 +310,18 @@ class Host:
 
     def _launch(self, now: float) -> None:
         self.standing, self.hello, self.probes = HostState.STARTING, {}, {}
-        self.usable, self._number = 0, 0
+        self.usable, self.broken, self._number = 0, False, 0
         self._knows, self._told = set(), set()
         self.clock, self._left, self.asked, self.lost_probes = None, {}, False, 0
         self.drawing = self.twice = None
         self.born += 1
         self._since = self._heard = self._beaten = now
-        by_step = srun.reaches(self.node)
-        start = srun.agent_command if by_step else self._reach
         try:
-            self._agent = Child(
-                start(self.node), self._selector, environment=agent_environment(self.node)
-            )
+            way, self._agent = self._dial(self.node, self._selector)
         except OSError as error:
             place = f": {error.filename}" if error.filename else ""
             self._away(Trouble(f"{error.strerror}{place}", "", is_here(self.node)))
             return
-        way = "here" if is_here(self.node) else "srun" if by_step else "ssh"
         self.say({"node": self.node.to_json(), "way": way, **self._first})
         self.send()
 
@@ -315,7 +355,8 @@ class Host:
         self.usable, self.reason = int(message["usable"]), str(message["reason"])
         if self.usable and self.drawing is None:
             self.drawing = self._attention.now
-        if message["never"]:
+        self.broken = bool(message["never"])
+        if self.broken and 0 not in self.probes:
             fix = "see that the kernel can be imported by the interpreter there"
             if module := missing_module(self.reason):
                 fix = self.installing(module)
@@ -336,7 +377,7 @@ class Host:
         if found:
             fix = "install the same there as here, or leave the host out"
             what = ", ".join(each.what for each in found)
-            self.refuse(f"it differs in {what}:\n{table(self.name, found)}", fix)
+            self.refuse(f"it differs in {what}:\n{table(self.node.host, found)}", fix)
 
     def accept(self) -> None:
         """It has shaken hands, and may be given tasks."""

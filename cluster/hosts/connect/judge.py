@@ -1,10 +1,10 @@
-"""What becomes of a host, or of a rank of a world, for how the kernels' probes came out there."""
+"""What becomes of a host for how the kernels' probes came out there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
+from cluster.hosts.connect.host import Host
 from cluster.hosts.connect.jury import Fit, Jury, Verdict, difference
 from cluster.hosts.fingerprint import is_lost, missing_module, probed
 from cluster.sampling.task import Outcome, Work
@@ -13,54 +13,6 @@ _SLOW = (
     "see whether the kernel waits for something there (a child process, a lock, a file); or give it"
     " a smaller block, for a probe is one block of up to 4,096 samples"
 )
-
-
-class Prober(Protocol):
-    """Who draws probes, and is then used or refused.
-
-    Attributes:
-        probes: how they came out there so far, by their numbers; those of second draws have
-            further numbers.
-        asked: it was asked for those of all kernels.
-        twice: the number of the probe that it was asked to draw a second time, or None.
-        lost_probes: how often one was asked for anew.
-        remark: what a person is to be told of it once, beside its reason.
-        is_own: what it draws is the dispatcher's own draw.
-    """
-
-    probes: dict[int, str]
-    asked: bool
-    twice: int | None
-    lost_probes: int
-    remark: str
-    is_own: bool
-
-    @property
-    def name(self) -> str:
-        """The host's."""
-
-    @property
-    def here(self) -> bool:
-        """Whether it is this machine."""
-
-    @property
-    def overdue(self) -> bool:
-        """Whether a probe has not come back in its time."""
-
-    def ask(self, number: int, work: Work, *, anew: bool = False) -> None:
-        """Have it draw a further probe, ``anew`` in the same time."""
-
-    def drew(self, number: int, probe: str) -> None:
-        """Take in how a probe came out there; the next one has its time from now on."""
-
-    def installing(self, module: str) -> str:
-        """The line that installs a module there that the kernel needs."""
-
-    def refuse(self, reason: str, fix: str = "") -> None:
-        """Never use it again."""
-
-    def accept(self) -> None:
-        """It may be given tasks."""
 
 
 class Judge:
@@ -75,11 +27,11 @@ class Judge:
     def __init__(self, works: Sequence[Work], jury: Jury, patience: float) -> None:
         self.works, self.jury, self._patience = works, jury, patience
 
-    def owes(self, host: Prober) -> bool:
+    def owes(self, host: Host) -> bool:
         """Whether it has not drawn the probe of every kernel yet."""
         return any(number not in host.probes for number in range(len(self.works)))
 
-    def on_outcome(self, host: Prober, outcome: Outcome) -> None:
+    def on_outcome(self, host: Host, outcome: Outcome) -> None:
         """A further probe was drawn there; where its worker died, it may be asked for anew."""
         number = -outcome.task
         if is_lost(outcome, host.lost_probes):
@@ -88,7 +40,7 @@ class Judge:
         else:
             host.drew(number, probed(outcome))
 
-    def judge(self, host: Prober, complete: bool) -> None:
+    def judge(self, host: Host, complete: bool) -> None:
         """Accept or refuse a host that has shaken hands, once its probes can be judged.
 
         The further kernels of a sweep are asked for once the first one was drawn.
@@ -103,10 +55,9 @@ class Judge:
                 self._ask(host, number)
         drawn = {n: host.probes[n] for n in range(len(self.works)) if n in host.probes}
         for number, probe in drawn.items():
-            if host.is_own:
-                self.jury.own[number] = probe
-            else:
-                self.jury.hear(host.name, number, probe)
+            if not host.is_own:
+                # All that is on one host has one vote.
+                self.jury.hear(host.node.host, number, probe)
         lacking = ((n, missing_module(probe)) for n, probe in drawn.items())
         number, module = next(((n, each) for n, each in lacking if each), (0, None))
         if module:
@@ -119,7 +70,7 @@ class Judge:
         else:
             self._weigh(host, drawn, complete)
 
-    def _weigh(self, host: Prober, drawn: dict[int, str], complete: bool) -> None:
+    def _weigh(self, host: Host, drawn: dict[int, str], complete: bool) -> None:
         verdicts = {n: self.jury.verdict(n, probe, complete) for n, probe in drawn.items()}
         bad = [n for n, each in verdicts.items() if each.fit not in (Fit.FITS, Fit.WAITS)]
         if bad:
@@ -131,7 +82,7 @@ class Judge:
                     host.remark = host.remark or self.jury.remark(number)
             host.accept()
 
-    def _turn_away(self, host: Prober, number: int, verdict: Verdict) -> None:
+    def _turn_away(self, host: Host, number: int, verdict: Verdict) -> None:
         """Refuse a host for a probe; where it came out differently, once it was drawn twice."""
         name, probe = self._name(number), host.probes[number]
         if verdict.fit is Fit.FAILS:
@@ -146,7 +97,7 @@ class Judge:
             same = host.probes.get(again, probe) == probe
             host.refuse(*difference(name, verdict, same, host.here))
 
-    def _ask(self, host: Prober, number: int, *, anew: bool = False) -> None:
+    def _ask(self, host: Host, number: int, *, anew: bool = False) -> None:
         """Have a kernel probed there; from the number of kernels on, each of them a second time."""
         host.ask(number, self.works[number % len(self.works)], anew=anew)
 

@@ -95,6 +95,11 @@ class Node:
             fix = "leave one of the two out; a node that is attached has its own Python and user"
             raise NodeError("is for ssh, which attach replaces", key=other, fix=fix)
 
+    @property
+    def name(self) -> str:
+        """What tells it from the other nodes of a run."""
+        return self.host
+
     def _for_ssh(self) -> str | None:
         return next((key for key in _OF_SSH if getattr(self, key)), None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from cluster.backends.mpi.inside import Session
 from cluster.backends.mpi.launcher import scrubbed
+from cluster.backends.mpi.world import RankLines
 from cluster.hosts.process_tree import descendants
 from cluster.ledger.marks import probe_mark
 from tests.conftest import need
@@ -225,31 +228,45 @@ def test_a_rank_is_held_to_what_the_first_one_drew_of_each_kernel_of_a_sweep(
     assert f["estimate"] == g["estimate"]
 
 
-# A mistake of ours in a rank, which no kernel can make.
+# A mistake of ours in a rank, which no kernel can make: in the dispatcher, or in an agent.
 FAILS = """
+import os
 import sys
-from cluster.backends.mpi.hand import Hand
 
-first = Hand.tend
+from cluster.PLACE import NAME as Kind
+
+first = Kind._tend
 looks = []
 
-def tend(self):
-    first(self)
-    looks.append(self._waiting)
-    if self._world.rank == RANK and self._slots is not None and len(looks) > 300:
-        raise RuntimeError("a mistake of ours")
 
-Hand.tend = tend
+def tend(self):
+    looks.append(1)
+    if os.environ["OMPI_COMM_WORLD_RANK"] == "WHICH" and len(looks) > 300:
+        raise RuntimeError("a mistake of ours")
+    return first(self)
+
+
+Kind._tend = tend
 from cluster.__main__ import main
+
 sys.exit(main())
 """
 
 
-@pytest.mark.parametrize(("rank", "code"), [pytest.param(0, 1, marks=pytest.mark.slow), (1, 70)])
-def test_an_exception_in_a_rank_ends_the_world(tmp_path: Path, rank: int, code: int) -> None:
+@pytest.mark.parametrize(
+    ("rank", "place", "name", "code"),
+    [
+        pytest.param(0, "backends.hosted", "Hosted", 1, marks=pytest.mark.slow),
+        (1, "hosts.agent", "Agent", 70),
+    ],
+)
+def test_an_exception_in_a_rank_ends_the_world(
+    tmp_path: Path, rank: int, place: str, name: str, code: int
+) -> None:
     """It is told with its traceback, nobody waits for ever, and a resume goes on."""
     path = spec(tmp_path, 200, 0.05)
-    (tmp_path / "fails.py").write_text(FAILS.replace("RANK", str(rank)))
+    program = FAILS.replace("WHICH", str(rank)).replace("PLACE", place).replace("NAME", name)
+    (tmp_path / "fails.py").write_text(program)
     words = ("submit", str(path), "--json", "--task-blocks", "1")
     process = world(tmp_path, *words, program=("fails.py",))
     _, err = process.communicate(timeout=60)
@@ -257,6 +274,100 @@ def test_an_exception_in_a_rank_ends_the_world(tmp_path: Path, rank: int, code: 
     assert "a mistake of ours" in err
     result, _ = told(world(tmp_path, *words, "--resume"))
     assert (result["state"], result["digest"]) == ("done", alone(tmp_path, path))
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_stopped_costs_no_more_than_its_tasks(tmp_path: Path) -> None:
+    """They go to others after 6 s; once it is heard again, it draws on, with its slot counted."""
+    path = spec(tmp_path, 1200, 0.03)
+    process = world(tmp_path, "submit", str(path), "--json", "--task-blocks", "1")
+    stopped = max(ranks_of(process.pid))
+    time.sleep(2)
+    os.kill(stopped, signal.SIGSTOP)
+    time.sleep(8)
+    os.kill(stopped, signal.SIGCONT)
+    result, err = told(process)
+    assert (result["state"], result["digest"]) == ("done", alone(tmp_path, path))
+    assert re.search(r"(?s)2 slots, rank \d: not heard of for.*3 slots, rank \d: heard again", err)
+
+
+LEAVES = """
+import os
+import subprocess
+
+from cluster import Hits
+
+
+def f(stream, samples):
+    rank = os.environ["OMPI_COMM_WORLD_RANK"]
+    if rank != "0":
+        subprocess.run(["setsid", "--fork", "sleep", f"9{rank}.PID"], check=True)
+    return Hits(int(stream.key[0]) % (samples + 1), samples)
+"""
+
+
+def test_what_a_kernel_leaves_running_in_a_rank_ends_with_the_run(tmp_path: Path) -> None:
+    """A process that has left its parent and session: no launcher would find it before its time."""
+    (tmp_path / "leaves.py").write_text(LEAVES.replace("PID", str(os.getpid())))
+    content = {"kernel": "leaves.py:f", "samples": 48, "block": 8, "seed": 3}
+    (tmp_path / "leaves.yaml").write_text(json.dumps(content))
+    result, _ = told(world(tmp_path, "submit", "leaves.yaml", "--json", "--task-blocks", "1"))
+    assert result["state"] == "done"
+    running = [command_of(int(path.name)) for path in Path("/proc").glob("[0-9]*")]
+    assert not [line for line in running if re.match(f"sleep 9[12].{os.getpid()} ", line)]
+
+
+ORPHANS = """
+import sys
+from dataclasses import replace
+
+from cluster.backends.mpi import inside
+
+inside._PATIENCE = replace(inside._PATIENCE, silence=3.0)
+from cluster.__main__ import main
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_ranks_whose_dispatcher_is_stopped_for_good_end_the_world(tmp_path: Path) -> None:
+    """After a silence that is shorter here than in life; what was counted is resumed."""
+    path = spec(tmp_path, 400, 0.05)
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    words = ("submit", str(path), "--json", "--task-blocks", "1")
+    process = world(tmp_path, *words, program=("orphans.py",))
+    ranks = ranks_of(process.pid, words="orphans.py submit")
+    time.sleep(2)
+    os.kill(min(ranks), signal.SIGSTOP)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    result, _ = told(world(tmp_path, *words, "--resume"))
+    assert (result["state"], result["digest"]) == ("done", alone(tmp_path, path))
+
+
+def test_what_still_comes_of_an_earlier_run_reaches_no_later_one() -> None:
+    """A run on a line to a rank begins where the rank has ended the one before it."""
+    line = RankLines()
+    first = Session(line)
+    second = Session(line, first)
+    line.take_in(b'[1]\n{"printed":[]}\n')
+    assert not list(second.messages())
+    line.take_in(b"null\n[2]\n")
+    assert list(second.messages()) == [[2]]
+    assert (first.gone, second.gone) == (True, False)
+    line.take_in(b"null\n[3]\n")
+    assert not list(second.messages())
+    assert second.gone
+
+
+def test_a_run_on_a_line_is_ended_once() -> None:
+    """Whoever ends it twice does not end the next one."""
+    line = RankLines()
+    session = Session(line)
+    session.close_input()
+    session.reap()
+    assert bytes(line.outgoing) == b"null\n"
 
 
 def test_a_rank_that_waits_burns_no_core(tmp_path: Path) -> None:
@@ -278,7 +389,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def ranks_of(pid: int, count: int = 3) -> list[int]:
+def ranks_of(pid: int, count: int = 3, words: str = "-m cluster submit") -> list[int]:
     """The ranks below a launcher, once their workers have been started."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -287,7 +398,7 @@ def ranks_of(pid: int, count: int = 3) -> list[int]:
             return [
                 each
                 for each, line in lines.items()
-                if "-m cluster submit" in line and "mpirun" not in line and "prterun" not in line
+                if words in line and "mpirun" not in line and "prterun" not in line
             ]
         time.sleep(0.05)
     raise AssertionError("the world did not come up")

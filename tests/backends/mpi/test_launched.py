@@ -98,6 +98,29 @@ def test_a_rank_that_hangs_costs_a_world_and_is_told(tmp_path: Path) -> None:
     assert "its rank on localhost was not heard of for 15 s" in err
 
 
+# It says that it is Open MPI's, and starts a rank as MPICH's would.
+ANOTHER = """#!/bin/sh
+[ "$1" = --version ] && echo "mpirun (Open MPI) 5.0.11" && exit
+while [ "$1" != "PYTHON" ]; do shift; done
+PMI_SIZE=2 PMI_RANK=0 exec "$@"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.fault(100)
+def test_a_launcher_of_another_mpi_is_told_with_its_cure(tmp_path: Path) -> None:
+    """By the rank that would be the first one; the run ends as where no engine comes up."""
+    launcher = tmp_path / "mpirun"
+    launcher.write_text(ANOTHER.replace("PYTHON", sys.executable))
+    launcher.chmod(0o700)
+    more = {"CLUSTER_MPIRUN": str(launcher)}
+    process = submit(tmp_path, spec(tmp_path, 4, 0.0), more)
+    document, err = told(process)
+    assert process.returncode == document["error"]["code"] == 69, err
+    assert "of two MPIs" in document["error"]["message"]
+    assert document["error"]["message"].count("start it with the mpirun that belongs to") == 1
+
+
 def test_a_world_goes_with_its_dispatcher_though_a_rank_hangs(tmp_path: Path) -> None:
     """Kill -9 of the dispatcher: nothing of the world is left, which could not end in order."""
     process = submit(tmp_path, spec(tmp_path, 600, 0.05))

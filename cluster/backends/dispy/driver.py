@@ -11,14 +11,14 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.backends.dispy.client import PULSE, Client, Event
 from cluster.backends.dispy.probe import Place
 from cluster.backends.dispy.seal import Seal
-from cluster.backends.kit.carry import carry
+from cluster.backends.kit.carry import Carrier, carry
 from cluster.common.errors import EngineError
 
 _AGAIN = 1.0
@@ -50,7 +50,7 @@ class HostNode:
     out: set[int] = field(default_factory=set)
 
 
-class DispyDriver:
+class DispyDriver(Carrier):
     """What carries tasks over dispy; see :class:`cluster.backends.kit.carry.Carrier`.
 
     Args:
@@ -63,6 +63,13 @@ class DispyDriver:
         self._client, self._seal, self._token = client, seal, token
         self._seats: dict[str, HostNode] = {}
         self._news: list[Mapping[str, Any]] = []
+        self._on: dict[str, Callable[[Event], None]] = {
+            "up": self._on_up,
+            "down": self._on_down,
+            "deaf": self._on_deaf,
+            "answer": self._on_answer,
+            "lost": self._on_lost,
+        }
         self.wake = self._client.wake
 
     # -- what the parent says ---------------------------------------------------------------------
@@ -86,11 +93,11 @@ class DispyDriver:
         else:
             self._watch(self._seats[address])
 
-    def leave(self, name: str) -> None:
-        """A host is gone."""
+    def leave(self, name: str, reason: str) -> None:
+        """See Carrier."""
         seat = self._named(name)
         if seat is not None:
-            self._lose(seat, "its host is gone")
+            self._lose(seat, reason)
             del self._seats[seat.place.address]
             self._client.remove(seat.place.address)
 
@@ -103,12 +110,19 @@ class DispyDriver:
             seat.waiting.append(task)
             self._send(seat)
 
+    def revoke(self, ids: Sequence[int]) -> None:
+        """See Carrier."""
+        for seat in self._seats.values():
+            for task in [task for task in seat.waiting if task[0] in ids]:
+                seat.waiting.remove(task)
+                self._say({"lost": task[0], "reason": "revoked before it was begun"})
+
     # -- what dispy says --------------------------------------------------------------------------
 
     def tend(self) -> list[Mapping[str, Any]]:
         """What happened."""
         for event in self._client.events():
-            getattr(self, f"_on_{event.kind}")(event)
+            self._on[event.kind](event)
         news, self._news = self._news, []
         return news
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import selectors
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -29,11 +30,15 @@ class Carrier(Protocol):
     def join(self, host: Mapping[str, Any]) -> None:
         """Use a host, in the place of any of that name; what is in it is the engine's affair."""
 
-    def leave(self, name: str) -> None:
-        """Have no more to do with a host; nobody waits for the tasks that it has."""
+    def leave(self, name: str, reason: str) -> None:
+        """Have no more to do with a host; the tasks that it has are lost, for this reason."""
 
     def send(self, task: Sequence[Any], name: str | None) -> None:
         """Have a task drawn by that host (None: by any)."""
+
+    def revoke(self, ids: Sequence[int]) -> None:
+        """Drop those of these tasks that no host has yet, each as lost; not every engine can."""
+        return
 
     def tend(self) -> Iterable[Mapping[str, Any]]:
         """What came about, as the dispatcher is told it: ``outcome``, ``lost``, ``up``, ``down``.
@@ -55,6 +60,10 @@ def carry(make: Callable[[Mapping[str, Any]], Carrier]) -> None:
             _serve(make, wire, selector)
         except EngineError as error:
             wire.queue({"wrong": str(error), "fix": error.fix})
+        except Exception:
+            # What an engine leaves to be done at the exit may wait without end.
+            traceback.print_exc()
+            os._exit(1)
         wire.send()
     os._exit(0)
 
@@ -87,4 +96,6 @@ def _pass_on(message: Mapping[str, Any], carrier: Carrier) -> None:
     elif "host" in message:
         carrier.join(message["host"])
     elif "gone" in message:
-        carrier.leave(message["gone"])
+        carrier.leave(message["gone"], message["reason"])
+    elif "revoke" in message:
+        carrier.revoke(message["revoke"])

@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from cluster.backends.kit.calls import Call, Where
-from cluster.backends.kit.carry import carry
+from cluster.backends.kit.carry import Carrier, carry
 from cluster.common.backoff import ListeningClock, backoff
 
 Dial = Callable[[Where], Call]
@@ -113,7 +113,7 @@ class HostLine:
         self.giving = self.failures = 0
 
 
-class Links:
+class Links(Carrier):
     """The carrier of call engines; see :class:`cluster.backends.kit.carry.Carrier`.
 
     Args:
@@ -136,10 +136,10 @@ class Links:
             self._drop(before, "its server was started anew")
         self._lines[str(host["name"])] = HostLine(host, self._silent)
 
-    def leave(self, name: str) -> None:
+    def leave(self, name: str, reason: str) -> None:
         """See Carrier."""
         if line := self._lines.pop(name, None):
-            self._drop(line, "its host is gone")
+            self._drop(line, reason)
 
     def send(self, task: Sequence[Any], name: str | None) -> None:
         """See Carrier."""

@@ -7,13 +7,14 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import zmq
 from scoop.broker import brokerzmq
 
+from cluster.backends.kit.calls import url
 from cluster.backends.scoop.seal import Forged, Stamps
 from cluster.backends.scoop.shim import watch_connections
 
@@ -37,6 +38,10 @@ class Mailbox:
     def put(self, thing: object) -> None:
         """Add something, and ring."""
         self._queue.put(thing)
+        self.ring()
+
+    def ring(self) -> None:
+        """Have whoever polls look again."""
         os.eventfd_write(self.bell, 1)
 
     def take(self) -> list[Any]:
@@ -78,6 +83,12 @@ class BrokerGate:
         self._due: deque[list[bytes]] = deque()
         self._message: list[bytes] = []
         self.orders, self.news = Mailbox(), Mailbox()
+        self._obey: dict[str, Callable[[Any], None]] = {
+            "listen": self._listen,
+            "admit": self._admit,
+            "bar": self._bar,
+            "forget": self._forget,
+        }
         self.turned = time.monotonic()
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
@@ -93,7 +104,7 @@ class BrokerGate:
             ready = dict(self._poller.poll(_TICK))
             if self.orders.bell in ready:
                 for word, what in self.orders.take():
-                    getattr(self, f"_{word}")(what)
+                    self._obey[word](what)
             elif self._socket in ready and self._take():
                 return True
 
@@ -156,10 +167,9 @@ class BrokerGate:
             self._broker.available_workers.remove(worker)
 
     def _listen(self, address: str) -> None:
-        place = f"tcp://[{address}]" if ":" in address else f"tcp://{address}"
         sockets = (self._socket, self._broker.info_socket)
         try:
-            ports = [socket.bind_to_random_port(place) for socket in sockets]
+            ports = [socket.bind_to_random_port(url("tcp", address)) for socket in sockets]
         except zmq.ZMQError as error:
             self.news.put(("deaf", address, str(error)))
         else:

@@ -1,24 +1,24 @@
 """A SCOOP worker on a host, started by the host's agent; it draws nothing itself.
 
-It says ``{"joined": true}`` once the broker has answered it, then every few seconds ``{"at": id}``,
-the first task of what it is having drawn, or null; and ``{"unfit": reason, "fix": text}`` where it
-cannot be used here at all.
+It says ``{"joined": name}`` once the broker has answered it, a name that it has drawn for itself,
+then each second ``{"at": id}``, the first task of what it is having drawn, or null; and ``{"unfit":
+reason, "fix": text}`` where it cannot be used here at all. It is told the ``name`` of its host.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from cluster.backends.kit.remote import BEAT
 from cluster.backends.scoop.pin import refusal
 from cluster.hosts.process_tree import die_with_parent
 from cluster.hosts.worker import PipeLines, take_descriptors
-
-BEAT = 1.0
 
 
 def main() -> None:
@@ -39,7 +39,9 @@ def _serve(wanted: Mapping[str, Any], lines: PipeLines) -> None:
 
     from cluster.backends.scoop import job, shim
 
-    shim.patch(wanted["key"], wanted["name"])
+    # One that takes the place of another must not be taken for that by the broker.
+    name = f"{wanted['name']}:{secrets.token_hex(8)}"
+    shim.patch(wanted["key"], name)
     connect = scoopzmq.ZMQCommunicator.__init__
 
     def beat() -> None:
@@ -56,7 +58,7 @@ def _serve(wanted: Mapping[str, Any], lines: PipeLines) -> None:
             sys.stderr.flush()
             # SCOOP's half-made objects have more to say than anybody wants to read.
             os._exit(1)
-        lines.write({"joined": True})
+        lines.write({"joined": name})
         threading.Thread(target=beat, daemon=True).start()
 
     scoopzmq.ZMQCommunicator.__init__ = connect_and_say

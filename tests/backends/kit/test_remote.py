@@ -13,6 +13,8 @@ from cluster.hosts.connect import Host
 class Recorded:
     """A host's agent that only notes what it is to do."""
 
+    name = "h"
+
     def __init__(self) -> None:
         self.ready = True
         self.started: list[tuple[str, Any]] = []

@@ -267,7 +267,7 @@ def stopped_while_it_draws(word: str, folder: Path) -> list[Any]:
     ("word", "reason"),
     [
         ("scoop.driver", "the engine's driver was lost: it was not heard of"),
-        ("scoop.worker", "its SCOOP worker was not heard of"),
+        ("scoop.worker", "its SCOOP worker was silent"),
     ],
 )
 def test_a_stopped_process_of_scoop_is_replaced(word: str, reason: str, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ _LOOK = 0.2
     "--port",
     type=click.IntRange(1, 65_534),
     required=True,
-    help="where to listen; the run's dispynode is at the next one",
+    help="where to listen; a run's own process there listens at the next one",
 )
 @click.option("--secret-file", type=click.Path(), help="holds the secret; mode 0600")
 @click.option("--secret-env", metavar="NAME", help="or the variable that holds it")
@@ -120,18 +120,17 @@ def _node(
     slots: int | None,
     as_json: bool,
 ) -> None:
-    from cluster.backends.base import need
-    from cluster.backends.dispy.standing import AttachedNode, own_address
+    from cluster.backends.base import node_that_stands
     from cluster.common.secret import Secret
 
-    need("dispy")
+    made = node_that_stands()
     if (secret_file is None) is (secret_env is None):
         raise UsageError("a node needs one secret", fix="--secret-file FILE or --secret-env NAME")
     secret = Secret(secret_env, secret_file).read()
-    node = AttachedNode(address or own_address(), port, secret, slots, tell=_say)
+    node = made(address, port, secret, slots, tell=_say)
     with signals() as stop:
         document = node.listening._asdict()
-        answer(document, as_json, lambda: text.node(document))
+        answer(document, as_json, lambda: text.node(str(node.listening)))
         sys.stdout.flush()
         node.open()
         while stop.reason is None:

@@ -69,6 +69,7 @@ class Entry(NamedTuple):
         exact: it refuses a host whose version of a needed module is another one than here.
         attach: it takes nodes with ``attach`` where one of these options is given; each is an
             option's name, or ``name=value``. Empty: it takes none.
+        node: ``module:class`` of such a node, for ``cluster node``; empty: it has none of its own.
         about: what its options are for; empty where it has none.
         options: keys that a spec may give it under its own name.
         target: ``module:class``; filled in by the registry, as are those below.
@@ -85,6 +86,7 @@ class Entry(NamedTuple):
     routes: tuple[str, ...] = ()
     exact: bool = False
     attach: tuple[str, ...] = ()
+    node: str = ""
     about: str = ""
     options: tuple[Option, ...] = ()
     target: str = ""
@@ -109,6 +111,11 @@ class Entry(NamedTuple):
             if own[name] == value if equals else own[name] is not None:
                 return True
         return False
+
+
+def that_attach() -> tuple[Entry, ...]:
+    """The engines that take nodes with ``attach``."""
+    return tuple(entry for entry in entries() if entry.attach)
 
 
 def names() -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from cluster.common.engines import built_in
 from cluster.hosts.nodes import (
     MAX_NODES,
     MAX_SLOTS,
@@ -99,7 +100,7 @@ class NodeForm(Frozen):
     attach: Annotated[int, Whole(1, 65_534)] | None = Field(
         default=None,
         description="Port of a node that stands there (cluster node), used in place of ssh; with "
-        "backend dispy.",
+        f"backend {' or '.join(each.name for each in built_in() if each.attach)}.",
     )
 
 

@@ -7,13 +7,13 @@ elsewhere. Its own waiting, retrying, recovering and cancelling are not used, fo
 from __future__ import annotations
 
 import atexit
-import os
-import queue
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from cluster.backends.dispy import job, shim
 from cluster.backends.dispy.seal import Seal
+from cluster.backends.kit.door import Door
+from cluster.backends.kit.mailbox import Mailbox
 
 PULSE = 2.0
 _PING = 1.0
@@ -43,16 +43,15 @@ class Client:
             dispy does, after 5 pulses that did not come.
 
     Attributes:
-        wake: a descriptor that can be read when there are events.
+        events: what happened, as dispy's threads told it.
     """
 
     def __init__(self, seal: Seal | None, token: str = "", *, alone: bool = False) -> None:
         self._seal, self._token, self._alone = seal, seal.token if seal else token, alone
         self._dispy = shim.install(seal)
-        self._gates: dict[str, shim.TlsGate] = {}
+        self._gates: dict[str, Door] = {}
         self._cluster: Any = None
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.events: Mailbox[Event] = Mailbox()
 
     def add(self, address: str, port: int, jobs: int, here: str) -> None:
         """Use the node there, once it answers, in place of any before it at that address.
@@ -92,38 +91,24 @@ class Client:
         compute = self._cluster._compute
         return {"compute_id": compute.id, "auth": compute.auth, "node_ip_addr": address}
 
-    def events(self) -> Iterator[Event]:
-        """What happened since the last call."""
-        try:
-            os.eventfd_read(self.wake)
-        except BlockingIOError:
-            return
-        while not self._events.empty():
-            yield self._events.get()
-
     # -- dispy's thread calls these ---------------------------------------------------------------
 
     def job_status(self, done: Any) -> None:
         """A job has ended, or never began."""
         if done.status == self._dispy.DispyJob.Finished and isinstance(done.result, str):
-            self.tell(Event("answer", done.ip_addr, str(done.id), done.result))
+            self.events.put(Event("answer", done.ip_addr, str(done.id), done.result))
         else:
             words = (done.exception or "dispy gave it up").strip().splitlines()[-1]
-            self.tell(Event("lost", done.ip_addr or "", str(done.id), words))
+            self.events.put(Event("lost", done.ip_addr or "", str(done.id), words))
 
     def cluster_status(self, status: int, node: Any, given: Any) -> None:
         """A node has come or gone, or has taken a job with it."""
         if status == self._dispy.DispyNode.Initialized:
-            self.tell(Event("up", node.ip_addr))
+            self.events.put(Event("up", node.ip_addr))
         elif status == self._dispy.DispyNode.Closed:
-            self.tell(Event("down", node.ip_addr))
+            self.events.put(Event("down", node.ip_addr))
         elif status == self._dispy.DispyJob.Abandoned:
-            self.tell(Event("lost", "", str(given.id), "its node is gone"))
-
-    def tell(self, event: Event) -> None:
-        """Something happened; from any thread."""
-        self._events.put(event)
-        os.eventfd_write(self.wake, 1)
+            self.events.put(Event("lost", "", str(given.id), "its node is gone"))
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -132,8 +117,8 @@ class Client:
         if here in self._gates:
             return
         known = next(iter(self._gates.values()), None)
-        gate = shim.TlsGate(here, known.port if known else 0, self._seal)
-        self._gates[here] = gate
+        sealed = self._seal.server if self._seal else None
+        self._gates[here] = Door(here, known.port if known else 0, sealed, shim.CALLERS)
         if self._cluster is not None:
             self._answer_at(here, self._cluster._cluster)
 

@@ -70,7 +70,7 @@ class DispyDriver(Carrier):
             "answer": self._on_answer,
             "lost": self._on_lost,
         }
-        self.wake = self._client.wake
+        self.wake = self._client.events.bell
 
     # -- what the parent says ---------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class DispyDriver(Carrier):
 
     def tend(self) -> list[Mapping[str, Any]]:
         """What happened."""
-        for event in self._client.events():
+        for event in self._client.events.take():
             self._on[event.kind](event)
         news, self._news = self._news, []
         return news
@@ -215,7 +215,7 @@ class DispyDriver(Carrier):
                 except EngineError:
                     failures += 1
                 if failures >= _DEAF:
-                    self._client.tell(Event("deaf", seat.place.address))
+                    self._client.events.put(Event("deaf", seat.place.address))
 
         threading.Thread(target=look, daemon=True).start()
 

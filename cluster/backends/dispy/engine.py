@@ -62,9 +62,10 @@ class Engine(DriverBackend):
         return relay_command(node.host, node.attach, secret)
 
     @staticmethod
-    def has_agent(node: Node, options: Options) -> bool:
+    def without_agent(node: Node, options: Options) -> str:
         """A stock dispynode has none."""
-        return node.attach is None or not is_trusted(options)
+        stock = node.attach is not None and is_trusted(options)
+        return "a stock dispynode" if stock else ""
 
     def _setup(self) -> dict[str, Any]:
         return {"secret": self._secret}
@@ -79,7 +80,7 @@ class Engine(DriverBackend):
 
     def _is_stock(self, host: Host) -> bool:
         """One that knows nothing of us: what stands in its agent's place carries the tasks."""
-        return not self.has_agent(host.node, self.options)
+        return bool(self.without_agent(host.node, self.options))
 
     def _slots(self, host: Host) -> int:
         return host.usable if self._is_stock(host) else super()._slots(host)

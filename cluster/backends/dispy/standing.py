@@ -18,11 +18,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cluster.backends.dispy.pipe import carry
 from cluster.backends.dispy.seal import Seal
-from cluster.backends.dispy.shim import HANDSHAKE, TlsGate
+from cluster.backends.kit.door import HANDSHAKE, Door
 from cluster.common.errors import UsageError
 from cluster.hosts.scratch import hostname
 from cluster.hosts.worker_pool import python_command
@@ -38,12 +38,17 @@ class Listening(NamedTuple):
     port: int
     dispynode: int
 
+    def __str__(self) -> str:
+        words = f"listening at {self.address} port {self.port}; while a run is here, its dispynode"
+        return f"{words} at {self.address} port {self.dispynode}"
+
 
 class AttachedNode:
     """A node that stands.
 
     Args:
-        address, port: the only place to listen on; port 0 is any that is free.
+        address: the only one to listen at; None: the one that this host's name stands for.
+        port: there; 0 is any that is free.
         secret: what a dispatcher must know.
         slots: at most so many workers; None: as many as the dispatcher asks for.
         tell: called with what happens, for people.
@@ -53,11 +58,17 @@ class AttachedNode:
     """
 
     def __init__(
-        self, address: str, port: int, secret: str, slots: int | None, tell: Callable[[str], None]
+        self,
+        address: str | None,
+        port: int,
+        secret: str,
+        slots: int | None,
+        tell: Callable[[str], None],
     ) -> None:
         self._slots, self._tell = slots, tell
+        address = address or own_address()
         try:
-            self._gate = TlsGate(address, port, Seal(secret))
+            self._gate = Door(address, port, Seal(secret).server)
         except OSError as error:
             reason = f"nothing can listen at {address} port {port}: {error.strerror}"
             raise UsageError(reason, fix=_ADDRESS) from None
@@ -76,9 +87,11 @@ class AttachedNode:
                 self._connection.shutdown(socket.SHUT_RDWR)
             self._lock.acquire(timeout=_DYING + 1)
 
-    def _let_in(self, connection: socket.socket, address: Any) -> None:
+    def _let_in(self, connection: socket.socket) -> None:
         """In a thread of its own."""
         assert isinstance(connection, ssl.SSLSocket)
+        address = connection.getpeername()
+        connection.settimeout(HANDSHAKE)
         with connection:
             if not self._lock.acquire(blocking=False):
                 self._turn_away(connection)
@@ -129,7 +142,6 @@ class AttachedNode:
         Raises:
             ConnectionError: none came, or it is none.
         """
-        connection.settimeout(HANDSHAKE)
         data = b""
         while b"\n" not in data:
             chunk = connection.recv(1 << 16)

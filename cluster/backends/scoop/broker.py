@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import zmq
 from scoop.broker import brokerzmq
 
 from cluster.backends.kit.calls import url
+from cluster.backends.kit.mailbox import Mailbox
 from cluster.backends.scoop.seal import Forged, Stamps
 from cluster.backends.scoop.shim import watch_connections
 
@@ -26,36 +25,6 @@ _FRAMES = {
     brokerzmq.REPLY: 4,
     brokerzmq.INIT: 3,
 }
-
-
-class Mailbox:
-    """A queue between two threads, with a bell that a poller hears."""
-
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[Any] = SimpleQueue()
-        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def put(self, thing: object) -> None:
-        """Add something, and ring."""
-        self._queue.put(thing)
-        self.ring()
-
-    def ring(self) -> None:
-        """Have whoever polls look again."""
-        os.eventfd_write(self.bell, 1)
-
-    def take(self) -> list[Any]:
-        """All that is there."""
-        try:
-            os.eventfd_read(self.bell)
-        except BlockingIOError:
-            return []
-        things = []
-        while True:
-            try:
-                things.append(self._queue.get_nowait())
-            except Empty:
-                return things
 
 
 class BrokerGate:
@@ -82,7 +51,8 @@ class BrokerGate:
         self._early: set[bytes] = set()
         self._due: deque[list[bytes]] = deque()
         self._message: list[bytes] = []
-        self.orders, self.news = Mailbox(), Mailbox()
+        self.orders: Mailbox[tuple[str, Any]] = Mailbox()
+        self.news: Mailbox[tuple[str, Any, Any]] = Mailbox()
         self._obey: dict[str, Callable[[Any], None]] = {
             "listen": self._listen,
             "admit": self._admit,

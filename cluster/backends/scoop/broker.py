@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections import deque
@@ -12,10 +11,10 @@ from typing import Any
 import zmq
 from scoop.broker import brokerzmq
 
+from cluster.backends.kit import curve
 from cluster.backends.kit.calls import url
 from cluster.backends.kit.mailbox import Mailbox
-from cluster.backends.scoop.seal import Forged, Stamps
-from cluster.backends.scoop.shim import watch_connections
+from cluster.backends.scoop.shim import BEAT, DEAD
 
 _TICK = 100
 _FRAMES = {
@@ -30,7 +29,7 @@ _FRAMES = {
 class BrokerGate:
     """Stands for the broker's task socket.
 
-    What is forged, malformed or of a kind that no worker of ours sends is dropped; a worker is
+    What is malformed or of a kind that no worker of ours sends is dropped; a worker is
     given tasks only once it was admitted; and what cannot be delivered goes to another worker
     instead of ending the broker.
 
@@ -43,9 +42,8 @@ class BrokerGate:
         turned: when the broker's thread was last seen at work, on the monotonic clock.
     """
 
-    def __init__(self, broker: Any, key: str) -> None:
+    def __init__(self, broker: Any) -> None:
         self._broker, self._socket = broker, broker.task_socket
-        self._stamps = Stamps(key)
         self._ids: dict[bytes, bytes] = {}
         self._admitted: set[bytes] = set()
         self._early: set[bytes] = set()
@@ -94,10 +92,7 @@ class BrokerGate:
             self.news.put(("sent", self._ids.pop(frames[2], b""), frames[0]))
 
     def _take(self) -> bool:
-        try:
-            message = self._stamps.open(self._socket.recv_multipart())
-        except Forged:
-            return False
+        message = self._socket.recv_multipart()
         if len(message) < 2 or len(message) != _FRAMES.get(message[1], 0):
             return False
         if message[1] == brokerzmq.TASK:
@@ -150,16 +145,21 @@ class Broker:
     """A broker of SCOOP; hosts reach it where it was ordered to listen, the origin by ``place``.
 
     Args:
-        key: of the run.
+        secret: of the run.
+
+    Attributes:
+        context: of ZeroMQ, outside of which nobody finds ``place``.
     """
 
-    def __init__(self, key: str) -> None:
-        # In no file system; what is said there is stamped as well.
-        self.place = f"ipc://@cluster-{secrets.token_hex(16)}"
+    place = "inproc://scoop"
+
+    def __init__(self, secret: str) -> None:
         self._broker = brokerzmq.Broker(f"{self.place}-task", f"{self.place}-info")
-        watch_connections(self._broker.task_socket)
-        watch_connections(self._broker.info_socket)
-        self.gate = self._broker.task_socket = BrokerGate(self._broker, key)
+        self.context = self._broker.context
+        curve.keep(self.context, secret)
+        for socket in (self._broker.task_socket, self._broker.info_socket):
+            curve.serve(socket, secret, BEAT, DEAD)
+        self.gate = self._broker.task_socket = BrokerGate(self._broker)
         self._thread = threading.Thread(target=self._broker.run, daemon=True)
         self._thread.start()
 

@@ -11,6 +11,7 @@ agent will tell by itself.
 from __future__ import annotations
 
 import json
+import pickle
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,6 @@ from cluster.backends.kit.carry import Carrier, carry
 from cluster.backends.scoop import shim
 from cluster.backends.scoop.broker import Broker
 from cluster.backends.scoop.job import draw
-from cluster.backends.scoop.seal import SealedPickle
 
 # An idle worker and a task that waits for one come together within a moment, or never will; a
 # worker that is stopped is noticed earlier, by whoever started it.
@@ -53,13 +53,12 @@ class Origin(Carrier):
     """What carries tasks over SCOOP.
 
     Args:
-        setup: ``key``.
+        setup: ``secret``, of the run.
     """
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
-        shim.patch(setup["key"], _ORIGIN)
-        self._sealed = SealedPickle(setup["key"])
-        self._broker = Broker(setup["key"])
+        self._broker = Broker(setup["secret"])
+        shim.patch(setup["secret"], _ORIGIN, self._broker.context)
         self._gate = self._broker.gate
         self._waiting: dict[int, Sequence[Any]] = {}
         self._open: dict[bytes, Batch] = {}
@@ -169,7 +168,7 @@ class Origin(Carrier):
             ids = list(self._waiting)[: min(share, _MOST_TOGETHER)]
             tasks = [self._waiting.pop(number) for number in ids]
             future = futures.submit(draw, json.dumps(tasks, separators=(",", ":")))
-            self._open[self._sealed.dumps(future.id)] = Batch(ids, future)
+            self._open[pickle.dumps(future.id, pickle.HIGHEST_PROTOCOL)] = Batch(ids, future)
 
     # -- inside -----------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,6 @@ from cluster.backends.base import Health
 from cluster.backends.driver import DriverBackend
 from cluster.backends.kit.remote import RemoteProcess
 from cluster.backends.scoop.pin import VERSION, refusal
-from cluster.backends.scoop.seal import fresh_key
 from cluster.common.errors import EngineError
 from cluster.hosts.connect import Host
 from cluster.sampling.task import Outcome, Work
@@ -60,10 +60,10 @@ class Engine(DriverBackend):
         return {}  # the broker tells which worker has a task
 
     def _setup(self) -> dict[str, Any]:
-        self._key = fresh_key()
+        self._secret = secrets.token_hex(32)
         self._doors.clear()
         self._workers.clear()
-        return {"key": self._key}
+        return {"secret": self._secret}
 
     def _begin(self, work: Work) -> None:
         reason, fix = refusal()
@@ -78,7 +78,7 @@ class Engine(DriverBackend):
         """
         address = str(host.hello["dispatcher"])
         ports = self._doors.get(address)
-        first = {"key": self._key, "name": host.name, "address": address, "ports": ports}
+        first = {"secret": self._secret, "name": host.name, "address": address, "ports": ports}
         self._run_on(host, first, int(host.hello["slots"]) if ports else 0)
         if ports is None:
             self._doors[address] = []

@@ -32,7 +32,7 @@ def _serve(first: Mapping[str, Any], say: Say) -> None:
 
     # One that takes the place of another must not be taken for that by the broker.
     name = f"{first['name']}:{secrets.token_hex(8)}"
-    shim.patch(first["key"], name)
+    shim.patch(first["secret"], name)
     connect = scoopzmq.ZMQCommunicator.__init__
 
     def connect_and_say(self: scoopzmq.ZMQCommunicator) -> None:

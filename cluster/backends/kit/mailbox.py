@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
@@ -29,15 +31,10 @@ class Mailbox(Generic[Thing]):
         """Have whoever polls look again."""
         os.eventfd_write(self.bell, 1)
 
-    def take(self) -> list[Thing]:
-        """All that is there."""
-        try:
+    def take(self) -> Iterator[Thing]:
+        """All that is there; what is not iterated over stays there."""
+        with suppress(BlockingIOError):
             os.eventfd_read(self.bell)
-        except BlockingIOError:
-            return []
-        things = []
-        while True:
-            try:
-                things.append(self._queue.get_nowait())
-            except Empty:
-                return things
+        with suppress(Empty):
+            while True:
+                yield self._queue.get_nowait()

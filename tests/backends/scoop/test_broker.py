@@ -136,7 +136,7 @@ def news(broker: Broker, seconds: float = 5.0) -> list[Any]:
     """What the broker's thread tells next."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if told := broker.gate.news.take():
+        if told := list(broker.gate.news.take()):
             return told
         time.sleep(0.01)
     return []

@@ -182,8 +182,8 @@ class Backend(ABC):
         return None
 
     @staticmethod
-    def without_agent(_node: Node, _options: Options) -> str:
-        """What a node is where no agent runs that can be asked, in words; empty where one does."""
+    def foreign(_node: Node, _options: Options) -> str:
+        """What a node is that stands and is none of ours, in words; empty elsewhere."""
         return ""
 
     @staticmethod

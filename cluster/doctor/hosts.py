@@ -39,7 +39,7 @@ class Visit:
 
     Attributes:
         node: as the spec has it.
-        without_agent: what it is where no agent is there to ask, and it can only draw; else empty.
+        foreign: what it is where it is none of ours, and is only asked to draw; else empty.
         trouble: why no agent is there, and the cure; empty where one is.
         hello: what the agent said of itself.
         probe: how the probe of the kernel came out there, see
@@ -54,7 +54,7 @@ class Visit:
     """
 
     node: Node
-    without_agent: str = ""
+    foreign: str = ""
     trouble: tuple[str, str] = ("", "")
     hello: Mapping[str, Any] = field(default_factory=dict)
     probe: str = ""
@@ -68,7 +68,7 @@ class Visit:
     def way(self) -> str:
         """How it was reached."""
         if self.node.attach is not None:
-            return f"by {self.without_agent or 'the node that stands'} at its port"
+            return f"by {self.foreign or 'the node that stands'} at its port"
         return "this machine, without ssh" if is_here(self.node) else "over ssh"
 
 
@@ -119,7 +119,7 @@ def _of_host(visit: Visit, entry: Entry) -> Iterator[Finding]:
     yield _cores(visit)
     if visit.clock is not None:
         yield _clock(visit, *visit.clock)
-    if visit.without_agent:
+    if visit.foreign:
         return
     if not visit.facts:
         fix = "see whether other programs start there"
@@ -277,7 +277,7 @@ def visit(nodes: Sequence[Node], work: Work, entry: Entry, options: Options) -> 
     """
     engine = kind(entry.name)
     reach = partial(engine.reach, options=options)
-    visits = [Visit(node, engine.without_agent(node, options)) for node in nodes]
+    visits = [Visit(node, engine.foreign(node, options)) for node in nodes]
     with (
         selectors.DefaultSelector() as selector,
         closing(Tour(visits, work, selector, reach)) as tour,
@@ -402,7 +402,7 @@ class Tour:
     def _ready(self) -> list[Host]:
         """Those that can be asked."""
         hosts = self._fleet.hosts.values()
-        return [host for host in hosts if host.ready and not self.visits[host.name].without_agent]
+        return [host for host in hosts if host.ready and not self.visits[host.name].foreign]
 
     @staticmethod
     def _is_settled(host: Host) -> bool:

@@ -37,17 +37,15 @@ class Client:
     """A dispy cluster of explicit nodes, which need not be there yet.
 
     Args:
-        seal: for all connections; None for plain ones.
+        seal: for all connections; None for plain ones, to stock nodes.
         token: dispy's own secret, where there is no seal.
-        alone: the nodes are stock ones, where no agent keeps workers or tells that it is dead:
-            dispy does, after 5 pulses that did not come.
 
     Attributes:
         events: what happened, as dispy's threads told it.
     """
 
-    def __init__(self, seal: Seal | None, token: str = "", *, alone: bool = False) -> None:
-        self._seal, self._token, self._alone = seal, seal.token if seal else token, alone
+    def __init__(self, seal: Seal | None, token: str = "") -> None:
+        self._seal, self._token = seal, seal.token if seal else token
         self._dispy = shim.install(seal)
         self._gates: dict[str, Door] = {}
         self._cluster: Any = None
@@ -133,7 +131,7 @@ class Client:
         same = {"host": here, "secret": self._token, "keyfile": proof, "certfile": proof}
         # There is one of it, which the cluster then finds: it must hear before it calls.
         inner = dispy._Cluster(**same)
-        draw, prepare = job.ALONE if self._alone else job.OURS
+        draw, prepare = job.OURS if self._seal else job.ALONE
         self._answer_at(here, inner)
         self._cluster = dispy.JobCluster(
             draw,
@@ -148,8 +146,8 @@ class Client:
             loglevel=dispy.logger.WARNING,
             **same,
         )
-        if not self._alone:
-            inner.pulse_interval = None
+        # Whether a node is there is told by an agent.
+        inner.pulse_interval = None
         # They wait without end for every job.
         atexit.unregister(self._cluster.shutdown)
         atexit.unregister(inner.shutdown)

@@ -54,13 +54,12 @@ class DispyDriver(Carrier):
     """What carries tasks over dispy; see :class:`cluster.backends.kit.carry.Carrier`.
 
     Args:
-        client: dispy's.
-        seal: for all connections, or None.
-        token: dispy's own secret, where there is no seal.
+        setup: ``secret``, of the run.
     """
 
-    def __init__(self, client: Client, seal: Seal | None, token: str = "") -> None:
-        self._client, self._seal, self._token = client, seal, token
+    def __init__(self, setup: Mapping[str, Any]) -> None:
+        self._seal = Seal(str(setup["secret"]))
+        self._client = Client(self._seal)
         self._seats: dict[str, HostNode] = {}
         self._news: list[Mapping[str, Any]] = []
         self._on: dict[str, Callable[[Event], None]] = {
@@ -84,7 +83,7 @@ class DispyDriver(Carrier):
             return
         if twin is not None:
             self._lose(twin, "its node was started anew")
-        place = Place(address, int(told["port"]), self._seal, self._token)
+        place = Place(address, int(told["port"]), self._seal)
         self._seats[address] = HostNode(name, place, int(told["jobs"]))
         try:
             self._client.add(address, place.port, int(told["jobs"]), str(told["here"]))
@@ -157,16 +156,13 @@ class DispyDriver(Carrier):
                 return True
         return False
 
-    def _text(self, task: Sequence[Any]) -> str:
-        return json.dumps(task, separators=(",", ":"))
-
     # -- inside -----------------------------------------------------------------------------------
 
     def _send(self, seat: HostNode) -> None:
         """As many as the node takes; more would be turned away."""
         while seat.waiting and seat.up and len(seat.out) < seat.jobs:
             task = seat.waiting.popleft()
-            if self._client.submit(str(task[0]), seat.place.address, self._text(task)):
+            if self._client.submit(str(task[0]), seat.place.address, json.dumps(task)):
                 seat.out.add(task[0])
             else:
                 self._say({"lost": task[0], "reason": "dispy lost its node"})
@@ -233,12 +229,7 @@ class DispyDriver(Carrier):
 
 def main() -> None:
     """Serve until the parent ends. Started by the dispatcher, never by hand."""
-    carry(_of)
-
-
-def _of(setup: Mapping[str, Any]) -> DispyDriver:
-    seal = Seal(str(setup["secret"]))
-    return DispyDriver(Client(seal), seal)
+    carry(DispyDriver)
 
 
 if __name__ == "__main__":

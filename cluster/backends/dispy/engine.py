@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 from cluster.backends.base import Options
-from cluster.backends.dispy.relay import relay_command
+from cluster.backends.dispy.relay import command
 from cluster.backends.dispy.seal import fresh_secret
-from cluster.backends.dispy.stock import RISK, stock_command
+from cluster.backends.dispy.stock import RISK
 from cluster.backends.driver import DriverBackend
 from cluster.backends.kit.remote import RemoteProcess
 from cluster.common.secret import Secret
@@ -17,6 +17,7 @@ from cluster.hosts.connect import Host, agent_command
 from cluster.hosts.nodes import Node
 from cluster.sampling.task import Task
 
+_STOCK, _RELAY = "cluster.backends.dispy.stock", "cluster.backends.dispy.relay"
 # A job only waits for the host's workers; with as many again, none of these waits for a job.
 _AHEAD = 2
 _UNREACHED = "its dispynode cannot be reached from here: does a firewall let TCP through?"
@@ -56,14 +57,12 @@ class Engine(DriverBackend):
         if node.attach is None:
             return agent_command(node)
         secret = secret_of(options)
-        if is_trusted(options):
-            return stock_command(node.host, node.attach, secret, options)
-        assert secret is not None
-        return relay_command(node.host, node.attach, secret)
+        module = _STOCK if is_trusted(options) else _RELAY
+        return command(module, node.host, node.attach, secret)
 
     @staticmethod
-    def without_agent(node: Node, options: Options) -> str:
-        """A stock dispynode has none."""
+    def foreign(node: Node, options: Options) -> str:
+        """A stock dispynode."""
         stock = node.attach is not None and is_trusted(options)
         return "a stock dispynode" if stock else ""
 
@@ -79,8 +78,8 @@ class Engine(DriverBackend):
         self._run_on(host, {**self._place(host), "port": port, "secret": self._secret})
 
     def _is_stock(self, host: Host) -> bool:
-        """One that knows nothing of us: what stands in its agent's place carries the tasks."""
-        return bool(self.without_agent(host.node, self.options))
+        """One that starts an agent for us, to which the tasks go, and nothing else."""
+        return bool(self.foreign(host.node, self.options))
 
     def _slots(self, host: Host) -> int:
         return host.usable if self._is_stock(host) else super()._slots(host)

@@ -120,7 +120,7 @@ def listen(
             _watch(connection)
             use(connection)
 
-    door = Door(first["address"], 0, _context(ssl.PROTOCOL_TLS_SERVER, first["secret"]))
+    door = Door(first["address"], 0, server_context(first["secret"]))
     announce({"port": door.port})
     door.serve(watched)
 
@@ -154,6 +154,11 @@ def _watch(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _VANISHED // 4)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _VANISHED * 1000)
+
+
+def server_context(secret: str) -> ssl.SSLContext:
+    """For the side that :func:`connect` connects to."""
+    return _context(ssl.PROTOCOL_TLS_SERVER, secret)
 
 
 @lru_cache(maxsize=2)

@@ -15,15 +15,14 @@ from cluster.backends.dispy.seal import Seal
 from cluster.backends.kit.door import Door
 from cluster.backends.kit.mailbox import Mailbox
 
-PULSE = 2.0
-_PING = 1.0
+_PULSE, _PING = 2.0, 1.0
 
 
 class Event(NamedTuple):
     """What dispy told: of a job by its ``name``, or of the node at an ``address``.
 
     Attributes:
-        kind: ``up``, ``down``, ``deaf``, ``answer`` or ``lost``.
+        kind: ``up``, ``down``, ``answer`` or ``lost``; of the driver's own looks, ``useless``.
         text: the answer, or why there is none.
     """
 
@@ -139,7 +138,7 @@ class Client:
             depends=[],
             setup=prepare,
             reentrant=False,
-            pulse_interval=PULSE,
+            pulse_interval=_PULSE,
             ping_interval=_PING,
             job_status=self.job_status,
             cluster_status=self.cluster_status,

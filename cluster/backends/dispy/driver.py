@@ -15,17 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.backends.dispy.client import PULSE, Client, Event
+from cluster.backends.dispy.client import Client, Event
 from cluster.backends.dispy.probe import Place
 from cluster.backends.dispy.seal import Seal
 from cluster.backends.kit.carry import Carrier, carry
 from cluster.common.errors import EngineError
 
-_AGAIN = 1.0
-# Within which dispy calls a node that let go of us.
-_CALL = 10.0
 # A node that so many looks in a row did not find cannot be reached, whatever its host says.
 _LOOK, _DEAF = 2.0, 3
+_UNREACHED = "its dispynode cannot be reached from here: does a firewall let TCP through?"
+_LOST = "dispy lost its node"
 
 
 @dataclass
@@ -37,15 +36,16 @@ class HostNode:
         place: where its node listens.
         jobs: that it takes at a time.
         up: it has accepted us.
+        lost: dispy has given it up. It still holds what it had of us, and turns us away.
         waiting: tasks that it has not been sent yet.
         out: ids of tasks that it was sent and has not answered.
-        mending: how often it was reached again; a count that ends what an earlier one began.
     """
 
     name: str
     place: Place
     jobs: int
     up: bool = False
+    lost: bool = False
     waiting: deque[Sequence[Any]] = field(default_factory=deque)
     out: set[int] = field(default_factory=set)
 
@@ -65,7 +65,7 @@ class DispyDriver(Carrier):
         self._on: dict[str, Callable[[Event], None]] = {
             "up": self._on_up,
             "down": self._on_down,
-            "deaf": self._on_deaf,
+            "useless": self._on_useless,
             "answer": self._on_answer,
             "lost": self._on_lost,
         }
@@ -128,15 +128,15 @@ class DispyDriver(Carrier):
     def _on_up(self, event: Event) -> None:
         seat = self._seats.get(event.address)
         if seat is not None:
-            seat.up = True
+            seat.up, seat.lost = True, False
             self._say({"up": seat.name, "slots": seat.jobs, "reason": "ready"})
 
     def _on_down(self, event: Event) -> None:
         seat = self._seats.get(event.address)
         if seat is not None and seat.up:
-            self._lose(seat, "dispy lost its node")
-            self._say({"down": seat.name, "reason": "dispy lost its node"})
-            threading.Thread(target=self._mend, args=(seat,), daemon=True).start()
+            seat.lost = True
+            self._lose(seat, _LOST)
+            self._say({"down": seat.name, "reason": _LOST})
 
     def _on_answer(self, event: Event) -> None:
         self._settle(event)
@@ -165,7 +165,7 @@ class DispyDriver(Carrier):
             if self._client.submit(str(task[0]), seat.place.address, json.dumps(task)):
                 seat.out.add(task[0])
             else:
-                self._say({"lost": task[0], "reason": "dispy lost its node"})
+                self._say({"lost": task[0], "reason": _LOST})
 
     def _lose(self, seat: HostNode, reason: str) -> None:
         seat.up = False
@@ -174,32 +174,8 @@ class DispyDriver(Carrier):
         seat.out.clear()
         seat.waiting.clear()
 
-    def _mend(self, seat: HostNode) -> None:
-        """In a thread: a node that dispy gave up still holds what it had of us, and turns away.
-
-        It is told to let go; dispy's next call then takes it back. What it has computed meanwhile
-        it sends at its next pulse, which is waited for. One that was taken back holds what it has
-        of us anew, and is not told again.
-        """
-        while self._is_lost(seat):
-            time.sleep(_AGAIN)
-            try:
-                seat.place.info()
-                time.sleep(PULSE)
-                if self._is_lost(seat):
-                    seat.place.release(self._client.held(seat.place.address))
-            except EngineError:
-                continue
-            called = time.monotonic()
-            while self._is_lost(seat) and time.monotonic() - called < _CALL:
-                time.sleep(_AGAIN)
-
-    def _is_lost(self, seat: HostNode) -> bool:
-        """Whether dispy has not taken a node back, which is still that of its host."""
-        return self._seats.get(seat.place.address) is seat and not seat.up
-
     def _watch(self, seat: HostNode) -> None:
-        """Have the parent told where a node cannot be reached: dispy never says so."""
+        """Have a node replaced that is of no use, whatever its host says: dispy never says so."""
 
         def look() -> None:
             failures = 0
@@ -210,15 +186,16 @@ class DispyDriver(Carrier):
                     failures = 0
                 except EngineError:
                     failures += 1
-                if failures >= _DEAF:
-                    self._client.events.put(Event("deaf", seat.place.address))
+                if seat.lost or failures >= _DEAF:
+                    words = _LOST if seat.lost else _UNREACHED
+                    self._client.events.put(Event("useless", seat.place.address, text=words))
 
         threading.Thread(target=look, daemon=True).start()
 
-    def _on_deaf(self, event: Event) -> None:
+    def _on_useless(self, event: Event) -> None:
         seat = self._seats.get(event.address)
         if seat is not None:
-            self._say({"deaf": seat.name})
+            self._say({"useless": seat.name, "reason": event.text})
 
     def _named(self, name: str) -> HostNode | None:
         return next((seat for seat in self._seats.values() if seat.name == name), None)

@@ -20,7 +20,6 @@ from cluster.sampling.task import Task
 _STOCK, _RELAY = "cluster.backends.dispy.stock", "cluster.backends.dispy.relay"
 # A job only waits for the host's workers; with as many again, none of these waits for a job.
 _AHEAD = 2
-_UNREACHED = "its dispynode cannot be reached from here: does a firewall let TCP through?"
 
 
 def secret_of(options: Options) -> Secret | None:
@@ -101,11 +100,11 @@ class Engine(DriverBackend):
         self._say({"host": {**self._place(host), "port": said["port"]}})
 
     def _on_said(self, message: Mapping[str, Any]) -> None:
-        """The driver cannot reach a node; where its host is there, a fresh one is tried."""
-        name = message.get("deaf", "")
+        """The driver has no use for a node; where its host is there, a fresh one is tried."""
+        name = message.get("useless", "")
         for node in self._remotes.get(name, ()):
             if node.heard is not None and self._ready_hosts[name].ready:
-                node.kill(_UNREACHED, self._attention.now)
+                node.kill(message["reason"], self._attention.now)
 
     def _place(self, host: Host) -> dict[str, Any]:
         """Where a host's node is, and where it finds us."""

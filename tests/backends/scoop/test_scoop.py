@@ -64,6 +64,25 @@ def test_a_killed_process_of_scoop_changes_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.fault(8)
+def test_a_host_that_was_silent_gets_fresh_workers(wanted: str, tmp_path: Path) -> None:
+    """What was sent to the old ones meanwhile may be lost, which neither end would notice."""
+    run = start("scoop", tmp_path)
+    before = waited(run, "scoop.worker")
+    time.sleep(2.0)
+    (agent,) = waited(run, "cluster.hosts.agent")
+    os.kill(agent, signal.SIGSTOP)
+    time.sleep(8.0)
+    os.kill(agent, signal.SIGCONT)
+    end = time.monotonic() + 30
+    while (after := waited(run, "scoop.worker")) & before:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert after
+    assert digest(result(run)) == wanted != ""
+
+
+@pytest.mark.slow
 def test_strangers_at_the_port_change_nothing_and_run_nothing(wanted: str, tmp_path: Path) -> None:
     """Only the broker listens, at the named address alone, and drops what is not the run's own."""
     mark = tmp_path / "mark"

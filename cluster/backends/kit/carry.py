@@ -10,7 +10,8 @@ import os
 import selectors
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from cluster.backends.driver import connect
@@ -60,14 +61,23 @@ def carry(make: Callable[[Mapping[str, Any]], Carrier]) -> None:
             _serve(make, wire, selector)
         except EngineError as error:
             wire.queue({"wrong": str(error), "fix": error.fix})
-        except Exception:
-            # What an engine leaves to be done at the exit may wait without end.
-            traceback.print_exc()
-            os._exit(1)
         wire.send()
     os._exit(0)
 
 
+@contextmanager
+def _ended_at_once() -> Iterator[None]:
+    """End where a carrier fails: what an engine leaves for the exit may wait without end."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)
+
+
+@_ended_at_once()
 def _serve(
     make: Callable[[Mapping[str, Any]], Carrier], wire: Connection, selector: selectors.BaseSelector
 ) -> None:
@@ -96,6 +106,6 @@ def _pass_on(message: Mapping[str, Any], carrier: Carrier) -> None:
     elif "host" in message:
         carrier.join(message["host"])
     elif "gone" in message:
-        carrier.leave(message["gone"], message["reason"])
+        carrier.leave(message["gone"], message.get("reason", "its host is gone"))
     elif "revoke" in message:
         carrier.revoke(message["revoke"])

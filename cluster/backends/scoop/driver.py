@@ -11,7 +11,6 @@ agent will tell by itself.
 from __future__ import annotations
 
 import json
-import pickle
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 import greenlet
 import zmq
 from scoop import _control, futures
+from scoop._comm import scoopzmq
 
 from cluster.backends.kit.carry import Carrier, carry
 from cluster.backends.scoop import shim
@@ -168,7 +168,7 @@ class Origin(Carrier):
             ids = list(self._waiting)[: min(share, _MOST_TOGETHER)]
             tasks = [self._waiting.pop(number) for number in ids]
             future = futures.submit(draw, json.dumps(tasks, separators=(",", ":")))
-            self._open[pickle.dumps(future.id, pickle.HIGHEST_PROTOCOL)] = Batch(ids, future)
+            self._open[_name(future)] = Batch(ids, future)
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -197,6 +197,12 @@ class Origin(Carrier):
         """Whether no batch waits for a worker while a worker waits for a batch."""
         busy = {batch.worker for batch in self._open.values()}
         return "" not in busy or not self._workers - busy
+
+
+def _name(future: Any) -> bytes:
+    """As SCOOP tells its broker of a future."""
+    name: bytes = scoopzmq.pickle.dumps(future.id, scoopzmq.pickle.HIGHEST_PROTOCOL)
+    return name
 
 
 def _answer(future: Any) -> dict[str, Any]:

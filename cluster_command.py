@@ -1,7 +1,7 @@
-"""The command ``cluster``, as it is installed.
+"""Entry point of the installed command ``cluster``.
 
-It has a module of its own for the sake of its name: a ``cluster.py`` or ``cluster/`` of somebody's
-own, found first by way of PYTHONPATH, would be run in the place of this package.
+It is a top-level module with a name of its own, because an unrelated ``cluster.py`` or ``cluster/``
+that comes first on PYTHONPATH would be imported instead of this package.
 """
 
 from __future__ import annotations

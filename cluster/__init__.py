@@ -1,14 +1,15 @@
 """Batch Monte Carlo computing: one YAML spec, many nodes, one right answer.
 
-The names below are all there is to the public interface. They are imported when they are first
-used, so that ``import cluster`` costs nothing: a kernel file needs only the tallies, and the
-command line answers ``--help`` without numpy.
+``__all__`` is the whole public interface. Names are imported on first use, to keep ``import
+cluster`` cheap: a kernel file needs only the tallies, and ``cluster --help`` needs no numpy.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from cluster.common.version import __version__
 
 if TYPE_CHECKING:
     from cluster.api import compare, extend, load, plan, resume, runs, show, status, submit
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from cluster.sampling.kernels import kernel
     from cluster.sampling.streams import Stream
     from cluster.sampling.tally import Estimate, Histogram, Hits, Moments
-
-__version__ = "0.1.0"
 
 _HOME = {
     "ClusterError": "common.errors",
@@ -66,7 +65,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name from its room at first use (PEP 562)."""
+    """Import a public name from its module on first use (PEP 562).
+
+    Raises:
+        AttributeError: the name is not public.
+    """
     try:
         room = _HOME[name]
     except KeyError:

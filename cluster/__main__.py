@@ -1,32 +1,32 @@
-"""``python -m cluster``: answers ``--help`` at once, and loads the verbs for anything else."""
+"""``python -m cluster``: answers ``--help`` at once, and loads the verbs only when needed."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-# The verbs that draw in this process, or may.
+# The verbs that may run kernels in this process.
 _DRAWING = ("submit", "resume", "extend", "schedule", "plan", "repro", "verify")
 
 
 def main() -> int:
     """Run the command line; returns the exit code."""
-    _leave_folder_out()
-    _take_own_package()
+    _drop_folder_from_path()
+    _import_own_package()
     if sys.argv[1:] in ([], ["--help"], ["-h"], ["help"]):
         if _helped():
             return 0
         sys.argv[1:] = ["--help"]
-    _hash_as_workers_do()
+    _fix_hash_seed()
     from cluster.common.errors import StopNow
 
-    _undo_inherited()
+    _reset_inherited()
     try:
         _handle_signals()
         from cluster.backends.mpi.world import told_rank, told_size
 
         if told_size(os.environ) > 1:
-            return _in_a_world(told_rank(os.environ))
+            return _run_rank(told_rank(os.environ))
         from cluster.cli import run
 
         return run(sys.argv[1:])
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def _helped() -> bool:
-    """Print the help; False where it cannot be written, which the verbs know how to tell."""
+    """Print the help; False if it cannot be written, which the verbs then report."""
     from cluster.common.commands import help_text
 
     if sys.stdout is None:
@@ -48,23 +48,23 @@ def _helped() -> bool:
     return True
 
 
-def _leave_folder_out() -> None:
-    """Import nothing from the current folder, which `python -m` puts first on the path.
+def _drop_folder_from_path() -> None:
+    """Import nothing from the current folder, which ``python -m`` puts first on the path.
 
-    Somebody's random.py may lie there. The package itself was found already.
+    A ``random.py`` there would shadow the standard library. This package is already found.
     """
     try:
         here = os.getcwd()
     except OSError:
-        here = ""  # gone; the verbs tell of it
+        here = ""  # it was removed; the verbs report that
     if not sys.flags.safe_path and sys.path and sys.path[0] in ("", here):
         del sys.path[0]
 
 
-def _take_own_package() -> None:
-    """Have ``cluster`` be the package that this file is of.
+def _import_own_package() -> None:
+    """Make ``cluster`` the package that this file belongs to.
 
-    A folder of that name, in the current one or on PYTHONPATH, may have been found before it.
+    Another folder of that name, in the working directory or on PYTHONPATH, may come first.
     """
     folder = os.path.dirname(os.path.abspath(__file__))
     found = getattr(sys.modules.get("cluster"), "__file__", None)
@@ -77,25 +77,25 @@ def _take_own_package() -> None:
     del sys.path[0]
 
 
-def _hash_as_workers_do() -> None:
-    """Begin this process anew with the hash seed of all workers.
+def _fix_hash_seed() -> None:
+    """Re-execute this process with the hash seed that all workers have.
 
-    The order of a set of strings goes by it, and can be told once only: when Python starts.
+    The iteration order of a set of strings depends on it, and Python reads it only at its start.
     """
     arguments = sys.argv[1:]
-    told = sys.flags.ignore_environment or os.environ.get("PYTHONHASHSEED") == "0"
-    # Not where another program calls us: it would begin anew, too.
-    if arguments[0] in _DRAWING and not told and sys.orig_argv[-len(arguments) :] == arguments:
+    fixed = sys.flags.ignore_environment or os.environ.get("PYTHONHASHSEED") == "0"
+    # Not if another program called main(): exec would restart that program.
+    if arguments[0] in _DRAWING and not fixed and sys.orig_argv[-len(arguments) :] == arguments:
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _in_a_world(rank: int) -> int:
-    """What this process does as one of the ranks that mpirun or srun started."""
+def _run_rank(rank: int) -> int:
+    """Run the command as one of several ranks that mpirun or srun started."""
     from cluster.cli import refused, run
 
     if not {"submit", "resume", "extend"} & set(sys.argv[1:2]):
-        return run(sys.argv[1:]) if rank == 0 else 0  # one answer is enough
+        return run(sys.argv[1:]) if rank == 0 else 0  # the others would print the same again
     from cluster.backends.mpi.inside import play
     from cluster.common.errors import EngineError
 
@@ -105,19 +105,19 @@ def _in_a_world(rank: int) -> int:
         return refused(error, sys.argv[1:]) if rank == 0 else error.code
 
 
-def _undo_inherited() -> None:
-    """Take back what a parent may have set, and no command can work with."""
+def _reset_inherited() -> None:
+    """Reset process attributes, inherited from the parent, that no command can work with."""
     import signal
 
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
-        # The system would reap our processes itself, and tell nobody how they ended.
+        # The kernel would reap our children itself, and their exit status would be lost.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # A umask may keep others out, not us from what we make ourselves.
+    # Drop the owner bits of the umask: they would lock us out of our own new files.
     os.umask(os.umask(0o077) & 0o077)
 
 
 def _handle_signals() -> None:
-    """Until the verbs are loaded, and have handlers of their own."""
+    """Handle SIGINT and SIGTERM until the verbs are loaded and install their own handlers."""
     import signal
 
     from cluster.common.errors import StopNow
@@ -132,7 +132,7 @@ def _handle_signals() -> None:
 
 
 def _interrupted(number: int) -> int:
-    """Tell of a signal that came while the verbs were being loaded."""
+    """Report a signal that arrived while the verbs were being loaded; returns the exit code."""
     from cluster.common.errors import Interrupted
 
     error = Interrupted(number)

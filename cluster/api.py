@@ -1,4 +1,4 @@
-"""The Python interface: what the command line does, as functions."""
+"""The Python interface: the verbs of the command line as functions."""
 
 from __future__ import annotations
 
@@ -29,15 +29,19 @@ from cluster.spec import load as load_spec
 from cluster.spec.points import Part
 from cluster.spec.request import placed
 
-# Seconds to wait for a run's word.
-_PATIENCE = 15.0
+# Seconds to wait for a running run to acknowledge a request.
+_ANSWER_TIMEOUT = 15.0
 
 
 def load(path: Where, overrides: Sequence[str] = ()) -> Spec:
-    """Read a spec; ``overrides`` are ``key=value`` texts, as after ``--set``.
+    """Read a spec.
+
+    Args:
+        path: its YAML file.
+        overrides: ``key=value`` texts, as after ``--set``.
 
     Raises:
-        SpecError: everything that is wrong with it, at once.
+        SpecError: the spec is invalid; it lists every problem at once.
     """
     return load_spec(path, overrides)
 
@@ -54,29 +58,28 @@ def submit(  # noqa: PLR0913  # each is an option of the command
     keep_going: bool | None = None,
     yes: bool = False,
 ) -> Result:
-    """Compute a spec: a new run, or with ``resume`` the newest of the same request, if any.
+    """Compute a spec as a new run or sweep, and return its result when it ends.
 
-    A sweep is a run with points. Each goes on with the run that its request has in the store, if
-    there is one: a sweep that is sent again computes what is missing, and what was asked to be
-    tighter.
+    Each point of a sweep continues the run that its request already has in the store, if any.
+    Submitting a sweep again therefore computes only what is missing or has a tighter target.
 
     Args:
         spec: from :func:`load`.
-        resume: go on with the newest run of the same request instead, if there is one.
-        store: the folder of the ledger, instead of the spec's.
-        observe: called with each :mod:`cluster.dispatch.events` event.
-        stop: set its ``reason`` from another thread or a signal handler to drain.
-        pinned: blocks of every task, for measurements.
-        points: of a sweep, only one part of its points: ``k/n`` is the k-th of n.
-        keep_going: of a sweep, whether a failed point leaves the others alone, instead of the
-            spec's word.
-        yes: more than 100,000 points of a sweep are meant.
+        resume: continue the newest run of the same request instead, if there is one.
+        store: the folder of the ledger; None: that of the spec.
+        observe: called with each event of :mod:`cluster.dispatch.events`.
+        stop: to drain the run, set its ``reason`` from another thread or a signal handler.
+        pinned: fixed length of every task, in blocks, for measurements.
+        points: of a sweep, compute only one part of its points: ``k/n`` is the k-th of n parts.
+        keep_going: of a sweep, whether the other points continue when one fails; None: as the
+            spec says.
+        yes: allow a sweep of more than 100,000 points.
 
     Raises:
-        SpecError: the kernel or its parameters do not fit.
-        UsageError: the points are too many, or are asked for where there is no sweep.
-        EngineError: no usable slot.
-        Locked: the run to go on with is held by another process.
+        SpecError: the kernel or its parameters are invalid.
+        UsageError: the sweep has too many points; or ``points`` is given without a sweep.
+        EngineError: there is no usable slot.
+        Locked: another process is computing the run.
         StoreError: the store could not be read or written.
     """
     part = None if points is None else Part.read(points)
@@ -92,20 +95,22 @@ def start(
     stop: Stop | None = None,
     clock: Clock | None = None,
 ) -> Result:
-    """A scheduled start of a spec: goes on with the newest run of its request, or begins one.
+    """Make one scheduled start of a spec: continue the newest run of its request, or create one.
 
-    A second start of one date, by a doubled firing or a catch-up, does no more where the first
-    one had its time; and a start in which nothing is left to do, or outside of the window, ends at
-    once.
+    A start returns at once if nothing is left to do, outside of the schedule's window, and if an
+    earlier start of the same date already used up its ``max_time``: schedulers sometimes fire
+    twice, or make up for a missed start.
 
     Args:
         spec: from :func:`load`.
         store: as for :func:`submit`.
-        observe: likewise.
-        stop: likewise.
-        clock: says which date it is, and when the window closes.
+        observe: as for :func:`submit`.
+        stop: as for :func:`submit`.
+        clock: determines the date and when the window closes; None: the system clock.
 
-    Raises what :func:`submit` raises; Locked where the last start still runs.
+    Raises:
+        Locked: the previous start is still running.
+        SpecError, EngineError, StoreError: as for :func:`submit`.
     """
     return life.start(spec, Caller(observe, stop, clock or SystemClock()), store=store)
 
@@ -118,13 +123,22 @@ def resume(
     observe: Observer | None = None,
     stop: Stop | None = None,
 ) -> Result:
-    """Go on with a run or a sweep, from what its ledger holds; a finished one is returned as it is.
+    """Continue a run or a sweep from the ledger; a finished one is returned unchanged.
 
-    Neither the spec's file nor the kernel's is read. ``overrides`` may change where it runs
-    (backend, nodes, retry), never what it computes. A sweep goes on with the points that its
-    starts were to compute.
+    The spec and the kernel are those recorded with the run; their files are not read. A sweep
+    continues with the points that its earlier starts were asked to compute.
 
-    Raises what :func:`submit` raises, and UsageError where there is no such run.
+    Args:
+        run: id of a run or a sweep, or an unambiguous prefix.
+        store: the folder of the ledger.
+        overrides: ``key=value`` texts; they may change where it runs (backend, nodes, retry), but
+            not what it computes.
+        observe: as for :func:`submit`.
+        stop: as for :func:`submit`.
+
+    Raises:
+        UsageError: there is no such run, or an override would change the result.
+        EngineError, Locked, StoreError: as for :func:`submit`.
     """
     return life.resume(run, store, Caller(observe, stop), overrides=overrides)
 
@@ -137,55 +151,78 @@ def extend(
     observe: Observer | None = None,
     stop: Stop | None = None,
 ) -> Result:
-    """Ask more of a run: more ``samples`` or a tighter ``until``, drawing only new blocks.
+    """Give a run a larger goal and compute it, drawing only the missing blocks.
 
-    Of a sweep more is asked of each point. The same wish again, as after a start of it that was
-    killed, goes on to what it asked for.
+    Of a sweep every point gets the new goal. Repeating a call that was killed continues it.
 
-    Raises what :func:`submit` raises, and UsageError where the new goal asks for less.
+    Args:
+        run: id of a run or a sweep, or an unambiguous prefix.
+        store: the folder of the ledger.
+        overrides: the goal as ``key=value`` texts: more ``samples`` or a tighter ``until``; and
+            where to run, as for :func:`resume`.
+        observe: as for :func:`submit`.
+        stop: as for :func:`submit`.
+
+    Raises:
+        UsageError: there is no such run, or the new goal is smaller than the present one.
+        EngineError, Locked, StoreError: as for :func:`submit`.
     """
     return life.extend(run, store, Caller(observe, stop), overrides=overrides)
 
 
 def show(run: str, store: Where | Ledger = "runs") -> Result:
-    """A run or a sweep as it stands, also while another process computes it.
+    """The present result of a run or a sweep, also while another process computes it.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such run.
+        StoreError: the store could not be read, or the run is damaged.
     """
     with opened(store) as ledger:
         return job_result(ledger, run)
 
 
 def runs(store: Where = "runs") -> list[RunStatus]:
-    """Where the runs and sweeps of a store stand, newest first; points are not told one by one."""
+    """The status of every run and sweep of a store, newest first, without that of single points."""
     return standings.standings(store)
 
 
 def status(run: str, store: Where = "runs") -> RunStatus:
-    """Where a run stands, or a sweep with each of its points.
+    """The status of a run, or of a sweep and each of its points.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such run.
     """
     return standings.status(run, store)
 
 
 def compare(a: str, b: str, store: Where = "runs") -> list[Comparison]:
-    """Two runs, or the points of two sweeps that are given the same.
+    """Compare two runs, or two sweeps point by point; points match by what the sweep varies.
+
+    Args:
+        a: id of a run or a sweep, or an unambiguous prefix.
+        b: id of the other one, of the same kind.
+        store: the folder of the ledger.
+
+    Returns:
+        One comparison of two runs; for sweeps, one for each common point.
 
     Raises:
-        UsageError: no such run or sweep; one of each; or two sweeps without a common point.
+        UsageError: there is no such run; only one is a sweep; or they have no common point.
     """
     return pairs.compare(a, b, store)
 
 
 @dataclass(frozen=True)
 class Repro:
-    """One block computed again, here.
+    """One block, recomputed in this process.
 
-    ``matches`` says whether it came out as it was counted; None where the ledger holds it only
-    together with other blocks, or not at all.
+    Attributes:
+        run, block: id of the run, and index of the block.
+        tally: the block's tally; None if the kernel failed.
+        fault: how the kernel failed, or None.
+        wall_s, cpu_s: wall and CPU seconds inside the kernel.
+        matches: whether the tally equals the counted one; None if the block is not counted, or
+            only as part of a task of several blocks.
     """
 
     run: str
@@ -202,10 +239,15 @@ class Repro:
 
 
 def repro(run: str, block: int, store: Where = "runs") -> Repro:
-    """Compute one block of a run again, in this process, where a debugger can follow it.
+    """Recompute one block of a run in this process, where a debugger can follow it.
+
+    Args:
+        run: id of the run, or an unambiguous prefix.
+        block: index of the block, from 0.
+        store: the folder of the ledger.
 
     Raises:
-        UsageError: no such run, or a negative block.
+        UsageError: there is no such run, or the block is negative.
     """
     if block < 0:
         raise UsageError(f"a block's index is at least 0, got {block}")
@@ -214,6 +256,7 @@ def repro(run: str, block: int, store: Where = "runs") -> Repro:
         work = request_of(ledger, row).work(row.id)
         with kernels_at_home():
             outcome = perform(work, Task(0, block, block + 1, 1, time.time()))
+        # A row of several blocks has only their sum, which a single block cannot be compared with.
         counted = [r for r in ledger.counted(row, block, block + 1) if r.stop - r.first == 1]
         matches = counted[0].tally == outcome.tally if counted else None
         tally = json.loads(outcome.tally) if outcome.tally else None
@@ -221,7 +264,7 @@ def repro(run: str, block: int, store: Where = "runs") -> Repro:
 
 
 def hosts(spec: Spec) -> dict[str, Any]:
-    """The hosts that a spec names, one by one; of their environment the names alone are told."""
+    """The hosts of a spec, one by one. Environment values may be secret: only names are listed."""
     rows = [
         {"node": row.pop("host"), **row, "env": sorted(row["env"])}
         for row in (node.to_json() for node in placed(spec.nodes.hosts))
@@ -237,29 +280,30 @@ def change_nodes(
     add: Sequence[str] = (),
     drain: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Have a run that is being computed work on further hosts, and on others no more.
+    """Add hosts to a running run, or drain some of its hosts.
 
-    All points of a sweep that a process computes share its hosts: each stands for all of them.
+    All points of a sweep that one process computes share its hosts, so a point stands for them all.
 
     Args:
-        run: its id, or how that begins; or a sweep's, or a point of one.
+        run: id of a run, a sweep or a point, or an unambiguous prefix.
         store: the folder of the ledger.
-        add: hosts as a spec has them, as texts or as the YAML of a mapping.
-        drain: host lists; what they were given is finished and counted.
+        add: hosts as in a spec, as host lists or as YAML mappings.
+        drain: host lists; tasks in progress there are finished and counted first.
 
     Returns:
-        ``run``, ``added`` and ``drained``: names.
+        The id as ``run``, and the host names as ``added`` and ``drained``.
 
     Raises:
-        UsageError: it is not being computed, or does not do it, for a reason that it gives.
-        NoAnswer: it has not answered in time.
+        UsageError: the run is not running, or it refused the request; the message says why.
+        NoAnswer: it did not answer in time.
     """
     added, drained = hosts_of(add, "--add"), [node.host for node in hosts_of(drain, "--drain")]
+    # The loop that computes the run polls the ledger about once a second, and answers in it.
     with Ledger(Path(store), write=True) as ledger:
-        name, rows = _meant(ledger, run)
+        name, rows = _find(ledger, run)
         row = _computed_now(ledger, name, rows)
         wish = ledger.wish(row, added, drained)
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + _ANSWER_TIMEOUT
         while (answer := ledger.answer(wish)) is None:
             if time.monotonic() > end or not any(map(ledger.holder, rows)):
                 raise NoAnswer(f"{name} has not answered; it may have ended")
@@ -269,8 +313,8 @@ def change_nodes(
     return {"run": name, **answer}
 
 
-def _meant(ledger: Ledger, name: str) -> tuple[str, list[Run]]:
-    """The id of a run, and its row; or that of a sweep, and its runs, those that end last first."""
+def _find(ledger: Ledger, name: str) -> tuple[str, list[Run]]:
+    """The id of a run and its row; or the id of a sweep and its rows, the last to end first."""
     sweep = sweeps.named(ledger, name)
     if sweep is None:
         row = ledger.run(name)
@@ -279,10 +323,10 @@ def _meant(ledger: Ledger, name: str) -> tuple[str, list[Run]]:
 
 
 def _computed_now(ledger: Ledger, name: str, rows: Sequence[Run]) -> Run:
-    """One of the runs that is being computed, where one process does that.
+    """One of the running runs; its process computes them all.
 
     Raises:
-        UsageError: none does, or several do.
+        UsageError: no process computes them, or several do.
     """
     found = {owner.process: row for row in rows if (owner := ledger.holder(row))}
     if not found:
@@ -292,25 +336,29 @@ def _computed_now(ledger: Ledger, name: str, rows: Sequence[Run]) -> Run:
     if len(found) > 1:
         raise UsageError(
             f"{len(found)} processes compute parts of {name}, each on hosts of its own",
-            fix=f"name a point of the part that is meant, such as {name}/3",
+            fix=f"name a point of the part you mean, such as {name}/3",
         )
     return next(iter(found.values()))
 
 
 def plan(spec: Spec, seconds: float = 2.0, *, yes: bool = False) -> Outlook:
-    """What a spec would run.
+    """What a spec would run, and an estimate of how long it would take.
 
     Args:
         spec: from :func:`load`.
-        seconds: of trial on its backend, which say how long it will take; 0: none. Of a sweep the
-            first point is tried, and every block is taken to cost what one of its does.
-        yes: more than 100,000 points of a sweep are meant.
+        seconds: length of a trial run on its backend; 0 skips it, and gives no estimate. For a
+            sweep the first point is tried, and the blocks of all points are assumed to cost the
+            same.
+        yes: allow a sweep of more than 100,000 points.
 
-    Raises what :func:`submit` raises.
+    Raises:
+        SpecError: the kernel or its parameters are invalid.
+        UsageError: the sweep has too many points.
+        EngineError: the trial found no usable slot.
     """
     if spec.sweep is not None:
         return look_ahead_sweep(spec, seconds, SystemClock(), yes=yes)
     request = life.resolved(spec)
-    # Without a trial nothing is run, and the hosts of a job need not be there yet.
+    # Without a trial nothing runs, so `nodes: auto` need not be inside its job yet.
     nodes = placed(spec.nodes.hosts) if seconds or spec.nodes.hosts else ()
     return look_ahead(request, nodes, seconds, SystemClock())

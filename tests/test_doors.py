@@ -169,7 +169,7 @@ def test_an_environment_is_installed_again_only_when_the_settings_change(tmp_pat
 
 def test_the_version_is_the_one_of_the_package() -> None:
     """The version is written once, in the package."""
-    assert settings()["metadata"]["version"] == "attr: cluster.__version__"
+    assert settings()["metadata"]["version"] == "attr: cluster.common.version.__version__"
     assert re.fullmatch(r"\d+\.\d+\.\d+", cluster.__version__)
 
 

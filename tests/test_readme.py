@@ -113,6 +113,14 @@ def test_its_links_and_paths_lead_somewhere(page: str) -> None:
         assert (ROOT / path).exists(), path
 
 
+@pytest.mark.parametrize("page", ["docs/design.md", "docs/backends.md", "CONTRIBUTING.md"])
+def test_the_files_that_a_page_names_exist(page: str) -> None:
+    """Each Python file that is named with a folder, also where the folder is one of cluster/."""
+    for name in re.findall(r"`((?:\w+/)+[a-z_]+\.py)`", (ROOT / page).read_text()):
+        places = (ROOT, ROOT / "cluster", ROOT / "cluster/backends")
+        assert any((place / name).exists() for place in places), name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_its_sessions_print_what_they_show(

@@ -1,8 +1,8 @@
 """The contract between the dispatcher and an engine.
 
-An engine moves tasks and nothing else: no retry, log, file, clock or statistics. It asks the
-source for a task whenever a slot is free, calls :func:`cluster.sampling.task.perform` on the
-worker, and yields exactly one outcome for each task it took.
+An engine only moves tasks: it has no retries, logs, files, clocks or statistics. It takes a task
+from the source whenever a slot is free, calls :func:`cluster.sampling.task.perform` on the worker,
+and yields exactly one outcome for each task that it took.
 """
 
 from __future__ import annotations
@@ -22,46 +22,50 @@ from cluster.common.engines import Entry, Option, built_in, cure, entry, importe
 from cluster.common.errors import EngineError, UsageError, did_you_mean
 from cluster.hosts.connect import agent_command
 from cluster.hosts.nodes import Node
-from cluster.hosts.prints import Hearing, Overheard, PrintedLines
+from cluster.hosts.prints import CapturedStream, PrintCapture, PrintedLines
 from cluster.hosts.worker_pool import POOLS
 from cluster.sampling.task import Outcome, Task, Work
 
 if TYPE_CHECKING:
     from cluster.spec import Spec
 
-__all__ = ["Entry", "Option"]  # for the files of engines, which find all that they need here
+__all__ = ["Entry", "Option"]  # re-exported, so that an engine's file imports from here only
 
 
 class Pause(Enum):
-    """What a source answers where it has no task."""
+    """What ``Source.take`` returns instead of a task."""
 
     NOW = "nothing now: ask again at the next outcome or tick"
-    END = "no more: end when all that was taken is answered"
+    END = "no more: end when every task that was taken has an outcome"
 
 
 class Source(Protocol):
     """Where an engine gets its tasks from; the dispatcher's side of the contract."""
 
     def take(self, node: str | None = None) -> Task | Pause:
-        """A task for a slot of this node (None where the engine cannot choose)."""
+        """A task for a slot of this node; None if the engine cannot choose the node."""
 
     def work_of(self, run: str) -> Work | None:
-        """What the tasks of this run are of; None for the work that ``run`` was given."""
+        """The work of this run's tasks; None: the work that ``Backend.run`` was given."""
         return None
 
     def revoked(self) -> Collection[int]:
-        """Ids of tasks to end by force; each is then answered as lost. Empty most of the time."""
+        """Ids of tasks to end by force; each then gets an outcome without a tally."""
         return ()
 
     def avoided(self) -> Collection[str]:
-        """Nodes that get no task now; for an engine that chooses by itself."""
+        """Nodes that get no task now, for an engine that itself chooses the node."""
         return ()
 
 
 class NodeEvent(NamedTuple):
-    """A node joined or was lost, and why; ``slots`` is how many of its slots are usable now.
+    """A node joined, was lost, or changed its number of slots.
 
-    ``asked``: the person had it drained, which is no loss.
+    Attributes:
+        node: its name.
+        slots: how many of its slots are usable now; 0: it is lost.
+        reason: why, in words.
+        asked: a user had it drained, so it does not count as lost.
     """
 
     node: str
@@ -70,32 +74,32 @@ class NodeEvent(NamedTuple):
     asked: bool = False
 
     def __str__(self) -> str:
-        """As the ledger has it: ``2 slots: ready``."""
+        """As in the ledger: ``2 slots: ready``."""
         return f"{self.slots} slot{'' if self.slots == 1 else 's'}: {self.reason}"
 
 
-# What an engine yields: a generator, so that closing it is the way to stop.
+# What an engine yields. It is a generator, because closing it is how the dispatcher stops it.
 Item = Outcome | NodeEvent | PrintedLines | None
 Items = Generator[Item, None, None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What an engine may be told beside its nodes; one frozen object for all engines.
+    """An engine's settings beside its nodes, the same for all engines.
 
     Attributes:
         ready: seconds within which a worker must be ready.
         tick: seconds after which ``run`` yields None if nothing else happened.
-        required: so many hosts must be ready before the first task; None: all.
+        required: how many hosts must be ready before the first task; None: all.
         launch: seconds within which they must be.
-        timeout: seconds for one block, where only the node itself can end one that hangs.
+        timeout: seconds for one block, for nodes where only the node can end one that hangs.
         memory: bytes that a slot may use; 0: no limit.
         kernels: a work of each further kernel of a sweep, beside that of the first work.
-        probes: how the probe of each kernel came out where the run was begun; None: nobody asked.
-        probed: is told of a kernel, by its number, how it came out on the first host, where nobody
-            had asked before.
-        own: the engine's own options, by their names: those of its ``ENTRY``, all of them.
-        attaches: by these it can work on nodes that stand by themselves, those with ``attach``.
+        probes: the result of each kernel's probe at the run's first start; None: not probed yet.
+        probed: called with the number of a kernel and its probe's result on the first host, if it
+            was not probed yet.
+        own: the engine's own options by name: all those of its ``ENTRY``.
+        attaches: with these options, the engine can use nodes with ``attach``.
     """
 
     ready: float = 60.0
@@ -112,11 +116,12 @@ class Options:
 
     @classmethod
     def of(cls, spec: Spec, backend: str | None = None) -> Self:
-        """What a spec tells its engine.
+        """The settings that a spec has for its engine.
 
         Args:
-            spec: the one of the run.
-            backend: the engine's name; without it, the spec's. A sweep may be over several.
+            spec: the run's.
+            backend: the engine's name, which may differ between points of a sweep; None: the
+                spec's.
         """
         name = backend or spec.backend
         own, found = spec.engine_options(name), entry(name)
@@ -130,13 +135,13 @@ class Options:
 
 
 class Health(NamedTuple):
-    """What an engine finds of its own on this machine, for ``cluster doctor``.
+    """The result of an engine's own check of this machine, for ``cluster doctor``.
 
     Attributes:
-        check: what was looked at, in a word.
-        ok: whether the engine can work with it.
+        check: the name of what was checked.
+        ok: whether the engine can work.
         message: what was found.
-        fix: what to do where it cannot.
+        fix: what to do if the engine cannot work.
     """
 
     check: str
@@ -146,15 +151,20 @@ class Health(NamedTuple):
 
 
 class Backend(ABC):
-    """An engine. ``with`` brings it up and takes down exactly what it brought up."""
+    """An engine. As a context manager, it ends exactly the processes that it has started.
 
-    #: Runs kernels in the dispatcher's own process, which their crash or hang therefore takes.
+    Args:
+        nodes: the hosts to work on.
+        options: its settings.
+    """
+
+    #: Kernels run in the dispatcher's own process, so one that crashes or hangs takes it along.
     in_process: ClassVar[bool] = False
 
     def __init__(self, nodes: Sequence[Node], options: Options) -> None:
         self.nodes = tuple(nodes)
         self.options = options
-        raised()  # each slot and each host takes some files
+        raised()  # raises the limit of open files: each slot and each host needs some
 
     def __enter__(self) -> Self:
         return self
@@ -164,21 +174,26 @@ class Backend(ABC):
 
     @abstractmethod
     def run(self, work: Work, source: Source) -> Items:
-        """Yield outcomes in any order, node events, and None about once a second between them.
+        """Take tasks from a source, and yield their outcomes in any order.
 
-        What a kernel prints while it draws a task is yielded before the outcome of that, as far
-        as the engine hears of it.
+        Node events are yielded as well, and None at least once in ``options.tick`` seconds. What a
+        kernel prints while it draws a task is yielded before the outcome of the task, if the
+        engine captures it.
 
-        Ends when the source says END and every task taken is answered. Closing the generator
-        cancels what has not begun and returns promptly.
+        The generator ends when the source has returned ``Pause.END`` and every task taken has its
+        outcome. Closing it cancels tasks that have not begun, and returns promptly.
+
+        Args:
+            work: the work of tasks that name no run of their own.
+            source: provides the tasks.
 
         Raises:
-            EngineError: the engine itself failed; what was not yielded is still owed.
+            EngineError: the engine itself failed. Tasks without an outcome are drawn again.
         """
 
     @staticmethod
     def health() -> Health | None:
-        """What is to be said of this machine before the engine is used; None: nothing."""
+        """Check this machine before the engine is used; None: there is nothing to check."""
         return None
 
     @staticmethod
@@ -188,17 +203,17 @@ class Backend(ABC):
 
     @staticmethod
     def reach(node: Node, options: Options) -> Sequence[str]:
-        """The command that reaches the agent of a node, for an engine of several hosts."""
+        """The command that connects to the agent of a node, for an engine of several hosts."""
         return agent_command(node)
 
     def resize(self, nodes: Sequence[Node]) -> None:
-        """Work on these nodes from now on, between two items of ``run``.
+        """Change the nodes; called between two items of ``run``.
 
-        New ones are brought up as at the start. Those that are gone, or are told of otherwise,
-        get no more tasks, and end when those that they have are answered.
+        New nodes are started as at the beginning. Nodes that are no longer listed, or are listed
+        with other settings, get no more tasks, and are ended once their tasks have outcomes.
 
         Raises:
-            UsageError: this engine cannot.
+            UsageError: this engine cannot change its nodes.
         """
         raise UsageError("this backend works on the hosts that it began with", fix=_RESTART)
 
@@ -206,49 +221,62 @@ class Backend(ABC):
 _RESTART = "stop the run, then resume it with --set nodes=... or another backend"
 
 
-# The engines of this package, each as its own file says what it is.
+# The engines of this package, by the entry in each engine's file.
 TABLE = built_in()
 
 
 class LaunchedWorld(NamedTuple):
-    """Where this process is seated, whatever specs say: in a world that somebody else launched."""
+    """An MPI world that the user's mpirun or srun has launched, with this process in it.
+
+    Its engine is used whatever the spec says.
+
+    Attributes:
+        backend: the name of the engine.
+        nodes: the hosts of the world.
+        engine: makes the engine.
+    """
 
     backend: str
     nodes: tuple[Node, ...]
     engine: Callable[[Options], Backend]
 
 
-_SEATS: list[LaunchedWorld] = []
+_WORLDS: list[LaunchedWorld] = []
 
 
-def adopt_world(place: LaunchedWorld) -> None:
-    """Make all engines of this process from now on those of that place."""
-    _SEATS.append(place)
+def adopt_world(world: LaunchedWorld) -> None:
+    """Use the engine of this world for everything that this process computes from now on."""
+    _WORLDS.append(world)
 
 
 def launched_world() -> LaunchedWorld | None:
-    """Where this process is seated, if it is anywhere."""
-    return _SEATS[-1] if _SEATS else None
+    """The world that this process belongs to, or None."""
+    return _WORLDS[-1] if _WORLDS else None
 
 
 def create(name: str, nodes: Sequence[Node], options: Options | None = None) -> Backend:
-    """The engine of that name, imported now.
+    """Import an engine by its name, and make it.
+
+    Args:
+        name: the backend.
+        nodes: the hosts to work on.
+        options: its settings; None: the defaults.
 
     Raises:
-        UsageError: no such backend.
-        EngineError: it is not installed here.
+        UsageError: there is no such backend.
+        EngineError: it is not installed here, or its registration is broken.
     """
-    if (place := launched_world()) is not None:
-        return place.engine(options or Options())
+    if (world := launched_world()) is not None:
+        return world.engine(options or Options())
     return kind(name)(nodes, options or Options())
 
 
 def kind(name: str) -> type[Backend]:
-    """The class of the engine of that name, imported now.
+    """Import the class of an engine by its name.
 
     Raises:
-        UsageError: no such backend.
-        EngineError: it is not installed here, or, from another distribution, it is broken.
+        UsageError: there is no such backend.
+        EngineError: it is not installed here, or its registration is broken.
     """
     found = need(name)
     made = imported(found)
@@ -270,7 +298,7 @@ def node_that_stands() -> Callable[..., Any]:
 
 
 def _misfit(found: Entry, made: object) -> str:
-    """Why an object is not the engine that its entry says; empty where it is."""
+    """Why an object is not an engine as its entry describes; empty if it is."""
     if not (isinstance(made, type) and issubclass(made, Backend)):
         return "is not a class that inherits from cluster.backends.base.Backend"
     if isabstract(made):
@@ -281,10 +309,10 @@ def _misfit(found: Entry, made: object) -> str:
 
 
 def need(name: str) -> Entry:
-    """The entry of a backend that can be used here.
+    """The entry of a backend, which must be usable here.
 
     Raises:
-        UsageError: no such backend.
+        UsageError: there is no such backend.
         EngineError: it is not installed here, or its registration is broken.
     """
     found = entry(name)
@@ -299,7 +327,7 @@ def need(name: str) -> Entry:
 
 
 def proven(found: Entry) -> Entry:
-    """The entry; one of another distribution is imported first, to see whether that works."""
+    """The entry; if it is another distribution's, with any error of its import filled in."""
     if not found.package or not found.usable:
         return found
     try:
@@ -309,19 +337,22 @@ def proven(found: Entry) -> Entry:
     return found
 
 
-def ready_at_home(options: Options) -> str:
-    """What an engine that runs kernels in this process says of itself when it begins."""
+def in_process_reason(options: Options) -> str:
+    """The reason in the first node event of an engine that runs kernels in this process."""
     if not options.memory:
         return "ready"
     return "ready; retry.memory is not kept: kernels run in the dispatcher's own process"
 
 
 @contextmanager
-def kernels_at_home(hearing: Hearing | None = None) -> Iterator[None]:
-    """What an engine owes this process when it runs kernels in it.
+def kernels_at_home(capture: PrintCapture | None = None) -> Iterator[None]:
+    """Prepare this process for kernels that run in it, and restore its standard output afterwards.
 
-    The thread pools of libraries that are still to be loaded are held to one thread; and what a
-    kernel prints, or does to standard output, goes to standard error: our output is data.
+    Libraries that are loaded from now on use one thread. What kernels print goes to standard error,
+    because this process's standard output is data.
+
+    Args:
+        capture: captures what kernels print through Python's streams; None: nothing is captured.
     """
     for name in POOLS:
         os.environ.setdefault(name, "1")
@@ -330,13 +361,13 @@ def kernels_at_home(hearing: Hearing | None = None) -> Iterator[None]:
     os.dup2(2, 1)
     theirs = sys.stdout = os.fdopen(os.dup(2), "w", buffering=1, errors="replace")
     errors = sys.stderr
-    if hearing is not None:
-        sys.stdout, sys.stderr = Overheard(hearing, theirs), Overheard(hearing, errors)
+    if capture is not None:
+        sys.stdout, sys.stderr = CapturedStream(capture, theirs), CapturedStream(capture, errors)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = ours, errors
-        with suppress(OSError):  # a kernel may have closed what is below it
+        with suppress(OSError):  # a kernel may have closed its descriptor
             theirs.close()
         os.dup2(kept, 1)
         os.close(kept)

@@ -1,7 +1,7 @@
-"""Kernels that are drawn in this process: whether they come out as they do in a worker.
+"""Checks that a kernel draws the same in this process as in a worker.
 
-Workers hash alike, and so does the command line. A Python that imports this package may not: there
-the order of a set of strings is another one at every start.
+Workers and the command line have PYTHONHASHSEED=0. A Python that imports this package may have hash
+randomization on, with which the order of a set of strings changes at every start.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ from cluster.hosts.nodes import local
 from cluster.hosts.worker_pool import Slots
 from cluster.sampling.task import Outcome, Work, perform
 
-# What has no order of its own, and modules that make nothing of it.
+# Names whose results may depend on hashes, and modules that never use them in what they return.
 _UNORDERED = {"set", "frozenset", "hash", "vars", "globals", "locals", "dir"}
 _ORDERED = {"__future__", "cluster", "numpy", "math", "time", "os", "sys", "numba", "typing"}
+# Digests of the kernels that have been checked.
 _known: set[str] = set()
 
 
-def hold_to_workers(work: Work, ready: float) -> None:
-    """Refuse a kernel that a worker draws otherwise than this process; each is tried once.
+def check_against_worker(work: Work, ready: float) -> None:
+    """Refuse a kernel that draws differently in a worker and in this process.
+
+    Each kernel is checked once, and only if its text suggests that hashes may matter.
 
     Args:
-        work: of the kernel.
-        ready: seconds that a worker may take.
+        work: a work of the kernel.
+        ready: seconds within which a worker must have drawn the probe.
 
     Raises:
-        KernelError: a few samples of it came out differently.
+        KernelError: the probe's tallies differ.
+        EngineError: no worker drew the probe in time.
     """
     if not sys.flags.hash_randomization or work.source.sha in _known:
         return
@@ -41,14 +45,14 @@ def hold_to_workers(work: Work, ready: float) -> None:
         if is_drawn(here) and here != there:
             raise KernelError(
                 f"a few samples of {work.source.name} come out differently in this process than in"
-                " a worker: it goes by the order of a set or a hash, which PYTHONHASHSEED rules",
-                fix="start Python with PYTHONHASHSEED=0, or take the backend processes",
+                " a worker: it depends on a hash or the order of a set, and so on PYTHONHASHSEED",
+                fix="start Python with PYTHONHASHSEED=0, or use the backend processes",
             )
     _known.add(work.source.sha)
 
 
 def _may_depend(text: str) -> bool:
-    """Whether numbers could go by hashes: not where a file has no set, and imports little."""
+    """Whether results could depend on hashes: a file uses sets, or imports unknown modules."""
     for node in ast.walk(ast.parse(text.removeprefix("\ufeff"))):
         match node:
             case ast.Set() | ast.SetComp():
@@ -67,7 +71,7 @@ def _may_depend(text: str) -> bool:
 
 
 def _in_a_worker(work: Work, ready: float) -> Outcome:
-    """The probe, drawn in a process like those of other backends."""
+    """The outcome of the probe in a worker process."""
     few, task = probe(work)
     deadline = time.monotonic() + ready
     with selectors.DefaultSelector() as selector:

@@ -17,7 +17,7 @@ ENTRY = Entry("processes", "worker processes on this machine: the default")
 
 
 class Engine(Backend):
-    """As many worker processes as the first node has slots."""
+    """One worker process for each slot of the first node."""
 
     def __init__(self, nodes: Sequence[Node], options: Options) -> None:
         super().__init__(nodes, options)
@@ -31,7 +31,7 @@ class Engine(Backend):
         self._selector.close()
 
     def run(self, work: Work, source: Source) -> Items:
-        """See :meth:`Backend.run`."""
+        """See :meth:`Backend.run`; raises EngineError when every slot has been given up."""
         options = self.options
         slots = Slots(self.nodes[0], work, self._selector, options.ready, options.memory)
         self._slots = slots
@@ -44,11 +44,12 @@ class Engine(Backend):
             slots.revoke(source.revoked())
             for key, mask in self._selector.select(self.options.tick):
                 key.data(mask)
-            # Whatever it was that woke us: a worker that prints without end must not stop clocks.
+            # Also if something happened: with a worker that prints without end, the tick would
+            # otherwise never come.
             yield None
 
     def _tend(self, slots: Slots) -> Iterator[Outcome | NodeEvent | PrintedLines]:
-        """See to every process, and tell when the number of usable ones changes."""
+        """Yield what the processes have sent, and an event if the number of usable ones changed."""
         yield from slots.tend()
         if slots.usable != self._usable:
             self._usable = slots.usable
@@ -57,7 +58,7 @@ class Engine(Backend):
             raise EngineError(f"no worker process is left: {slots.reason}")
 
     def _feed(self, slots: Slots, source: Source) -> bool:
-        """Give tasks to the slots that have fewest, until the source pauses; True at its end."""
+        """Give tasks to the least busy slots until the source pauses; True at its end."""
         answer: Task | Pause = Pause.NOW
         while slots.usable and isinstance(answer := source.take(self.nodes[0].host), Task):
             slots.give(answer, source.work_of(answer.run))

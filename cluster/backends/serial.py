@@ -11,12 +11,12 @@ from cluster.backends.base import (
     NodeEvent,
     Pause,
     Source,
+    in_process_reason,
     kernels_at_home,
-    ready_at_home,
 )
-from cluster.backends.order import hold_to_workers
+from cluster.backends.order import check_against_worker
 from cluster.common.engines import Entry
-from cluster.hosts.prints import Hearing
+from cluster.hosts.prints import PrintCapture
 from cluster.sampling.task import Work, perform
 
 ENTRY = Entry(
@@ -27,27 +27,27 @@ ENTRY = Entry(
 
 
 class Engine(Backend):
-    """Draws block after block; of several nodes or slots it uses one slot of the first node."""
+    """Draws one task at a time; of several nodes or slots, it uses one slot of the first node."""
 
     in_process = True
 
     def run(self, work: Work, source: Source) -> Items:
-        """See :meth:`Backend.run`. A kernel that never returns is never left."""
+        """See :meth:`Backend.run`; a kernel that never returns blocks it for ever."""
         node = self.nodes[0].host
         for each in (work, *self.options.kernels):
-            hold_to_workers(each, self.options.ready)
-        yield NodeEvent(node, 1, ready_at_home(self.options))
-        hearing = Hearing()
-        with kernels_at_home(hearing):
+            check_against_worker(each, self.options.ready)
+        yield NodeEvent(node, 1, in_process_reason(self.options))
+        capture = PrintCapture()
+        with kernels_at_home(capture):
             while (task := source.take(node)) is not Pause.END:
                 if isinstance(task, Pause):
                     time.sleep(min(self.options.tick, 0.05))
                     yield None
                 else:
-                    of, begin = source.work_of(task.run) or work, partial(hearing.begin, task.id)
+                    of, begin = source.work_of(task.run) or work, partial(capture.begin, task.id)
                     try:
                         outcome = perform(of, task, time.thread_time, begin)
                     finally:
-                        hearing.end()
-                    yield from hearing.taken(node)
+                        capture.end()
+                    yield from capture.take(node)
                     yield outcome._replace(node=node)

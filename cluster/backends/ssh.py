@@ -1,4 +1,4 @@
-"""Workers over plain ssh channels: several hosts without an engine, and without an open port."""
+"""The engine ``ssh``: workers on several hosts, over the agents' ssh channels, without a port."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENTRY = Entry(
 
 
 class Engine(Hosted):
-    """The agents themselves carry the tasks."""
+    """Sends tasks over the same connections as all other messages to the agents."""
 
     def _give(self, task: Task, host: Host | None) -> None:
         if host is not None:

@@ -1,8 +1,8 @@
 """The engine ``tcp``: plain sockets, and nothing to install.
 
 A host's server listens on one port, at the address by which the host is reached. Every connection
-is mutual TLS 1.3 (see :mod:`cluster.backends.kit.door`); over it go texts, each with its length in
-front.
+uses mutual TLS 1.3 (see :mod:`cluster.backends.kit.door`). Each text is sent after its length in
+bytes.
 """
 
 from __future__ import annotations
@@ -20,17 +20,27 @@ ENTRY = Entry(
     kind="hosted",
     routes=("to",),
 )
+# Size of a length on the wire, in bytes.
 _LENGTH = 4
 
 
 class Engine(CallEngine):
-    """A server of plain sockets on every host."""
+    """A server for plain sockets on every host."""
 
     module = __name__
 
 
 def serve(draw: Call, first: Where, announce: Announce) -> NoReturn:
-    """See :mod:`cluster.backends.kit.calls`."""
+    """On a host: answer the texts of every connection; see :mod:`cluster.backends.kit.calls`.
+
+    Args:
+        draw: turns the text of a call into that of its answer.
+        first: ``address`` to listen at, and ``secret``.
+        announce: called with the ``port``.
+
+    Raises:
+        OSError: the address cannot be listened at.
+    """
 
     def answer(connection: socket.socket) -> None:
         while True:
@@ -40,7 +50,14 @@ def serve(draw: Call, first: Where, announce: Announce) -> NoReturn:
 
 
 def dial(where: Where) -> Call:
-    """See :mod:`cluster.backends.kit.calls`."""
+    """In the driver: connect to a host's server; see :mod:`cluster.backends.kit.calls`.
+
+    Args:
+        where: ``address``, ``port``, ``secret``, and ``patience`` in seconds.
+
+    Raises:
+        OSError: nothing answers there in time, or it does not know the secret.
+    """
     connection = connect(where)
 
     def call(text: str) -> str:
@@ -56,7 +73,11 @@ def _send(connection: socket.socket, text: str) -> None:
 
 
 def _receive(connection: socket.socket) -> str:
-    """The next text; ConnectionError where none will come."""
+    """The next text.
+
+    Raises:
+        ConnectionError: the other end has closed the connection.
+    """
     length = int.from_bytes(_exactly(connection, _LENGTH), "big")
     return _exactly(connection, length).decode()
 

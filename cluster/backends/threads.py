@@ -14,12 +14,12 @@ from cluster.backends.base import (
     NodeEvent,
     Pause,
     Source,
+    in_process_reason,
     kernels_at_home,
-    ready_at_home,
 )
-from cluster.backends.order import hold_to_workers
+from cluster.backends.order import check_against_worker
 from cluster.common.engines import Entry
-from cluster.hosts.prints import Hearing
+from cluster.hosts.prints import PrintCapture
 from cluster.sampling.task import Outcome, Task, Work, perform
 
 ENTRY = Entry(
@@ -28,35 +28,36 @@ ENTRY = Entry(
     kind="in_process",
 )
 
+# Seconds for threads to end once no more tasks are wanted.
 _GRACE = 0.5
 
 
 class Engine(Backend):
-    """As many threads as the first node has slots; each waits for a task, draws it, answers."""
+    """One thread for each slot of the first node, fed by a queue of tasks."""
 
     in_process = True
 
     def run(self, work: Work, source: Source) -> Items:
-        """See :meth:`Backend.run`. A kernel that never returns keeps its thread."""
+        """See :meth:`Backend.run`; a kernel that never returns blocks its thread for ever."""
         node = self.nodes[0]
         for each in (work, *self.options.kernels):
-            hold_to_workers(each, self.options.ready)
+            check_against_worker(each, self.options.ready)
         slots = node.slots or 1
         tasks: queue.SimpleQueue[tuple[Work, Task] | None] = queue.SimpleQueue()
         outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-        hearing = Hearing()
+        capture = PrintCapture()
         # Daemons: a kernel that hangs must not keep a stopped dispatcher alive.
         workers = [
-            threading.Thread(target=_serve, args=(tasks, outcomes, slot, hearing), daemon=True)
+            threading.Thread(target=_serve, args=(tasks, outcomes, slot, capture), daemon=True)
             for slot in range(slots)
         ]
         for worker in workers:
             worker.start()
-        with kernels_at_home(hearing):
+        with kernels_at_home(capture):
             try:
-                yield NodeEvent(node.host, slots, ready_at_home(self.options))
+                yield NodeEvent(node.host, slots, in_process_reason(self.options))
                 for item in self._turn(work, source, tasks, outcomes):
-                    yield from hearing.taken(node.host)
+                    yield from capture.take(node.host)
                     yield item
             finally:
                 _drop(tasks)
@@ -91,12 +92,12 @@ def _serve(
     tasks: queue.SimpleQueue[tuple[Work, Task] | None],
     outcomes: queue.SimpleQueue[Outcome],
     slot: int,
-    hearing: Hearing,
+    capture: PrintCapture,
 ) -> None:
     while (found := tasks.get()) is not None:
-        begin = partial(hearing.begin, found[1].id)
+        begin = partial(capture.begin, found[1].id)
         outcome = perform(*found, time.thread_time, begin)
-        hearing.end()
+        capture.end()
         outcomes.put(outcome._replace(slot=slot))
 
 
@@ -109,7 +110,7 @@ def _drop(tasks: queue.SimpleQueue[tuple[Work, Task] | None]) -> None:
 
 
 def _leave(workers: list[threading.Thread]) -> None:
-    """Wait a moment: a copy that nobody needs any more may still be printing."""
+    """Wait a moment for the threads: one may still draw a revoked copy of a task, and print."""
     deadline = time.monotonic() + _GRACE
     for worker in workers:
         worker.join(max(0.0, deadline - time.monotonic()))

@@ -23,20 +23,26 @@ ENTRY = Entry(
     kind="hosted",
     routes=("to",),
 )
-# Two callers, and two of a driver before that, whose calls may last for a moment.
+# Threads that answer calls: a driver has two callers, and those of its predecessor may linger.
 _ANSWERING = 4
 _BEAT, _DEAD = 2.0, 10.0
 _HANDSHAKE = 10_000  # milliseconds
 
 
 class Engine(CallEngine):
-    """A server of ZeroMQ on every host."""
+    """A ZeroMQ server on every host."""
 
     module = __name__
 
 
 def serve(draw: Call, first: Where, announce: Announce) -> None:
-    """See :mod:`cluster.backends.kit.calls`."""
+    """On a host: answer requests; see :mod:`cluster.backends.kit.calls`.
+
+    Args:
+        draw: turns the text of a request into that of its reply.
+        first: ``address`` to listen at, and ``secret``.
+        announce: called with the ``port``.
+    """
     context = zmq.Context()
     front, back = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
     curve.keep(context, first["secret"])
@@ -50,17 +56,21 @@ def serve(draw: Call, first: Where, announce: Announce) -> None:
 
 
 def dial(where: Where) -> Call:
-    """See :mod:`cluster.backends.kit.calls`."""
+    """In the driver: connect to a host's server; see :mod:`cluster.backends.kit.calls`.
+
+    Args:
+        where: ``address``, ``port``, ``secret``, and ``patience`` in seconds.
+    """
     caller: Any = zmq.Context.instance().socket(zmq.REQ)
     curve.call(caller, where["secret"], _BEAT, _DEAD)
     _set_options(caller, where)
     caller.rcvtimeo = caller.sndtimeo = int(where["patience"] * 1000)
     caller.connect(url("tcp", where["address"], where["port"]))
-    return lambda text: caller.send_string(text) or caller.recv_string()  # the first returns None
+    return lambda text: caller.send_string(text) or caller.recv_string()  # send returns None
 
 
 def _answer(replies: Any, draw: Call) -> None:
-    """In a thread: answer one call after the other."""
+    """In a thread: answer requests one by one."""
     replies.connect("inproc://draw")
     while True:
         replies.send_string(draw(replies.recv_string()))

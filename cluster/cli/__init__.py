@@ -1,4 +1,4 @@
-"""The verbs: read arguments, call the interface, print. Nothing is decided here."""
+"""The verbs: parse arguments, call the Python interface, print. No logic of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import click
 
-# Each of them adds its verbs to the group.
+# Importing these modules registers their verbs with the group. The verbs import the rest of the
+# package when they are called, so that an error in the arguments is reported without numpy.
 from cluster.cli import computing, hosting, looking, storing
 from cluster.cli.console import (
     complete_streams,
@@ -24,11 +25,11 @@ __all__ = ["computing", "group", "hosting", "looking", "refused", "run", "storin
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns its exit code. Every error ends here, in one place."""
+    """Run one command and return its exit code; the one place where every error ends up."""
     complete_streams()
     try:
         with handled(standard_handlers()):
-            return _told(arguments)
+            return _invoked(arguments)
     except BrokenPipeError:
         return reader_gone()
     except (Exception, KeyboardInterrupt, StopNow) as error:
@@ -36,12 +37,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def refused(error: ClusterError, arguments: Sequence[str]) -> int:
-    """Tell why a command could not even begin; returns the exit code."""
+    """Report why a command could not even start; returns the exit code."""
     return fail(error, as_json="--json" in arguments)
 
 
-def _told(arguments: Sequence[str]) -> int:
-    """Have click run the verb. Its own ``main`` would end the process on a broken pipe."""
+def _invoked(arguments: Sequence[str]) -> int:
+    """Let click run the verb, but not by its ``main``, which exits on a broken pipe."""
     try:
         with group.make_context("cluster", list(arguments), obj=tuple(arguments)) as context:
             code = group.invoke(context)

@@ -1,4 +1,4 @@
-"""The verbs that compute, and that say what would be computed."""
+"""The verbs that compute, and those that show what would be computed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cluster.cli.frame import (
-    VOICE,
+    DETACHED,
     Function,
     answer,
     detachable,
@@ -32,24 +32,32 @@ if TYPE_CHECKING:
     from cluster.unattended import schedule
 
 
+_confirm_option = click.option(
+    "--yes", is_flag=True, help="confirm a sweep of more than 100,000 points"
+)
+
+
 def _sweep_options(function: Function) -> Function:
-    """What ``submit`` takes for a sweep."""
+    """The options of ``submit`` that apply to sweeps only."""
     going = click.option(
         "--keep-going/--fail-fast",
         default=None,
-        help="sweep: whether a failed point stops the others",
+        help="sweep: continue with, or stop, the other points when one fails",
     )
-    part = click.option("--points", metavar="K/N", help="sweep: the K-th of N parts of its points")
-    yes = click.option("--yes", is_flag=True, help="sweep: more than 100,000 points are meant")
-    return going(part(yes(function)))
+    part = click.option(
+        "--points", metavar="K/N", help="sweep: compute only the K-th of N parts of its points"
+    )
+    return going(part(_confirm_option(function)))
 
 
 @verb("submit")
 @spec_argument
 @overrides_option
 @_sweep_options
-@click.option("--resume", is_flag=True, help="go on with the newest run of this request, if any")
-@click.option("--task-blocks", type=click.IntRange(min=1), help="pin the length of every task")
+@click.option("--resume", is_flag=True, help="continue the newest run of this request, if any")
+@click.option(
+    "--task-blocks", type=click.IntRange(min=1), help="fix the length of every task, in blocks"
+)
 @own_store_option
 @quiet_option
 @detachable
@@ -74,7 +82,7 @@ def _submit(
         }
         for option, value in given.items():
             if value is not None:
-                raise UsageError(f"{option} is for a sweep, and the spec has none")
+                raise UsageError(f"{option} applies to sweeps only, and the spec has none")
     with watched(quiet, store or loaded.store) as (observe, stop):
         result = api.submit(
             loaded,
@@ -104,7 +112,7 @@ def _resume(run: str, overrides: Sequence[str], store: Path, quiet: bool, as_jso
 
 @verb("extend")
 @run_argument
-@click.option("--samples", help="so many samples in all")
+@click.option("--samples", help="the new total number of samples")
 @overrides_option
 @store_option
 @quiet_option
@@ -130,7 +138,7 @@ def _extend(
 @verb("validate")
 @spec_argument
 @overrides_option
-@click.option("--yes", is_flag=True, help="more than 100,000 points of a sweep are meant")
+@_confirm_option
 def _validate(spec: Path, overrides: Sequence[str], yes: bool, as_json: bool) -> None:
     from cluster import api
 
@@ -159,14 +167,14 @@ def _validate(spec: Path, overrides: Sequence[str], yes: bool, as_json: bool) ->
     type=click.FloatRange(min=0),
     default=2.0,
     show_default=True,
-    help="length of the trial; 0: none",
+    help="length of the trial run; 0 skips it",
 )
-@click.option("--yes", is_flag=True, help="more than 100,000 points of a sweep are meant")
+@_confirm_option
 def _plan(spec: Path, overrides: Sequence[str], seconds: float, yes: bool, as_json: bool) -> None:
     from cluster import api
 
     if not math.isfinite(seconds):
-        raise UsageError(f"--seconds must be a length of time, got {seconds}")
+        raise UsageError(f"--seconds must be a finite number of seconds, got {seconds}")
     loaded = api.load(spec, overrides)
     document = api.plan(loaded, seconds, yes=yes).to_json()
     page = text.plan if loaded.sweep is None else text.sweep_plan
@@ -175,16 +183,24 @@ def _plan(spec: Path, overrides: Sequence[str], seconds: float, yes: bool, as_js
 
 @verb("schedule")
 @spec_argument
-@click.option("--cron", metavar="TIMES", help="a line in the crontab, such as '0 22 * * 1-5'")
-@click.option("--systemd", is_flag=True, help="a service and a timer of the user's systemd")
-@click.option("--slurm", is_flag=True, help="a batch script that requeues itself")
-@click.option("--sbatch", multiple=True, metavar="OPTION", help="for Slurm, as time=2:00:00")
-@click.option("--parts", type=int, metavar="N", help="for Slurm: an array, a sweep in N parts")
-@click.option("--at", metavar="EVENT", help="for systemd, else when the window opens; for scrontab")
-@click.option("--print", "printed", is_flag=True, help="show what would be written, no more")
-@click.option("--remove", is_flag=True, help="take it away (Slurm: here, or beside the spec)")
-@click.option("--yes", is_flag=True, help="more than 100,000 points of a sweep are meant")
-@click.option("--start", is_flag=True, help="one start: what the scheduler runs")
+@click.option("--cron", metavar="TIMES", help="add a crontab line, at times like '0 22 * * 1-5'")
+@click.option("--systemd", is_flag=True, help="install a service and a timer for the user")
+@click.option("--slurm", is_flag=True, help="write a batch script that requeues itself")
+@click.option("--sbatch", multiple=True, metavar="OPTION", help="Slurm: as in time=2:00:00")
+@click.option("--parts", type=int, metavar="N", help="Slurm: a job array, the sweep in N parts")
+@click.option(
+    "--at",
+    metavar="EVENT",
+    help="systemd: the timer's OnCalendar (default: when the window opens); Slurm: scrontab times",
+)
+@click.option("--print", "printed", is_flag=True, help="only print what would be written")
+@click.option(
+    "--remove",
+    is_flag=True,
+    help="remove the schedule (Slurm: scripts in this folder or beside the spec)",
+)
+@_confirm_option
+@click.option("--start", is_flag=True, help="make one start now; this is what the scheduler runs")
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
 @click.option("--log", type=click.Path(path_type=Path), hidden=True)
 @overrides_option
@@ -192,15 +208,13 @@ def _plan(spec: Path, overrides: Sequence[str], seconds: float, yes: bool, as_js
 def _schedule(spec: Path, start: bool, remove: bool, as_json: bool, **options: Any) -> int | None:
     if start:
         if remove or any(options[name] for name in _GIVEN):
-            raise UsageError("--start runs the spec now, and is given to no scheduler")
+            raise UsageError("--start runs the spec now and takes no scheduler option")
         return _start(spec, as_json=as_json, **options)
     from cluster.unattended import schedule
 
     if remove:
         if options["printed"]:
-            raise UsageError(
-                "--print touches nothing, and --remove takes away", fix="give one of them"
-            )
+            raise UsageError("--print changes nothing, but --remove does", fix="give one of them")
         document = schedule.remove(spec)
     elif options["slurm"] or options["sbatch"] or options["parts"] is not None:
         document = _batch(spec, options)
@@ -224,7 +238,7 @@ def _batch(spec: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     from cluster.unattended import schedule
 
     if not options["slurm"]:
-        raise UsageError("--sbatch and --parts are for Slurm", fix="leave them out, or --slurm")
+        raise UsageError("--sbatch and --parts need --slurm", fix="add --slurm, or omit them")
     if options["cron"] is not None or options["systemd"]:
         raise UsageError("by which scheduler?", fix="give one of --cron, --systemd and --slurm")
     order = schedule.Order(options["at"], tuple(options["sbatch"]), options["parts"])
@@ -247,8 +261,8 @@ def _start(
     context = click.get_current_context()
     if log:
         arguments = context.find_root().obj
-        detached.speak_into(log, arguments)
-        context.meta[VOICE] = detached.DetachedOutput(None, arguments, copy=False)
+        detached.redirect_to_log(log, arguments)
+        context.meta[DETACHED] = detached.DetachedOutput(None, arguments, copy=False)
     if folder:
         os.chdir(folder)
     loaded = api.load(spec, overrides)

@@ -1,4 +1,4 @@
-"""The process that a person started: its signals, its streams, and how its errors are told."""
+"""The user's own process: its signals, its standard streams, and how it reports errors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,20 @@ from cluster.dispatch import Stop
 from cluster.hosts.process_tree import catch
 from cluster.report import text
 
-# SIGUSR1 is what Slurm and mpirun can send to warn a job; by itself it would end the process.
+# Slurm and mpirun can send SIGUSR1 as a warning; its default action would end the process.
 _DRAIN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 @contextmanager
 def signals(*numbers: signal.Signals) -> Iterator[Stop]:
-    """Signals that drain, those named or all that mean it; the second one stops at once."""
+    """Turn signals into a request to drain; a second signal raises StopNow.
+
+    Args:
+        numbers: the signals to handle; none: SIGINT, SIGTERM, SIGUSR1 and SIGHUP.
+
+    Raises:
+        StopNow: in the body, at the second signal.
+    """
     stop, taken = Stop(), set(numbers or _DRAIN)
 
     def handle(number: int, _frame: object) -> None:
@@ -33,7 +40,7 @@ def signals(*numbers: signal.Signals) -> Iterator[Stop]:
             raise StopNow(number)
         stop.reason = signal.Signals(number).name
 
-    # nohup ignores SIGHUP on the person's behalf; only where nobody did does it mean "stop".
+    # Under nohup SIGHUP is ignored and must stay so: the run is to survive the terminal.
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         taken.discard(signal.SIGHUP)
     with handled(dict.fromkeys(taken, handle)):
@@ -44,9 +51,9 @@ Handlers = Mapping[signal.Signals, Callable[[int, Any], object]]
 
 
 def standard_handlers() -> Handlers:
-    """What a signal does to a verb that nothing has to be saved for: it ends, and says so.
+    """Handlers for verbs with nothing to drain: raise StopNow, which is reported at the end.
 
-    KeyboardInterrupt would not do: where kernels run in this process it could be one of theirs.
+    They avoid KeyboardInterrupt because a kernel that runs in this process could raise that itself.
     """
 
     def handle(number: int, _frame: object) -> None:
@@ -58,7 +65,8 @@ def standard_handlers() -> Handlers:
 
 @contextmanager
 def handled(handlers: Handlers) -> Iterator[None]:
-    """Signal handlers for a while; Python allows them in the main thread only."""
+    """Install signal handlers, and restore the old ones; a no-op outside the main thread."""
+    # Python refuses to set handlers in any other thread.
     if threading.current_thread() is not threading.main_thread():
         handlers = {}
     before = {number: catch(number, handler) for number, handler in handlers.items()}
@@ -70,13 +78,13 @@ def handled(handlers: Handlers) -> Iterator[None]:
 
 
 def translated(error: BaseException) -> ClusterError:
-    """Any error as one of ours."""
+    """Convert any exception to a ClusterError; the traceback of an internal error is printed."""
     match error:
         case ClusterError():
             return error
         case click.UsageError():
             where = error.ctx.command_path if error.ctx else "cluster"
-            return UsageError(error.format_message(), fix=f"'{where} --help' shows how it is used")
+            return UsageError(error.format_message(), fix=f"see '{where} --help'")
         case OSError():
             return StoreError(f"input or output failed: {error}")
         case StopNow():
@@ -84,19 +92,19 @@ def translated(error: BaseException) -> ClusterError:
         case KeyboardInterrupt():
             return Interrupted()
     traceback.print_exception(error)
-    what = f"a fault of cluster itself: {type(error).__name__}: {error}"
-    return ClusterError(what, fix="please report it, with the lines above")
+    what = f"internal error in cluster: {type(error).__name__}: {error}"
+    return ClusterError(what, fix="please report it, with the traceback above")
 
 
 def fail(error: ClusterError, as_json: bool) -> int:
-    """Tell an error: as the one document on stdout, else in words on stderr."""
+    """Report an error, as the JSON document on stdout or as text on stderr; its exit code."""
     with suppress(OSError):
         if as_json and _printed(json.dumps(error.to_json(), indent=2)):
             return error.code
         for line in text.error(error):
             click.echo(line, err=True)
     with suppress(OSError):
-        _let_go_of_stdout()
+        _flush_or_discard_stdout()
     return error.code
 
 
@@ -111,8 +119,8 @@ def _printed(line: str) -> bool:
     return True
 
 
-def _let_go_of_stdout() -> None:
-    """Write out what stdout still holds, or forget it: Python would try again at its own end."""
+def _flush_or_discard_stdout() -> None:
+    """Flush stdout, or discard what it buffers: Python would retry at exit, and fail loudly."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -120,32 +128,32 @@ def _let_go_of_stdout() -> None:
 
 
 def reader_gone() -> int:
-    """Whoever read our output has left (``| head``): end quietly, with the shell's own code."""
+    """Handle a closed pipe (``| head``): discard further output; returns 128 + SIGPIPE."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     return 128 + signal.SIGPIPE
 
 
 def check_folder() -> None:
-    """See that the current folder is there, which all relative paths are relative to.
+    """Check that the working directory, to which all relative paths refer, is usable.
 
     Raises:
-        UsageError: it was removed since the shell went there, or cannot be reached.
+        UsageError: it was removed after the shell entered it, or is not accessible.
     """
     try:
         os.getcwd()
     except FileNotFoundError:
-        fix = "change to one that is there"
+        fix = "cd to a folder that exists"
         raise UsageError("the current folder is gone", fix=fix) from None
     except OSError as error:
-        words = f"the current folder cannot be used: {error.strerror}"
-        raise UsageError(words, fix="change to another one") from None
+        reason = f"the current folder cannot be used: {error.strerror}"
+        raise UsageError(reason, fix="cd to another one") from None
 
 
 def complete_streams() -> None:
-    """Give a process that was started without standard streams (``>&-``) empty ones.
+    """Replace missing standard streams (a start with ``>&-``) by /dev/null.
 
-    Else the next file that is opened takes their numbers, and what a kernel prints goes into it.
+    Otherwise the next file opened would take their descriptor, and a kernel would print into it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

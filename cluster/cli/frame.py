@@ -1,4 +1,4 @@
-"""What all verbs have in common: the group, their options, how they print and are watched."""
+"""What all verbs share: the group, common options, output and progress."""
 
 from __future__ import annotations
 
@@ -13,32 +13,38 @@ from typing import IO, Any
 
 import click
 
-from cluster import __version__
 from cluster.cli.console import check_folder, signals, translated
 from cluster.common.commands import VERBS, help_text
 from cluster.common.errors import UsageError, did_you_mean
+from cluster.common.version import __version__
 from cluster.dispatch import Stop
 from cluster.report import live, text
 from cluster.report.result import Result
 
-# Where click's context keeps the voice of a run without a terminal.
-VOICE = "cluster.voice"
+# Key in click's ``context.meta`` of the DetachedOutput of a run without a terminal.
+DETACHED = "cluster.detached"
 
 Function = Callable[..., Any]
 
 
 class _Verbs(click.Group):
-    """The group of all verbs: its help is the light table's, and a typo is answered."""
+    """The group of all verbs; its help comes from the lightweight table in common/commands.py."""
 
     def get_help(self, ctx: click.Context) -> str:
+        """The text of ``cluster --help``, the same with and without click loaded."""
         return help_text()
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Look up the verb.
+
+        Raises:
+            UsageError: there is no such verb; the fix names the closest one.
+        """
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            fix = did_you_mean(args[0], self.commands) or "'cluster --help' lists the verbs"
-            raise UsageError(f"no verb {args[0]!r}", fix=fix)
+            fix = did_you_mean(args[0], self.commands) or "see 'cluster --help'"
+            raise UsageError(f"unknown verb {args[0]!r}", fix=fix)
         return super().resolve_command(ctx, args)
 
 
@@ -49,7 +55,10 @@ def group() -> None:
 
 
 def verb(name: str) -> Callable[[Function], click.Command]:
-    """A verb, with its line from the table and the option that all verbs have."""
+    """Register a function as a verb, with its line from the table and ``--json``."""
+    line = VERBS[name]
+    # Not str.capitalize, which would write "json schema" and "slurm".
+    sentence = f"{line[0].upper()}{line[1:]}."
 
     def decorate(function: Function) -> click.Command:
         @functools.wraps(function)
@@ -57,22 +66,30 @@ def verb(name: str) -> Callable[[Function], click.Command]:
             check_folder()
             return function(*given, **options)
 
-        option = click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
-        return group.command(name, help=f"{VERBS[name].capitalize()}.")(option(called))
+        option = click.option(
+            "--json", "as_json", is_flag=True, help="print one JSON document on stdout"
+        )
+        return group.command(name, help=sentence)(option(called))
 
     return decorate
 
 
 class FolderArgument(click.Path):
-    """The name of a folder; an empty one, as of a variable that is not set, is none."""
+    """A folder; refuses an empty name, which is what an unset shell variable expands to."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path, as it was written."""
+        """Convert a text to a path, neither resolved nor checked for existence.
+
+        Args:
+            value: the text of the command line, or the default.
+            param: the parameter, for click's message.
+            ctx: the context, for click's message.
+        """
         if not str(value) or "\0" in str(value):
-            self.fail(f"must be a folder, got {value!r} (a dot is the one you are in)", param, ctx)
+            self.fail(f"must be a folder, got {value!r} ('.' is the current one)", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -81,21 +98,27 @@ store_option = click.option(
     type=FolderArgument(),
     default=Path("runs"),
     show_default=True,
-    help="folder of the ledger",
+    help="the folder that holds the ledger",
 )
 own_store_option = click.option(
-    "--store", type=FolderArgument(), default=None, help="instead of the spec's"
+    "--store", type=FolderArgument(), default=None, help="use this folder instead of the spec's"
 )
 overrides_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="override a key of the spec"
 )
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="no progress")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="show no progress")
 spec_argument = click.argument("spec", type=click.Path(path_type=Path))
 run_argument = click.argument("run")
 
 
 def answer(document: object, as_json: bool, page: Callable[[], text.Page]) -> None:
-    """Print a verb's answer: the document, or its page in the terminal's way."""
+    """Print a verb's answer on stdout.
+
+    Args:
+        document: the JSON document.
+        as_json: print the document instead of the page.
+        page: makes the page; called only if it is printed.
+    """
     if as_json:
         click.echo(json.dumps(document, indent=2, allow_nan=False))
     else:
@@ -103,32 +126,42 @@ def answer(document: object, as_json: bool, page: Callable[[], text.Page]) -> No
 
 
 def show_result(result: Result, store: str | Path, as_json: bool, *, short: bool = True) -> int:
-    """Print how a run or a sweep stands, ``short`` as for :func:`text.sweep`; the exit code."""
-    _end_voice(result)
+    """Print a result, and return its exit code.
+
+    Args:
+        result: of a run or a sweep.
+        store: its folder, for the commands that the page suggests.
+        as_json: print the JSON document instead.
+        short: of a sweep with many points, show the first ones only.
+    """
+    _report_end(result)
     document = result.to_json() if as_json else None
     answer(document, as_json, lambda: text.either(result, store, short=short))
     return result.exit_code
 
 
-def _end_voice(result: Result) -> None:
-    """Tell how it ended, to whoever started it detached."""
-    voice = click.get_current_context().meta.get(VOICE)
-    if voice:
-        voice.ended(result)
+def _report_end(result: Result) -> None:
+    """In a detached run, report its end to the process that started it."""
+    output = click.get_current_context().meta.get(DETACHED)
+    if output:
+        output.ended(result)
 
 
 @contextmanager
 def watched(quiet: bool, store: str | Path) -> Iterator[tuple[live.Observer, Stop]]:
-    """Progress on stderr, and signals that drain: the second one stops at once."""
-    voice = click.get_current_context().meta.get(VOICE)
+    """Show progress on stderr, and drain on a signal; a second signal stops at once."""
+    output = click.get_current_context().meta.get(DETACHED)
     with live.observer(sys.stderr, quiet=quiet) as observe, signals() as stop:
-        yield (voice.observer(Path(store), observe) if voice else observe), stop
+        yield (output.observer(Path(store), observe) if output else observe), stop
 
 
 def detachable(function: Function) -> Function:
-    """A verb that can compute without a terminal: ``--detach`` starts it anew, on its own."""
+    """Add ``--detach``, which runs the same command in a process of its own.
 
-    @click.option("--detach", is_flag=True, help="return at once; the run goes on by itself")
+    That process gets ``--word``, the descriptor on which it reports how its start went.
+    """
+
+    @click.option("--detach", is_flag=True, help="return at once; the run continues on its own")
     @click.option("--word", type=int, hidden=True)
     @functools.wraps(function)
     def wrapper(*given: Any, detach: bool, word: int | None, **options: Any) -> Any:
@@ -139,11 +172,12 @@ def detachable(function: Function) -> Function:
             return function(*given, **options)
         from cluster.unattended.detached import DetachedOutput
 
-        voice = context.meta[VOICE] = DetachedOutput(word, context.obj[:-2], copy=True)
+        # The last two arguments are --word and its value, which are no part of the user's command.
+        output = context.meta[DETACHED] = DetachedOutput(word, context.obj[:-2], copy=True)
         try:
             return function(*given, **options)
         except BaseException as error:
-            voice.failed(translated(error))
+            output.failed(translated(error))
             raise
 
     return wrapper
@@ -153,7 +187,10 @@ def detachable(function: Function) -> Function:
 def _kept(
     spec: Path | None, arguments: Sequence[str]
 ) -> Iterator[tuple[Sequence[str], IO[bytes] | None]]:
-    """The arguments and standard input of a detached command; a piped spec goes along in a file."""
+    """The arguments and standard input of a detached command.
+
+    A pipe ends with the shell that feeds it, so a piped spec is passed on as a temporary file.
+    """
     from cluster.spec import is_stream, text_of
 
     if spec is None or not is_stream(spec):
@@ -171,8 +208,8 @@ def _detached(arguments: Sequence[str], options: Mapping[str, Any]) -> int:
 
     if launched_world() is not None:
         raise UsageError(
-            "the ranks of mpirun or srun end with it: none goes on by itself",
-            fix="leave --detach out, or detach mpirun itself",
+            "the ranks of mpirun or srun end with it, so none of them can be detached",
+            fix="omit --detach, or detach mpirun itself",
         )
     with _kept(options.get("spec"), arguments) as (words, stdin):
         word = launch(words, stdin)

@@ -1,4 +1,4 @@
-"""The verbs of hosts, kernels, and of what this installation has."""
+"""The verbs for hosts, kernels and the installed backends."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from cluster.report import text
     "--add",
     multiple=True,
     metavar="HOSTS",
-    help="of a run or sweep: hosts to work on as well, such as h4:2 or '{host: h4, slots: 2}'",
+    help="running run or sweep: use these hosts too, such as h4:2 or '{host: h4, slots: 2}'",
 )
 @click.option(
     "--drain",
     multiple=True,
     metavar="HOSTS",
-    help="of a run or sweep: hosts to use no more; what they have is finished and counted",
+    help="running run or sweep: release these hosts once their current tasks are finished",
 )
 @overrides_option
 @store_option
@@ -98,7 +98,8 @@ def _doctor(spec: Path | None, overrides: Sequence[str], store: Path | None, as_
     return exit_code(found)
 
 
-_LOOK = 0.2
+# Seconds between two checks for a signal.
+_POLL = 0.2
 
 
 @verb("node")
@@ -106,12 +107,12 @@ _LOOK = 0.2
     "--port",
     type=click.IntRange(1, 65_534),
     required=True,
-    help="where to listen; a run's own process there listens at the next one",
+    help="port to listen on; a process of a run takes the next one",
 )
-@click.option("--secret-file", type=click.Path(), help="holds the secret; mode 0600")
-@click.option("--secret-env", metavar="NAME", help="or the variable that holds it")
-@click.option("--address", help="of this machine, to listen at; without it, what its name is for")
-@click.option("--slots", type=click.IntRange(min=1), help="at most so many workers")
+@click.option("--secret-file", type=click.Path(), help="file with the secret; its mode is 0600")
+@click.option("--secret-env", metavar="NAME", help="environment variable with the secret")
+@click.option("--address", help="address to listen on; default: that of the host name")
+@click.option("--slots", type=click.IntRange(min=1), help="maximum number of workers")
 def _node(
     port: int,
     secret_file: str | None,
@@ -130,11 +131,11 @@ def _node(
     node = made(address, port, secret, slots, tell=_say)
     with signals() as stop:
         document = node.listening._asdict()
-        answer(document, as_json, lambda: text.node(str(node.listening)))
+        answer(document, as_json, lambda: text.node(document))
         sys.stdout.flush()
         node.open()
-        while stop.reason is None:
-            time.sleep(_LOOK)
+        while stop.reason is None:  # a signal ends the sleep, but Python then resumes it
+            time.sleep(_POLL)
         node.close()
 
 

@@ -1,4 +1,4 @@
-"""The verbs that look at runs, wait for them and stop them."""
+"""The verbs that show runs, wait for them and stop them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _status(run: str | None, store: Path, as_json: bool) -> None:
 @verb("show")
 @run_argument
 @store_option
-@click.option("--csv", "as_csv", is_flag=True, help="sweep: its table as CSV")
+@click.option("--csv", "as_csv", is_flag=True, help="sweep: print its table as CSV")
 @click.option(
     "--parquet",
     type=click.Path(path_type=Path),
@@ -53,7 +53,7 @@ def _show(run: str, store: Path, as_csv: bool, parquet: Path | None, as_json: bo
 
     result = api.show(run, store)
     if (as_csv or parquet is not None) and not result.members:
-        raise UsageError(f"{run} is no sweep", fix="--csv and --parquet show the table of a sweep")
+        raise UsageError(f"{run} is not a sweep", fix="omit --csv and --parquet")
     if parquet is not None:
         swept.write_parquet(result, parquet)
     if as_csv:
@@ -89,7 +89,7 @@ def _watch(run: str, store: Path, as_json: bool) -> int:
 
 @verb("logs")
 @run_argument
-@click.option("--follow", "-f", is_flag=True, help="and what is added, until the run ends")
+@click.option("--follow", "-f", is_flag=True, help="keep printing new lines until the run ends")
 @store_option
 def _logs(run: str, follow: bool, store: Path, as_json: bool) -> None:
     from cluster import api
@@ -109,7 +109,7 @@ def _logs(run: str, follow: bool, store: Path, as_json: bool) -> None:
 def _seconds(
     _context: click.Context, _option: click.Parameter, given: float | None
 ) -> float | None:
-    """A length of time; no comparison with NaN holds, so a range lets it pass."""
+    """Refuse NaN, which passes click's range because no comparison with it holds."""
     if given is not None and math.isnan(given):
         raise UsageError(f"--timeout must be a number of seconds, got {given}")
     return given
@@ -120,7 +120,7 @@ _timeout = click.option(
     type=click.FloatRange(min=0),
     callback=_seconds,
     metavar="SECONDS",
-    help="wait no longer; then 75",
+    help="give up after this time, with exit code 75",
 )
 
 
@@ -140,7 +140,7 @@ def _wait(run: str, timeout: float | None, store: Path, as_json: bool) -> int:
 def _attach(run: str, store: Path, as_json: bool) -> int:
     from cluster.unattended import detached
 
-    # Only Ctrl-C is passed on: a terminal that closes takes nothing along but the view.
+    # Pass on Ctrl-C only: closing the terminal ends the view, not the run.
     with live.observer(sys.stderr) as observe, signals(signal.SIGINT) as stop:
         result = detached.attach(run, store, observe, stop)
     return show_result(result, store, as_json)
@@ -148,7 +148,7 @@ def _attach(run: str, store: Path, as_json: bool) -> int:
 
 @verb("stop")
 @run_argument
-@click.option("--now", is_flag=True, help="what was started is not finished")
+@click.option("--now", is_flag=True, help="do not finish the tasks in progress")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),
@@ -156,7 +156,7 @@ def _attach(run: str, store: Path, as_json: bool) -> int:
     show_default=True,
     callback=_seconds,
     metavar="SECONDS",
-    help="for what was started to be finished",
+    help="how long to wait for the run to finish its tasks and end",
 )
 @store_option
 def _stop(run: str, now: bool, timeout: float, store: Path, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""The verbs of stores: blocks computed again, runs taken apart, put together and removed."""
+"""The verbs for stored runs: recompute blocks, export, merge and remove."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cluster.report import stores, text
 
 @verb("repro")
 @run_argument
-@click.option("--block", type=click.IntRange(min=0), required=True, help="the block's index")
+@click.option("--block", type=click.IntRange(min=0), required=True, help="index of the block")
 @store_option
 def _repro(run: str, block: int, store: Path, as_json: bool) -> int:
     from cluster import api
@@ -38,8 +38,12 @@ def _repro(run: str, block: int, store: Path, as_json: bool) -> int:
 
 @verb("verify")
 @run_argument
-@click.option("--fraction", type=float, default=0.01, show_default=True, help="of the blocks")
-@click.option("--seed", type=int, default=0, show_default=True, help="of the choice of blocks")
+@click.option(
+    "--fraction", type=float, default=0.01, show_default=True, help="fraction of the blocks"
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="seed of the random choice of blocks"
+)
 @overrides_option
 @store_option
 @quiet_option
@@ -69,8 +73,8 @@ def _verify(
 
 @verb("export")
 @run_argument
-@click.option("--blocks", required=True, metavar="A-B", help="the blocks, both included")
-@click.option("--to", type=FolderArgument(), required=True, help="the shard's folder")
+@click.option("--blocks", required=True, metavar="A-B", help="blocks A to B, both included")
+@click.option("--to", type=FolderArgument(), required=True, help="folder of the new shard")
 @store_option
 def _export(run: str, blocks: str, to: Path, store: Path, as_json: bool) -> None:
     from cluster.lifecycle.shards import export
@@ -82,7 +86,7 @@ def _export(run: str, blocks: str, to: Path, store: Path, as_json: bool) -> None
 @verb("merge")
 @click.argument("out", type=FolderArgument())
 @click.argument("sources", nargs=-1, required=True, type=FolderArgument())
-@click.option("--verify", is_flag=True, help="compare what is counted twice, bit for bit")
+@click.option("--verify", is_flag=True, help="compare blocks that several stores have, bit for bit")
 def _merge(out: Path, sources: Sequence[Path], verify: bool, as_json: bool) -> int:
     from cluster.lifecycle.shards import merge
 
@@ -93,7 +97,7 @@ def _merge(out: Path, sources: Sequence[Path], verify: bool, as_json: bool) -> i
 
 
 def _seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
-    """A time as the spec writes it."""
+    """Parse a duration as in a spec, such as ``30d``; in seconds."""
     from pydantic_core import PydanticCustomError
 
     from cluster.spec.values import Duration
@@ -107,9 +111,11 @@ def _seconds(_context: click.Context, _option: click.Parameter, value: str | Non
 
 
 @verb("gc")
-@click.option("--older-than", callback=_seconds, metavar="TIME", help="begun before, such as 30d")
-@click.option("--keep", type=click.IntRange(min=0), help="the newest so many of each name stay")
-@click.option("--yes", is_flag=True, help="do not ask")
+@click.option(
+    "--older-than", callback=_seconds, metavar="TIME", help="only runs older than this, such as 30d"
+)
+@click.option("--keep", type=click.IntRange(min=0), help="keep this many newest runs per name")
+@click.option("--yes", is_flag=True, help="do not ask for confirmation")
 @store_option
 def _gc(older_than: float | None, keep: int | None, yes: bool, store: Path, as_json: bool) -> int:
     from cluster.lifecycle.prune import prunable, prune
@@ -119,8 +125,11 @@ def _gc(older_than: float | None, keep: int | None, yes: bool, store: Path, as_j
     if rows and not yes:
         text.show(stores.prunable(rows), sys.stderr)
         if not sys.stdin.isatty():
-            raise UsageError("nobody is here to be asked", fix="--yes removes these runs for good")
-        if not click.confirm(f"remove {len(rows)} runs for good?", err=True):
+            raise UsageError(
+                "cannot ask for confirmation: standard input is not a terminal",
+                fix="add --yes to remove these runs permanently",
+            )
+        if not click.confirm(f"permanently remove {len(rows)} runs?", err=True):
             rows, old = [], []
     document = {"removed": prune(old, store)}
     answer(document, as_json, lambda: stores.pruned(document))

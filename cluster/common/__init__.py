@@ -1,4 +1,4 @@
-"""Small modules that every room may use: errors, run states, canonical values, durable files.
+"""Small modules shared by every room: errors, run states, canonical values, durable files.
 
-Imports no other room. The list is closed: what one room alone needs stands in that room.
+Imports no other room. Keep it small: a helper used by a single room belongs in that room.
 """

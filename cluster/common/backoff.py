@@ -1,36 +1,45 @@
-"""Waiting for others: how long until the next try, and how late they are."""
+"""Waiting for peers: the pause before the next attempt, and how late a peer is."""
 
 from __future__ import annotations
 
 import time
 
-# A loop listens for a second at most; a turn that took longer was not spent with that.
-_TURN = 2.0
-# 2**32 times any first pause is longer than any longest one; more cannot be told as a float.
-_MOST_DOUBLINGS = 32
+# Event loops poll for at most a second, so a longer gap means that the owner was not polling.
+_MAX_TURN = 2.0
+# Keeps 2.0 ** failures a finite float; any pause has reached its maximum long before.
+_MAX_DOUBLINGS = 32
 
 
 def backoff(failures: int, first: float, longest: float) -> float:
-    """Seconds before the next try after so many failures: doubled by each, up to the longest."""
-    return min(first * 2.0 ** min(failures, _MOST_DOUBLINGS), longest)
+    """Exponential backoff: the pause before the next attempt.
+
+    Args:
+        failures: consecutive failures before this pause, from 0.
+        first: seconds to wait at ``failures`` = 0; doubled by each failure.
+        longest: upper limit of the pause, in seconds.
+
+    Returns:
+        Seconds to wait.
+    """
+    return min(first * 2.0 ** min(failures, _MAX_DOUBLINGS), longest)
 
 
 class ListeningClock:
-    """A clock that runs only while its owner listens, for telling how late others are.
+    """A clock that advances only while its owner polls; peers' timeouts are measured on it.
 
-    While the owner is held up itself (by a disk, by a terminal that takes no more output, by a
-    machine that sleeps), nobody is late: what they said meanwhile waits to be read.
+    While the owner itself is blocked (a slow disk, a full terminal buffer, a suspended machine),
+    no peer is late: their messages are waiting to be read.
 
     Attributes:
-        now: its seconds, at the last look.
+        now: seconds, as of the last call of :meth:`look`.
     """
 
     def __init__(self) -> None:
-        self.now = self._looked = time.monotonic()
+        self.now = self._last_look = time.monotonic()
 
     def look(self) -> float:
-        """Let it go on, by one turn of the owner's loop at most; its seconds."""
-        looked = time.monotonic()
-        self.now += min(looked - self._looked, _TURN)
-        self._looked = looked
+        """Advance the clock, by at most one turn of the owner's loop; returns its seconds."""
+        monotonic = time.monotonic()
+        self.now += min(monotonic - self._last_look, _MAX_TURN)
+        self._last_look = monotonic
         return self.now

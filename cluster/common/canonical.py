@@ -1,4 +1,4 @@
-"""One spelling for every value, so that equal things have equal hashes."""
+"""Canonical JSON: one spelling for every value, so that equal values have equal hashes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ from typing import Any
 def canonical(value: object) -> bytes:
     """The canonical JSON of a value: sorted keys, no spaces, UTF-8, floats as ``float.hex()``.
 
-    An int and a float of the same value stay apart; a bool is neither. Lists and tuples are one.
+    Ints, floats and bools of equal value stay distinct; a list and a tuple are the same.
 
     Raises:
-        TypeError: the value is not made of JSON's kinds.
+        TypeError: the value holds something that is not a JSON type.
     """
     plain = _plain(value)
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def sha256(value: object) -> str:
-    """Hex sha256 over the canonical JSON of a value."""
+    """Hex sha256 of the canonical JSON of a value.
+
+    Raises:
+        TypeError: the value holds something that is not a JSON type.
+    """
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def _plain(value: object) -> Any:
     if isinstance(value, float):
-        return value.hex()
+        return value.hex()  # exact, and independent of how a JSON library prints decimals
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The verbs of the command line, in one light table: ``--help`` needs nothing else."""
+"""The verbs of the command line in one table, so that ``--help`` imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "Compute": {
-        "submit": "compute a spec: a new run, or what is missing of a sweep",
-        "resume": "go on with a run",
-        "extend": "more samples of a run, or a tighter target",
-        "schedule": "have cron, systemd or Slurm start a spec again and again",
+        "submit": "run a spec: start a new run, or complete a sweep",
+        "resume": "continue an interrupted or partial run",
+        "extend": "add samples to a run, or tighten its target",
+        "schedule": "run a spec at regular times with cron, systemd or Slurm",
     },
-    "Look before": {
-        "validate": "read a spec and its kernel, and say what is wrong",
-        "plan": "what a spec would run, and how long it would take",
-        "nodes": "the hosts of a spec; with --add or --drain, other hosts for a running run",
-        "kernels": "the kernels in files and folders",
-        "backends": "the backends, and which are usable here",
-        "schema": "the JSON Schema of a spec",
-        "doctor": "what could go wrong here and on a spec's hosts, and its cure",
+    "Prepare": {
+        "validate": "check a spec and its kernel",
+        "plan": "show what a spec would run and how long it would take",
+        "nodes": "check the hosts of a spec; --add and --drain change those of a live run",
+        "kernels": "list the kernels in files and folders",
+        "backends": "list the backends and whether each is usable here",
+        "schema": "print the JSON Schema of a spec",
+        "doctor": "diagnose this machine and a spec's hosts",
     },
-    "Lend": {
-        "node": "lend this machine to runs on other hosts, until a signal",
+    "Share this machine": {
+        "node": "lend this machine to runs on other hosts until interrupted",
     },
-    "Look after": {
-        "ls": "the runs of a store",
-        "status": "where runs stand, also while they are computed",
-        "show": "the result of a run, or the table of a sweep",
-        "compare": "whether two runs, or two sweeps, agree, and were as fast",
-        "watch": "see a run being computed, from any shell; it is not disturbed",
-        "logs": "what a run without a terminal has said",
-        "wait": "return when a run has ended, with its exit code",
-        "attach": "watch a run, and have Ctrl-C drain it",
-        "stop": "have a run drain, or stop at once",
-        "repro": "compute one block of a run again, here",
-        "verify": "compute random blocks of a run again, and compare",
-        "gc": "remove old runs that are done",
+    "Inspect and control": {
+        "ls": "list the runs of a store",
+        "status": "show the progress of runs, live or ended",
+        "show": "show the result of a run, or the table of a sweep",
+        "compare": "test whether two runs or sweeps agree, and compare their speed",
+        "watch": "follow a live run from any shell, read-only",
+        "logs": "print the log of a detached run",
+        "wait": "block until a run ends, and exit with its code",
+        "attach": "follow a live run; Ctrl-C drains it",
+        "stop": "drain a run, or stop it at once",
+        "repro": "recompute one block of a run on this machine",
+        "verify": "recompute random blocks of a run and compare",
+        "gc": "remove old finished runs",
     },
-    "Elsewhere": {
-        "export": "write some blocks of a run out, to compute them elsewhere",
-        "merge": "put the runs of several stores together",
+    "Split and merge": {
+        "export": "write a range of blocks to a shard, to compute at another site",
+        "merge": "merge the runs of several stores",
     },
 }
 
@@ -50,7 +50,7 @@ VERBS = {verb: line for group in GROUPS.values() for verb, line in group.items()
 
 
 def help_text() -> str:
-    """What ``cluster --help`` prints."""
+    """The text that ``cluster --help`` prints."""
     lines = [
         "Usage: cluster VERB [ARGUMENTS] [OPTIONS]",
         "",
@@ -61,8 +61,8 @@ def help_text() -> str:
         lines += [f"{group}:", *(f"  {verb:<10}{line}" for verb, line in verbs.items()), ""]
     lines += [
         "Options:",
-        "  --version   the version",
-        "  --help      this text; after a verb, its options",
+        "  --version   print the version",
+        "  --help      print this text; after a verb, its options",
         "",
         "Every verb takes --json: one document on stdout, everything else on stderr.",
         "Start with: cluster submit configs/pi.yaml",
@@ -71,19 +71,28 @@ def help_text() -> str:
 
 
 def command(verb: str, *arguments: str, store: str | Path = "runs") -> str:
-    """A command, exactly as it can be typed in the folder and the shell of this process."""
-    place = [] if str(store) == "runs" else ["--store", str(store)]
-    return " ".join(map(_quoted, [*_program(), verb, *arguments, *place]))
+    """A ``cluster`` command line that can be pasted into the shell that started this process.
+
+    Args:
+        verb: the verb, as in :data:`VERBS`.
+        arguments: its arguments and options, unquoted.
+        store: the store; the default one is left out.
+
+    Returns:
+        The command, quoted for the shell, relative to the current folder.
+    """
+    option = [] if str(store) == "runs" else ["--store", str(store)]
+    return " ".join(map(_quoted, [*_program(), verb, *arguments, *option]))
 
 
 def _quoted(word: str) -> str:
-    """A word for the shell, without a character that a terminal obeys."""
+    """Quote a word for the shell, without printing terminal control characters."""
     import shlex
 
     if word.isprintable():
         return shlex.quote(word)
-    told = (_escaped(each) for each in word.encode(errors="surrogateescape"))
-    return f"$'{''.join(told)}'"
+    escaped = (_escaped(each) for each in word.encode(errors="surrogateescape"))
+    return f"$'{''.join(escaped)}'"
 
 
 def _escaped(byte: int) -> str:
@@ -92,7 +101,7 @@ def _escaped(byte: int) -> str:
 
 
 def _program() -> list[str]:
-    """``cluster``, where the shell finds this installation by it; else its interpreter."""
+    """``cluster`` if that is this installation on the shell's PATH, else its interpreter."""
     import os
     import shutil
     import sys
@@ -100,5 +109,6 @@ def _program() -> list[str]:
     found = shutil.which("cluster")
     if found and os.path.dirname(found) == os.path.dirname(sys.executable):
         return ["cluster"]
-    near = os.path.relpath(sys.executable)
-    return [sys.executable if near.startswith(os.pardir) else near, "-P", "-m", "cluster"]
+    relative = os.path.relpath(sys.executable)
+    # -P: a folder "cluster" in the current folder must not be imported instead of the package.
+    return [sys.executable if relative.startswith(os.pardir) else relative, "-P", "-m", "cluster"]

@@ -1,8 +1,8 @@
-"""The registry of engines: what each one is, read from its own file without importing it.
+"""The registry of engines: a description of each, read from its file without importing it.
 
-The file of an engine holds a literal ``ENTRY = Entry(...)``, with nothing computed in it. Engines
-of this package are the files and packages of ``cluster/backends`` that have one. Those of other
-distributions are named by the entry point group ``cluster.backends``: ``NAME = module:Engine``.
+An engine's file holds a literal ``ENTRY = Entry(...)`` in which nothing is computed. The built-in
+engines are the files and packages of ``cluster/backends`` that have one. Other distributions
+register theirs through the entry point group ``cluster.backends``: ``NAME = module:Engine``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 GROUP = "cluster.backends"
 # Where kernels run: in the dispatcher, in processes of this machine, or on the spec's hosts.
 Kind = Literal["in_process", "local", "hosted"]
-# What an option takes; cluster.spec.engine_options has the rule for each.
+# The type of an option's value; cluster.spec.engine_options validates each.
 OptionKind = Literal["text", "whole", "number", "time", "flag", "choice", "file", "secret"]
 _KINDS = get_args(Kind)
 _FOLDER = Path(__file__).parents[1] / "backends"
@@ -36,15 +36,15 @@ _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class Option(NamedTuple):
-    """A key that a spec may give an engine, under the engine's own name.
+    """An option of an engine: a key in the spec's section named after the engine.
 
     Attributes:
         name: the key.
-        kind: what it takes; ``time`` arrives as seconds, ``file`` as an absolute path, ``secret``
-            as a :class:`cluster.common.secret.Secret`.
+        kind: the type of its value; the engine gets a ``time`` in seconds, a ``file`` as an
+            absolute path, a ``secret`` as a :class:`cluster.common.secret.Secret`.
         description: a sentence for the reference of the spec.
-        default: its value where the spec does not give it.
-        choices: the texts that a ``choice`` takes.
+        default: the value if the spec does not set it.
+        choices: the values that a ``choice`` accepts.
     """
 
     name: str
@@ -55,27 +55,27 @@ class Option(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What an engine is.
+    """The description of an engine.
 
     Attributes:
-        name: as a spec's ``backend`` names it.
-        summary: what it is, in a line.
-        needs: modules that it imports, here and, where it is hosted, on each host.
-        install: the command that installs them; None where it needs nothing.
-        kind: ``in_process``: kernels run in the dispatcher, which they can therefore end or hang;
+        name: the value of ``backend`` in a spec that selects it.
+        summary: one line.
+        needs: modules that it imports, here and, if ``hosted``, on each host.
+        install: the command that installs them; None if it needs nothing.
+        kind: ``in_process``: kernels run in the dispatcher, so a kernel can end or hang it;
             ``local``: in processes of this machine; ``hosted``: on the hosts of the spec.
-        routes: connections that it makes beside ssh: ``from`` the hosts to this machine, ``to``
+        routes: connections that it makes besides ssh: ``from`` the hosts to this machine, ``to``
             the hosts, ``between`` them.
-        exact: it refuses a host whose version of a needed module is another one than here.
-        attach: it takes nodes with ``attach`` where one of these options is given; each is an
-            option's name, or ``name=value``. Empty: it takes none.
-        node: ``module:class`` of such a node, for ``cluster node``; empty: it has none of its own.
-        about: what its options are for; empty where it has none.
-        options: keys that a spec may give it under its own name.
-        target: ``module:class``; filled in by the registry, as are those below.
-        package: the distribution that brings it; empty for those of this package.
-        trouble: why it cannot be used, though it is registered.
-        note: what is wrong about its registration, and does not hinder it.
+        exact: whether it refuses a host on which a needed module has another version than here.
+        attach: it accepts nodes with ``attach`` if one of these options is set; each is an
+            option's name, or ``name=value``. Empty: it accepts none.
+        node: the ``module:class`` that ``cluster node`` starts for it; empty: it has none.
+        about: what its options are for; empty if it has none.
+        options: its options in a spec.
+        target: ``module:class``; set by the registry, like the fields below.
+        package: the distribution that registers it; empty for built-in engines.
+        trouble: why it cannot be used although it is registered; empty if it can.
+        note: a harmless problem with its registration; empty if there is none.
     """
 
     name: str
@@ -96,47 +96,48 @@ class Entry(NamedTuple):
 
     @property
     def usable(self) -> bool:
-        """Whether it is registered well, and everything that it needs is installed here."""
+        """Whether its registration is valid and every module that it needs is installed here."""
         return not self.trouble and all(map(_is_installed, self.needs))
 
     @property
     def hosted(self) -> bool:
-        """Whether it works on the hosts of the spec."""
+        """Whether its workers run on the hosts of the spec."""
         return self.kind == "hosted"
 
     def attaches(self, own: Mapping[str, Any]) -> bool:
-        """Whether it can work on nodes with ``attach``, by these options of it."""
-        for word in self.attach:
-            name, equals, value = word.partition("=")
+        """Whether it accepts nodes with ``attach``, given its options as the spec sets them."""
+        for condition in self.attach:
+            name, equals, value = condition.partition("=")
             if own[name] == value if equals else own[name] is not None:
                 return True
         return False
 
 
 def that_attach() -> tuple[Entry, ...]:
-    """The engines that take nodes with ``attach``."""
+    """The engines that accept nodes with ``attach``."""
     return tuple(entry for entry in entries() if entry.attach)
 
 
 def names() -> tuple[str, ...]:
-    """The names of all engines: ours, then those of other distributions."""
+    """The names of all engines: built-in ones first, then those of other distributions."""
     return tuple(entry.name for entry in entries())
 
 
 def entries() -> tuple[Entry, ...]:
-    """All engines: ours, then those of other distributions, usable or not."""
+    """All engines, usable or not: built-in ones first, then those of other distributions."""
     ours = tuple(_with_note(entry) for entry in built_in())
     return ours + tuple(other for name, other in others().items() if name not in _built_in())
 
 
 def entry(name: str) -> Entry | None:
-    """The engine of that name; others' registrations are looked through only where it is theirs."""
+    """The engine of that name, or None."""
+    # In this order, so that a built-in name never pays for reading the entry points.
     return _built_in().get(name) or others().get(name)
 
 
 @cache
 def built_in() -> tuple[Entry, ...]:
-    """The engines of this package: by kind, first those that need nothing, then by name."""
+    """The built-in engines, sorted by kind, then those without requirements first, then by name."""
     found = []
     for path in (*_FOLDER.glob("*.py"), *_FOLDER.glob("*/__init__.py")):
         if (made := read(path.read_text(encoding="utf-8"))) is not None:
@@ -153,7 +154,7 @@ def _built_in() -> Mapping[str, Entry]:
 @cache
 def others() -> Mapping[str, Entry]:
     """The engines that other distributions register, by name."""
-    # Its import takes longer than all the rest here, and most runs name an engine of ours.
+    # Imported late: it is slower than everything else here, and most runs use a built-in engine.
     from importlib.metadata import entry_points
 
     points: dict[str, list[EntryPoint]] = defaultdict(list)
@@ -163,13 +164,14 @@ def others() -> Mapping[str, Entry]:
 
 
 def read(text: str) -> Entry | None:
-    """The entry in the text of a Python file; None where it has none.
+    """The entry in the text of a Python file, or None if it has none.
 
     Raises:
-        ValueError: something in it is computed, or the file is not Python.
-        TypeError: it has a field that no entry has.
+        ValueError: something in the entry is computed.
+        SyntaxError: the file is not Python.
+        TypeError: the entry has an unknown field.
     """
-    if "ENTRY = " not in text:
+    if "ENTRY = " not in text:  # spares parsing the many files without one
         return None
     for node in ast.parse(text).body:
         if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["ENTRY"]:
@@ -179,14 +181,15 @@ def read(text: str) -> Entry | None:
 
 
 def imported(found: Entry) -> Any:
-    """The object that an entry's ``target`` names, imported now.
+    """Import the object that an entry's ``target`` names.
 
     Raises:
-        EngineError: it cannot be imported.
+        EngineError: an engine of another distribution cannot be imported; errors of a built-in
+            one pass unchanged.
     """
     module, _, name = found.target.partition(":")
     try:
-        with redirect_stdout(sys.stderr):  # our output is data
+        with redirect_stdout(sys.stderr):  # stdout is reserved for the command's own output
             return getattr(import_module(module), name)
     except (Exception, SystemExit) as error:
         if not found.package:
@@ -195,25 +198,35 @@ def imported(found: Entry) -> Any:
         raise EngineError(_of(found, reason), fix=cure(found)) from error
 
 
+def described(module: str) -> Entry:
+    """The ``ENTRY`` of an engine's module, which is imported for it.
+
+    Raises:
+        EngineError: it has none.
+    """
+    return _checked(module, getattr(import_module(module), "ENTRY", None))
+
+
 def cure(found: Entry) -> str | None:
-    """What to do about an engine of another distribution that does not work."""
-    return f"mend or remove it: pip uninstall {found.package}" if found.package else None
+    """How to fix an engine of another distribution that does not work; None for built-in ones."""
+    return f"fix or remove it: pip uninstall {found.package}" if found.package else None
 
 
 def _literal(node: ast.expr) -> Any:
+    """``ast.literal_eval``, extended by calls of ``Entry`` and ``Option``."""
     if isinstance(node, ast.Call):
         made = {"Entry": Entry, "Option": Option}.get(ast.unparse(node.func))
-        if made is None or any(word.arg is None for word in node.keywords):
+        if made is None or any(keyword.arg is None for keyword in node.keywords):
             raise ValueError(f"not a literal: {ast.unparse(node)}")
-        words = {str(word.arg): _literal(word.value) for word in node.keywords}
-        return made(*map(_literal, node.args), **words)
+        keywords = {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
+        return made(*map(_literal, node.args), **keywords)
     if isinstance(node, ast.Tuple):
         return tuple(map(_literal, node.elts))
     return ast.literal_eval(node)
 
 
 def _other(name: str, points: Sequence[EntryPoint]) -> Entry:
-    """The entry of a name that other distributions register; what is wrong is its trouble."""
+    """The entry that other distributions register by a name; what is wrong is its ``trouble``."""
     packages = sorted({point.dist.name if point.dist else "?" for point in points})
     blank = Entry(name, "", target=points[0].value.strip(), package=" ".join(packages))
     if len({point.value for point in points}) > 1:
@@ -223,26 +236,32 @@ def _other(name: str, points: Sequence[EntryPoint]) -> Entry:
         reason = f"{name!r} = {blank.target!r} is not of the form NAME = module:Engine"
         return blank._replace(trouble=_of(blank, reason))
     try:
-        said = _said(blank)
+        declared = _declared(blank)
     except EngineError as error:
         return blank._replace(trouble=error.message)
-    if said.name != name:
-        reason = f"it is registered as {name!r}, and its ENTRY says {said.name!r}"
+    if declared.name != name:
+        reason = f"it is registered as {name!r}, but its ENTRY says {declared.name!r}"
         return blank._replace(trouble=_of(blank, reason))
-    return said._replace(target=blank.target, package=blank.package)
+    return declared._replace(target=blank.target, package=blank.package)
 
 
-def _said(blank: Entry) -> Entry:
-    """What the module of an engine says that it is: read from its text, else imported."""
+def _declared(blank: Entry) -> Entry:
+    """The ENTRY of an engine's module: read from its text if it is a literal, else imported."""
     module = blank.target.partition(":")[0]
     made = _read_unimported(module)
     if made is None:
         imported(blank)
         made = getattr(sys.modules[module], "ENTRY", None)
+    try:
+        return _checked(module, made)
+    except EngineError as error:
+        raise EngineError(_of(blank, error.message)) from None
+
+
+def _checked(module: str, made: object) -> Entry:
     if isinstance(made, Entry) and made.kind in _KINDS:
         return made
-    reason = f"{module} has no ENTRY = Entry(...) that says what the engine is"
-    raise EngineError(_of(blank, reason))
+    raise EngineError(f"{module} has no ENTRY = Entry(...) that describes the engine")
 
 
 def _read_unimported(module: str) -> Entry | None:
@@ -251,7 +270,7 @@ def _read_unimported(module: str) -> Entry | None:
         if found is None or found.origin is None:
             return None
         return read(Path(found.origin).read_text(encoding="utf-8"))
-    except Exception:  # whatever it is, the import says it better
+    except Exception:  # the import that follows reports it better
         return None
 
 
@@ -264,18 +283,18 @@ def _with_note(ours: Entry) -> Entry:
     if other is None:
         return ours
     return ours._replace(
-        note=f"{other.package} registers the backend {ours.name} too: ours is used"
+        note=f"{other.package} also registers the backend {ours.name}; the built-in one is used"
     )
 
 
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except (ImportError, ValueError):  # the package above it is missing, or broken
+    except (ImportError, ValueError):  # its parent package is missing or broken
         return False
 
 
 def options(names: Iterable[str]) -> Mapping[str, Entry]:
-    """Those of the names that are engines with options of their own."""
+    """The engines among these names that have options."""
     found = {name: entry(name) for name in names}
     return {name: each for name, each in found.items() if each is not None and each.options}

@@ -1,18 +1,18 @@
-"""One tree of errors: each carries its exit code and, where there is one, its cure.
+"""The exceptions of this package: each carries its exit code and, if there is one, a fix.
 
-The exit codes are those of the command line (and, where they overlap, of ``sysexits.h``):
+The exit codes of the command line (those from 64 to 78 as in ``sysexits.h`` where they overlap):
 
 ====  =====================================================================
 code  meaning
 ====  =====================================================================
 0     done
-1     failed: a block is out of attempts, or a check found a difference
+1     failed: a block used up its attempts, or a check found a difference
 2     bad spec or usage
-3     partial: stopped by a limit, or by the loss of every node
+3     partial: stopped by a limit, or every node was lost
 69    no usable node, or the backend is not installed
 74    input/output error of the store
 75    locked: another process holds the run
-78    the launcher is of one MPI, the library of another
+78    the MPI launcher and the MPI library do not match
 130   stopped by SIGINT (143: by SIGTERM)
 ====  =====================================================================
 """
@@ -26,8 +26,8 @@ from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any
 
-# What people are shown of a spec's problems: characters of one, and how many.
-_MOST_TEXT, _MOST_TOLD = 600, 50
+# Limits of what is printed: characters of one message, and problems of one spec.
+_MAX_TEXT, _MAX_PROBLEMS = 600, 50
 
 
 class ClusterError(Exception):
@@ -35,8 +35,8 @@ class ClusterError(Exception):
 
     Args:
         message: what went wrong, in one sentence.
-        where: the place it was seen at: ``file:line:column``, a run, a node.
-        fix: what the person can do about it; a command where there is one.
+        where: its location: ``file:line:column``, a run, a node.
+        fix: what the user can do about it; a command if there is one.
     """
 
     code = 1
@@ -59,7 +59,7 @@ class ClusterError(Exception):
 
 
 class UsageError(ClusterError):
-    """A command, an argument or a call that cannot be meant."""
+    """An invalid command, argument or call."""
 
     code = 2
 
@@ -69,11 +69,11 @@ class Problem:
     """One finding in a spec.
 
     Attributes:
-        file: the spec as the person named it, or ``--set`` for an override.
-        line, column: 1-based; 0 where the finding has no place in the text.
-        path: the key, dotted, as in ``nodes[0].slots``; empty for the whole file.
-        message: what was expected and what came.
-        fix: how to mend it, or None.
+        file: the spec's path as the user gave it, or ``--set`` for an override.
+        line, column: 1-based; 0 if the finding has no position in the text.
+        path: the dotted key, as in ``nodes[0].slots``; empty for the whole file.
+        message: what was expected and what was found.
+        fix: how to fix it, or None.
     """
 
     file: str
@@ -99,14 +99,14 @@ class Problem:
 
 
 class SpecError(UsageError):
-    """Everything that is wrong with a spec, at once and in order of place."""
+    """All problems of a spec at once, sorted by position."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         by_place = attrgetter("file", "line", "column", "path", "message")
         self.problems: Sequence[Problem] = tuple(sorted(set(problems), key=by_place))
-        lines = [*map(str, self.problems[:_MOST_TOLD])]
-        if len(self.problems) > _MOST_TOLD:
-            lines.append(f"and {len(self.problems) - _MOST_TOLD:,} more of the kind")
+        lines = [*map(str, self.problems[:_MAX_PROBLEMS])]
+        if len(self.problems) > _MAX_PROBLEMS:
+            lines.append(f"and {len(self.problems) - _MAX_PROBLEMS:,} more problems")
         super().__init__("\n".join(lines))
 
     def to_json(self) -> dict[str, object]:
@@ -115,27 +115,27 @@ class SpecError(UsageError):
 
 
 class KernelError(UsageError):
-    """A kernel that cannot be found, read, imported or called as one."""
+    """A kernel that cannot be found, read or imported, or that has the wrong signature."""
 
 
 class EngineError(ClusterError):
-    """An engine that could not be started or went away; foreign errors are translated to it."""
+    """An engine that failed to start or died; errors of its library are translated to this."""
 
     code = 69
 
 
 class NotOneWorld(EngineError):
-    """The ranks of a launcher do not see each other: each would compute everything alone."""
+    """The launcher's ranks do not form one MPI world: each would compute the whole run alone."""
 
     code = 78
 
 
 class NodesMissing(EngineError):
-    """Fewer hosts than the spec requires came up: nothing was begun."""
+    """Fewer hosts than the spec requires came up; nothing was started."""
 
 
 class NoAnswer(ClusterError):
-    """The process that computes a run does not answer."""
+    """The process that computes a run does not respond."""
 
     code = 69
 
@@ -147,13 +147,17 @@ class StoreError(ClusterError):
 
 
 class Locked(ClusterError):
-    """Another process holds the run."""
+    """Another process holds the lock of the run."""
 
     code = 75
 
 
 class Interrupted(ClusterError):
-    """A command that a signal ended, before a run was there that could drain."""
+    """A signal ended the command before there was a run to drain.
+
+    Args:
+        number: the signal's; the exit code is 128 + number.
+    """
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
@@ -161,7 +165,7 @@ class Interrupted(ClusterError):
 
 
 class StopNow(BaseException):
-    """Raised in the main thread by a signal; passes through every ``except Exception``.
+    """Raised in the main thread by a signal handler; no ``except Exception`` catches it.
 
     Args:
         number: the signal's.
@@ -169,20 +173,20 @@ class StopNow(BaseException):
 
 
 def retold(code: int, document: Mapping[str, Any]) -> ClusterError:
-    """The error that another process of ours ended with, from its ``--json`` document."""
+    """Rebuild the error of a child command from its exit code and its ``--json`` document."""
     if "errors" in document:
         return SpecError(Problem(**problem) for problem in document["errors"])
-    told = document["error"]
-    error = ClusterError(told["message"], where=told["where"], fix=told["fix"])
+    fields = document["error"]
+    error = ClusterError(fields["message"], where=fields["where"], fix=fields["fix"])
     error.code = code
     return error
 
 
 def shortened(text: str) -> str:
-    """A text for people: what was quoted may be as long as a file, and its ends say enough."""
-    if len(text) <= _MOST_TEXT:
+    """A message cut in its middle to about 600 characters: it may quote a value of any length."""
+    if len(text) <= _MAX_TEXT:
         return text
-    half = _MOST_TEXT // 2
+    half = _MAX_TEXT // 2
     return f"{text[:half]} ... {text[-half:]}"
 
 

@@ -1,6 +1,6 @@
-"""Files and folders that are there after a power failure, once they are said to be there.
+"""Durable files and folders: once a call here returns, its effect survives a power failure.
 
-A new name is an entry in the folder above: it lasts when that folder was written out.
+A new name is an entry of its parent folder, so the parent has to be synced as well.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-# What file systems say that know no such thing.
-_CANNOT = (errno.EINVAL, errno.ENOTSUP)
+# Raised by file systems that cannot sync a folder.
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for the owner alone, and what is missing above it.
+    """Create a folder with mode 0700, and its missing parents.
 
     Raises:
-        OSError: it cannot be made, or not be written out.
+        OSError: a folder cannot be created or synced.
     """
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for each in missing:
-        _write_out(each.parent)
+        _sync(each.parent)
 
 
 def replace(path: Path, text: str) -> None:
-    """Have a file hold a text, whole or not at all; its folder is made where it is missing.
+    """Replace a file's content atomically, as UTF-8; a missing folder is created.
 
     Raises:
-        OSError: it cannot be written; what was there before stays.
+        OSError: the file cannot be written; its old content stays.
     """
     make_folder(path.parent)
     part = path.with_suffix(f"{path.suffix}.part")
@@ -44,18 +44,18 @@ def replace(path: Path, text: str) -> None:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
-    _write_out(path.parent)
+    _sync(path.parent)
 
 
-def _write_out(folder: Path) -> None:
+def _sync(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:
-        return  # names may be made in a folder that may not be read
+        return  # a folder with mode -wx: files can be created in it, but it cannot be opened
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _CANNOT:
+        if error.errno not in _UNSUPPORTED:
             raise
     finally:
         os.close(descriptor)

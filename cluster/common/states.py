@@ -1,4 +1,4 @@
-"""The states of a run: each owns its word, its symbol and its exit code."""
+"""The states of a run, each with its name, symbol and exit code."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from enum import Enum
 
 
 class State(Enum):
-    """What a run is in; the value is the word used everywhere.
+    """The state of a run; its value is the name used in tables, JSON and the ledger.
 
-    ``damaged`` is told of a run whose row in the ledger cannot be believed; none is recorded so.
+    ``damaged`` is only ever reported, for a run whose ledger row fails its checks; it is never
+    stored.
     """
 
     RUNNING = "running"
@@ -25,7 +26,12 @@ class State(Enum):
         return _SYMBOLS[self.value]
 
     def exit_code(self, stopped_by: str | None = None) -> int:
-        """The exit code of a command that leaves a run so; after a signal, 128 + its number."""
+        """The exit code of a command that leaves a run in this state.
+
+        Args:
+            stopped_by: the name of the signal that stopped the run, as ``SIGINT``: then an
+                interrupted run has 128 + its number.
+        """
         if self is State.INTERRUPTED and stopped_by and stopped_by.startswith("SIG"):
             return 128 + signal.Signals[stopped_by]
         return _CODES[self.value]

@@ -1,9 +1,10 @@
-"""The one loop: plan x backend -> outcomes. Whatever must be decided while a run runs is here.
+"""The dispatcher: every decision while a run is being computed, independent of the engine.
 
-Leases, retries, deadlines, second copies, stopping: once, for all engines. The loop reads one
-item at a time from the engine (an outcome, a node's event, or a tick). :class:`MultiScheduler`
-decides whose turn it is, and a :class:`RunScheduler` all that concerns one run; they touch neither
-disk (but through the ledger's writer) nor clock (but the one they are given).
+Task sizes, retries, deadlines, speculative copies and stopping are implemented once, for all
+engines. :class:`Loop` reads one item at a time from the engine: an outcome, an event of a node, or
+a tick. :class:`MultiScheduler` decides which run gets a free slot, and a :class:`RunScheduler`
+decides everything about one run. They write only through the ledger's writer, and read only the
+clock that they are given, so that tests can simulate both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Time, passed in, so that nobody who decides has a clock of his own."""
+"""Injected time: no decision code reads the system clock."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time, passed in, so that tests need not wait for it."""
+    """A source of time; tests pass one that they advance themselves."""
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Wall-clock time, in seconds since the epoch; may be adjusted at any moment."""
 
     def steady(self) -> float:
-        """Seconds on a clock that never steps."""
+        """Seconds on a monotonic clock."""
 
 
 class Unstepped:
-    """A clock that agrees with another one's wall clock now, and goes on from there steadily.
+    """A wall clock that starts at another clock's time and then advances monotonically.
 
-    What is measured between two of its times is right also where the wall clock steps meanwhile.
+    So the difference of two of its times is right even if the system clock is adjusted between.
     """
 
     def __init__(self, clock: Clock) -> None:

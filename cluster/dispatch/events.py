@@ -1,4 +1,4 @@
-"""What a dispatcher tells while it runs: frozen events, to any number of observers."""
+"""The events that a dispatcher reports to its observers; all are immutable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from cluster.sampling.task import Fault
 
 @dataclass(frozen=True)
 class NodeProgress:
-    """One node so far, in this start of the run: slots usable now, tasks, samples, busy seconds."""
+    """The work of one node in this start of the run.
+
+    Attributes:
+        node: its name.
+        slots: usable now.
+        tasks, samples: how many it has computed.
+        busy_s: seconds that its slots spent on them, added up.
+        failures: attempts that failed on it.
+    """
 
     node: str
     slots: int
@@ -24,15 +32,16 @@ class NodeProgress:
 
 @dataclass(frozen=True)
 class Started:
-    """A run, or a sweep, starts or goes on on an engine.
+    """A run or a sweep starts, or continues, on an engine.
 
     Attributes:
         run: its id.
-        blocks_done, blocks, block: of a run alone: ``blocks_done`` of ``blocks`` (None: no such
-            limit) are counted, and how many samples a block has.
+        blocks_done, blocks: of a single run: how many blocks are counted, and the maximum (None:
+            unlimited).
+        block: of a single run: samples per block.
         backend: the engine.
-        points, owed: of a sweep: how many of its points are asked for, and how many are to be
-            computed on that engine; None: it is a run alone.
+        points: of a sweep: the number of its points; None for a single run.
+        owed: of a sweep: how many points remain to be computed on this engine.
     """
 
     run: str
@@ -45,12 +54,12 @@ class Started:
 
 
 class PointProgress(NamedTuple):
-    """A point of a sweep that is computed now.
+    """The progress of a point of a sweep that is being computed.
 
     Attributes:
-        point: its name, for people.
-        blocks, goal_blocks: how many are counted, and of how many; None: no such limit.
-        estimate, std_error: a number, one for each bin, or None before the first block.
+        point: its name, for display.
+        blocks, goal_blocks: how many blocks are counted, and the maximum (None: unlimited).
+        estimate, std_error: a number, a tuple with one per bin, or None before the first block.
     """
 
     point: str
@@ -62,10 +71,17 @@ class PointProgress(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the run stands; ``samples_per_s`` is that of this start.
+    """The progress of a run, or of a sweep as a whole.
 
-    Of a sweep: where all of it stands, how many of its points have ended, and the first few of
-    those that are computed now.
+    Attributes:
+        elapsed_s: seconds since this start.
+        blocks_done, blocks: how many blocks are counted, and the maximum (None: unlimited).
+        samples: how many are counted.
+        samples_per_s: the speed in this start.
+        estimate: of a single run; None before the first block.
+        nodes: each node in this start.
+        points_done, points: of a sweep: how many points have ended, of how many.
+        running: of a sweep: the first few of the points that are being computed.
     """
 
     elapsed_s: float
@@ -82,7 +98,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class NodeChanged:
-    """A node joined, was lost, or has another number of usable slots."""
+    """A node joined, was lost, or changed its number of usable slots."""
 
     node: str
     slots: int
@@ -91,7 +107,7 @@ class NodeChanged:
 
 @dataclass(frozen=True)
 class HostsChanged:
-    """Hosts are to be used from now on, and others no more: a person or a host file says so."""
+    """Hosts are added and drained while the run continues, by a user or a changed host file."""
 
     added: tuple[str, ...]
     drained: tuple[str, ...]
@@ -100,7 +116,7 @@ class HostsChanged:
 
 @dataclass(frozen=True)
 class AttemptFailed:
-    """An attempt at a task failed; ``final`` where its block has no attempts left."""
+    """An attempt at a task failed; ``final`` if its block has no attempts left."""
 
     node: str
     attempt: int
@@ -110,7 +126,7 @@ class AttemptFailed:
 
 @dataclass(frozen=True)
 class Alarm:
-    """What must not happen: a late twin that differs, a damaged row, an engine's fault."""
+    """Something that should not happen: a copy that differs, a damaged row, an engine error."""
 
     message: str
     node: str | None = None
@@ -118,14 +134,14 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Draining:
-    """No more tasks are given out; what was started is waited for."""
+    """No more tasks are given out; those that were started are awaited."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Closed:
-    """A start outside of its window: nothing is begun; it ``opens`` at a local time, in words."""
+    """A start outside its window: nothing is computed; ``opens`` is the next opening as text."""
 
     window: str
     opens: str
@@ -133,7 +149,7 @@ class Closed:
 
 @dataclass(frozen=True)
 class Noted:
-    """What the ledger was told of a node, or of the run, while somebody watched."""
+    """A note in the ledger about a node, or about the run, as it appears."""
 
     text: str
     node: str | None = None
@@ -141,14 +157,15 @@ class Noted:
 
 @dataclass(frozen=True)
 class Printed:
-    """Kernels printed, or warned.
+    """A kernel printed or warned.
 
     Attributes:
-        run: the run.
-        node, slot, block: where, and while which block was drawn, as far as that is known.
-        lines: the first ones of a process, without control characters.
-        dropped: how many lines of that process were not kept so far.
-        log: where they are kept, or empty.
+        run: the run's id.
+        node, slot: where.
+        block: the block being drawn, or None if unknown.
+        lines: the first lines of a process, without control characters.
+        dropped: number of lines of that process that were not kept so far.
+        log: the file where the lines are kept, or empty.
     """
 
     run: str
@@ -160,12 +177,12 @@ class Printed:
     log: str = ""
 
     def described(self) -> list[str]:
-        """Each line, after where it comes from; the last one says how many were not kept."""
+        """Each line with its origin; a last one says how many lines were not kept."""
         block = "" if self.block is None else f", block {self.block}"
         place = f"{self.node} slot {self.slot}{block}"
-        told = [f"{place}: {line}" for line in self.lines]
+        lines = [f"{place}: {line}" for line in self.lines]
         more = f"{place}: {self.dropped:,} more lines so far, which are not kept"
-        return [*told, more] if self.dropped else told
+        return [*lines, more] if self.dropped else lines
 
 
 Event = (

@@ -1,4 +1,4 @@
-"""What is out, and what is known of the nodes that it is out to."""
+"""Tasks in flight, and the state of the nodes that have them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ from dataclasses import dataclass
 
 from cluster.sampling.task import Task
 
-# A slot is given tasks ahead of its need for so many seconds of work, and never more than so many.
+# Tasks are sent ahead to hide the latency of the network: up to this many seconds of work and this
+# many tasks per slot.
 _AHEAD = 0.15
-_MOST_AHEAD = 128
+_MAX_AHEAD = 128
 
 
 @dataclass(slots=True)
 class Flight:
-    """A task that is out, to whom, and what is expected of it (seconds; 0: not known)."""
+    """A task in flight.
+
+    Attributes:
+        task: the task.
+        node: that has it; empty if the engine chooses.
+        state: of that node.
+        sent: on the steady clock.
+        expected: seconds that it should take; 0: unknown.
+        deadline: on the steady clock; after it the task is revoked.
+    """
 
     task: Task
     node: str
@@ -28,7 +38,7 @@ class Pace:
     """How fast a node draws the blocks of a run.
 
     Attributes:
-        seconds: that one slot takes for a block; None: not seen yet.
+        seconds: per block on one slot; None: not measured yet.
         seen: blocks of the longest task that it has finished.
     """
 
@@ -36,7 +46,15 @@ class Pace:
     seen: int = 1
 
     def learn(self, blocks: int, wall: float) -> None:
-        """Take in the speed of a task; an old speed that is far off is forgotten at once."""
+        """Update the pace with a finished task.
+
+        Averaged with the old pace, unless they differ by more than a factor of 4: then the node
+        has changed, and the old pace is dropped.
+
+        Args:
+            blocks: of the task.
+            wall: seconds that it took.
+        """
         fresh = wall / blocks
         known = self.seconds
         near = known is not None and known / 4 < fresh < known * 4
@@ -46,13 +64,20 @@ class Pace:
 
 @dataclass(slots=True)
 class NodeState:
-    """What is known of a node, whichever run its tasks are of.
+    """The state of a node, over all runs that it works for.
 
     Attributes:
-        slots: how many can work now.
-        flying, blind: tasks that are out there, and those of them of unknown length.
-        load: seconds of work that are out there, as far as known.
-        tasks, samples, busy: what it has done, busy in seconds.
+        slots: usable now.
+        flying: its tasks in flight.
+        blind: those of them whose length is unknown.
+        load: expected seconds of the others.
+        tasks, samples: how many it has done.
+        busy: seconds that its slots spent on them.
+        failures: attempts that failed on it.
+        strikes: tasks that it failed and others then did.
+        aside: whether it was set aside for its strikes.
+        losses: how often it was lost.
+        rests_until: on the steady clock; it should get no task before.
     """
 
     slots: int = 0
@@ -69,36 +94,43 @@ class NodeState:
     rests_until: float = 0.0
 
     def send(self, expected: float) -> None:
-        """A task goes out."""
+        """Record that a task was sent; ``expected`` seconds, 0 if unknown."""
         self.flying += 1
         self.blind += not expected
         self.load += expected
 
     def land(self, expected: float) -> None:
-        """A task is not out any more."""
+        """Record that a task is no longer in flight."""
         self.flying -= 1
         self.blind -= not expected
+        # Exactly 0 with nothing in flight: rounding errors must not add up over a million tasks.
         self.load = self.load - expected if self.flying else 0.0
 
     def forget_faults(self) -> None:
-        """The person had it drained: if it comes again, it begins anew."""
+        """Forget its faults, since a user drained it: if it is added again, it starts fresh."""
         self.strikes, self.aside, self.losses, self.rests_until = 0, False, 0, 0.0
 
     def is_fit(self, now: float) -> bool:
-        """Whether it has slots, is not set aside, and does not rest after its losses."""
+        """Whether it has slots, is not set aside and is not resting."""
         return bool(self.slots) and not self.aside and now >= self.rests_until
 
     def has_room(self) -> bool:
-        """Whether a slot is free, or will be before the engine asks again."""
+        """Whether a slot is free, or the queue ahead is so short that one soon will be."""
         if self.flying < self.slots:
             return True
         short = not self.blind and self.load < _AHEAD * self.slots
-        return short and self.flying < _MOST_AHEAD * self.slots
+        return short and self.flying < _MAX_AHEAD * self.slots
 
 
 @dataclass
-class Suspect:
-    """Blocks that lost their worker, to be tried alone; until then not on the node they failed."""
+class Attempt:
+    """Blocks [first, stop) that are to become a task.
+
+    Attributes:
+        attempt: its number, from 1.
+        failed_on: the node that failed them; empty for a first attempt.
+        until: on the steady clock: before, they are kept for other nodes.
+    """
 
     first: int
     stop: int

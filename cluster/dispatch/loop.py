@@ -1,4 +1,4 @@
-"""The loop: reads an engine, and turns the clocks of what decides."""
+"""The main loop: feeds the scheduler with an engine's items and with the passing of time."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from cluster.dispatch.membership import Membership
 from cluster.hosts.prints import PrintedLines
 from cluster.sampling.task import Outcome
 
+# Seconds between checks of the clocks, and between records of the progress.
 _LOOK_EVERY = 0.2
 _RECORD_EVERY = 1.0
-# Fresh starts of an engine that fails without a single outcome between them.
+# A failed engine is restarted; the run gives up after this many starts without an outcome.
 _ENGINE_STARTS = 3
 
 
 @dataclass
 class Stop:
-    """Set from outside (a signal handler): drain, for this reason."""
+    """Set from outside, as by a signal handler: drain for this reason; None: go on."""
 
     reason: str | None = None
 
 
 class Loop:
-    """Reads an engine's items and turns the clocks, over as many engines as it takes.
+    """Drives a scheduler with an engine's items, and restarts the engine if it fails.
 
     Args:
-        core: decides, and knows the runs.
-        stop: a person's wish to stop.
-        max_time: seconds after which it drains.
-        closes: when it drains in any case: the end of its window, in seconds since the epoch.
-        roster: the hosts, where they may change.
+        core: the scheduler.
+        stop: set by the user to stop.
+        max_time: seconds after which it drains; None: unlimited.
+        closes: the end of the window, in seconds since the epoch, when it drains too; or None.
+        roster: the hosts, if they may change while it runs.
 
     Attributes:
-        reason: the engine's own words, where it failed.
+        reason: the engine's last error, or empty.
     """
 
     def __init__(
@@ -51,22 +52,23 @@ class Loop:
         self._core, self._stop, self._max_time, self._closes = core, stop, max_time, closes
         self._backend: Backend | None = None
         self._roster = roster
-        self._begun = self._looked = self._recorded = core.clock.steady()
+        self._started = self._looked = self._recorded = core.clock.steady()
         self.reason = ""
 
     @property
     def wall(self) -> float:
         """Seconds since the start."""
-        return self._core.clock.steady() - self._begun
+        return self._core.clock.steady() - self._started
 
     def run(self, engine: Callable[[], Backend]) -> None:
         """Run until nothing is left to wait for.
 
         Args:
-            engine: makes a fresh engine; called again when one fails.
+            engine: starts an engine; called again when one fails.
 
         Raises:
-            EngineError: no engine could be started, and nothing came of it.
+            NodesMissing: too few hosts came up.
+            EngineError: no engine could be started, so there was not a single outcome.
             StoreError: the ledger could not be written; what was counted before is safe.
         """
         core, barren = self._core, 0
@@ -88,7 +90,7 @@ class Loop:
                 core.forget_flights()
         if not core.over:
             if not core.outcomes:
-                raise EngineError(self.reason or "the engine ended without a word")
+                raise EngineError(self.reason or "the engine ended without an error message")
             core.drain("nodes")
 
     def _turn(self, backend: Backend) -> None:
@@ -106,19 +108,19 @@ class Loop:
                     return
 
     def _look(self, *, force: bool = False) -> None:
-        """Look at what no item brings: the person's wish to stop, and the clocks."""
+        """Check what no item reports: a requested stop, and the clocks."""
         core, now = self._core, self._core.clock.steady()
         if self._stop.reason:
             core.drain(self._stop.reason)
         if now - self._looked < _LOOK_EVERY and not force:
             return
         self._looked = now
-        if self._max_time is not None and now - self._begun >= self._max_time:
+        if self._max_time is not None and now - self._started >= self._max_time:
             core.drain("max_time")
         if self._closes is not None and core.clock.now() >= self._closes:
             core.drain("window")
         core.on_tick()
-        progress = core.progress(now - self._begun)
+        progress = core.progress(now - self._started)
         core.observe(progress)
         if now - self._recorded >= _RECORD_EVERY:
             self._recorded = now

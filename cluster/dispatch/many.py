@@ -1,8 +1,8 @@
-"""The runs of one engine: which of them gets the next slot. Pure, but for what the cores do.
+"""Scheduling several runs on one engine: which of them gets the next free slot.
 
-Each run has a core of its own, which decides all that concerns it; here is decided whose turn it
-is, be they the points of a sweep or one run alone. A core is opened when its turn first comes, and
-closed when nothing of it is out any more, so that what waits or has ended takes no memory.
+Each run (the points of a sweep, or a single one) has its own :class:`RunScheduler`, called its
+core, which decides everything about it. A core is opened when its turn first comes and closed when
+none of its tasks is in flight any more, so that waiting and ended runs take no memory.
 """
 
 from __future__ import annotations
@@ -34,58 +34,64 @@ from cluster.hosts.nodes import Node
 from cluster.hosts.prints import PrintedLines
 from cluster.sampling.task import Outcome, Task, Work
 
-# Where more runs than this owe tasks, nobody asks how many seconds of work those are.
+# With more waiting runs than this the remaining work is not added up; it is taken as unlimited.
 _FEW = 64
-# So many runs are shown in the progress of all; and the standing of so many others is recorded at
-# a time, so that it costs about a hundredth of the dispatcher's, however many there are.
+# How many running points the progress shows, and how many have their progress recorded at a time,
+# which costs about one percent of the dispatcher's time whatever the size of the sweep.
 _SHOWN, _RECORDED = 8, 200
 
 
 class RunRegistry(Protocol):
-    """Where the runs come from, and what becomes of them; they are known by their numbers."""
+    """Where the scheduler gets its runs from and reports to. A run is identified by its number."""
 
     @property
     def work(self) -> Work:
-        """What the engine's workers load first."""
+        """The work that the engine's workers load first."""
 
     def work_of(self, run: str) -> Work | None:
-        """The work of a run, by the tag of its tasks."""
+        """The work of a run, by the ``run`` of its tasks; None if unknown."""
 
     def name_of(self, number: int) -> str:
-        """A run's name, for people."""
+        """A run's name, for display."""
 
     def open(self, number: int, nodes: NodeStates) -> RunScheduler:
-        """The core of a run, with what is counted of it."""
+        """A new core of a run, with the blocks counted so far."""
 
     def began(self, number: int) -> None:
-        """The first task of a run is given out."""
+        """The first task of a run is about to be sent."""
 
     def ended(self, number: int, core: RunScheduler, ending: Ending) -> None:
-        """A run has ended; of what is still out of it nothing is needed."""
+        """A run has ended.
+
+        Args:
+            number: of the run.
+            core: its core; results of tasks still in flight are not needed.
+            ending: how it ended.
+        """
 
     def closed(self, number: int) -> None:
-        """Nothing of an ended run is out."""
+        """No task of an ended run is in flight any more."""
 
     def record(self, progress: Progress) -> None:
-        """Keep where all of them stand, for readers."""
+        """Record the progress of all runs together, for readers."""
 
     def note(self, node: str | None, text: str) -> None:
-        """Keep what happened to a node or to the engine."""
+        """Record an event of a node, or of the engine (None)."""
 
     def slots(self, node: str, slots: int) -> None:
-        """Keep that a node has had so many slots."""
+        """Record the number of slots of a node."""
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How many runs are computed together.
+    """How several runs share an engine.
 
     Attributes:
-        alone: it is one run, not the points of a sweep: its estimate is that of all.
-        breadth: always the run that has fewest blocks; else one after the other.
-        keep_going: a run that failed does not stop the others.
+        alone: whether it is a single run and not a sweep, so that there is one estimate.
+        breadth: the run with the fewest blocks is next; otherwise one run after the other.
+        keep_going: whether the other runs continue when one fails.
         wait: seconds without any usable slot after which all drain.
-        blocks: what all of them together are to have; None: not known.
+        blocks: the total of all runs; None: unknown.
     """
 
     alone: bool = False
@@ -96,43 +102,52 @@ class Manner:
 
 
 @dataclass
-class Open:
-    """A run that was begun or looked at.
+class OpenRun:
+    """An open run.
 
     Attributes:
-        core: its decisions.
-        had: blocks that were counted when it was opened.
-        begun: when its first task was given out, on the steady clock.
-        ended: its ending is recorded.
+        core: its scheduler.
+        had: number of blocks that were counted when it was opened.
+        started: when its first task was sent, on the steady clock; None: not yet.
+        ended: whether its ending has been recorded.
     """
 
     core: RunScheduler
     had: int
-    begun: float | None = None
+    started: float | None = None
     ended: bool = False
 
     def progress(self, now: float) -> Progress:
-        """Where it stands; the nodes are not its own."""
-        elapsed = 0.0 if self.begun is None else now - self.begun
+        """Its progress, without nodes, since it shares them with the other runs."""
+        elapsed = 0.0 if self.started is None else now - self.started
         drawn = (self.core.count.blocks - self.had) * self.core.work.block
         return self.core.progress(elapsed, drawn / elapsed if elapsed > 0 else 0.0)
 
 
 class MultiScheduler:
-    """The decider over many runs; the engine's source of tasks.
+    """The scheduler of several runs, and the engine's source of tasks.
+
+    Run ``number`` gives its tasks the ids number + total, number + 2 * total and so on (the
+    registry sets this up), so a task's id modulo ``total`` is the number of its run.
 
     Args:
-        book: the runs.
-        total: how many there are: their numbers are below it.
-        owed: the numbers of those that are to be computed, in their order.
-        manner: how.
-        clock: time.
-        observe: who is told.
+        registry: where the runs come from.
+        total: how many there are; their numbers are below it.
+        owed: the numbers of the runs to compute, in order.
+        manner: how they share the engine.
+        clock: the time.
+        observe: gets the events.
+
+    Attributes:
+        draining: why no more tasks are given out, or None.
+        outcomes: number of outcomes that a worker worked on.
+        blocks, samples: counted so far, over all runs that were opened.
+        nodes: the state of the engine's nodes.
     """
 
     def __init__(
         self,
-        book: RunRegistry,
+        registry: RunRegistry,
         total: int,
         owed: Sequence[int],
         manner: Manner,
@@ -142,22 +157,26 @@ class MultiScheduler:
         self.clock, self.observe = clock, observe
         self.draining: str | None = None
         self.outcomes = self.blocks = self.samples = 0
-        self._book, self._manner = book, manner
+        self._registry, self._manner = registry, manner
         self._total, self._order = total, {number: at for at, number in enumerate(owed)}
         self._left = set(owed)
-        # Whose turn it is: (blocks that are given, place in the order, number).
+        # A heap: (blocks given out, place in the order, number). The first entry may be outdated,
+        # see _fresh_task.
         self._queue = [(0, at, number) for at, number in enumerate(owed)]
         self._queued = set(owed)
-        self._open: dict[int, Open] = {}
-        self._out: dict[int, RunScheduler] = {}
-        # Of which something was counted since their standing was recorded, the longest ago first.
-        self._news: dict[int, None] = {}
+        self._open: dict[int, OpenRun] = {}
+        # Runs with tasks in flight.
+        self._in_flight: dict[int, RunScheduler] = {}
+        # An ordered set: runs with blocks counted since their progress was last recorded.
+        self._unrecorded: dict[int, None] = {}
+        # Ended runs by kernel and number of means, to compare nodes over all of them.
         self._parts: dict[tuple[str, int], NodeMeans] = {}
-        # Of which a node has failed what another one is to try.
+        # Runs with blocks that a node failed and another one is to try.
         self._suspecting: dict[int, RunScheduler] = {}
+        # Runs with a max_time of their own that have started.
         self._timed: set[int] = set()
         self.nodes = NodeStates(clock.steady())
-        # A run alone is opened at once: what it has from earlier starts is shown from the first.
+        # A single run is opened at once, so that blocks of earlier starts are shown immediately.
         self._alone = self._opened(owed[0]).core if manner.alone else None
         self._weigh_rest()
 
@@ -165,32 +184,32 @@ class MultiScheduler:
 
     @property
     def work(self) -> Work:
-        """What the engine's workers load first."""
-        return self._book.work
+        """The work that the engine's workers load first."""
+        return self._registry.work
 
     def take(self, node: str | None = None) -> Task | Pause:
-        """See :class:`cluster.backends.base.Source`."""
+        """The next task for a slot of a node (None: of any), or why there is none now."""
         if self.draining is not None or not self._left:
             return Pause.END
         now = self.clock.steady()
         state = self.nodes.place(node, now)
-        if not self.nodes.takes(state, now):
+        if not self.nodes.accepts(state, now):
             return Pause.NOW
-        task = self._first_hand(node, state) or self._second_hand(node, state)
+        task = self._fresh_task(node, state) or self._speculative_task(node, state)
         if task is not None:
             return task
         return Pause.NOW if self._left else Pause.END
 
     def work_of(self, run: str) -> Work | None:
-        """See :class:`cluster.backends.base.Source`."""
-        return self._book.work_of(run)
+        """The work of a run, by the ``run`` of its tasks; None if unknown."""
+        return self._registry.work_of(run)
 
     def revoked(self) -> Collection[int]:
-        """See :class:`cluster.backends.base.Source`."""
-        return {number for core in self._out.values() for number in core.revoked()}
+        """The ids of tasks in flight that the engine should kill."""
+        return {number for core in self._in_flight.values() for number in core.revoked()}
 
     def avoided(self) -> Collection[str]:
-        """See :class:`cluster.backends.base.Source`."""
+        """The nodes that should get no task, for engines that choose the node themselves."""
         suspected: set[str] = set()
         for number, core in tuple(self._suspecting.items()):
             if names := core.suspected():
@@ -201,8 +220,12 @@ class MultiScheduler:
 
     # -- whose turn it is ---------------------------------------------------------------------
 
-    def _first_hand(self, node: str | None, state: NodeState) -> Task | None:
-        """A task of the first run in turn that has one for this node."""
+    def _fresh_task(self, node: str | None, state: NodeState) -> Task | None:
+        """A task with new blocks, of the first run in turn that has some for this node.
+
+        An entry of the heap is corrected when it comes to the front: removed if its run owes
+        nothing, moved back if the run has got more blocks since.
+        """
         passed, task = [], None
         while self._queue and task is None:
             given, at, number = self._queue[0]
@@ -212,45 +235,45 @@ class MultiScheduler:
                 self._queued.discard(number)
             elif given < self._turn(found.core):
                 heapreplace(self._queue, (self._turn(found.core), at, number))
-            elif (task := found.core.first_hand(node, state)) is not None:
+            elif (task := found.core.fresh_task(node, state)) is not None:
                 heapreplace(self._queue, (self._turn(found.core), at, number))
                 self._sent(number, found)
-            else:  # what it owes is for another node
+            else:  # its blocks are reserved for other nodes
                 passed.append(heappop(self._queue))
         for entry in passed:
             heappush(self._queue, entry)
         return task
 
-    def _second_hand(self, node: str | None, state: NodeState) -> Task | None:
-        """A copy of what another slot has, where no run owes anything."""
-        for number, core in self._out.items():
-            if not self._open[number].ended and (task := core.second_hand(node, state)):
+    def _speculative_task(self, node: str | None, state: NodeState) -> Task | None:
+        """A speculative copy of a task in flight, when no run has new blocks."""
+        for number, core in self._in_flight.items():
+            if not self._open[number].ended and (task := core.speculative_task(node, state)):
                 return task
         return None
 
     def _turn(self, core: RunScheduler) -> int:
         return core.given if self._manner.breadth else 0
 
-    def _opened(self, number: int) -> Open:
+    def _opened(self, number: int) -> OpenRun:
         found = self._open.get(number)
         if found is None:
-            core = self._book.open(number, self.nodes)
-            found = self._open[number] = Open(core, core.count.blocks)
+            core = self._registry.open(number, self.nodes)
+            found = self._open[number] = OpenRun(core, core.count.blocks)
             self._counted(core, 0)
             if core.count.finished:
                 self._end(number, found)
         return found
 
-    def _sent(self, number: int, found: Open) -> None:
-        self._out[number] = found.core
-        if found.begun is None:
-            found.begun = self.clock.steady()
-            self._book.began(number)
+    def _sent(self, number: int, found: OpenRun) -> None:
+        self._in_flight[number] = found.core
+        if found.started is None:
+            found.started = self.clock.steady()
+            self._registry.began(number)
             if found.core.count.goal.max_time is not None:
                 self._timed.add(number)
 
     def _owing(self, number: int, core: RunScheduler) -> None:
-        """Put a run that owes again, as after a lost worker, back into the queue."""
+        """Put a run that owes blocks again, as after a lost worker, back into the queue."""
         if number not in self._queued and core.owes:
             heappush(self._queue, (self._turn(core), self._order[number], number))
             self._queued.add(number)
@@ -259,11 +282,11 @@ class MultiScheduler:
 
     @property
     def over(self) -> bool:
-        """Nothing is left to wait for."""
-        return not self._left or (self.draining is not None and not self._out)
+        """Whether nothing is left to wait for."""
+        return not self._left or (self.draining is not None and not self._in_flight)
 
     def drain(self, reason: str) -> None:
-        """Give out no more tasks of any run; the first reason stays."""
+        """Give out no more tasks of any run; the first reason given is kept."""
         if self.draining is None:
             self.draining = reason
             for found in self._open.values():
@@ -271,35 +294,41 @@ class MultiScheduler:
             self.observe(Draining(reason))
 
     def on_node(self, event: NodeEvent) -> None:
-        """A node has another number of usable slots."""
+        """Take in an event of a node: its number of usable slots."""
         more = self.nodes.change(event, self.clock.steady())
-        self._book.note(event.node, str(event))
-        self._book.slots(event.node, event.slots)
+        self._registry.note(event.node, str(event))
+        self._registry.slots(event.node, event.slots)
         self.observe(NodeChanged(event.node, event.slots, event.reason))
         if more:
-            self._tell(event.node, more)
+            self._report(event.node, more)
 
     def on_hosts(self, added: Sequence[Node], drained: Sequence[str], why: str) -> None:
-        """Hosts are to come and to go, before they do."""
+        """Take in a change of hosts; the engine reports their slots later.
+
+        Args:
+            added: the new hosts.
+            drained: the names of those to be drained.
+            why: the cause, for messages.
+        """
         weights = {node.host: node.weight for node in added}
         for found in self._open.values():
             found.core.weights = {**found.core.weights, **weights}
         for name in weights:
-            self._book.note(name, f"added: {why}")
+            self._registry.note(name, f"added: {why}")
         for name in drained:
-            self._book.note(name, f"to be drained: {why}")
+            self._registry.note(name, f"to be drained: {why}")
         self.observe(HostsChanged(tuple(weights), tuple(drained), why))
 
     def on_outcome(self, outcome: Outcome) -> None:
-        """Hand an outcome to its run, which its task's number tells."""
+        """Pass an outcome to its run; its task's id modulo the number of runs tells which."""
         self.outcomes += outcome.is_work
         number = outcome.task % self._total
         if number not in self._order:
-            return  # of a task that nobody gave out
+            return  # an id that was never given out
         found = self._open.get(number)
         if found is None:
-            # The late twin of a run that is closed: it is compared with what was counted.
-            self._book.open(number, self.nodes).on_outcome(outcome)
+            # A late copy, of a run that is closed: reopen it to compare with what was counted.
+            self._registry.open(number, self.nodes).on_outcome(outcome)
             return
         before = found.core.count.blocks
         found.core.on_outcome(outcome)
@@ -309,7 +338,7 @@ class MultiScheduler:
         if found.core.failed and not self._manner.keep_going:
             self.drain("failure")
         if not found.ended:
-            self._news[number] = None
+            self._unrecorded[number] = None
         self._settle(number, found)
 
     def _counted(self, core: RunScheduler, before: int) -> None:
@@ -317,17 +346,17 @@ class MultiScheduler:
         self.samples += (core.count.blocks - before) * core.work.block
 
     def on_printed(self, printed: PrintedLines) -> None:
-        """Have a run tell what its kernel printed; where nobody knows whose it is, any."""
+        """Report what a kernel printed, through its run; through any run if that is unknown."""
         of = None if printed.task is None else self._open.get(printed.task % self._total)
         found = of or next(iter(self._open.values()), None)
         if found is not None:
             found.core.on_printed(printed)
 
     def on_tick(self) -> None:
-        """Look at the clocks: expired tasks, runs out of time, and a cluster without nodes."""
+        """Check the clocks: expired tasks, runs out of time, and an engine without nodes."""
         now = self.clock.steady()
         slept = self.nodes.look(now)
-        for core in self._out.values():
+        for core in self._in_flight.values():
             core.expire(now, slept)
         for number in tuple(self._timed):
             self._look_at_time(number, now)
@@ -336,14 +365,14 @@ class MultiScheduler:
         self._weigh_rest()
 
     def forget_flights(self) -> None:
-        """The engine is gone: what was out is owed again, and nobody is blamed."""
+        """The engine is gone: tasks in flight are owed again, and count as nobody's failure."""
         self.nodes.lose_all()
-        for number, core in tuple(self._out.items()):
+        for number, core in tuple(self._in_flight.items()):
             core.forget_flights()
             self._settle(number, self._open[number])
 
     def progress(self, elapsed: float) -> Progress:
-        """Where all of them stand."""
+        """The progress of all runs together, ``elapsed`` seconds after the start."""
         nodes = self.nodes.progress()
         drawn = sum(node.samples for node in nodes)
         speed = drawn / elapsed if elapsed > 0 else 0.0
@@ -363,11 +392,12 @@ class MultiScheduler:
         )
 
     def _running(self) -> Iterator[PointProgress]:
-        """The first few of the runs that are computed now."""
-        for number in islice(self._out, _SHOWN):
-            count, estimate = self._out[number].count, self._out[number].count.estimate()
+        """The first few of the runs that are being computed."""
+        for number in islice(self._in_flight, _SHOWN):
+            count = self._in_flight[number].count
+            estimate = count.estimate()
             yield PointProgress(
-                self._book.name_of(number),
+                self._registry.name_of(number),
                 count.blocks,
                 count.goal.size,
                 estimate and estimate.value,
@@ -375,46 +405,47 @@ class MultiScheduler:
             )
 
     def record(self, progress: Progress) -> None:
-        """Keep where all of them stand, for readers; and each of those that have news."""
+        """Record the progress for readers: of all together, and of runs with new blocks."""
         if self._alone is not None:
             self._alone.record(progress)
             return
-        self._book.record(progress)
+        self._registry.record(progress)
         now = self.clock.steady()
-        for number in tuple(islice(self._news, _RECORDED)):
-            del self._news[number]
+        for number in tuple(islice(self._unrecorded, _RECORDED)):
+            del self._unrecorded[number]
             found = self._open[number]
             found.core.record(found.progress(now))
 
     def alarm(self, text: str) -> None:
-        """Tell, and record, what is wrong with no node in particular."""
-        self._book.note(None, text)
+        """Report and record a problem of no particular node."""
+        self._registry.note(None, text)
         self.observe(Alarm(text))
 
     def finish(self) -> list[int]:
-        """End what was opened and has not ended, and name nodes whose numbers cannot be by chance.
+        """End all open runs, and report nodes whose results cannot differ by chance.
 
         Returns:
-            The numbers of the runs that never were opened.
+            The numbers of the runs that were never opened, in order.
         """
         for number, found in tuple(self._open.items()):
             if not found.ended:
                 self._end(number, found)
         for parts in self._parts.values():
             if (verdict := parts.verdict()) is not None:
-                self._tell(*verdict)
+                self._report(*verdict)
         return sorted(self._left, key=self._order.__getitem__)
 
-    def _tell(self, node: str, text: str) -> None:
-        self._book.note(node, text)
+    def _report(self, node: str, text: str) -> None:
+        self._registry.note(node, text)
         self.observe(Alarm(text, node))
 
     # -- the end of a run ---------------------------------------------------------------------
 
-    def _settle(self, number: int, found: Open) -> None:
+    def _settle(self, number: int, found: OpenRun) -> None:
+        """End or close a run if it is time to, or queue it again if it owes blocks."""
         core = found.core
         if not core.flights:
-            self._out.pop(number, None)
+            self._in_flight.pop(number, None)
         if not found.ended and core.over:
             self._end(number, found)
         elif found.ended and not core.flights:
@@ -426,34 +457,34 @@ class MultiScheduler:
         """A run's own max_time counts from its first task."""
         found = self._open[number]
         limit = found.core.count.goal.max_time
-        if limit is not None and found.begun is not None and now - found.begun >= limit:
+        if limit is not None and found.started is not None and now - found.started >= limit:
             self._timed.discard(number)
             found.core.draining = found.core.draining or "max_time"
             self._settle(number, found)
 
-    def _end(self, number: int, found: Open) -> None:
-        begun = self.clock.steady() if found.begun is None else found.begun
-        ending = ending_of(found.core, self.clock.steady() - begun)
+    def _end(self, number: int, found: OpenRun) -> None:
+        started = self.clock.steady() if found.started is None else found.started
+        ending = ending_of(found.core, self.clock.steady() - started)
         found.ended = True
-        self._news.pop(number, None)
+        self._unrecorded.pop(number, None)
         self._left.discard(number)
         self._timed.discard(number)
-        self._take_in(found.core)
-        self._book.ended(number, found.core, ending)
+        self._add_means(found.core)
+        self._registry.ended(number, found.core, ending)
         if not found.core.flights:
             self._close(number)
 
-    def _take_in(self, core: RunScheduler) -> None:
-        """What nodes have drawn for a run, beside what they have for others of its kernel."""
+    def _add_means(self, core: RunScheduler) -> None:
+        """Add the means of a run's nodes to those of the other runs of its kernel."""
         kind = core.work.source.sha, core.parts.means
-        self._parts.setdefault(kind, NodeMeans()).take_in(core.parts)
+        self._parts.setdefault(kind, NodeMeans()).add_run(core.parts)
 
     def _close(self, number: int) -> None:
         del self._open[number]
-        self._book.closed(number)
+        self._registry.closed(number)
 
     def _weigh_rest(self) -> None:
-        """How long all slots have work for: near the end, tasks get shorter."""
+        """Update the seconds of remaining work: near the end, tasks get shorter."""
         self.nodes.rest = inf if len(self._queue) > _FEW else sum(map(self._seconds, self._queued))
 
     def _seconds(self, number: int) -> float:

@@ -1,4 +1,4 @@
-"""The hosts of a run or sweep while it runs: the spec's, and what wishes and files make of them."""
+"""The hosts of a live run: those of the spec, changed by requests of users and by host files."""
 
 from __future__ import annotations
 
@@ -13,23 +13,37 @@ from cluster.hosts.nodes import Defaults, Node, NodeError, NodeList, read_hostfi
 from cluster.ledger import NodeChangeRequest
 from cluster.spec.request import placed, with_slots
 
+# Modification time, size and inode: an editor may replace a file within the clock's resolution.
 Stamp = tuple[int, int, int]
 _NO_FILE = (0, 0, 0)
 
 
 class Informed(Protocol):
-    """Who decides what is computed on the hosts: the core of one run, or those of many."""
+    """The scheduler, which is informed of changes."""
 
     def on_hosts(self, added: Sequence[Node], drained: Sequence[str], why: str) -> None:
-        """Hosts are to come and to go, before they do."""
+        """Hosts are being added and drained.
+
+        Args:
+            added: the new hosts.
+            drained: the names of those to be drained.
+            why: the cause, for messages.
+        """
 
     def alarm(self, text: str) -> None:
-        """Tell, and record, what is wrong with no node in particular."""
+        """Report and record a problem of no particular node."""
 
 
 @dataclass
-class Watched:
-    """A host file, what it said last, and how it was found: now, and when it was read."""
+class WatchedFile:
+    """A host file.
+
+    Attributes:
+        path: the file.
+        nodes: its hosts when it was last read, by name.
+        found: its stamp at the last look; None before the first.
+        read: its stamp when it was last read; None: read before the run started.
+    """
 
     path: Path
     nodes: Mapping[str, Node]
@@ -37,74 +51,82 @@ class Watched:
     read: Stamp | None = None
 
     def at_rest(self) -> bool:
-        """Whether it has changed since it was read, and stayed as it is since the last look."""
+        """Whether it changed since it was read, but not since the last look.
+
+        Waiting for one look avoids reading a file that is being written.
+        """
         before, self.found = self.found, _stamp(self.path)
         return self.found == before and self.found != self.read
 
 
 class Membership:
-    """Which hosts a run is to work on.
+    """The hosts of a live run.
 
     Args:
         listed: the spec's hosts.
         base: the folder that its host files are relative to.
-        wishes: what people wished for since it was asked last.
-        answer: tells one of them what became of the wish.
+        requests: returns the changes requested by users since the last call.
+        answer: reports the result of a request: what changed, or an error.
 
     Attributes:
         nodes: the hosts now.
+
+    Raises:
+        UsageError: the spec has no host: ``nodes: auto`` outside a job.
     """
 
     def __init__(
         self,
         listed: NodeList,
         base: Path,
-        wishes: Callable[[], Iterable[NodeChangeRequest]],
+        requests: Callable[[], Iterable[NodeChangeRequest]],
         answer: Callable[[NodeChangeRequest, Mapping[str, object]], None],
     ) -> None:
         self.nodes = placed(listed.hosts)
         self._defaults: Defaults = listed.defaults
-        self._wishes, self._answer = wishes, answer
+        self._requests, self._answer = requests, answer
         now = {node.host: node for node in self.nodes}
         self._files = [
-            Watched(base / path, {host: now[host] for host in hosts if host in now})
+            WatchedFile(base / path, {host: now[host] for host in hosts if host in now})
             for path, hosts in listed.files
         ]
 
     def look(self, core: Informed, backend: Backend) -> None:
-        """Take in what was wished for, and what host files say by now."""
-        for wish in self._wishes():
-            self._grant(wish, core, backend)
+        """Apply the changes requested by users and those of the host files."""
+        for request in self._requests():
+            self._apply(request, core, backend)
         for file in self._files:
             if file.at_rest():
                 self._read(file, core, backend)
 
-    def _grant(self, wish: NodeChangeRequest, core: Informed, backend: Backend) -> None:
+    def _apply(self, request: NodeChangeRequest, core: Informed, backend: Backend) -> None:
         try:
-            self._check(wish)
-            added = self._change(wish.add, wish.drain, "asked for", core, backend)
+            self._check(request)
+            added = self._change(request.add, request.drain, "requested", core, backend)
         except (NodeError, UsageError) as error:
-            self._answer(wish, {"error": error.message, "fix": error.fix})
+            self._answer(request, {"error": error.message, "fix": error.fix})
         else:
             names = [node.host for node in added]
-            self._answer(wish, {"added": names, "drained": list(wish.drain)})
+            self._answer(request, {"added": names, "drained": list(request.drain)})
 
-    def _check(self, wish: NodeChangeRequest) -> None:
+    def _check(self, request: NodeChangeRequest) -> None:
         known = {node.host: node for node in self.nodes}
-        for node in self._filled(wish.add):
+        for node in self._filled(request.add):
             if known.get(node.host) == node:
                 raise UsageError(f"{node.host} is a host of this run already")
-        for name in wish.drain:
+        for name in request.drain:
             if name not in known:
                 fix = did_you_mean(name, known) or f"its hosts are {', '.join(known)}"
                 raise UsageError(f"{name} is no host of this run", fix=fix)
 
-    def _read(self, file: Watched, core: Informed, backend: Backend) -> None:
-        """What a host file says now; where it cannot be read, all stays as it was."""
+    def _read(self, file: WatchedFile, core: Informed, backend: Backend) -> None:
+        """Apply the changes of a host file; if it cannot be read, nothing changes."""
         file.read = file.found
         try:
             fresh = {node.host: node for node in self._filled(read_hostfile(file.path))}
             before, own = file.nodes, {node.host for node in self.nodes}
+            # A host that a user has added or drained meanwhile is left alone, unless the file
+            # now adds it again.
             added = [
                 node
                 for name, node in fresh.items()

@@ -1,4 +1,4 @@
-"""What a run's ledger holds, counted again at each of its starts."""
+"""Counting a run's ledger rows, at each of its starts."""
 
 from __future__ import annotations
 
@@ -21,9 +21,18 @@ def recount(
     scaling: tuple[float, float],
     observe: Observer,
 ) -> Count:
-    """Count what the ledger holds of a run, as far as its goal reaches.
+    """Count the rows of a run, up to the end of its goal.
 
-    A row that is damaged, or that reaches over the goal's end, is set aside: its blocks are owed.
+    Rows that are damaged, or that cross a checkpoint or the goal's end, are set aside, so that
+    their blocks are computed again.
+
+    Args:
+        ledger: the store's.
+        run: the run; its lock must be held.
+        goal: may be another one than at the last start.
+        work: of the run.
+        scaling: ``(scale, offset)`` of the estimate.
+        observe: gets an alarm for each damaged row.
     """
     count = Count(goal, *scaling)
     aside: list[tuple[Counted, str]] = []
@@ -40,7 +49,7 @@ def recount(
 
 
 def added_up(ledger: Ledger, run: Run) -> Count:
-    """The same of a run whose lock others may hold: nothing is set aside, and nothing written."""
+    """The same for readers, without the run's lock: bad rows are skipped, nothing is written."""
     definition = run.definition
     count = Count(Goal.from_json(run.goal), definition["scale"], definition["offset"])
     for row in ledger.counted(run, count.goal.first, count.goal.blocks):
@@ -49,15 +58,24 @@ def added_up(ledger: Ledger, run: Run) -> Count:
 
 
 def tried(row: Counted, count: Count, block: int) -> str | None:
-    """Count a row of blocks of so many samples; why it cannot be counted, or None."""
+    """Count a row if that is possible.
+
+    Args:
+        row: of the ledger.
+        count: to add it to.
+        block: samples per block.
+
+    Returns:
+        None, or why it was not counted: ``corrupt`` or ``beyond`` the goal.
+    """
     tally = row.read(block)
-    # Rows come in order; the database refuses two that overlap, unless its triggers were dropped.
+    # A trigger of the database prevents overlapping rows, but a forged store may lack it.
     if tally is None or count.done.overlaps(row.first, row.stop):
         return "corrupt"
     if row.first < count.goal.first or count.checkpoints.crosses(row.first, row.stop):
         return "beyond"
     try:
         count.add(row.first, row.stop, tally)
-    except TallyError:  # of another kind than the rows before it
+    except TallyError:  # another kind than the rows before it
         return "corrupt"
     return None

@@ -1,4 +1,4 @@
-"""Every decision of a run: which blocks next, to whom, and what to make of an outcome."""
+"""The scheduler of one run: which blocks to draw next, on which node, and what outcomes mean."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cluster.dispatch.events import (
     Progress,
 )
 from cluster.dispatch.failures import STRIKES, Failures, Stranded
-from cluster.dispatch.in_flight import Flight, NodeState, Pace, Suspect
+from cluster.dispatch.in_flight import Attempt, Flight, NodeState, Pace
 from cluster.dispatch.nodes import NodeStates
 from cluster.dispatch.outliers import NodeMeans
 from cluster.hosts import prints
@@ -27,16 +27,16 @@ from cluster.sampling.progress import Count
 from cluster.sampling.tally import Tally, TallyError, merged
 from cluster.sampling.task import Fault, Outcome, Task, Work, accept, verified
 
-# A task is stalled when it has taken so many times what its node's speed promised.
+# A task is stalled after this many times its expected duration, and at least this many seconds.
 _STALL_FACTOR = 4.0
-_STALL_LEAST = 5.0
-# A second copy is worth it when it would end in so much less than what the first still needs.
+_STALL_MIN = 5.0
+# A speculative copy is worth it if the original would still need this many times the copy's time.
 _COPY_GAIN = 1.25
-# A lost task is halved so often that the block which kills its worker stands alone.
+# The task of a lost worker is retried in this many parts, until the block that kills it is alone.
 _SPLIT = 8
-# What one node failed is kept for the others so many seconds.
+# For this many seconds, blocks that a node failed are kept for other nodes.
 _ELSEWHERE = 5.0
-# Seconds of a run's first task on a node, where its speed is only that of runs like it.
+# Seconds of a run's first task on a node, if only the node's pace in similar runs is known.
 _FIRST_AIM = AIM / 10
 
 
@@ -45,13 +45,13 @@ _UNSEEN = Pace()
 
 @dataclass(frozen=True)
 class Policy:
-    """What the core decides by.
+    """The parameters of a scheduler's decisions.
 
     Attributes:
         raised: attempts at a block whose kernel raises.
-        lost: attempts at a block that loses its worker.
+        lost: attempts at a block whose worker is lost.
         timeout: seconds for one block, after which its worker is killed.
-        pinned: blocks of every task, for measurements; None: adapted.
+        pinned: a fixed number of blocks per task, for benchmarks; None: adapted to the nodes.
     """
 
     raised: int = 1
@@ -62,13 +62,27 @@ class Policy:
 
 @dataclass
 class RunScheduler:
-    """All decisions that concern one run; whose turn it is, the multi-scheduler decides.
+    """All decisions about one run. :class:`MultiScheduler` decides which run is next.
 
     Attributes:
-        nodes: of the engine; all runs that it computes share them.
-        kin: the speed of each node in runs like this one, learned by all of them.
-        tag: the name that its tasks carry, where an engine has those of several runs.
-        first, step: its tasks are numbered first, first + step, ...
+        work: what the run's workers draw.
+        count: the blocks counted so far, and the goal.
+        policy: how often to retry, and when to give up waiting.
+        writer: records outcomes, failures and events in the ledger.
+        clock: the time.
+        observe: gets the events.
+        rows: the ledger's rows of the blocks [first, stop), to compare a late copy with.
+        nodes: the state of the engine's nodes, shared by all of its runs.
+        flights: the tasks in flight, by id.
+        draining: why no more tasks are given out, or None.
+        failed: blocks that used up their attempts.
+        weights: the expected speed of a slot of each node relative to others, until measured.
+        kin: the pace of each node in runs of the same kind, shared by these runs.
+        tag: the ``run`` of its tasks, for engines that have the tasks of several runs.
+        first, step: its tasks have the ids first, first + step, first + 2 * step, ...
+        stamps: the clock for the times of tasks, shared by runs that are computed together.
+        paces: the pace of each node in this run.
+        parts: the means of each node in this run, to find outliers.
     """
 
     work: Work
@@ -82,13 +96,11 @@ class RunScheduler:
     flights: dict[int, Flight] = field(default_factory=dict)
     draining: str | None = None
     failed: set[int] = field(default_factory=set)
-    #: The expected speed of a slot of each node beside others, until it was measured.
     weights: Mapping[str, float] = field(default_factory=dict)
     kin: dict[str, Pace] = field(default_factory=dict)
     tag: str = ""
     first: int = 1
     step: int = 1
-    #: Tells when a task was given and came back; one for all cores that are computed together.
     stamps: Unstepped | None = None
 
     def __post_init__(self) -> None:
@@ -96,20 +108,27 @@ class RunScheduler:
         self.paces: dict[str, Pace] = {}
         self._next = self.first
         self._flying_blocks = 0
+        # Blocks not given out: those of _returned, and all from _frontier on.
         self._frontier = 0
         self._returned = Ranges()
+        # Blocks that were started and given back at least once.
         self._given_up = Ranges()
-        self._suspects: deque[Suspect] = deque()
+        # Blocks to be retried alone.
+        self._suspects: deque[Attempt] = deque()
         self._failures, self._stranded = Failures(), Stranded()
         self.parts = NodeMeans()
+        # Failed attempts by block.
         self._tried: dict[int, int] = {}
+        # Ids of tasks to kill: over their deadline, and copies of what is counted already.
         self._expired: set[int] = set()
-        self._useless: set[int] = set()
+        self._superseded: set[int] = set()
+        # Ids of the tasks in flight that have the same range of blocks.
         self._copies: dict[tuple[int, int], set[int]] = {}
-        self._tried_anew: dict[int, str] = {}
-        self.owe_what_is_missing()
+        # For retries in flight: the node that failed before, by id.
+        self._retried: dict[int, str] = {}
+        self._owe_gaps()
 
-    def owe_what_is_missing(self) -> None:
+    def _owe_gaps(self) -> None:
         """Owe every block below the highest counted one that is not counted."""
         ranges, begin = list(self.count.done), self.count.goal.first
         self._frontier = ranges[-1][1] if ranges else begin
@@ -120,82 +139,98 @@ class RunScheduler:
 
     @property
     def active(self) -> bool:
-        """Whether it gives out tasks at all."""
+        """Whether it still gives out tasks."""
         return self.draining is None and not self.count.finished
 
     @property
     def owes(self) -> bool:
-        """Whether there are blocks that nobody has."""
+        """Whether there are blocks to give out, without copies."""
         first, stop = self._owed_range()
         return self.active and (first < stop or bool(self._suspects))
 
     @property
     def given(self) -> int:
-        """Blocks that are counted or out."""
+        """Number of blocks that are counted or in flight."""
         return self.count.blocks + self._flying_blocks
 
-    def first_hand(self, node: str | None, state: NodeState) -> Task | None:
-        """A task of blocks that nobody has."""
+    def fresh_task(self, node: str | None, state: NodeState) -> Task | None:
+        """A task with blocks that are not in flight, or None.
+
+        Args:
+            node: that it is for, or None if the engine chooses.
+            state: of that node.
+        """
         found = self._suspect(node, state) or self._owed(node)
         return self._send(found, node, state) if found else None
 
-    def second_hand(self, node: str | None, state: NodeState) -> Task | None:
-        """A copy of a task that somebody has, where that is worth it."""
+    def speculative_task(self, node: str | None, state: NodeState) -> Task | None:
+        """A speculative copy of a task in flight, if that is worth it, or None.
+
+        Args:
+            node: that it is for, or None if the engine chooses.
+            state: of that node.
+        """
         found = self._copy(node, state) if self.active else None
         return self._send(found, node, state) if found else None
 
     def revoked(self) -> Collection[int]:
-        """Ids of its tasks that are to be ended by force."""
-        return self._expired | self._useless if self._expired or self._useless else ()
+        """Ids of tasks in flight that the engine should kill."""
+        return self._expired | self._superseded if self._expired or self._superseded else ()
 
     def suspected(self) -> Collection[str]:
-        """The nodes that have failed what waits to be tried anew, or is being tried now."""
-        if not self._suspects and not self._tried_anew:
+        """The nodes that failed blocks which wait to be retried, or are being retried."""
+        if not self._suspects and not self._retried:
             return ()
         now = self.clock.steady()
         waiting = {suspect.failed_on for suspect in self._suspects if now < suspect.until}
-        return waiting.union(self._tried_anew.values()) - {""}
+        return waiting.union(self._retried.values()) - {""}
 
     # -- the loop's side ----------------------------------------------------------------------
 
     @property
     def over(self) -> bool:
-        """Nothing is left to wait for."""
+        """Whether nothing is left to wait for."""
         return self.count.finished or (self.draining is not None and not self.flights)
 
     def drain(self, reason: str) -> None:
-        """Give out no more tasks; the first reason stays."""
+        """Give out no more tasks; the first reason given is kept."""
         self.draining = self.draining or reason
 
     def on_printed(self, printed: prints.PrintedLines) -> None:
-        """A kernel printed something."""
-        # A probe is of no block.
+        """Report what a kernel printed."""
+        # The block of a probe is not one of the run.
         block = printed.block if printed.task in self.flights else None
         _, _, lines, dropped, node, slot = printed
         self.observe(Printed(self.work.run, node, slot, block, lines, dropped))
 
     def alarm(self, text: str) -> None:
-        """Tell, and record, what is wrong with no node in particular."""
+        """Report and record a problem of no particular node."""
         self.writer.event(None, text, self.clock.now())
         self.observe(Alarm(text))
 
-    def _tell(self, node: str, text: str) -> None:
+    def _report(self, node: str, text: str) -> None:
         self.writer.event(node, text, self.clock.now())
         self.observe(Alarm(text, node))
 
     @property
     def undone(self) -> list[tuple[int, int]]:
-        """The blocks that were started, and neither counted nor failed for good."""
-        begun = Ranges()
-        out = ((flight.task.first, flight.task.stop) for flight in self.flights.values())
-        for first, stop in (*self._given_up, *out):
-            begun.add(first, stop)
+        """The ranges of blocks that were started, and neither counted nor finally failed."""
+        started = Ranges()
+        in_flight = ((flight.task.first, flight.task.stop) for flight in self.flights.values())
+        for first, stop in (*self._given_up, *in_flight):
+            started.add(first, stop)
         for block in self.failed:
-            begun.remove(block, block + 1)
-        return [gap for span in begun for gap in self.count.done.missing(*span)]
+            started.remove(block, block + 1)
+        return [gap for span in started for gap in self.count.done.missing(*span)]
 
     def expire(self, now: float, slept: float) -> None:
-        """Revoke the tasks whose time is over; that in which the machine slept does not count."""
+        """Mark tasks over their deadline to be killed.
+
+        Args:
+            now: on the steady clock.
+            slept: seconds for which the machine was suspended since the last call; they do not
+                count.
+        """
         for number, flight in self.flights.items():
             flight.sent += slept
             flight.deadline += slept
@@ -203,14 +238,14 @@ class RunScheduler:
                 self._expired.add(number)
 
     def on_outcome(self, outcome: Outcome) -> None:
-        """Count what an outcome brings, and decide on what it leaves."""
+        """Count the blocks of an outcome, and decide what to do about the rest of its task."""
         flight = self._land(outcome.task)
         if flight is None:
             self._late(outcome)
             return
         self._settle(flight.task, self._timed(outcome))
         self._expired.discard(outcome.task)
-        self._useless.discard(outcome.task)
+        self._superseded.discard(outcome.task)
 
     def _settle(self, task: Task, outcome: Outcome) -> None:
         try:
@@ -218,7 +253,8 @@ class RunScheduler:
             if tally is not None:
                 self._on_tally(task, outcome, tally)
         except TallyError as error:
-            # The worker has checked what its kernel returned: this came about on the way.
+            # The worker validated the kernel's tally, so it was damaged in transit: that is no
+            # fault of the kernel, and counts like a lost worker.
             fault = Fault("refused", task.first, "TallyError", str(error))
             self._on_fault(task, fault, outcome.node, task.first, self.policy.lost)
             return
@@ -230,7 +266,7 @@ class RunScheduler:
             self._on_fault(task, outcome.fault, outcome.node, outcome.stop, most)
 
     def _learn(self, outcome: Outcome) -> None:
-        """How fast its node is, from an outcome that counts."""
+        """Update the pace and the totals of a node from a counted outcome."""
         state, blocks = self.nodes.named(outcome.node), outcome.stop - outcome.first
         for paces in (self.paces, self.kin):
             paces.setdefault(outcome.node, Pace()).learn(blocks, outcome.wall)
@@ -239,26 +275,32 @@ class RunScheduler:
         state.busy += outcome.wall
 
     def forget_flights(self) -> None:
-        """The engine is gone: what was out is owed again, and nobody is blamed."""
+        """The engine is gone: tasks in flight are owed again, and count as nobody's failure."""
         for number in tuple(self.flights):
             flight = self._land(number)
             if flight is not None:
                 self._owe(flight.task.first, flight.task.stop)
                 self._given_up.add(flight.task.first, flight.task.stop)
         self._expired.clear()
-        self._useless.clear()
+        self._superseded.clear()
 
     def progress(
         self, elapsed: float, speed: float, nodes: tuple[NodeProgress, ...] = ()
     ) -> Progress:
-        """Where the run stands, after so many seconds, at so many samples a second."""
+        """The progress of the run.
+
+        Args:
+            elapsed: seconds since this start.
+            speed: samples per second.
+            nodes: the work of each node.
+        """
         count, samples = self.count, self.count.blocks * self.work.block
         return Progress(
             elapsed, count.blocks, count.goal.size, samples, speed, count.estimate(), nodes
         )
 
     def record(self, progress: Progress) -> None:
-        """Keep where the run stands, for readers."""
+        """Record the progress, for readers of the ledger."""
         estimate = progress.estimate
         self.writer.progress(
             {
@@ -273,7 +315,7 @@ class RunScheduler:
         )
 
     def _timed(self, outcome: Outcome) -> Outcome:
-        """The outcome, without times that cannot be: a tally does not depend on a clock."""
+        """The outcome without impossible times: a broken clock does not invalidate a tally."""
         possible = outcome.with_possible_times()
         if possible is not outcome:
             self.observe(Alarm("an outcome came with impossible times", outcome.node))
@@ -285,8 +327,9 @@ class RunScheduler:
         """Whether a node other than this one could work now."""
         return self.nodes.others(node, self.clock.steady())
 
-    def _suspect(self, node: str | None, state: NodeState) -> Suspect | None:
-        # Alone in a slot that is free: then its loss can have no other cause.
+    def _suspect(self, node: str | None, state: NodeState) -> Attempt | None:
+        """Blocks to retry on this node, or None."""
+        # Only in a free slot: behind another task in a queue, its loss might have that cause.
         if state.flying >= state.slots:
             return None
         now = self.clock.steady()
@@ -296,7 +339,8 @@ class RunScheduler:
                 return suspect
         return None
 
-    def _owed(self, node: str | None) -> Suspect | None:
+    def _owed(self, node: str | None) -> Attempt | None:
+        """New blocks for a node, as many as suit it, or None."""
         first, stop = self._owed_range()
         if first >= stop:
             return None
@@ -305,9 +349,10 @@ class RunScheduler:
             self._returned.remove(first, stop)
         else:
             self._frontier = stop
-        return Suspect(first, stop, 1)
+        return Attempt(first, stop, 1)
 
     def _owed_range(self) -> tuple[int, int]:
+        """The first range of blocks to give out, within one segment; may be empty."""
         end = self.count.goal.blocks
         if self._returned:
             first, stop = self._returned.lowest()
@@ -318,6 +363,7 @@ class RunScheduler:
         return first, min(stop, self.count.checkpoints.segment(first).stop)
 
     def _length(self, node: str | None, first: int) -> int:
+        """How many blocks the next task of a node should have."""
         if self.policy.pinned:
             return self.policy.pinned
         own, kin = self._pace(node), self._pace(node, self.kin)
@@ -328,7 +374,7 @@ class RunScheduler:
         return task_blocks(pace, own.seen, owed) if pace else 1
 
     def _pace(self, node: str | None, paces: Mapping[str, Pace] | None = None) -> Pace:
-        """The speed of a node; where the engine chooses, that of the slowest."""
+        """The pace of a node; None: that of the slowest, since the engine chooses the node."""
         known = self.paces if paces is None else paces
         if node is not None:
             return known.get(node) or _UNSEEN
@@ -336,7 +382,7 @@ class RunScheduler:
         return Pace(slowest, max((pace.seen for pace in known.values()), default=1))
 
     def _promised_pace(self, node: str | None) -> float | None:
-        """A slot's seconds for a block, from the node's weight and the speed of the others."""
+        """Expected seconds per block on a slot, from the node's weight and the others' paces."""
         weight = self.weights.get(node or "")
         known = [
             pace.seconds * self.weights[name]
@@ -346,9 +392,12 @@ class RunScheduler:
         return sum(known) / len(known) / weight if weight and known else None
 
     def owed_seconds(self, first: int | None = None) -> float:
-        """Seconds that all slots together need for what is owed.
+        """Seconds that all slots together need for the blocks that are not given out.
 
-        Under a precision target nobody knows how much that is: the segment stands for it.
+        With a precision target their number is unknown; that of the current segment is used.
+
+        Args:
+            first: the next block to give out; None: it is looked up.
         """
         goal = self.count.goal
         if goal.size is None or goal.target is not None:
@@ -361,8 +410,8 @@ class RunScheduler:
         rate = sum(self.nodes[n].slots / pace.seconds for n, pace in paces.items() if pace.seconds)
         return owed / rate if rate else 0.0
 
-    def _copy(self, node: str | None, state: NodeState) -> Suspect | None:
-        """A second copy of a task that stalls, or that this node would end well before it."""
+    def _copy(self, node: str | None, state: NodeState) -> Attempt | None:
+        """The blocks of a task that stalls, or that this node would finish much earlier."""
         if state.flying >= state.slots:
             return None
         now = self.clock.steady()
@@ -370,51 +419,54 @@ class RunScheduler:
             task = flight.task
             alone = len(self._copies[task.first, task.stop]) == 1
             if alone and self._is_elsewhere(flight, node) and self._worth(flight, node, now):
-                return Suspect(task.first, task.stop, task.attempt)
+                return Attempt(task.first, task.stop, task.attempt)
         return None
 
     def _is_elsewhere(self, flight: Flight, node: str | None) -> bool:
-        """Whether a copy may go to this node: not to the one that has the task, if others can."""
+        """Whether a copy may go to this node: another one than has the task, if possible."""
         return not flight.node or flight.node != node or not self._others(flight.node)
 
     def _worth(self, flight: Flight, node: str | None, now: float) -> bool:
+        """Whether a copy of a task is worth it on this node."""
         elapsed, blocks = now - flight.sent, flight.task.stop - flight.task.first
-        # The first tasks of a node are sent before its speed is known.
+        # The first tasks of a node are sent before its pace is known; it may be known by now.
         expected = flight.expected or blocks * (self._pace(flight.node or None).seconds or 0.0)
-        if expected and elapsed > max(_STALL_LEAST, _STALL_FACTOR * expected):
+        if expected and elapsed > max(_STALL_MIN, _STALL_FACTOR * expected):
             return True
         pace = self._pace(node).seconds
         if pace is None or not expected:
             return False
         return blocks * pace * _COPY_GAIN < expected - elapsed
 
-    def _send(self, found: Suspect, node: str | None, state: NodeState) -> Task:
+    def _send(self, found: Attempt, node: str | None, state: NodeState) -> Task:
         created = self._stamps.now()
         task = Task(self._next, found.first, found.stop, found.attempt, created, self.tag)
         self._next += self.step
         blocks, now = task.stop - task.first, self.clock.steady()
         own = self._pace(node).seconds
         expected = blocks * (own or self._pace(node, self.kin).seconds or 0.0)
-        # Where the speed is known, only one block may have the time of a hang.
+        # The timeout is that of one block. With a known pace it is enough to allow for a single
+        # hanging block; otherwise each block may take that long.
         promised = _STALL_FACTOR * (state.load + expected)
-        patience = (1 if own else blocks) * self.policy.timeout
-        deadline = now + promised + patience
+        allowance = (1 if own else blocks) * self.policy.timeout
+        deadline = now + promised + allowance
         self.flights[task.id] = Flight(task, node or "", state, now, expected, deadline)
         self._copies.setdefault((task.first, task.stop), set()).add(task.id)
         if found.failed_on:
-            self._tried_anew[task.id] = found.failed_on
+            self._retried[task.id] = found.failed_on
         state.send(expected)
         self._flying_blocks += blocks
         return task
 
-    # -- what came of it ----------------------------------------------------------------------
+    # -- outcomes -----------------------------------------------------------------------------
 
     def _land(self, number: int) -> Flight | None:
+        """Remove a task from those in flight; None if it is not, as a late copy."""
         flight = self.flights.pop(number, None)
         if flight is None:
             return None
         task = flight.task
-        self._tried_anew.pop(number, None)
+        self._retried.pop(number, None)
         flight.state.land(flight.expected)
         self._flying_blocks -= task.stop - task.first
         copies = self._copies[task.first, task.stop]
@@ -431,52 +483,63 @@ class RunScheduler:
         self.count.add(outcome.first, outcome.stop, tally)
         self.parts.add(outcome.node, outcome.stop - outcome.first, tally)
         self.writer.count(task, outcome, self._stamps.now())
-        self._blame(outcome)
-        # The first whole answer counts; a copy that is still out computes what nobody needs.
+        self._count_strikes(outcome)
+        # The first complete outcome counts; copies still in flight are of no use.
         if outcome.stop == task.stop:
-            self._useless |= self._copies.get((task.first, task.stop), set())
+            self._superseded |= self._copies.get((task.first, task.stop), set())
 
-    def _blame(self, outcome: Outcome) -> None:
-        """A host whose failed tasks are done by others is what is wrong with them."""
+    def _count_strikes(self, outcome: Outcome) -> None:
+        """Count strikes of hosts whose failed tasks this outcome shows to be fine."""
         span = outcome.first, outcome.stop
         for node in self._failures.done_by(outcome.node, *span, self.count):
             state = self.nodes.named(node)
             state.strikes += 1
             if state.strikes >= STRIKES and not state.aside and self._others(node):
                 state.aside = True
-                words = f"set aside: others did {state.strikes} tasks that it had failed"
-                self._tell(node, words)
+                text = f"set aside: others did {state.strikes} tasks that it had failed"
+                self._report(node, text)
 
     def _on_fault(self, task: Task, fault: Fault, node: str, first: int, most: int) -> None:
-        """Decide on the blocks [first, task.stop), of which one had its attempt, of ``most``."""
-        if task.id in self._useless or (task.first, task.stop) in self._copies:
+        """Decide what to do about blocks that were not done.
+
+        Args:
+            task: of the blocks [first, task.stop).
+            fault: why.
+            node: where.
+            first: index of the first of the blocks.
+            most: attempts that a block has for this kind of fault.
+        """
+        # Another copy has done the task already, or is still in flight.
+        if task.id in self._superseded or (task.first, task.stop) in self._copies:
             return
+        # Killed as a useless copy, or by an engine of its own accord: not the block's fault.
         if fault.kind == "timeout" and task.id not in self._expired:
             fault = fault._replace(kind="returned")
         elif fault.kind == "timeout":
             limit = f"not done after {self.policy.timeout:g} s (retry.timeout)"
             fault = fault._replace(message=f"{limit}; {fault.message}")
         if fault.kind == "stranded":
-            # Its node is gone. That is not the block's fault, but not without end.
+            # The node is gone, probably not because of the block; unless that happens again and
+            # again with the same block.
             often = self._stranded.add(first, task.stop)
             fault = fault._replace(kind="lost" if often else "returned")
-        # A block that its copy has counted meanwhile is in order, whatever became of it here.
+        # If a copy has counted the block meanwhile, the block is fine.
         if fault.kind == "returned" or self.count.done.overlaps(first, first + 1):
             self._owe(first, task.stop)
             return
         self.nodes.named(node).failures += 1
         self._failures.add(node, first, first + 1 if fault.block == first else task.stop)
-        # What was begun and not counted: up to the block that did it, where that is known.
+        # Blocks started and not counted: up to the one that caused it, if that is known.
         last = task.stop - 1 if fault.block is None else fault.block
-        begun = min(max(last, first), task.stop - 1) + 1 - first
-        self.writer.fail(task, fault, node, begun, self.clock.now())
+        started = min(max(last, first), task.stop - 1) + 1 - first
+        self.writer.fail(task, fault, node, started, self.clock.now())
         final = self._try_again(task, fault, node, first, most)
         self.observe(AttemptFailed(node, task.attempt, fault, final))
         if final:
             self.drain("failure")
 
     def _try_again(self, task: Task, fault: Fault, node: str, first: int, most: int) -> bool:
-        """Owe what is in order, and try the bad block again; True if it has no attempts left."""
+        """Retry the bad block and owe the others; True if the bad one has no attempts left."""
         self._given_up.add(first, task.stop)
         bad = first if task.stop - first == 1 else fault.block
         if bad is None:
@@ -488,27 +551,29 @@ class RunScheduler:
         if tried >= most:
             self.failed.add(bad)
             return True
-        self._suspects.append(Suspect(bad, bad + 1, tried + 1, node, self._patience()))
+        self._suspects.append(Attempt(bad, bad + 1, tried + 1, node, self._reserved_until()))
         return False
 
-    def _patience(self) -> float:
+    def _reserved_until(self) -> float:
+        """Until when blocks that a node just failed are kept for other nodes."""
         return self.clock.steady() + _ELSEWHERE
 
     def _split(self, task: Task, node: str, first: int) -> None:
-        """Nobody knows which block did it: smaller tasks will tell, and cost no attempt yet."""
+        """Retry in smaller tasks, to find the block that caused it; this costs no attempt."""
         step = -(-(task.stop - first) // _SPLIT)
         for low in range(first, task.stop, step):
-            high, until = min(low + step, task.stop), self._patience()
-            self._suspects.append(Suspect(low, high, task.attempt, node, until))
+            high, until = min(low + step, task.stop), self._reserved_until()
+            self._suspects.append(Attempt(low, high, task.attempt, node, until))
 
     def _owe(self, first: int, stop: int) -> None:
+        """Give the blocks [first, stop) out again, unless they are counted."""
         for low, high in self.count.done.missing(first, stop):
             self._returned.add(low, high)
 
-    # -- late twins ---------------------------------------------------------------------------
+    # -- late copies --------------------------------------------------------------------------
 
     def _late(self, outcome: Outcome) -> None:
-        """An outcome of a task that was given up: compared with what was counted, never added."""
+        """Take an outcome of a task that was given up: it is compared, never counted."""
         try:
             tally = verified(self.work, outcome)
             if tally is not None:
@@ -517,6 +582,7 @@ class RunScheduler:
             self.observe(Alarm(f"a late outcome was refused: {error}", outcome.node))
 
     def _compare(self, outcome: Outcome, tally: Tally) -> None:
+        """Compare a copy with the rows counted for its blocks; a difference is an alarm."""
         self.writer.flush()
         rows = self.rows(outcome.first, outcome.stop)
         verdict = "unchecked"
@@ -527,17 +593,17 @@ class RunScheduler:
         self.writer.spare(outcome, verdict, self.clock.now())
         if verdict == "differs":
             nodes, node = sorted({row.node for row in rows}), outcome.node
-            meant = f"than on {', '.join(nodes)}: one of them computes wrongly"
+            cause = f"than on {', '.join(nodes)}: one of them computes wrongly"
             if nodes == [node]:
-                meant = f"when they were drawn there again: {IMPURE}, or {node} computes wrongly"
+                cause = f"when they were drawn there again: {IMPURE}, or {node} computes wrongly"
             blocks = f"blocks {outcome.first} to {outcome.stop - 1}"
-            text = f"{blocks} came out differently on {node} {meant}"
+            text = f"{blocks} came out differently on {node} {cause}"
             self.writer.event(outcome.node, text, self.clock.now())
             self.observe(Alarm(text, outcome.node))
 
 
 def _tile(rows: list[Counted], first: int, stop: int) -> bool:
-    """Whether rows cover [first, stop) exactly, without a gap or an overhang."""
+    """Whether rows cover [first, stop) exactly, without a gap or an excess."""
     at = first
     for row in rows:
         if row.first != at:

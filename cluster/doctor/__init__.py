@@ -1,1 +1,4 @@
-"""What could go wrong, on this machine and on the hosts of a spec; each finding with its cure."""
+"""Diagnosis of this machine and of the hosts of a spec; each finding comes with its fix.
+
+Only the verbs import this room.
+"""

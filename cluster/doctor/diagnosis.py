@@ -1,4 +1,4 @@
-"""Everything that is looked at, in order: this machine, its store, the spec, the spec's hosts."""
+"""All checks in order: this machine, its store, the spec, and the hosts of the spec."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ from cluster.doctor.finding import Finding
 from cluster.spec import Spec
 from cluster.spec.points import expand
 
+# Stands for a run's id in the work that is probed on hosts; there is no such run.
 _RUN = "doctor"
 
 
 def diagnosis(path: Path | None, overrides: Sequence[str], store: Path | None) -> list[Finding]:
-    """What could go wrong here; with a spec, also what could go wrong with it and on its hosts.
+    """Check this machine and a store; with a spec, also the spec and its hosts.
+
+    Args:
+        path: the spec's file, or None.
+        overrides: ``key=value`` texts that change the spec.
+        store: the folder of the ledger; None: that of the spec, or ``runs``.
 
     Raises:
-        SpecError: the spec is wrong.
-        UsageError: overrides without a spec.
+        SpecError: the spec is invalid.
+        UsageError: there are overrides but no spec.
     """
     if path is None and overrides:
         raise UsageError(
-            "--set changes a spec, and none is named", fix="name it: cluster doctor SPEC"
+            "--set overrides keys of a spec, but no spec is given",
+            fix="name it: cluster doctor SPEC",
         )
     spec = api.load(path, overrides) if path else None
     found = list(machine.findings(store or Path(spec.store if spec else "runs")))
@@ -36,6 +43,7 @@ def diagnosis(path: Path | None, overrides: Sequence[str], store: Path | None) -
 def _of_spec(spec: Spec, path: str) -> Iterator[Finding]:
     points = expand(spec, yes=True) if spec.sweep else ()
     requests = [point.request for point in points] or [api.plan(spec, seconds=0).request]
+    # One probe for each kernel: a sweep may have thousands of points of the same one.
     kernels = {request.source.sha: request for request in requests}.values()
     names = ", ".join(request.source.name for request in kernels)
     yield Finding("spec", "ok", f"{path} is valid: {names}")
@@ -51,6 +59,6 @@ def _of_spec(spec: Spec, path: str) -> Iterator[Finding]:
 
 
 def exit_code(found: Sequence[Finding]) -> int:
-    """0 where all is well; 69 where a run would not begin for want of hosts; else 1."""
+    """0 if nothing is bad, 69 if a run could not start for lack of hosts, else 1."""
     bad = {finding.check for finding in found if finding.bad}
     return EngineError.code if hosts.HOSTS in bad else int(bool(bad))

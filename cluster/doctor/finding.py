@@ -1,4 +1,4 @@
-"""One thing that was looked at."""
+"""The outcome of one check."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from typing import Any, NamedTuple
 
 
 class Finding(NamedTuple):
-    """One check: ``ok``, ``warn`` or ``bad``, what was seen, and what to do about it.
+    """The outcome of one check.
 
-    ``host``: of the spec, where it is about one; None: this machine, or all.
+    Attributes:
+        check: its name.
+        status: ``ok``, ``warn`` or ``bad``.
+        message: what was found.
+        fix: what to do about it, or None.
+        host: the host of the spec that it concerns; None: this machine, or all hosts.
     """
 
     check: str
@@ -19,9 +24,9 @@ class Finding(NamedTuple):
 
     @property
     def bad(self) -> bool:
-        """Whether a run would fail of it."""
+        """Whether it would make a run fail."""
         return self.status == "bad"
 
     def to_json(self) -> dict[str, Any]:
-        """The object of the list of findings."""
+        """Its object in the JSON list of findings."""
         return self._asdict()

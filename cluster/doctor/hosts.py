@@ -1,4 +1,4 @@
-"""What could go wrong on the hosts of a spec: each is visited by an agent, as in a run."""
+"""Checks of the hosts of a spec; an agent is started on each, as in a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster.backends.base import Entry, Health, Options, kind
 from cluster.doctor.finding import Finding
-from cluster.doctor.there import PATIENCE, Ear, reached, versions
+from cluster.doctor.there import TIMEOUT, TokenServer, reached, versions
 from cluster.hosts.connect import Change, Fleet, Host, HostState, Patience, Reach, is_here
 from cluster.hosts.fingerprint import is_drawn
 from cluster.hosts.nodes import Node, NodeList
@@ -22,12 +22,16 @@ from cluster.sampling.task import Work
 
 HOSTS = "hosts"
 _THERE = "cluster.doctor.there"
-# A host that does not answer has so many seconds in all; ssh itself gives up after 10.
-_MEET = 30.0
-_ANSWER = 4 * PATIENCE
+# Seconds for a host to start its agent, retries included; one attempt of ssh takes at most 10.
+_START_TIMEOUT = 30.0
+# Seconds for the helper to answer, which itself waits for connections.
+_ANSWER_TIMEOUT = 4 * TIMEOUT
 _TICK = 0.1
+# Seconds between heartbeats: frequent ones measure the clock's offset soon.
 _BEAT = 0.2
+# Bytes; with less free disk there is a warning.
 _LEAST_FREE = 100 << 20
+# Seconds: a clock off by less than the first counts as equal, by more than the second is warned of.
 _NEAR, _FAR = 0.01, 1.0
 
 _HOW = {"from": "cannot reach us at", "to": "cannot be reached at", "between": "cannot reach"}
@@ -35,22 +39,21 @@ _HOW = {"from": "cannot reach us at", "to": "cannot be reached at", "between": "
 
 @dataclass
 class Visit:
-    """What was seen of a host.
+    """What was found on one host.
 
     Attributes:
-        node: as the spec has it.
-        foreign: what it is where it is none of ours, and is only asked to draw; else empty.
-        trouble: why no agent is there, and the cure; empty where one is.
-        hello: what the agent said of itself.
-        probe: how the probe of the kernel came out there, see
-            :func:`cluster.hosts.fingerprint.probed`; of
-            several kernels, of one that failed.
-        remark: what a run there would tell of how it was judged, or empty.
-        clock: seconds that its clock is ahead, and within what; None: not measured.
-        facts: see :func:`cluster.doctor.there.facts`; empty where it did not tell.
-        blocked: connections that an engine would make and that failed: which of the entry's
-            routes, to where, and why.
-        untried: those routes that were not tried, for want of an answer or of others.
+        node: the host as the spec has it.
+        foreign: what it is if it is no node of ours, which is only asked to draw; else empty.
+        trouble: why it has no agent, and the fix; both empty if it has one.
+        hello: the agent's handshake.
+        probe: the outcome of the kernel's probe, see
+            :func:`cluster.hosts.fingerprint.probed`; of several kernels, that of one that failed.
+        remark: what a run there would log about the comparison of probes, or empty.
+        clock: seconds that its clock is ahead of ours, and the uncertainty; None: not measured.
+        facts: see :func:`cluster.doctor.there.facts`; empty if the host did not answer.
+        blocked: connections that the engine would need and that failed: the route, the other end,
+            and the reason.
+        untried: routes that were not tried, because there was no answer or no other host.
     """
 
     node: Node
@@ -66,20 +69,20 @@ class Visit:
 
     @property
     def way(self) -> str:
-        """How it was reached."""
+        """How the host was reached, in words."""
         if self.node.attach is not None:
-            return f"by {self.foreign or 'the node that stands'} at its port"
+            return f"by {self.foreign or 'the attached node'} at its port"
         return "this machine, without ssh" if is_here(self.node) else "over ssh"
 
 
 def checkup(nodes: NodeList, work: Work, entry: Entry, options: Options) -> list[Finding]:
-    """Visit the hosts of a spec, and say what was found.
+    """Visit the hosts of a spec, and report the findings.
 
     Args:
-        nodes: the spec's.
-        work: what a run there would draw.
-        entry: the backend that would have it drawn, one of several hosts.
-        options: what it would be told, further kernels of a sweep among it.
+        nodes: the hosts of the spec.
+        work: what a run would draw there.
+        entry: the backend that the run would use; it is a hosted one.
+        options: the options that the backend would get, with the further kernels of a sweep.
     """
     health = kind(entry.name).health()
     here = [] if health is None else [_own(health)]
@@ -91,7 +94,13 @@ def _own(health: Health) -> Finding:
 
 
 def findings(visits: Sequence[Visit], entry: Entry, required: int | None) -> list[Finding]:
-    """What is to be said of the hosts that were visited."""
+    """Turn what was found on the hosts into findings.
+
+    Args:
+        visits: one of each host.
+        entry: the backend that the run would use.
+        required: number of hosts that the run needs; None: all.
+    """
     found = [finding for each in visits for finding in _of_host(each, entry)]
     found += _twins(visits)
     bad = {finding.host for finding in found if finding.bad}
@@ -100,11 +109,11 @@ def findings(visits: Sequence[Visit], entry: Entry, required: int | None) -> lis
     if usable >= wanted:
         return [*found, Finding(HOSTS, "ok", f"{usable} of {len(visits)} can be used")]
     message = f"{usable} of {wanted} required hosts can be used; missing: {', '.join(missing)}"
-    fix = f"mend them, or go on without them: --set nodes.required={usable}" if usable else None
+    fix = f"fix them, or continue without them: --set nodes.required={usable}" if usable else None
     return [*found, Finding(HOSTS, "bad", message, fix)]
 
 
-# -- what is said ----------------------------------------------------------------------------------
+# -- findings --------------------------------------------------------------------------------------
 
 
 def _of_host(visit: Visit, entry: Entry) -> Iterator[Finding]:
@@ -115,29 +124,30 @@ def _of_host(visit: Visit, entry: Entry) -> Iterator[Finding]:
         return
     yield _who(visit)
     if visit.remark:
-        yield Finding("probe", "warn", visit.remark, "compare the numbers of two kinds", name)
+        fix = "compare results from both kinds of host"
+        yield Finding("probe", "warn", visit.remark, fix, name)
     yield _cores(visit)
     if visit.clock is not None:
         yield _clock(visit, *visit.clock)
     if visit.foreign:
         return
     if not visit.facts:
-        fix = "see whether other programs start there"
-        yield Finding("answers", "bad", "its agent started no program that answers", fix, name)
+        fix = "check that programs can be started there"
+        yield Finding("answers", "bad", "its agent could start no program that answers", fix, name)
         return
     yield from (_threads(visit), _disk(visit), *_modules(visit, entry), _ports(visit, entry))
     if visit.facts["root"]:
-        fix = "name a user of your own with the node's key user"
-        yield Finding("user", "warn", "root there: kernels could change any file", fix, name)
+        fix = "name an ordinary user with the node's key user"
+        yield Finding("user", "warn", "kernels run as root, and could change any file", fix, name)
 
 
 def _who(visit: Visit) -> Finding:
-    """Who it is, and how the kernel's probe came out, where it was drawn."""
+    """The handshake, and the kernel's probe if it was drawn."""
     name, hello = visit.node.host, visit.hello
     same = "Python {python}, numpy {numpy}, cluster {cluster}, kernel and draws as here"
     words = f"{visit.way}; {same.format_map(hello)}; "
     if visit.probe and not is_drawn(visit.probe):
-        fix = "see that the kernel can be imported and run there"
+        fix = "make sure that the kernel can be imported and run there"
         return Finding("host", "bad", f"{words}the kernel's probe {visit.probe}", fix, name)
     probe = "the kernel's probe runs " if visit.probe else ""
     return Finding("host", "ok", f"{words}{probe}({hello['interpreter']})", None, name)
@@ -149,7 +159,7 @@ def _cores(visit: Visit) -> Finding:
     if slots is None:
         return Finding("cores", "ok", f"{shown}, and as many slots", None, name)
     if slots > cores:
-        message = f"{slots} slots on {shown}: they wait for each other"
+        message = f"{slots} slots on {shown}: they compete for the cores"
         return Finding("cores", "warn", message, f"give it slots: {cores}", name)
     return Finding("cores", "ok", f"{shown}, {slots} slot{'s' * (slots != 1)}", None, name)
 
@@ -157,55 +167,57 @@ def _cores(visit: Visit) -> Finding:
 def _clock(visit: Visit, ahead: float, within: float) -> Finding:
     name = visit.node.host
     if abs(ahead) <= max(within, _NEAR):
-        return Finding("clock", "ok", f"as ours, to {max(within, abs(ahead)):.3f} s", None, name)
-    shown = f"{abs(ahead):.3f} s {'ahead of' if ahead > 0 else 'behind'} ours, to {within:.3f} s"
+        return Finding(
+            "clock", "ok", f"equal to ours within {max(within, abs(ahead)):.3f} s", None, name
+        )
+    shown = f"{abs(ahead):.3f} s {'ahead of' if ahead > 0 else 'behind'} ours, ± {within:.3f} s"
     if abs(ahead) - within < _FAR:
         return Finding("clock", "ok", shown, None, name)
-    message = f"{shown}: no result depends on it, but logs of two hosts cannot be compared"
-    return Finding("clock", "warn", message, "have it set by NTP (timedatectl, chronyc)", name)
+    message = f"{shown}: results do not depend on it, but times in logs do not match"
+    return Finding("clock", "warn", message, "synchronize it by NTP (timedatectl, chronyc)", name)
 
 
 def _threads(visit: Visit) -> Finding:
-    """Threads of numerical libraries: each slot has so many."""
+    """Whether the threads of numerical libraries, of which each slot has its own, fit the cores."""
     name, cores = visit.node.host, int(visit.hello["cores"])
     slots = visit.node.slots or cores
-    told = {key: str(value) for key, value in visit.facts["threads"].items()}
-    if odd := [f"{key}={n}" for key, n in told.items() if not n.isdigit() or n == "0"]:
-        message = f"{', '.join(odd)}: libraries choose how many threads each slot has"
-        fix = f"leave it out of the node's env, or set it to {max(1, cores // slots)}"
+    limits = {key: str(value) for key, value in visit.facts["threads"].items()}
+    if unset := [f"{key}={n}" for key, n in limits.items() if not n.isdigit() or n == "0"]:
+        message = f"{', '.join(unset)}: libraries choose how many threads each slot has"
+        fix = f"omit it from the node's env, or set it to {max(1, cores // slots)}"
         return Finding("threads", "warn", message, fix, name)
-    counts = {key: int(value) for key, value in told.items()}
+    counts = {key: int(value) for key, value in limits.items()}
     most = max(counts, key=lambda key: counts[key], default="")
     if not most or counts[most] <= 1:
         names = f"{most}=1" + " and others" * (len(counts) > 1)
-        message = f"libraries have one thread a slot ({names})" if most else "not told"
+        message = f"libraries use one thread per slot ({names})" if most else "not reported"
         return Finding("threads", "ok", message, None, name)
     message = f"{most}={counts[most]} in each of {slots} slots, on {cores} usable cores"
     if counts[most] * slots <= cores:
         return Finding("threads", "ok", message, None, name)
-    fix = f"leave {most} out of the node's env, or give it fewer slots"
+    fix = f"omit {most} from the node's env, or give the host fewer slots"
     return Finding("threads", "warn", message, fix, name)
 
 
 def _disk(visit: Visit) -> Finding:
-    name, told = visit.node.host, visit.facts
-    if not told["writable"]:
-        fix = "set CLUSTER_CACHE in the node's env to a folder that can be written"
-        return Finding("disk", "bad", f"{told['cache']} cannot be written", fix, name)
-    message = f"{told['free'] / 1e9:.1f} GB free for {told['cache']}"
-    if told["free"] >= _LEAST_FREE:
+    name, seen = visit.node.host, visit.facts
+    if not seen["writable"]:
+        fix = "set CLUSTER_CACHE in the node's env to a writable folder"
+        return Finding("disk", "bad", f"{seen['cache']} is not writable", fix, name)
+    message = f"{seen['free'] / 1e9:.1f} GB free for {seen['cache']}"
+    if seen["free"] >= _LEAST_FREE:
         return Finding("disk", "ok", message, None, name)
-    fix = "free some, or set CLUSTER_CACHE in the node's env to a folder with room"
+    fix = "free some space, or set CLUSTER_CACHE in the node's env to a folder on another disk"
     return Finding("disk", "warn", message, fix, name)
 
 
 def _modules(visit: Visit, entry: Entry) -> Iterator[Finding]:
-    """The engine's packages: there, and of the version that is here."""
+    """Whether the engine's packages are installed there, in the same version as here."""
     name, there = visit.node.host, dict(visit.facts["modules"])
     numba = there.pop("numba", None)
     if numba is None and find_spec("numba"):
-        fix = "install numba there; counts are the same without it"
-        message = "missing there: kernels that have a numpy twin run as that, slower"
+        fix = "install numba there; results are the same without it"
+        message = "missing there: kernels that have a numpy twin use it, and are slower"
         yield Finding("numba", "warn", message, fix, name)
     here = dict(versions(entry.needs))
     missing = [module for module, version in there.items() if version is None]
@@ -218,7 +230,7 @@ def _modules(visit: Visit, entry: Entry) -> Iterator[Finding]:
         message = f"{', '.join(missing)}: missing there"
         yield Finding(entry.name, "bad", message, f"there: {entry.install}", name)
     elif other:
-        fix = "install the same version there as here"
+        fix = "install the version there that is installed here"
         status = "bad" if entry.exact else "warn"
         yield Finding(entry.name, status, "; ".join(other), fix, name)
     elif there:
@@ -229,29 +241,29 @@ def _modules(visit: Visit, entry: Entry) -> Iterator[Finding]:
 def _ports(visit: Visit, entry: Entry) -> Finding:
     name, routes = visit.node.host, entry.routes
     if not routes:
-        message = f"none: backend {entry.name} opens no port, all goes over the ssh connection"
+        message = f"none: backend {entry.name} opens no port and uses only the ssh connection"
         return Finding("ports", "ok", message, None, name)
     if visit.blocked:
-        said = "; ".join(f"{_HOW[route]} {place}: {why}" for route, place, why in visit.blocked)
+        failed = "; ".join(f"{_HOW[route]} {place}: {why}" for route, place, why in visit.blocked)
         fix = (
-            f"let TCP through between the hosts and this machine ({entry.name} takes free ports,"
-            " from 1024 on; on a node that stands, the one after its own), or take backend ssh,"
+            f"let TCP through between the hosts and this machine ({entry.name} uses free ports"
+            " from 1024 on; on an attached node, the one after its own), or use backend ssh,"
             " which needs none"
         )
-        return Finding("ports", "bad", said, fix, name)
+        return Finding("ports", "bad", failed, fix, name)
     if "from" in visit.untried or "to" in visit.untried:
-        message = "not tried: it did not answer when it was asked to try them"
-        return Finding("ports", "warn", message, "see whether other programs start there", name)
+        message = "not tried: it did not answer the request to try them"
+        return Finding("ports", "warn", message, "check that programs can be started there", name)
     ways = {"from": "it reaches us", "to": "we reach it", "between": "it reaches the others"}
     message = ", ".join(
         ways[route] for route in ways if route in routes and route not in visit.untried
     )
-    where = "on free ports" if visit.node.attach is None else "on the ports that a run takes"
+    where = "on free ports" if visit.node.attach is None else "on the ports that a run uses"
     return Finding("ports", "ok", f"{message} {where}", None, name)
 
 
 def _twins(visits: Sequence[Visit]) -> Iterator[Finding]:
-    """Two names of one machine, whose slots would compete for the same cores."""
+    """Warn of a machine under several names, whose slots would compete for the same cores."""
     names = defaultdict(list)
     for visit in visits:
         if visit.hello.get("machine"):
@@ -259,7 +271,7 @@ def _twins(visits: Sequence[Visit]) -> Iterator[Finding]:
     for machine, hosts in names.items():
         if len(hosts) > 1:
             message = f"{' and '.join(hosts)} have the machine-id {machine}: they are one machine"
-            fix = "leave one of them out; where they are clones: systemd-machine-id-setup on each"
+            fix = "leave one of them out; if they are clones, run systemd-machine-id-setup on each"
             yield Finding("machine", "warn", message, fix)
 
 
@@ -270,10 +282,10 @@ def visit(nodes: Sequence[Node], work: Work, entry: Entry, options: Options) -> 
     """Visit all hosts at the same time.
 
     Args:
-        nodes: them.
-        work: what a run there would draw.
-        entry: the backend that would have it drawn.
-        options: what it would be told.
+        nodes: the hosts.
+        work: what a run would draw there.
+        entry: the backend that the run would use.
+        options: the options that the backend would get.
     """
     engine = kind(entry.name)
     reach = partial(engine.reach, options=options)
@@ -290,7 +302,14 @@ def visit(nodes: Sequence[Node], work: Work, entry: Entry, options: Options) -> 
 
 
 class Tour:
-    """The agents of all hosts, and what they are asked."""
+    """The agents of all hosts, and the requests that are sent to them.
+
+    Args:
+        visits: one of each host; what is found is entered there.
+        work: what a run would draw on them.
+        selector: where the agents' channels are registered.
+        reach: how the engine starts the agent of a host.
+    """
 
     def __init__(
         self, visits: Sequence[Visit], work: Work, selector: selectors.BaseSelector, reach: Reach
@@ -301,25 +320,25 @@ class Tour:
             [_one_slot(visit.node) for visit in visits],
             work,
             selector,
-            Patience(beat=_BEAT, ready=_MEET),
+            Patience(beat=_BEAT, ready=_START_TIMEOUT),
             reach=reach,
         )
         self._answers: dict[tuple[str, int], dict[str, Any]] = {}
 
     def close(self) -> None:
-        """End all agents, with what they started."""
+        """End all agents, and every process that they started."""
         self._fleet.close()
 
     def hold_to(self, options: Options) -> None:
-        """Have the further kernels of a sweep probed, too."""
+        """Probe the further kernels of a sweep, too."""
         self._fleet.hold_to(options.kernels, options.probes, options.probed)
 
     def meet(self) -> None:
-        """Wait until each has an agent, or has none."""
+        """Wait until each host has an agent, or failed to start one."""
         hosts = self._fleet.hosts.values()
-        self._turn(_MEET, lambda: all(map(self._is_settled, hosts)))
-        # A probe that is being drawn has a limit of its own.
-        self._turn(_MEET, lambda: not self._fleet.deciding)
+        self._turn(_START_TIMEOUT, lambda: all(map(self._is_settled, hosts)))
+        # Probes get as much time again, since they begin only when a host is up.
+        self._turn(_START_TIMEOUT, lambda: not self._fleet.deciding)
         for host in hosts:
             seen = self.visits[host.name]
             seen.hello, seen.remark = host.hello, host.remark
@@ -329,19 +348,19 @@ class Tour:
                 seen.trouble = host.reason, host.fix
 
     def ask(self, modules: Sequence[str]) -> None:
-        """Have the hosts tell what they have; each listens from then on."""
+        """Collect the facts of all hosts; their helpers listen from then on."""
         asked = {
             host: {"listen": host.hello["address"], "port": _port(host), "modules": modules}
             for host in self._ready()
         }
-        for host, answer in self._told(asked).items():
+        for host, answer in self._answers_to(asked).items():
             seen = self.visits[host.name]
             seen.facts = answer
             if host.clock is not None:
                 seen.clock = host.clock
 
     def try_ports(self, routes: Collection[str]) -> None:
-        """Try the connections that an engine would make."""
+        """Try the connections that an engine would make: from us, to us, and between hosts."""
         hosts = [host for host in self._ready() if self.visits[host.name].facts]
         for host in hosts:
             self.visits[host.name].untried = set(routes)
@@ -355,86 +374,87 @@ class Tour:
     # -- connections ------------------------------------------------------------------------------
 
     def _try_to(self, hosts: Sequence[Host]) -> None:
-        said = reached([self._place(host) for host in hosts])
-        for host, why in zip(hosts, said, strict=True):
+        problems = reached([self._place(host) for host in hosts])
+        for host, why in zip(hosts, problems, strict=True):
             self.visits[host.name].untried.discard("to")
-            deaf = self.visits[host.name].facts["deaf"]
-            if deaf or why:
+            listen_error = self.visits[host.name].facts["deaf"]
+            if listen_error or why:
                 address = str(host.hello["address"])
-                self.visits[host.name].blocked.append(("to", address, deaf or why))
+                self.visits[host.name].blocked.append(("to", address, listen_error or why))
 
     def _try_from(self, hosts: Sequence[Host]) -> None:
-        ears: dict[str, Ear] = {}
+        # Hosts may see us at different addresses; engines listen on each of these, and so do we.
+        servers: dict[str, TokenServer] = {}
         asked = {}
         for host in hosts:
             address = str(host.hello["dispatcher"])
             try:
-                ear = ears[address] = ears.get(address) or Ear(address)
+                server = servers[address] = servers.get(address) or TokenServer(address)
             except OSError as error:
-                why = f"{error.strerror}; that is how it sees us (is there a NAT between?)"
+                why = f"{error.strerror}; the host sees us at this address (is there a NAT?)"
                 self.visits[host.name].blocked.append(("from", address, why))
             else:
-                asked[host] = {"reach": [(address, ear.port, ear.word)]}
-        for host, answer in self._told(asked).items():
+                asked[host] = {"reach": [(address, server.port, server.token)]}
+        for host, answer in self._answers_to(asked).items():
             self.visits[host.name].untried.discard("from")
             for why in filter(None, answer["reached"]):
                 self.visits[host.name].blocked.append(("from", str(host.hello["dispatcher"]), why))
-        for ear in ears.values():
-            ear.close()
+        for server in servers.values():
+            server.close()
 
     def _try_between(self, hosts: Sequence[Host]) -> None:
-        # What is on this machine has been tried as such.
+        # Connections with hosts on this machine are already covered by "from" and "to".
         remote = [host for host in hosts if not is_here(host.node)]
         others = {host: [other for other in remote if other is not host] for host in remote}
         asked = {host: {"reach": [self._place(other) for other in others[host]]} for host in remote}
-        for host, answer in self._told(asked).items():
+        for host, answer in self._answers_to(asked).items():
             self.visits[host.name].untried -= {"between"} if others[host] else set()
             for other, why in zip(others[host], answer["reached"], strict=True):
                 if why:
                     self.visits[host.name].blocked.append(("between", other.name, why))
 
     def _place(self, host: Host) -> tuple[str, int, str]:
-        told = self.visits[host.name].facts
-        return str(host.hello["address"]), int(told["port"]), str(told.get("word"))
+        facts = self.visits[host.name].facts
+        return str(host.hello["address"]), int(facts["port"]), str(facts.get("word"))
 
     # -- the agents -------------------------------------------------------------------------------
 
     def _ready(self) -> list[Host]:
-        """Those that can be asked."""
+        """The hosts that can be sent requests."""
         hosts = self._fleet.hosts.values()
         return [host for host in hosts if host.ready and not self.visits[host.name].foreign]
 
     @staticmethod
     def _is_settled(host: Host) -> bool:
-        """It has an agent, or the first attempt to have one is over."""
+        """Whether it has an agent, or its first attempt to start one has failed."""
         over = host.standing is HostState.AWAY and host.born
         return bool(host.ready or over or host.standing is HostState.REFUSED)
 
-    def _told(self, asked: Mapping[Host, Any]) -> dict[Host, dict[str, Any]]:
-        """What the hosts answer to a question each; those that do not are left out."""
+    def _answers_to(self, asked: Mapping[Host, Any]) -> dict[Host, dict[str, Any]]:
+        """Send each host its request; returns the answers of those that gave one."""
         started = {
             host: (host.name, host.start_module(_THERE, question))
             for host, question in asked.items()
         }
         self._fleet.send()
         self._turn(
-            _ANSWER,
+            _ANSWER_TIMEOUT,
             lambda: all(key in self._answers or not h.ready for h, key in started.items()),
         )
         return {h: self._answers[key] for h, key in started.items() if self._answers.get(key)}
 
     def _turn(self, seconds: float, done: Callable[[], bool]) -> None:
-        """See to the agents until it is done, or time is over."""
+        """Serve the agents until ``done()``, or until the time is over."""
         end = time.monotonic() + seconds
         while not done() and time.monotonic() < end:
             for host, change, message in self._fleet.tend():
                 if change is Change.TOLD and isinstance(message, dict):
-                    self._hear(host, message)
+                    self._receive(host, message)
             self._fleet.send()
             for key, mask in self._selector.select(_TICK):
                 key.data(mask)
 
-    def _hear(self, host: Host, message: dict[str, Any]) -> None:
+    def _receive(self, host: Host, message: dict[str, Any]) -> None:
         if "said" in message:
             self._answers[host.name, message["said"]] = message["message"]
         elif "exited" in message:
@@ -442,10 +462,10 @@ class Tour:
 
 
 def _one_slot(node: Node) -> Node:
-    """One worker is enough to see whether the kernel runs there."""
+    """The node with one slot: one worker shows whether the kernel runs there."""
     return replace(node, slots=1)
 
 
 def _port(host: Host) -> int:
-    """Where a run would have its process listen there; 0 is any that is free."""
+    """The port where a run's process would listen on the host; 0: any free one."""
     return 0 if host.node.attach is None else host.node.attach + 1

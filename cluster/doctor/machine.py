@@ -1,4 +1,4 @@
-"""What could go wrong on this machine, each finding with its cure."""
+"""Checks of this machine and of a store; each finding comes with its fix."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from cluster.ledger import FILE, NETWORK, SQLITE, Damaged, Ledger, file_system, 
 from cluster.ledger.places import check_place
 from cluster.sampling.kernels import cache_folder
 
+# Bytes; with less free disk there is a warning.
 _LEAST_FREE = 1 << 30
 
 
 def findings(store: Path) -> Iterator[Finding]:
-    """Every check of this machine and of a store, one after the other."""
+    """Run every check of this machine and of a store."""
     yield _python()
     yield from _packages()
     yield from _engines()
@@ -52,13 +53,13 @@ def _packages() -> Iterator[Finding]:
         yield Finding(
             "numba",
             "warn",
-            "numba is missing: kernels that have a numpy twin run as that, slower",
+            "numba is not installed: kernels that have a numpy twin use it, and are slower",
             fix,
         )
 
 
 def _engines() -> Iterator[Finding]:
-    """Engines of other distributions that cannot be used as they are registered."""
+    """Warn of engines that other distributions register but that cannot be used."""
     for each in map(proven, entries()):
         if each.trouble or each.note:
             yield Finding("backends", "warn", each.trouble or each.note, cure(each))
@@ -74,7 +75,7 @@ def _cores() -> Finding:
 
 def _root() -> Finding:
     if os.geteuid() == 0:
-        fix = "run as a user of your own"
+        fix = "run as an ordinary user"
         return Finding("user", "warn", "running as root: kernels could change any file", fix)
     return Finding("user", "ok", f"running as user {os.geteuid()}")
 
@@ -84,15 +85,17 @@ def _cache() -> Finding:
     try:
         folder = cache_folder()
     except OSError:
-        words = "this user's home is not known: compiled kernels are lost"
-        return Finding("cache", "warn", words, fix)
+        reason = "this user has no home folder: compiled kernels are not cached"
+        return Finding("cache", "warn", reason, fix)
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     if os.access(existing, os.W_OK):
         return Finding("cache", "ok", f"kernels are unpacked below {folder}")
-    return Finding("cache", "warn", f"{folder} cannot be written: compiled kernels are lost", fix)
+    reason = f"{folder} is not writable: compiled kernels are not cached"
+    return Finding("cache", "warn", reason, fix)
 
 
 def _store(store: Path) -> Iterator[Finding]:
+    # A store that does not exist yet would be created below its nearest existing parent.
     existing = next(place for place in (store, *store.resolve().parents) if place.exists())
     yield _writable(store, existing)
     yield _kind(existing)
@@ -110,8 +113,8 @@ def _writable(store: Path, existing: Path) -> Finding:
     except StoreError as error:
         return Finding("store", "bad", error.message, error.fix)
     if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-        return Finding("store", "ok", f"{store} can be written")
-    return Finding("store", "bad", f"{existing} cannot be written", "name another with --store")
+        return Finding("store", "ok", f"{store} is writable")
+    return Finding("store", "bad", f"{existing} is not writable", "name another with --store")
 
 
 def _kind(existing: Path) -> Finding:
@@ -120,16 +123,17 @@ def _kind(existing: Path) -> Finding:
         return Finding(
             "file system",
             "warn",
-            f"{kind}: the store uses the rollback journal and belongs to one host at a time;"
-            " locks hold between processes of that host, and are taken over 60 s after it died",
-            "keep the store on a local disk where you can",
+            f"{kind}: the store uses SQLite's rollback journal and one host at a time; locks work"
+            " between processes of that host, and another host can take over 60 s after it died",
+            "keep the store on a local disk if you can",
         )
-    return Finding("file system", "ok", f"{kind or 'unknown'}: write-ahead log, locks of the host")
+    return Finding("file system", "ok", f"{kind or 'unknown'}: write-ahead log, local locks")
 
 
 def _rights(existing: Path) -> Iterator[Finding]:
     for place in (existing.resolve(), *existing.resolve().parents):
         mode = place.stat().st_mode
+        # Whoever can write to a folder can replace what is in it, unless it is sticky like /tmp.
         if mode & 0o022 and not mode & 0o1000:
             fix = f"chmod go-w {place}"
             yield Finding("rights", "warn", f"others may write to {place}", fix)
@@ -143,10 +147,10 @@ def _whole(store: Path) -> Finding:
     except ClusterError as error:
         return Finding("ledger", "bad", error.message, error.fix)
     if verdict != "ok":
-        fix = "restore it, or recover it with sqlite3's .recover"
+        fix = "restore it from a backup, or recover it with sqlite3's .recover"
         return Finding("ledger", "bad", verdict, fix)
     damaged = [row.error for row in rows if isinstance(row, Damaged)]
     if damaged:
         more = f" (and {len(damaged) - 1} more)" if damaged[1:] else ""
         return Finding("ledger", "bad", damaged[0].message + more, damaged[0].fix)
-    return Finding("ledger", "ok", f"{store / FILE} is whole")
+    return Finding("ledger", "ok", f"{store / FILE} is intact")

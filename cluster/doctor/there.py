@@ -1,8 +1,8 @@
-"""What is run on a host for the doctor: it tells what is there, and tries what can be reached.
+"""The doctor's helper on a host: it reports what the host has, and tries connections.
 
-Started by the host's agent, with one line of input: ``{"listen": address, "port": number,
-"modules": [...]}`` or ``{"reach": [[address, port, word], ...]}``. It answers in one line, and in
-the first case listens until it is killed.
+The host's agent starts it with one line of input: ``{"listen": address, "port": number,
+"modules": [...]}`` or ``{"reach": [[address, port, word], ...]}``. It answers with one line, and in
+the first case then listens until it is killed.
 """
 
 from __future__ import annotations
@@ -22,38 +22,45 @@ from cluster.hosts.worker import PipeLines, take_descriptors
 from cluster.hosts.worker_pool import POOLS
 from cluster.sampling.kernels import cache_folder
 
-# A firewall that drops answers nothing.
-PATIENCE = 3.0
-_LONGEST = 120.0
-_WORD = 64
+# Seconds to connect; a firewall that drops packets never answers.
+TIMEOUT = 3.0
+# Seconds that the helper listens, even if its agent fails to kill it.
+_LIFETIME = 120.0
+# Bytes to read of a peer's token, which is shorter.
+_LONGEST_TOKEN = 64
 
 
 def main() -> None:
-    """Answer one question. Started by an agent, never by hand."""
+    """Answer one request of the doctor. Only agents start this, over inherited descriptors."""
     lines = PipeLines(*take_descriptors())
     wanted = lines.read()
     if "reach" in wanted:
         lines.write({"reached": reached(wanted["reach"])})
         return
     try:
-        door = Ear(wanted["listen"], wanted["port"])
+        server = TokenServer(wanted["listen"], wanted["port"])
     except OSError as error:
         lines.write({**facts(wanted["modules"]), "port": 0, "deaf": str(error)})
         return
-    lines.write({**facts(wanted["modules"]), "port": door.port, "word": door.word, "deaf": ""})
-    time.sleep(_LONGEST)
+    listening = {"port": server.port, "word": server.token, "deaf": ""}
+    lines.write({**facts(wanted["modules"]), **listening})
+    time.sleep(_LIFETIME)
 
 
 def facts(modules: Sequence[str]) -> dict[str, Any]:
-    """What this host has, as far as a run's speed and safety depend on it.
+    """The properties of this host that affect a run's speed and safety.
 
     Args:
-        modules: whose versions are told, None where they are missing.
+        modules: modules to report the versions of.
+
+    Returns:
+        ``cache``: folder of the kernels; ``free``: bytes on its disk; ``writable``; ``threads``:
+        environment variables of thread pools; ``modules``: see :func:`versions`; ``root``.
     """
     try:
         folder = cache_folder()
     except OSError:
-        folder = Path("/")  # where nothing can be written, as without a home
+        folder = Path("/")  # without a home there is no cache; this is reported as not writable
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     return {
         "cache": str(folder),
@@ -78,78 +85,80 @@ def versions(modules: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield name, ""
 
 
-class Ear:
-    """A port of one address that tells whoever connects a word, and hangs up.
+class TokenServer:
+    """Listens on one address, sends a random token to each client, and closes the connection.
+
+    The token proves to a client that it reached this process, not another server at that port.
 
     Args:
-        address: the only one that it listens at.
-        port: 0 is any that is free.
+        address: the only address to listen on.
+        port: 0 takes any free port.
 
     Raises:
-        OSError: nothing can listen there.
+        OSError: it cannot listen there.
     """
 
     def __init__(self, address: str, port: int = 0) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._socket = socket.create_server((address, port), family=family)
         self.address, self.port = address, int(self._socket.getsockname()[1])
-        self.word = os.urandom(8).hex()
+        self.token = os.urandom(8).hex()
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening; the thread that serves ends by itself."""
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _serve(self) -> None:
         while True:
             try:
-                caller, _ = self._socket.accept()
+                client, _ = self._socket.accept()
             except OSError:
                 return
-            with caller:
-                caller.settimeout(PATIENCE)
-                _send(caller, self.word)
+            with client:
+                client.settimeout(TIMEOUT)
+                _send(client, self.token)
 
 
-def _send(caller: socket.socket, word: str) -> None:
+def _send(client: socket.socket, token: str) -> None:
     try:
-        caller.sendall(word.encode())
+        client.sendall(token.encode())
     except OSError:
-        return  # it has hung up
+        return  # the client closed the connection; others may still come
 
 
 def reached(places: Sequence[Sequence[Any]]) -> list[str]:
-    """Try to connect to several places at the same time.
+    """Try to connect to several token servers at once.
 
     Args:
-        places: address, port and the word that is told there.
+        places: address, port and token of each.
 
     Returns:
-        What went wrong at each; an empty text where it answered.
+        Why each connection failed; an empty text if it worked.
     """
-    said = ["it did not answer"] * len(places)
+    problems = ["it did not answer"] * len(places)
 
     def reach(index: int) -> None:
-        address, port, word = places[index]
+        address, port, token = places[index]
         try:
-            said[index] = _try(str(address), int(port), str(word))
+            problems[index] = _try(str(address), int(port), str(token))
         except OSError as error:
-            said[index] = error.strerror or str(error)
+            problems[index] = error.strerror or str(error)
 
     threads = [threading.Thread(target=reach, args=(n,), daemon=True) for n in range(len(places))]
     for thread in threads:
         thread.start()
-    end = time.monotonic() + 2 * PATIENCE
+    end = time.monotonic() + 2 * TIMEOUT
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
-    return said
+    return problems
 
 
-def _try(address: str, port: int, word: str) -> str:
-    with socket.create_connection((address, port), PATIENCE) as connection:
-        heard = connection.recv(_WORD).decode(errors="replace")
-    return "" if heard == word else "something else answers there"
+def _try(address: str, port: int, token: str) -> str:
+    with socket.create_connection((address, port), TIMEOUT) as connection:
+        received = connection.recv(_LONGEST_TOKEN).decode(errors="replace")
+    return "" if received == token else "something else answers there"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A host: its name, how it is reached, and the processes that run on it: agent and workers.
+"""Hosts: their names, how they are reached, and the processes on them: the agent and its workers.
 
-Knows nothing of specs, stores or engines. May import ``common`` and ``sampling``.
+Has no notion of specs, stores or engines. May import ``common`` and ``sampling``.
 """

@@ -1,7 +1,7 @@
-"""A child process that is spoken to in JSON lines, without ever waiting for it.
+"""A child process that exchanges JSON lines with its owner, without blocking I/O.
 
-Its pipes and its end are watched by one selector: whoever owns the child can always kill it, with
-all that it forked, and learn how it ended and what it said last.
+A selector watches its pipes and its end. Its owner can kill it at any time, with everything that it
+forked, and then learns how it ended and what it printed last.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from cluster.hosts.jsonlines import Connection, take
 from cluster.hosts.prints import Prints
 from cluster.hosts.process_tree import die_with_parent
 
-# The innermost calls of a crash come first in its trace, and must not be what is cut.
+# Bytes kept of what it printed last. faulthandler prints the innermost calls of a crash first, so
+# a whole trace must fit.
 _TAIL = 8_000
+# Seconds for a process to end after SIGKILL.
 _DYING = 5.0
 
 
@@ -28,15 +30,18 @@ class Child:
     """One process, in a session of its own.
 
     Args:
-        command: its arguments; no shell is involved.
-        selector: watches it; handlers are the keys' data, called with the event mask.
-        environment, folder, descriptors: what it is started with.
-        talks: it speaks JSON lines; else what it prints counts as its words for people.
-        leashed: it is killed when this process dies, however that dies (Linux).
+        command: the program and its arguments; no shell is involved.
+        selector: watches the process; each key's data is a handler, called with the event mask.
+        environment: its environment variables; None: this process's.
+        folder: its working directory; None: this process's.
+        descriptors: file descriptors that it inherits.
+        talks: its standard output is JSON lines; otherwise it is output for people, as is its
+            standard error in either case.
+        leashed: the kernel kills it when this process dies (Linux).
 
     Attributes:
-        gone: it has ended; ``reap`` says how.
-        prints: what it says for people.
+        gone: it has ended; ``reap`` describes how.
+        prints: its output for people.
 
     Raises:
         OSError: it could not be started.
@@ -68,7 +73,7 @@ class Child:
         try:
             self._end = os.pidfd_open(self._process.pid)
         except OSError:
-            with self._process:  # which closes its pipes, and waits
+            with self._process:  # closes the pipes and waits for it
                 self._process.kill()
             raise
         pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
@@ -87,66 +92,66 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id, and that of its process group."""
+        """Its process ID, which is also that of its process group."""
         return self._process.pid
 
     @property
     def status(self) -> int | None:
-        """Its exit status, less than 0 for a signal; None before it was reaped."""
+        """Its exit status, negative for a signal; None until it is reaped."""
         return self._process.returncode
 
     def queue(self, message: object) -> None:
-        """Add a message to what it is to be sent; ``send`` sends it."""
+        """Queue a message for it; ``send`` sends it."""
         self._wire.queue(message)
 
     def send(self) -> None:
-        """Write what the pipe takes now; the rest follows when it takes more."""
+        """Write as much as the pipe takes now; the selector writes the rest later."""
         self._wire.send()
 
     def messages(self) -> list[Any]:
-        """What has come since the last call."""
+        """The messages received since the last call."""
         if self._wire.wrong:
             self.complain(self._wire.wrong)
         return self._wire.messages()
 
     def listen(self) -> None:
-        """Take in what it has said for people until now."""
+        """Read its output for people up to now."""
         self._read_words()
 
     def complain(self, words: str) -> None:
-        """Kill it for what it did; the words stand among its last ones."""
+        """Kill it, and append the reason to its last output."""
         line = words.encode()
         if line not in self._tail:
             self._tail += b"\n" + line
         self.kill()
 
     def kill(self) -> None:
-        """Kill it, and all that it forked."""
+        """Kill it, and everything that it forked."""
         self._killed = self._killed or not self._has_ended()
         self._kill_group()
 
     def _kill_group(self) -> None:
-        # Once its status is taken, its number may be another's.
+        # Once it is reaped, its process group ID may be reused.
         if self._process.returncode is None:
             os.killpg(self.pid, signal.SIGKILL)
 
     @property
     def words(self) -> str:
-        """What it said last, for people."""
+        """The end of its output for people."""
         return self._tail.decode(errors="replace").strip()
 
     def close_input(self) -> None:
-        """Tell it that there is no more."""
+        """Close its standard input, which tells it to end."""
         self._wire.stop_sending()
         self._pipes[0].close()
 
     def wait(self, deadline: float) -> None:
-        """Wait for its end until a deadline of the monotonic clock."""
+        """Wait for its end until a deadline, in seconds of the monotonic clock."""
         while not self._has_ended() and time.monotonic() < deadline:
             time.sleep(0.002)
 
     def reap(self) -> str:
-        """Read its last words, kill what is left of its group, and say how it ended."""
+        """Read its last output, kill what is left of its process group, and describe its end."""
         self._wire.read()
         self._read_words()
         self._kill_group()
@@ -160,14 +165,14 @@ class Child:
         return _describe(status, self._tail, self._killed)
 
     def _status(self) -> int | None:
-        """Its exit status; None where not even SIGKILL ends it: it waits for a dead disk."""
+        """Its exit status; None if even SIGKILL does not end it, as in a wait for a dead disk."""
         try:
             return self._process.wait(_DYING)
         except subprocess.TimeoutExpired:
             return None
 
     def _has_ended(self) -> bool:
-        # Seen without reaping: the process group keeps its number until it is killed as a whole.
+        # Without reaping it: its ID must stay valid until the whole process group is killed.
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         if self._process.returncode is not None:
             return True
@@ -187,7 +192,7 @@ class Child:
             self._selector.unregister(descriptor)
 
     def _read_words(self) -> None:
-        # Always read, so that one who prints is never blocked; kept only for its last words.
+        # Always read, so that printing never blocks it.
         for descriptor in self._words:
             data = take(descriptor)
             if data is None:

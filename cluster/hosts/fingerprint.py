@@ -1,7 +1,7 @@
-"""What two hosts must have in common to draw the same numbers.
+"""Checks that all hosts draw the same numbers.
 
-Each says what it is; the dispatcher compares, before any block is sent, and refuses a host that
-differs, by name and with the differences.
+Each host reports its fingerprint. Before it sends any block, the dispatcher compares that with its
+own, and refuses a host that differs, with a table of the differences.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from cluster import __version__
+from cluster.common.version import __version__
 from cluster.sampling.streams import Stream
 from cluster.sampling.task import PROBE_RUN, Outcome, Task, Work
 
-# A block that no run reaches, and samples that take no time: what is compared is how they come out.
+# The probe is a block that no run reaches, of so few samples that it takes hardly any time.
 _PROBE_BLOCK = 1 << 62
 _PROBE_SAMPLES = 4096
 _DRAWS = 1000
 _FAILED = "failed"
 _LONGEST_WHY = 300
 _MISSING = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
-# What it means that the same blocks came out differently, drawn twice in one place.
+# Why the same blocks, drawn twice on one host, may give different results.
 IMPURE = (
     "the kernel draws from something else than its generator"
     " (numpy.random, random, the clock, a set's order)"
 )
-# So often a probe is drawn again whose worker died in it.
+# How often a probe is repeated after its worker has died.
 _AGAIN = 2
 
-# What must be equal, in the order in which a person looks for the cause.
-_WORDS = {
+# What must be equal, most likely cause of other differences first.
+_LABELS = {
     "python": "Python",
     "numpy": "numpy",
     "cluster": "cluster",
@@ -43,7 +43,13 @@ _WORDS = {
 
 
 class Mismatch(NamedTuple):
-    """One thing that is not the same here and there."""
+    """One difference between this host and another.
+
+    Attributes:
+        what: the property, in words.
+        here: its value here.
+        there: its value on the other host.
+    """
 
     what: str
     here: str
@@ -51,7 +57,7 @@ class Mismatch(NamedTuple):
 
 
 def fingerprint(work: Work) -> dict[str, str]:
-    """What this host is, as far as the numbers of a work depend on it."""
+    """The properties of this host on which the numbers of a work depend."""
     import numpy
 
     streams = [Stream(work.seed, work.point, block) for block in range(_DRAWS)]
@@ -68,18 +74,18 @@ def fingerprint(work: Work) -> dict[str, str]:
 
 
 def differences(here: Mapping[str, str], there: Mapping[str, Any]) -> list[Mismatch]:
-    """What of a fingerprint differs from ours."""
-    pairs = [(words, here[key], str(there.get(key, "not told"))) for key, words in _WORDS.items()]
+    """The differences of another host's fingerprint from this one's."""
+    pairs = [(what, here[key], str(there.get(key, "unknown"))) for key, what in _LABELS.items()]
     return [Mismatch(*pair) for pair in pairs if pair[1] != pair[2]]
 
 
 def is_one_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two agents are on one machine under two names, by what each says of itself."""
+    """Whether two agents, by their greetings, are on one machine that has two names."""
     return all(one.get(key) and one[key] == other.get(key) for key in ("machine", "boot"))
 
 
 def table(name: str, found: list[Mismatch]) -> str:
-    """The differences for people, a line each."""
+    """A table of the differences, as text, with a column for here and one for the named host."""
     rows = [("", "here", name), *found]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
@@ -90,13 +96,16 @@ def table(name: str, found: list[Mismatch]) -> str:
 
 
 def probe(work: Work, number: int = 0) -> tuple[Work, Task]:
-    """A few samples of a run's own kernel, whose tally must come out the same on every host.
+    """A few samples of a run's own kernel, whose tally must be the same on every host.
 
-    numpy's exp and log, for one, may differ between types of CPU.
+    For example, numpy's exp and log may differ between types of CPU.
 
     Args:
-        work: of the kernel.
-        number: of the kernel in a sweep of several; its task's id is that number, negative.
+        work: a work of the kernel.
+        number: the kernel's number in a sweep of several kernels.
+
+    Returns:
+        The work and the task of the probe; the task's id is the negated number.
     """
     run = f"{PROBE_RUN} {number}" if number else PROBE_RUN
     samples = min(work.block, _PROBE_SAMPLES)
@@ -105,7 +114,7 @@ def probe(work: Work, number: int = 0) -> tuple[Work, Task]:
 
 
 def probed(outcome: Outcome) -> str:
-    """What is to be compared of a probe: its tally, or how the kernel failed."""
+    """The part of a probe's outcome that is compared: its tally, or how the kernel failed."""
     if outcome.tally is not None:
         return outcome.tally
     fault = outcome.fault
@@ -113,30 +122,31 @@ def probed(outcome: Outcome) -> str:
 
 
 def failed(why: str) -> str:
-    """A probe that did not come out as a tally, and why, in a line."""
+    """The result of a probe without a tally: a line with the reason."""
     line = "".join(letter for letter in " ".join(why.split()) if letter.isprintable())
     return f"{_FAILED}: {line[:_LONGEST_WHY]}".rstrip(": ")
 
 
 def missing_module(words: str) -> str | None:
-    """The package that a kernel could not import for it is not installed; None: another trouble."""
+    """The package whose absence an error message reports; None for any other error."""
     found = _MISSING.search(words)
     return found[1] if found else None
 
 
 def is_lost(outcome: Outcome, times: int) -> bool:
-    """Whether a probe is to be drawn again: its worker died, before or in it.
+    """Whether a probe must be repeated because its worker died, before it or while drawing it.
 
-    In it, a few times at most: once may have been for want of memory.
+    A death while drawing is repeated a few times at most: the first may have been for lack of
+    memory.
 
     Args:
-        outcome: of the probe.
-        times: it was drawn again so often.
+        outcome: the probe's.
+        times: how often it has been repeated.
     """
     kind = outcome.fault.kind if outcome.fault else ""
     return kind == "returned" or (kind == "lost" and times < _AGAIN)
 
 
 def is_drawn(probe: str) -> bool:
-    """Whether the kernel's probe came out as a tally, to which others may be held later."""
+    """Whether a probe has a tally; one that failed is never used as the reference."""
     return not probe.startswith(_FAILED)

@@ -155,9 +155,10 @@ def take(descriptor: int) -> bytes | None:
 
 
 class Listener:
-    """A socket of this machine that waits for callers.
+    """A listening socket for processes of this user on this machine.
 
-    Its name is drawn, it is on no disk, and only processes of this user are let in.
+    It is an abstract Unix socket with a random name: it leaves no file, and the peer's user ID is
+    checked on every connection.
 
     Args:
         selector: watches it.
@@ -175,16 +176,16 @@ class Listener:
 
     @property
     def address(self) -> str:
-        """For :func:`dial`."""
+        """The address for :func:`dial`."""
         return f"@{self._name}"
 
     def callers(self) -> list[socket.socket]:
-        """Who has come since the last call."""
+        """The connections accepted since the last call."""
         callers, self._callers = self._callers, []
         return callers
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Accept no more connections."""
         if self._socket.fileno() >= 0:
             self._selector.unregister(self._socket)
             self._socket.close()
@@ -202,7 +203,7 @@ def dial(address: str) -> socket.socket:
     """Connect to a :class:`Listener` of this machine.
 
     Raises:
-        ConnectionError: its owner has gone.
+        ConnectionError: the process that listened has ended.
     """
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(f"\0{address[1:]}")
@@ -210,5 +211,6 @@ def dial(address: str) -> socket.socket:
 
 
 def _user_of(connection: socket.socket) -> int:
+    """The peer's user ID, from its struct ucred: pid, uid and gid, 4 bytes each."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int.from_bytes(credentials[4:8], sys.byteorder)

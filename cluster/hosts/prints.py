@@ -1,6 +1,6 @@
-"""What kernels print: the first lines of each process, and how many more there were.
+"""What kernels print: the first lines of each process, and a count of the others.
 
-Whoever prints without end costs no more than the reading of a pipe: nothing of it is kept.
+A kernel that prints without end costs only the reading of a pipe: the rest is counted and dropped.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from typing import Any, NamedTuple, TextIO
 
 MOST_LINES = 20
 LONGEST_LINE = 500
-# Seconds between two words on how many lines were not kept.
+# Seconds between two reports of how many lines were dropped.
 _PAUSE = 5.0
-# With this Python's faulthandler begins: it is how the process ended, and told as that.
+# The start of faulthandler's output. That describes how the process ended, and is reported there.
 _FATAL = "Fatal Python error: "
 
 
 class PrintedLines(NamedTuple):
-    """Some lines that a kernel printed, its warnings included.
+    """Some lines that a kernel printed, warnings included.
 
     Attributes:
-        task, block: what was being drawn when they came; None: nothing was.
-        lines: for people, without control characters.
-        dropped: how many lines of this process were not kept so far.
-        node, slot: where; stamped as on outcomes.
+        task: the task that was being drawn when the lines were read, or None.
+        block: the block of it, or None.
+        lines: the lines, without control characters.
+        dropped: how many lines of this process have been dropped so far.
+        node: the host, filled in by the engine.
+        slot: the slot, filled in by the engine.
     """
 
     task: int | None
@@ -40,10 +42,11 @@ class PrintedLines(NamedTuple):
 
     @classmethod
     def from_json(cls, data: Any) -> PrintedLines:
-        """Read one that came from a host; what no worker of ours says is cut.
+        """Parse one that a host sent; lines beyond the limits are cut.
 
         Raises:
-            ValueError, TypeError: it has not that form.
+            ValueError: a field is missing or has the wrong type.
+            TypeError: likewise.
         """
         task, block, lines, dropped, _node, slot = data
         numbers = (task or 0, block or 0, dropped, slot)
@@ -53,17 +56,17 @@ class PrintedLines(NamedTuple):
 
 
 class Prints:
-    """Takes in what one process prints."""
+    """Splits the output of one process into lines, and keeps the first of them."""
 
     def __init__(self) -> None:
         self._left, self._rest = MOST_LINES, b""
         self._fresh: list[str] = []
-        self._dropped = self._told = 0
+        self._dropped = self._reported = 0
         self._due = 0.0
         self._dying = False
 
     def add(self, data: bytes) -> None:
-        """The next bytes."""
+        """Add the next bytes of its output."""
         *lines, rest = (self._rest + data).split(b"\n", self._left) if self._left else (data,)
         self._left -= len(lines)
         for line in lines:
@@ -78,52 +81,55 @@ class Prints:
             self._dropped += 0 if self._dying else rest.count(b"\n")
 
     def take(self, *, ended: bool = False) -> tuple[tuple[str, ...], int] | None:
-        """The lines since the last call, and how many were not kept; None: there is no news.
+        """The lines since the last call, and how many were dropped in all; None if nothing is new.
 
         Args:
-            ended: the process prints no more: its last line need not have an end.
+            ended: the process has ended, so its last line may lack a newline.
         """
         if ended and self._rest:
             self.add(b"\n")
         now = time.monotonic()
-        more = self._dropped > self._told and (ended or now >= self._due)
+        more = self._dropped > self._reported and (ended or now >= self._due)
         if not self._fresh and not more:
             return None
         lines, self._fresh = tuple(self._fresh), []
-        self._told = self._dropped
+        self._reported = self._dropped
         if self._dropped:
             self._due = now + _PAUSE
         return lines, self._dropped
 
 
 def cleaned(line: object) -> str:
-    """One line for people, that can do nothing to a terminal."""
+    """A line that is safe to print on a terminal: cut, and without control characters."""
     text = str(line)[:LONGEST_LINE].rstrip("\r")
     return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-class Hearing:
-    """What kernels print through Python's own streams in this process.
+class PrintCapture:
+    """Captures what kernels print in this process through ``sys.stdout`` and ``sys.stderr``.
 
-    What goes to a descriptor directly cannot be told from what this process says itself.
+    Writes to a file descriptor are not captured: they cannot be told from this process's own.
     """
 
     def __init__(self) -> None:
         self._prints, self._lock = Prints(), threading.Lock()
         self._drawn = threading.local()
-        self._heard: deque[PrintedLines] = deque()
+        self._captured: deque[PrintedLines] = deque()
         self._pid = os.getpid()
 
     def begin(self, task: int, block: int) -> None:
-        """From here on this thread draws a block."""
+        """Note that this thread begins to draw a block."""
         self._drawn.now = task, block
 
     def end(self) -> None:
-        """From here on this thread draws nothing."""
+        """Note that this thread has stopped drawing."""
         self._drawn.now = None
 
-    def hear(self, text: str) -> bool:
-        """Take in what a kernel prints; False where it is not one that does."""
+    def add(self, text: str) -> bool:
+        """Capture text if a kernel prints it; False if this thread is not drawing.
+
+        A process that a kernel forked is not captured either: nobody would read it there.
+        """
         now = getattr(self._drawn, "now", None)
         if now is None or os.getpid() != self._pid:
             return False
@@ -131,36 +137,36 @@ class Hearing:
             self._prints.add(text.encode(errors="replace"))
             if (news := self._prints.take()) is not None:
                 task, block = now
-                self._heard.append(PrintedLines(task, block, *news))
+                self._captured.append(PrintedLines(task, block, *news))
         return True
 
-    def taken(self, node: str) -> Iterator[PrintedLines]:
-        """What was heard since the last call."""
-        while self._heard:
-            yield self._heard.popleft()._replace(node=node)
+    def take(self, node: str) -> Iterator[PrintedLines]:
+        """What was captured since the last call, with the name of the node filled in."""
+        while self._captured:
+            yield self._captured.popleft()._replace(node=node)
 
 
-class Overheard(io.TextIOBase):
-    """A stream of Python's that a hearing listens to; what that does not take goes to another."""
+class CapturedStream(io.TextIOBase):
+    """A text stream whose text goes to a :class:`PrintCapture`, or else to another stream."""
 
     encoding = "utf-8"
 
-    def __init__(self, hearing: Hearing, beside: TextIO) -> None:
-        self._hearing, self._beside = hearing, beside
+    def __init__(self, capture: PrintCapture, other: TextIO) -> None:
+        self._capture, self._other = capture, other
 
     def write(self, text: str) -> int:
-        """See :meth:`io.TextIOBase.write`."""
-        return len(text) if self._hearing.hear(text) else self._beside.write(text)
+        """Write text, unless it is captured."""
+        return len(text) if self._capture.add(text) else self._other.write(text)
 
     def flush(self) -> None:
-        """See :meth:`io.TextIOBase.flush`."""
-        self._beside.flush()
+        """Flush the other stream; captured text is not buffered."""
+        self._other.flush()
 
     def fileno(self) -> int:
-        """See :meth:`io.TextIOBase.fileno`."""
-        return self._beside.fileno()
+        """The descriptor of the other stream."""
+        return self._other.fileno()
 
     @property
     def buffer(self) -> Any:
-        """For bytes, which are not heard."""
-        return self._beside.buffer
+        """The binary stream of the other stream; bytes are not captured."""
+        return self._other.buffer

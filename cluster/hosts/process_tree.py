@@ -1,4 +1,4 @@
-"""Processes and their parents, as far as Linux helps to lose none of them."""
+"""Processes and their descendants: how to find them, and make sure that they end (Linux)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _F_SETSIG = 10
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
-# Handlers that this package has set, and what each signal did before the first of them.
+# The handlers that this package has set, and for each signal the handler before the first of them.
 _ours: WeakSet[Callable[..., object]] = WeakSet()
 _plain: dict[int, Any] = {}
 _mask = threading.local()
@@ -29,10 +29,17 @@ _forking = threading.local()
 
 
 def catch(number: int, handler: Callable[[int, Any], object]) -> Any:
-    """Set a signal handler for this process, not for what a kernel forks; the one before it.
+    """Set a signal handler in this process, but not in the processes that a kernel forks.
 
-    A forked child inherits handlers. One that only makes a note of SIGTERM would outlive
-    ``terminate()``, and whoever joins it would wait for ever.
+    A forked child inherits handlers. With one that only notes SIGTERM, it would survive
+    ``terminate()``, and a ``join()`` would wait for ever.
+
+    Args:
+        number: the signal.
+        handler: called with the signal's number and the frame.
+
+    Returns:
+        The handler before, as :func:`signal.signal` returns it.
     """
     before = signal.signal(number, handler)
     if before not in _ours:
@@ -48,7 +55,7 @@ def _spare_children() -> None:
 
 
 def _hold() -> None:
-    # A signal for the child may come before its handlers are put back: it must not get lost.
+    # A signal may reach the child before its handlers are restored: block it until then.
     _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, _plain)
 
 
@@ -64,16 +71,17 @@ def _as_before() -> None:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent is gone, however it went."""
+    """Have the kernel kill this process when its parent dies, for whatever reason."""
     _control(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def leash_children() -> None:
-    """Have all that this process forks end with it; call it once, in the main thread.
+    """Have everything that this process forks end with it; call it once, in the main thread.
 
-    The kernel tells a child of the end of the thread that forked it. That of the main thread is
-    the end of all; but one of another thread, as multiprocessing has for its pools, may outlive it.
-    Such a child is told by a pipe whose other end this process alone holds.
+    The kernel's parent-death signal is sent when the *thread* that forked the child ends. That is
+    right for the main thread, but a child of another thread, such as the one that multiprocessing
+    has for its pools, must outlive its thread. Such a child instead gets SIGKILL at the end of a
+    pipe whose other end only this process holds.
     """
     ends = list(os.pipe())
     pipe = os.fstat(ends[0]).st_ino
@@ -94,7 +102,7 @@ def leash_children() -> None:
 def _die_at_end_of(pipe: int, reader: int, writer: int) -> None:
     try:
         if {os.fstat(end).st_ino for end in (reader, writer)} != {pipe}:
-            return  # a kernel has closed them, and these numbers are other files'
+            return  # a kernel has closed them, and the numbers now belong to other files
         own = os.open(f"/proc/self/fd/{reader}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.close(writer)
         fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
@@ -107,16 +115,16 @@ def _die_at_end_of(pipe: int, reader: int, writer: int) -> None:
 
 
 def adopt() -> None:
-    """Become the parent of every descendant whose own parent ends: none can get away."""
+    """Become the parent of every descendant whose own parent ends, so that all can be found."""
     _control(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def descendants(pid: int) -> set[int]:
-    """Every process that descends from one and has not ended."""
+    """The IDs of all processes that descend from one and have not ended."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            # A name is bytes, cut at 15: the last letter may be half of one.
+            # A name is cut at 15 bytes, possibly inside a character.
             name, _, rest = entry.read_text(errors="replace").rpartition(")")
             state, parent = rest.split()[:2]
             if state != "Z":
@@ -128,7 +136,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process has not ended; a zombie has, even where nobody ever collects it."""
+    """Whether a process has not ended; a zombie has, even if it is never reaped."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2]
         return state.split()[0] not in "ZX"
@@ -137,15 +145,20 @@ def is_alive(pid: int) -> bool:
 
 
 def memory_text(size: float) -> str:
-    """Bytes for people, such as ``2 GiB``."""
+    """A number of bytes as text, such as ``2 GiB``."""
     unit = min(3, max(1, (int(size).bit_length() - 1) // 10))
     return f"{round(size / 2 ** (10 * unit), 1):g} {('', 'KiB', 'MiB', 'GiB')[unit]}"
 
 
 def memory_of(pid: int, limit: int) -> int:
-    """Bytes of memory that a process and its descendants use; exactly, where that is over a limit.
+    """The memory that a process and its descendants use, in bytes.
 
-    Pages that several of them share count once then; below the limit they may count for each.
+    The sum of their resident sizes is cheap, but counts shared pages once for each process. Only if
+    it exceeds the limit are the exact, proportional sizes read.
+
+    Args:
+        pid: the process.
+        limit: bytes; below it, the result is an upper bound, above it exact.
     """
     family = _family(pid)
     used = sum(_resident(each) for each in family)
@@ -153,9 +166,9 @@ def memory_of(pid: int, limit: int) -> int:
 
 
 def _family(pid: int) -> list[int]:
-    """A process and its descendants, without a look at all others."""
+    """A process and its descendants, found without reading all of /proc."""
     found = [pid]
-    for each in found:  # which grows
+    for each in found:  # the list grows as it is read
         with suppress(OSError):
             for thread in os.listdir(f"/proc/{each}/task"):
                 found += map(int, Path(f"/proc/{each}/task/{thread}/children").read_text().split())
@@ -180,9 +193,9 @@ def _share(pid: int) -> int:
 
 
 def born(pid: int) -> int | None:
-    """When a process began, in the kernel's ticks since the machine's start; None: it has ended.
+    """The start time of a process, in clock ticks since the system's start; None if it has ended.
 
-    With its pid that is one process, however often the pid is used again.
+    Together with the pid it identifies a process, even if the pid is reused.
     """
     try:
         _, _, rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")

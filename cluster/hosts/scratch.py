@@ -1,4 +1,4 @@
-"""Private folders of engines on a host, and what tells hosts apart that share a home."""
+"""Private folders of engines on a host, and what identifies hosts that share a home directory."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from pathlib import Path
 from cluster.sampling.kernels import cache_folder
 
 _MEMORY = "/dev/shm"
+# Free bytes that a folder must have.
 _ROOM = 1 << 16
 _LOCK = "lock"
-# What keeps the folders of this process, until it ends in whatever way.
+# The locks on this process's folders; they are released when it ends, for whatever reason.
 _LOCKS: dict[Path, int] = {}
 
 
 def private_folder() -> Path:
-    """A fresh folder for an engine's files, beside the kernels' cache; never in /tmp.
+    """Create a folder for an engine's files, beside the kernels' cache; never in /tmp.
 
-    Its name tells the machine, for homes may be shared; that its owner lives, the lock in it does.
-    Where the disk is full it is in memory. :func:`remove` removes it.
+    Its name contains the machine, because home directories may be shared. A lock in it shows
+    whether its owner lives. If the disk is full, the folder is in memory.
+
+    Raises:
+        OSError: the folder can be created neither on disk nor in memory.
     """
     *places, last = _places()
     for place in places:
@@ -34,13 +38,13 @@ def private_folder() -> Path:
 
 def remove(folder: Path) -> None:
     """Remove a private folder of this process."""
-    # First: on a network's disk a file that is open keeps its folder from being removed.
+    # Closed first: on a network file system, an open file keeps its folder from being removed.
     os.close(_LOCKS.pop(folder))
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep() -> None:
-    """Remove the private folders of this machine whose owners were killed."""
+    """Remove the private folders on this machine whose owners are dead."""
     for place in _places():
         for old in place.parent.glob(f"{place.name}*"):
             if not _is_held(old):
@@ -48,7 +52,7 @@ def sweep() -> None:
 
 
 def _places() -> tuple[Path, ...]:
-    """Where private folders are, and what their names begin with."""
+    """The possible places of private folders, as prefixes of their paths."""
     memory = Path(_MEMORY, f"cluster-{os.getuid()}-")
     try:
         return cache_folder() / "hosts" / f"{machine()}-", memory
@@ -58,15 +62,15 @@ def _places() -> tuple[Path, ...]:
 
 def _folder_in(place: Path) -> Path:
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Under a name that no sweep looks at, until it is locked.
+    # Until it is locked, the folder has a name that no sweep matches.
     fresh = Path(tempfile.mkdtemp(prefix=f".{place.name}", dir=place.parent))
     lock = -1
     try:
-        # A folder can still be made on a full disk; what is to be in it could not.
+        # On a full disk a folder can be created, but no file in it.
         (fresh / "room").write_bytes(bytes(_ROOM))
         (fresh / "room").unlink()
         lock = os.open(fresh / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        with suppress(OSError):  # a disk without locks
+        with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         folder = fresh.rename(fresh.with_name(fresh.name.removeprefix(".")))
     except OSError:
@@ -79,9 +83,9 @@ def _folder_in(place: Path) -> Path:
 
 
 def _is_held(folder: Path) -> bool:
-    """Whether the owner of a private folder lives, or may live for all that can be told.
+    """Whether the owner of a private folder is alive, or may be.
 
-    Not by its process id: containers may share a home, and each has process ids of its own.
+    Its pid would not do: containers may share a home directory, and have pids of their own.
     """
     try:
         lock = os.open(folder / _LOCK, os.O_RDWR)
@@ -99,15 +103,15 @@ def _is_held(folder: Path) -> bool:
 
 
 def hostname() -> str:
-    """This host's name, as text that any file takes: the system allows every byte in it."""
+    """This host's name as valid text; the system allows any byte in it, which is then escaped."""
     name = socket.gethostname().encode(errors="surrogateescape")
     return name.decode(errors="backslashreplace")
 
 
 def boot() -> str:
-    """What tells this start of the system from all others; empty where that is not told.
+    """The kernel's boot ID; empty if it cannot be read.
 
-    Clones have the machine-id of their master, and starts of their own.
+    Cloned machines have the same machine-id, but different boot IDs.
     """
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii", "ignore").strip()
@@ -115,10 +119,10 @@ def boot() -> str:
 
 
 def machine() -> str:
-    """What tells two machines apart that are reached under two names."""
+    """This machine's ID, which is the same whatever name it is reached by."""
     for place in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
         with suppress(OSError):
-            # An image of a container may have an empty one.
+            # Some container images have an empty one.
             if name := Path(place).read_text("ascii", "ignore").strip():
                 return name
     return hostname().replace("-", "_")

@@ -1,7 +1,7 @@
-"""The worker process: reads works and their tasks as JSON lines, answers one outcome a task.
+"""The worker process: reads works and tasks as JSON lines, and sends one outcome for each task.
 
-It speaks over the two descriptors that it is started with (its standard input and output); what
-the kernel prints goes to standard error, so it can never be taken for an outcome.
+It does so over the standard input and output that it was started with. Kernels print to standard
+error, so their output can never be taken for an outcome.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CHUNK = 1 << 16
 
 
 def main() -> None:
-    """Serve until the input ends. Started by a backend, never by hand."""
+    """Serve until the input ends. Only the owner of the slots starts it."""
     parent = os.getppid()
     die_with_parent()
     leash_children()
@@ -43,7 +43,7 @@ def main() -> None:
     lines = PipeLines(*take_descriptors())
     faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
-        # So that a line is heard of before the outcome of its block.
+        # Line buffering: a line arrives before the outcome of its block.
         stream.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
     sources: dict[str, KernelSource] = {}
     work = Work.from_json(lines.read(), sources)
@@ -59,8 +59,8 @@ def main() -> None:
 def _serve(
     first: Work, sources: dict[str, KernelSource], lines: PipeLines, marker: Marker, memory: int
 ) -> None:
-    # A task that names no run is of the first work, any other one of the work before it: so this
-    # process keeps one work, however many runs there are.
+    # A task without a run belongs to the first work, any other to the work sent last. So only these
+    # two are kept, beside those of queued tasks, however many runs a sweep has.
     latest = first
     queue: deque[tuple[Work, Task]] = deque()
     while True:
@@ -74,14 +74,21 @@ def _serve(
             return
         if queue:
             work, task = queue.popleft()
-            # At once: nobody can know how long the next task takes, or whether it ends.
+            # Sent at once, because the next task may take long or never end.
             lines.write(draw(work, task, marker, memory))
 
 
 def draw(work: Work, task: Task, marker: Marker, memory: int) -> Outcome:
-    """Perform a task under a limit of memory, which a kernel's lack of it is told with."""
+    """Perform a task; if the kernel runs out of memory, add the limit to the error.
+
+    Args:
+        work: the work of the task.
+        task: what is drawn.
+        marker: records the block being drawn.
+        memory: the limit that :func:`limit_memory` has set, in bytes; 0: none.
+    """
     outcome = perform(work, task, begin=partial(marker.set, task.id))
-    with suppress(Exception):  # a kernel may have put anything in its place, or closed it
+    with suppress(Exception):  # a kernel may have replaced or closed it
         sys.stdout.flush()
     fault = outcome.fault
     if fault is None or not fault.type.endswith("MemoryError"):
@@ -91,25 +98,29 @@ def draw(work: Work, task: Task, marker: Marker, memory: int) -> Outcome:
 
 
 def limit_memory(size: int) -> None:
-    """Have this process, and each of its children, find no more memory than that; 0: no limit.
+    """Limit the memory of this process, and of each of its children, in bytes; 0: no limit.
 
-    What is reserved and not to be written, as JIT compilers and shared libraries do, is free.
+    RLIMIT_DATA does not count address space that is only reserved, as by JIT compilers and shared
+    libraries.
     """
     if size:
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 
 
 def with_limit(words: str, size: int) -> str:
-    """An error's words, with the limit that it may be for where they tell of memory."""
+    """An error message; if it mentions memory, with the limit that may have caused it."""
     if not size or not re.search("memory|bad_alloc", words, re.IGNORECASE):
         return words
     return f"{words} (retry.memory allows a slot {memory_text(size)})"
 
 
 class Marker:
-    """Two numbers in memory that the dispatcher shares: the task and the block being drawn.
+    """The task and the block being drawn, in memory shared with the owner of the worker.
 
-    They outlive the process, so that the block which ended it is known, whatever it did.
+    It outlives the worker, so the block that ended the process is known.
+
+    Args:
+        descriptor: of the shared memory.
     """
 
     SIZE = 16
@@ -123,7 +134,7 @@ class Marker:
 
     @classmethod
     def create(cls) -> tuple[int, Marker]:
-        """A fresh one, and the descriptor that shares it."""
+        """The descriptor of new shared memory, and the marker in it."""
         descriptor = os.memfd_create("cluster-marker")
         os.ftruncate(descriptor, cls.SIZE)
         marker = cls(descriptor)
@@ -131,27 +142,35 @@ class Marker:
         return descriptor, marker
 
     def set(self, task: int, block: int) -> None:
-        """This block of this task begins."""
-        # Between the two no task is named: a block must not be taken for another task's.
+        """Record that a block of a task begins."""
+        # The task is cleared in between, so that the block is never read with another task's id.
         self._task.value = self._NONE
         self._block.value = block
         self._task.value = task
 
     @property
     def task(self) -> int | None:
-        """The task whose block began last; None: not known."""
+        """The task whose block began last; None if there is none, or it is being set."""
         task: int = self._task.value
         return None if task == self._NONE else task
 
     @property
     def block(self) -> int | None:
-        """The block that began last; None: none ever did."""
+        """The block that began last; None if there is none."""
         block: int = self._block.value
         return None if block == self._NONE else block
 
 
 class PipeLines:
-    """JSON lines over two file descriptors."""
+    """JSON lines over two file descriptors, with blocking reads and writes.
+
+    Args:
+        source: the descriptor to read from.
+        sink: the descriptor to write to.
+
+    Attributes:
+        ended: the source has ended.
+    """
 
     def __init__(self, source: int, sink: int) -> None:
         self.ended = False
@@ -159,7 +178,7 @@ class PipeLines:
         self._rest = b""
 
     def arrived(self, *, wait: bool) -> list[Any]:
-        """What has come since the last call; with ``wait``, at least one message or the end."""
+        """The messages that can be read now; with ``wait``, wait for one, or for the end."""
         messages: list[Any] = []
         while not self.ended and ((wait and not messages) or self._readable()):
             data = os.read(self._source, _CHUNK)
@@ -169,7 +188,7 @@ class PipeLines:
         return messages
 
     def read(self) -> Any:
-        """One message; ends the process where none will come."""
+        """Wait for one message; ends the process if the source ends first."""
         message = next(iter(self.arrived(wait=True)), None)
         if message is None:
             sys.exit(0)
@@ -186,7 +205,13 @@ class PipeLines:
 
 
 def take_descriptors() -> tuple[int, int]:
-    """Move the two streams out of the way of the kernel's own prints and reads."""
+    """Move standard input and output to new descriptors, out of reach of a kernel.
+
+    A kernel then reads nothing, and prints to standard error.
+
+    Returns:
+        The descriptors of the former standard input and output.
+    """
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -196,8 +221,8 @@ def take_descriptors() -> tuple[int, int]:
 
 
 def leave_it(_number: int, _frame: object) -> None:
-    """What a keyboard, Slurm or systemd sends to every process of a job is for the dispatcher.
+    """Do nothing on a signal that a terminal, Slurm or systemd sends to all processes of a job.
 
-    It drains, and ends its workers in its own way. Ignoring would be inherited by every program
-    that a kernel starts; a handler is not.
+    The dispatcher drains on it, and ends its workers itself. A handler is used because programs
+    that a kernel starts would inherit SIG_IGN.
     """

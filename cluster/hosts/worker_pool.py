@@ -1,8 +1,8 @@
 """The slots of this machine: worker processes that draw tasks.
 
-Each slot is one process in a session of its own, which its owner talks to in JSON lines and can
-kill with all that it forked. A process that dies costs what it had not answered, and its slot gets
-another one.
+Each slot is one process in a session of its own. Its owner exchanges JSON lines with it, and can
+kill it with everything that it forked. When a process dies, its unanswered tasks are lost and its
+slot gets a new process.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ from cluster.hosts.process_tree import memory_of, memory_text
 from cluster.hosts.worker import Marker, with_limit
 from cluster.sampling.task import Outcome, Task, Work
 
-# A worker that dies before its first block so many times in a row is not started again.
+# A slot is given up after this many workers in a row died before their first block.
 _FALSE_STARTS = 3
+# Seconds for idle processes to end by themselves.
 _GRACE = 0.5
-# What a machine may have too little of for a while: descriptors, processes, memory.
+# Errors for lack of descriptors, processes or memory, which may pass.
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+# The longest pause between two attempts to start a process, in seconds.
 _LONGEST = 15.0
-# Open files that a slot takes: three pipes, its process, the memory that is shared with it.
+# Open files that a slot takes: three pipes, a pidfd, and the shared memory.
 FILES = 5
-# Between two looks at what the processes of a slot use together. Each alone cannot exceed the
-# limit: the kernel sees to that.
-_LOOK = 0.25
+# Seconds between two checks of the memory that all processes of a slot use together. The limit of
+# each single process is enforced by the operating system.
+_MEMORY_POLL_S = 0.25
 
-# -P keeps the current folder, where a random.py may lie, off the path. The package is found where
-# this process has it, and that place leaves the path once it is imported.
+# -P keeps the current folder off the path: it may contain a random.py. The package is imported from
+# where this process has it, and that folder is then removed from the path as well.
 _BOOTSTRAP = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import cluster; del sys.path[0]; "
     "from {module} import main; main()"
@@ -47,12 +49,18 @@ _BOOTSTRAP = (
 
 
 def python_command(python: str, module: str, *arguments: str) -> list[str]:
-    """The arguments that run ``main`` of a module of this package on this machine."""
+    """The command that runs ``main`` of a module on this machine.
+
+    Args:
+        python: the interpreter.
+        module: a module of this package, or one that is installed for that interpreter.
+        arguments: those of the module, ``sys.argv[1:]``.
+    """
     root = str(Path(__file__).parents[2])
     return [python, "-P", "-c", _BOOTSTRAP.format(module=module), root, *arguments]
 
 
-# One kernel to a slot: a library that starts a thread pool in every slot only gets in the way.
+# Each slot draws one kernel at a time; thread pools of libraries would oversubscribe the cores.
 POOLS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -64,12 +72,12 @@ POOLS = (
 )
 
 
-# The order of a set of strings is that of their hashes: it must be the same in every worker.
+# The order of a set of strings depends on their hashes, which must be the same in every worker.
 HASHES = {"PYTHONHASHSEED": "0"}
 
 
 def slot_environment(node: Node) -> dict[str, str]:
-    """The environment of a worker: ours, thread pools held to one thread, the node's on top."""
+    """A worker's environment: this process's, single-threaded pools, and the node's variables."""
     return {**os.environ, **dict.fromkeys(POOLS, "1"), **dict(node.env), **HASHES}
 
 
@@ -77,11 +85,11 @@ class Slots:
     """As many worker processes as the node has slots.
 
     Args:
-        node: this machine, as the dispatcher calls it; its name is stamped on every outcome.
-        work: what the workers load before they are ready.
-        selector: watches the processes; handlers are the keys' data, called with the event mask.
+        node: this machine, under the name that the dispatcher has for it; every outcome gets it.
+        work: the work whose kernel the workers load before they are ready.
+        selector: watches the processes; each key's data is a handler, called with the event mask.
         ready: seconds within which a process must be ready.
-        memory: bytes that a slot may use, its kernel's processes included; 0: no limit.
+        memory: bytes that a slot may use, including what its kernel forks; 0: no limit.
         files: open files that a slot takes in this process.
     """
 
@@ -95,7 +103,8 @@ class Slots:
         *,
         files: int = FILES,
     ) -> None:
-        self._ready_within, self._memory, self._looked = ready, memory, time.monotonic()
+        self._ready_within, self._memory = ready, memory
+        self._memory_checked = time.monotonic()
         wanted = node.slots or 1
         count = max(1, min(wanted, left() // files))
         self._too_few = ""
@@ -107,21 +116,21 @@ class Slots:
         self._slots = [Slot(index, node, work, selector, memory) for index in range(count)]
 
     def tend(self) -> Iterator[Outcome | PrintedLines]:
-        """See to every process: start it, pass on its answers, answer for it once it is dead.
+        """Start processes, and yield their outcomes, and those of processes that died.
 
         What a kernel has printed comes before the outcome of its task.
         """
-        look = bool(self._memory) and time.monotonic() - self._looked > _LOOK
-        if look:
-            self._looked = time.monotonic()
+        is_due = bool(self._memory) and time.monotonic() - self._memory_checked > _MEMORY_POLL_S
+        if is_due:
+            self._memory_checked = time.monotonic()
         for slot in self._slots:
-            if look:
-                slot.look_at_memory()
+            if is_due:
+                slot.check_memory()
             yield from slot.tend(self._ready_within)
 
     @property
     def usable(self) -> int:
-        """Slots whose process is ready."""
+        """The number of slots whose process is ready."""
         return sum(slot.ready for slot in self._slots)
 
     @property
@@ -131,12 +140,12 @@ class Slots:
 
     @property
     def broken(self) -> bool:
-        """Whether no slot will ever be ready again."""
+        """Whether every slot has been given up."""
         return all(slot.broken for slot in self._slots)
 
     @property
     def reason(self) -> str:
-        """Why a slot is broken, or some are not ready or too many; ``ready`` where all are."""
+        """Why a slot is broken or not ready, or there are fewer than asked for; else ``ready``."""
         broken = next((slot.broken for slot in self._slots if slot.broken), "")
         broken = broken or next((slot.held_up for slot in self._slots if slot.held_up), "")
         waiting = len(self._slots) - self.usable
@@ -144,37 +153,37 @@ class Slots:
         return broken or starting or self._too_few or "ready"
 
     def give(self, task: Task, work: Work | None = None) -> None:
-        """Add a task to what the least busy slot is to do; ``send`` sends it.
+        """Queue a task for the least busy slot, one of which must be usable; ``send`` sends it.
 
         Args:
-            task: it; some slot must be usable.
-            work: what the task is of, where that is not the first work.
+            task: the task.
+            work: its work; None: the first work.
         """
         ready = [slot for slot in self._slots if slot.ready]
         min(ready, key=lambda slot: len(slot.taken)).give(task, work)
 
     def send(self) -> None:
-        """Send what was given."""
+        """Send the queued tasks."""
         for slot in self._slots:
             slot.send()
 
     def revoke(self, ids: Collection[int]) -> None:
-        """Kill the processes that have one of these tasks."""
+        """Kill the processes that have a task with one of these ids."""
         for slot in self._slots if ids else ():
             slot.revoke(ids)
 
     def close_input(self) -> None:
-        """Have idle processes end by themselves, which removes their private folders."""
+        """Let idle processes end by themselves, so that they remove their private folders."""
         for slot in self._slots:
             slot.close_input()
 
     @property
     def ended(self) -> bool:
-        """Whether all processes are gone."""
+        """Whether all processes have ended."""
         return all(slot.ended for slot in self._slots)
 
     def close(self, grace: float = _GRACE) -> None:
-        """End all processes: the idle ones by themselves, after a moment by force."""
+        """Give idle processes ``grace`` seconds to end by themselves, then kill the rest."""
         for slot in self._slots:
             slot.close_input()
         deadline = time.monotonic() + grace
@@ -184,7 +193,21 @@ class Slots:
 
 
 class Slot:
-    """One worker process, and the next one when it dies."""
+    """One worker process, replaced when it dies.
+
+    Args:
+        index: the slot's number.
+        node: this machine; see :class:`Slots`.
+        work: the work whose kernel the worker loads.
+        selector: watches the process.
+        memory: bytes that the slot may use; 0: no limit.
+
+    Attributes:
+        ready: the process can take tasks.
+        broken: why the slot is given up; empty while it is not.
+        held_up: why the process could not be started for now; empty if it could.
+        taken: the tasks that are not answered.
+    """
 
     def __init__(
         self, index: int, node: Node, work: Work, selector: selectors.BaseSelector, memory: int
@@ -195,66 +218,69 @@ class Slot:
         self._index, self._node, self._work = index, node, work
         self._selector = selector
         self._child: Child | None = None
-        self._latest = ""
-        self._told: set[str] = set()
+        self._marker: Marker  # of the process; set whenever there is one
+        self._verdict = "lost"  # the kind of fault if the process dies now
+        self._latest = ""  # the run whose work was sent last
+        self._sent: set[str] = set()  # digests of the kernels that the process has
         self._false_starts = self._scarce = 0
-        self._due, self._was_ready = 0.0, False
+        self._since = self._due = 0.0
+        self._was_ready = False
 
     def tend(self, ready_within: float) -> Iterator[Outcome | PrintedLines]:
-        """Start the process, pass on what it answers, and answer for it once it is dead."""
+        """Start the process, and yield its outcomes, and those of its tasks once it has died."""
         if self._child is not None:
-            yield from self._heard(self._child)
+            yield from self._received(self._child)
             if not self.ready and time.monotonic() - self._since > ready_within:
                 self._child.complain(f"not ready within {ready_within:g} s")
             if self._child.gone:
-                yield from self._bury(self._child)
+                yield from self._clear(self._child)
         if self._child is None and not self.broken and time.monotonic() >= self._due:
             self._start()
 
     def give(self, task: Task, work: Work | None) -> None:
-        """Add a task to what the process is to do; ``send`` sends it."""
+        """Queue a task for the process; ``send`` sends it."""
         if self._child is None:
             return
         if work is not None and work.run != self._latest:
             self._latest = work.run
-            self._child.queue(work.to_json(self._told))
+            self._child.queue(work.to_json(self._sent))
         self.taken.append(task)
         self._child.queue(task)
 
     def send(self) -> None:
-        """Send what was given."""
+        """Send the queued tasks."""
         if self._child is not None:
             self._child.send()
 
     def revoke(self, ids: Collection[int]) -> None:
-        """Kill the process if it has one of these tasks; the outcome says that it was for time."""
+        """Kill the process if it has a task with one of these ids; the fault is then a timeout."""
         if self._child is not None and any(task.id in ids for task in self.taken):
             self._verdict = "timeout"
             self._child.kill()
 
-    def look_at_memory(self) -> None:
-        """Kill the process where it and its children together use more than they may."""
+    def check_memory(self) -> None:
+        """Kill the process if it and its descendants use more memory than the slot may."""
         if self._child is None or self._child.gone or self._verdict != "lost":
             return
         used = memory_of(self._child.pid, self._memory)
         if used > self._memory:
             self._verdict = "raised"
             limit = memory_text(self._memory)
-            words = f"its processes used {memory_text(used)}; retry.memory allows a slot {limit}"
-            self._child.complain(words)
+            reason = f"its processes used {memory_text(used)}; retry.memory allows a slot {limit}"
+            self._child.complain(reason)
 
     def close_input(self) -> None:
-        """Tell an idle worker that there is no more."""
+        """Let an idle process end by itself."""
         if self._child is not None:
             self._child.close_input()
 
     @property
     def ended(self) -> bool:
-        """Whether its process is gone."""
+        """Whether its process has ended."""
         return self._child is None or self._child.gone
 
     def end(self, deadline: float) -> None:
-        """Wait for an idle process until the deadline, then kill it and all that it forked."""
+        """Wait for an idle process until the deadline, then kill it and everything it forked."""
         if self._child is None:
             return
         if not self.taken:
@@ -279,47 +305,51 @@ class Slot:
             return
         self._scarce, self.held_up = 0, ""
         self._since, self._verdict = time.monotonic(), "lost"
-        self._latest, self._told = self._work.run, set()
-        self._child.queue(self._work.to_json(self._told))
+        self._latest, self._sent = self._work.run, set()
+        self._child.queue(self._work.to_json(self._sent))
         self._child.send()
 
     def _on_no_start(self, error: OSError) -> None:
-        """Where only something is scarce, it is tried again, after a pause that grows.
+        """Try again with backoff if a resource is exhausted; otherwise give the slot up.
 
-        One that never was ready is not tried for long: here there may never be enough.
+        A slot that has never been ready is soon given up in either case: the machine may never have
+        enough for it.
         """
-        words = f"slot {self._index} could not be started: {error}"
+        reason = f"slot {self._index} could not be started: {error}"
         self._scarce += 1
         if error.errno not in _SCARCE or (self._scarce >= _FALSE_STARTS and not self._was_ready):
-            self.broken = words
+            self.broken = reason
             return
-        self.held_up = words
+        self.held_up = reason
         self._due = time.monotonic() + backoff(self._scarce - 1, 1.0, _LONGEST)
 
-    def _heard(self, child: Child) -> Iterator[Outcome | PrintedLines]:
-        """What it printed, and then what it answered after that."""
+    def _received(self, child: Child) -> Iterator[Outcome | PrintedLines]:
+        """What the process printed, then its outcomes."""
         messages = child.messages()
         if messages:
+            # What it printed before these outcomes is in the pipe by now; read it first.
             child.listen()
         yield from self._printed(child)
-        yield from self._answers(child, messages)
+        yield from self._outcomes(child, messages)
 
     def _printed(self, child: Child, *, ended: bool = False) -> Iterator[PrintedLines]:
         if (news := child.prints.take(ended=ended)) is not None:
             task, block = self._marker.task, self._marker.block
             yield PrintedLines(task, block, *news, self._node.host, self._index)
 
-    def _answers(self, child: Child, messages: Iterable[Any]) -> Iterator[Outcome]:
+    def _outcomes(self, child: Child, messages: Iterable[Any]) -> Iterator[Outcome]:
+        """The outcomes among its messages; a process that sends anything invalid is killed."""
         for message in messages:
             try:
-                outcome = self._received(message, child)
+                outcome = self._parsed(message, child)
             except (ValueError, KeyError) as error:
                 child.complain(f"not a worker's answer: {error}")
                 return
             if outcome is not None:
                 yield self._stamp(outcome)
 
-    def _received(self, message: Any, child: Child) -> Outcome | None:
+    def _parsed(self, message: Any, child: Child) -> Outcome | None:
+        """The outcome that a message has; None for the greeting, which is processed."""
         if isinstance(message, dict):
             if self.ready:
                 raise ValueError("a greeting out of its turn")
@@ -329,17 +359,17 @@ class Slot:
             return None
         outcome = Outcome.from_json(message)
         if not self.taken or self.taken[0].id != outcome.task:
-            raise ValueError(f"an outcome of task {outcome.task}, which is not its turn")
+            raise ValueError(f"an outcome of task {outcome.task} out of its turn")
         self.taken.popleft()
         return outcome
 
-    def _bury(self, child: Child) -> Iterator[Outcome | PrintedLines]:
-        """Answer for a dead process: what it sent counts, what it had taken is lost."""
+    def _clear(self, child: Child) -> Iterator[Outcome | PrintedLines]:
+        """Reap a dead process, and yield the outcomes that it sent and those of its lost tasks."""
         reason = with_limit(child.reap(), self._memory if self._verdict == "lost" else 0)
         yield from self._printed(child, ended=True)
-        yield from self._answers(child, child.messages())
+        yield from self._outcomes(child, child.messages())
         self._child, self.ready = None, False
-        # One that dies before its first block would die for ever.
+        # A process that dies before its first block would do so at every start.
         self._false_starts = self._false_starts + 1 if self._marker.block is None else 0
         if self._false_starts >= _FALSE_STARTS:
             self.broken = self.broken or f"slot {self._index} does not start: {reason}"
@@ -348,7 +378,7 @@ class Slot:
             yield self._stamp(self._verdict_on(task, reason))
 
     def _verdict_on(self, task: Task, reason: str) -> Outcome:
-        """The marker tells the task, and the block of it, that was running; others are innocent."""
+        """The outcome of a lost task: only the one that was being drawn, by the marker, failed."""
         block = self._marker.block
         if block is not None and task.id == self._marker.task and task.first <= block < task.stop:
             return Outcome.without_answer(task, self._verdict, reason, block)

@@ -1,1 +1,4 @@
-"""What people and programs are told: pure functions from what the ledger holds to text and JSON."""
+"""Results, status and progress: from the ledger and events to text and JSON.
+
+Imported by the life of a run, by unattended runs and by the verbs.
+"""

@@ -1,4 +1,4 @@
-"""Whether two runs agree, and whether their nodes were as fast. Pure."""
+"""Statistical comparison of two runs: their estimates, and the throughput of their nodes. Pure."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from cluster.ledger import Speed
 from cluster.report.result import Result, finite
 from cluster.sampling.quantiles import tail
 
-# Two runs differ where this little would differ so by chance; corrected for how many are asked.
+# Significance level: runs differ if p is below it, Bonferroni-corrected for the number of pairs.
 LEVEL = 0.01
-# A node's throughput has changed where chance is that rare, and it is by more than this part.
+# A throughput has changed if its p is below LEVEL and it changed by more than this fraction:
+# with many tasks even a change that nobody cares about is significant.
 _CHANGED = 0.05
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of two runs.
+    """One of the two runs to compare.
 
     Attributes:
-        result: as it stands.
+        result: its present result.
         scaling: scale and offset of its estimate.
-        stream: seed and point: runs of one stream draw the same numbers.
-        speeds: of its nodes.
+        stream: seed and point key; runs in which both are equal draw the same random numbers.
+        speeds: sums over the tasks of each node, for its throughput.
     """
 
     result: Result
@@ -36,7 +37,15 @@ class Side:
 
 @dataclass(frozen=True)
 class Throughput:
-    """A node's samples per busy second of one slot, in both; ``p`` of a ratio so far from 1."""
+    """The throughput of a node in both runs.
+
+    Attributes:
+        node: its name.
+        a, b: samples per busy second of one slot, in each run.
+        ratio: b / a.
+        p: two-sided probability of a ratio this far from 1 by chance; None: too few tasks to tell.
+        changed: whether p is significant and the change is not tiny; None if p is.
+    """
 
     node: str
     a: float
@@ -48,19 +57,19 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs, compared.
+    """The comparison of two runs.
 
     Attributes:
         a, b: their ids.
-        given: what a sweep gives both, where they are points of sweeps.
-        verdict: agree, differ, identical, or unknown: nothing is counted, or they are not
-            independent.
-        difference, std_error: of the estimates; of a histogram, those of its worst bin.
-        z: the difference in standard errors, which takes both errors in.
-        p: how likely one so large is where both estimate the same; of a histogram, corrected for
-            the number of its bins.
-        independent: they drew from different streams; else z and p say nothing.
-        note: why, in words.
+        given: for points of sweeps, the values that both have of the keys that the sweeps vary.
+        verdict: agree, differ, identical or unknown.
+        difference, std_error: of the two estimates, a - b; for a histogram, of its worst bin.
+        z: the difference in units of its standard error.
+        p: two-sided probability of such a z if both estimate the same value; for a histogram,
+            Bonferroni-corrected for the number of bins.
+        independent: whether they drew from different streams; if not, z and p are meaningless.
+        note: the reason for the verdict, where it is not plain from p.
+        nodes: throughput of the nodes that both runs used.
     """
 
     a: str
@@ -86,17 +95,24 @@ class Comparison:
 def compare(
     a: Side, b: Side, *, among: int = 1, given: Mapping[str, Any] | None = None
 ) -> Comparison:
-    """Compare two runs; ``among`` so many pairs: the more are asked, the rarer must chance be."""
+    """Compare two runs.
+
+    Args:
+        a: one run.
+        b: the other one.
+        among: number of pairs that are compared together, for the Bonferroni correction.
+        given: see :class:`Comparison`.
+    """
     independent = a.stream != b.stream
     nodes = throughputs(a, b)
     found = _difference(a, b)
     own = (a.result.run, b.result.run, given)
     if found is None:
-        why = "nothing is counted of one of them, or they are not of one kind"
+        why = "one of them has no counted blocks, or their tallies are of different kinds"
         return Comparison(*own, "unknown", None, None, None, None, independent, why, nodes)
     difference, error, z, p = found
     if not math.isfinite(error) and not math.isinf(difference):
-        why = "the standard error of one of them is not known: one sample has none"
+        why = "the standard error of one of them is unknown: a single sample has none"
         return Comparison(*own, "unknown", difference, None, None, None, independent, why, nodes)
     same = _same_tally(a.result, b.result)
     verdict = "differ" if p * among < LEVEL else "agree"
@@ -111,22 +127,22 @@ def _same_tally(a: Result, b: Result) -> bool:
 
 
 def _of_one_stream(a: Result, b: Result, same: bool) -> tuple[str, str | None]:
-    """Runs that drew the same numbers are not independent: they are equal, or nothing is known."""
+    """The verdict on runs of the same stream, which z cannot judge: they are not independent."""
     if same:
         return "identical", "same streams, and the same tally to the last bit"
     if a.identity == b.identity and a.ranges == b.ranges:
-        return "differ", "the same blocks of the same run, and another tally: one is wrong"
+        return "differ", "the same blocks of the same run have different tallies: one is wrong"
     if a.identity == b.identity:
-        return "unknown", "same streams: one is the other with more blocks, z and p say nothing"
-    return "unknown", "same streams: they are not independent, z and p say nothing"
+        return "unknown", "same streams: one is the other with more blocks; z and p mean nothing"
+    return "unknown", "same streams: they are not independent; z and p mean nothing"
 
 
 def _difference(a: Side, b: Side) -> tuple[float, float, float, float] | None:
-    """Difference, its standard error, z and p; None where there is nothing to compare."""
+    """Difference, its standard error, z and p; None if the estimates cannot be compared."""
     one, other = a.result.estimate, b.result.estimate
     if one is None or other is None or isinstance(one, list) != isinstance(other, list):
         return None
-    if _edges(a.result) != _edges(b.result):  # the bins are not of the same values
+    if _edges(a.result) != _edges(b.result):  # their bins are different intervals
         return None
     if not isinstance(one, list):
         return _of_values(a, b)
@@ -134,6 +150,7 @@ def _difference(a: Side, b: Side) -> tuple[float, float, float, float] | None:
         return None
     bins = zip(one, other, a.result.std_error, b.result.std_error, strict=True)
     worst = max((_judged(x - y, math.hypot(s, t)) for x, y, s, t in bins), key=lambda f: abs(f[2]))
+    # Bonferroni: the worst of many bins is far off more often than any single one.
     return (*worst[:3], min(1.0, worst[3] * len(one)))
 
 
@@ -145,24 +162,25 @@ def _of_values(a: Side, b: Side) -> tuple[float, float, float, float]:
     one, other = a.result, b.result
     difference = one.estimate - other.estimate
     if a.scaling == b.scaling and (pooled := _pooled(one, other)) is not None:
-        # From the fractions themselves: a scale may leave few digits, or none, of their errors.
+        # From the unscaled fractions: scale and offset may cancel the digits of the difference.
         apart, error = pooled
+        # A negative scale reverses the order of the estimates.
         _, _, z, p = _judged(math.copysign(1, a.scaling[0]) * apart, error)
         return difference, abs(a.scaling[0]) * error, z, p
     first, second = one.std_error, other.std_error
     freedom = _freedom(one, other)
     if math.isfinite(difference) and math.isfinite(math.hypot(first, second)):
         return _judged(difference, math.hypot(first, second), freedom)
-    # Beyond the doubles: a quarter of each is within them.
+    # The difference overflows; that of quarters does not, and has the same z.
     error = math.hypot(first / 4, second / 4)
     _, _, z, p = _judged(one.estimate / 4 - other.estimate / 4, error, freedom)
     return difference, math.hypot(first, second), z, p
 
 
 def _pooled(a: Result, b: Result) -> tuple[float, float] | None:
-    """Difference of two hit fractions, and its standard error if both are one in truth.
+    """Difference of two hit fractions, and its standard error under the null hypothesis.
 
-    It has width also where one of them has no hit, or nothing but hits.
+    The pooled error is positive even if one run has no hits or only hits, where its own is 0.
     """
     first, second = a.tally or {}, b.tally or {}
     if first.get("kind") != "hits" or second.get("kind") != "hits":
@@ -174,7 +192,7 @@ def _pooled(a: Result, b: Result) -> tuple[float, float] | None:
 
 
 def _freedom(a: Result, b: Result) -> float:
-    """Welch's degrees of freedom, from the ratio of the two errors: their squares may be none."""
+    """Welch-Satterthwaite degrees of freedom; from a ratio, as squared errors may underflow."""
     largest: float = max(a.std_error, b.std_error)
     if not 0 < largest < math.inf:
         return math.inf
@@ -195,7 +213,7 @@ def _judged(
 
 
 def throughputs(a: Side, b: Side) -> list[Throughput]:
-    """The nodes that both have."""
+    """The throughput of each node that both runs used."""
     others = {speed.node: speed for speed in b.speeds if _is_speed(speed)}
     return [
         _throughput(speed, others[speed.node], a.result.block, b.result.block)
@@ -205,7 +223,7 @@ def throughputs(a: Side, b: Side) -> list[Throughput]:
 
 
 def _is_speed(speed: Speed) -> bool:
-    """Whether its blocks took time: a clock that was set back, or a damaged row, gives none."""
+    """Whether it took a positive time; not after a clock step, or in a damaged row."""
     return speed.n > 0 and speed.w > 0
 
 
@@ -215,12 +233,17 @@ def _throughput(a: Speed, b: Speed, block: int, other: int) -> Throughput:
     spread = _spread(a) + _spread(b)
     if not math.isfinite(spread) or spread <= 0:
         return Throughput(a.node, first, second, ratio, None, None)
+    # The log of a ratio is nearly normal, and symmetric in a and b; the smaller number of tasks
+    # gives a conservative number of degrees of freedom.
     p = tail(math.log(ratio) / math.sqrt(spread), min(a.tasks, b.tasks) - 1)
     return Throughput(a.node, first, second, ratio, p, p < LEVEL and abs(ratio - 1) > _CHANGED)
 
 
 def _spread(speed: Speed) -> float:
-    """Relative variance of seconds per block, a ratio of two sums over tasks."""
+    """Relative variance of seconds per block, by the linearization of a ratio of sums over tasks.
+
+    See W. G. Cochran, Sampling Techniques, 3rd ed., chapter 6 (ratio estimators).
+    """
     if speed.tasks < 2:
         return math.inf
     slope = speed.w / speed.n

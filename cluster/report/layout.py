@@ -1,7 +1,7 @@
-"""Lines and tables, and their two forms: plain text for pipes, rich text for terminals.
+"""Lines and tables, rendered as plain text for pipes or by rich for terminals.
 
-What is shown comes from users and from other machines: it is never markup, and what a terminal
-would obey instead of show is written out as an escape.
+Texts come from users and other machines. They are never read as markup, and control characters are
+escaped, so that a terminal shows them instead of obeying them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
+# Character cells between two columns, and of a label.
 _GAP = 2
 _LABEL = 11
-# Columns narrower than this are not folded: a title, and prose.
+# Character cells down to which a title, or a column of prose, may be folded.
 _FOLDED, _FOLDED_PROSE = 6, 16
+# A plausible value of COLUMNS or LINES.
 _SIZE = re.compile(r"0*[1-9][0-9]{0,4}")
-# What stands for our own symbols where an encoding has no place for them.
+# Replacements for our own symbols in encodings that lack them.
 _ASCII = str.maketrans({"✓": "+", "✗": "x", "◐": "~", "▸": ">", "…": "...", "±": "+/-"})
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of text, or several; ``style`` is rich's, and shows on terminals only."""
+    """One or more lines of text; ``style`` is a rich style, used on terminals only."""
 
     text: str = ""
     style: str = ""
@@ -39,12 +41,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells below their titles.
+    """A table with a row of titles.
 
     Attributes:
-        right: titles of columns of numbers.
-        prose: titles of columns that may fold where a terminal is narrow.
-        spare: titles of columns to leave out there, the first one first.
+        titles: of the columns.
+        rows: one text per column in each row.
+        right: titles of right-aligned columns, such as numbers.
+        prose: titles of columns that may fold on a narrow terminal.
+        spare: titles of columns to drop on a narrow terminal, in this order.
     """
 
     titles: tuple[str, ...]
@@ -60,18 +64,18 @@ class Table:
         return replace(self, titles=titles, rows=tuple(rows))
 
     def widths(self) -> list[int]:
-        """Terminal cells that each column takes."""
+        """The width of each column in character cells."""
         return [max(map(cell_len, column)) for column in zip(self.titles, *self.rows, strict=True)]
 
     def least_widths(self) -> list[int]:
-        """The same, where titles and prose fold."""
+        """The width of each column when titles and prose are folded."""
         return [
             min(width, _FOLDED_PROSE if title in self.prose else max(_FOLDED, *cells, 0))
             for title, width, cells in zip(self.titles, self.widths(), self._lengths(), strict=True)
         ]
 
     def shown(self, encoding: str) -> Table:
-        """The same table, each cell as one line that can be shown."""
+        """The same table with each cell as one printable line in the encoding."""
         titles, *rows = (
             tuple(fitted(one_line(cell, None), encoding) for cell in row)
             for row in (self.titles, *self.rows)
@@ -95,29 +99,37 @@ def table(
     prose: Collection[str] = (),
     spare: Sequence[str] = (),
 ) -> Table:
-    """A table; a cell of None is shown as ``-``."""
+    """Make a table.
+
+    Args:
+        titles: of the columns.
+        rows: one text per column; None is shown as ``-``.
+        right: titles of right-aligned columns.
+        prose: titles of columns that may fold.
+        spare: titles of columns to drop on a narrow terminal, in this order.
+    """
     cells = tuple(tuple(NONE if cell is None else cell for cell in row) for row in rows)
     return Table(tuple(titles), cells, frozenset(right), frozenset(prose), tuple(spare))
 
 
 def facts(pairs: Mapping[str, str | None]) -> list[Line]:
-    """One line a fact, its label before it; a fact of None is left out."""
+    """One line per fact, after its label; facts that are None are omitted."""
     return [Line(f"{label:<{_LABEL}} {text}") for label, text in pairs.items() if text is not None]
 
 
 def indented(text: str) -> list[Line]:
-    """A text of several lines, such as a traceback, as it is; no line where it is empty."""
+    """A multi-line text such as a traceback, indented; nothing if it is empty."""
     lines = text.rstrip().split("\n")
     return [Line("\n".join(f"  {line}" for line in lines))] if lines != [""] else []
 
 
 def show(page: Page, stream: TextIO) -> None:
-    """Write a page to a stream, in the form that is right for it."""
+    """Write a page to a stream, styled if it is a terminal."""
     stream.write(rendered(page, stream))
 
 
 def rendered(page: Page, stream: TextIO) -> str:
-    """A page in the form that is right for a stream: styled on a terminal, else plain."""
+    """Render a page for a stream: styled if it is a terminal, else plain."""
     if not stream.isatty():
         return plain(page, encoding_of(stream))
     console = terminal(stream)
@@ -127,13 +139,13 @@ def rendered(page: Page, stream: TextIO) -> str:
 
 
 def plain(page: Page, encoding: str = "utf-8") -> str:
-    """A page as aligned lines, without boxes or colour, in characters that the encoding has."""
+    """Render a page as aligned plain lines, in characters that the encoding has."""
     lines = (line for part in page for line in _plain_lines(part, encoding))
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def draw(page: Page, console: Console) -> None:
-    """Print a page on rich's console."""
+    """Print a page on a rich console."""
     from rich.text import Text
 
     for part in page:
@@ -141,14 +153,14 @@ def draw(page: Page, console: Console) -> None:
         if drawn is not None:
             console.print(drawn)
             continue
-        # A long command, a digest or a table that cannot fit is left to the terminal to wrap.
+        # The terminal wraps what does not fit: a command cut by rich could not be copied.
         style = part.style if isinstance(part, Line) else ""
         text = plain([part], console.encoding).removesuffix("\n")
         console.print(Text(text, style=style), soft_wrap=True)
 
 
 def _drawn(part: Part, console: Console) -> RichTable | None:
-    """A table as rich's, where it fits the console; else None."""
+    """The rich table of a part; None if it is a line, or does not fit the console."""
     if isinstance(part, Line):
         return None
     part = narrowed(part.shown(console.encoding), console.width)
@@ -157,7 +169,7 @@ def _drawn(part: Part, console: Console) -> RichTable | None:
 
 
 def narrowed(part: Table, width: int) -> Table:
-    """The table without as many of its spare columns as it takes to fit a width."""
+    """The table without the spare columns that do not fit the width (in character cells)."""
     for title in part.spare:
         if _span(part.least_widths(), 1) <= width:
             break
@@ -166,7 +178,7 @@ def narrowed(part: Table, width: int) -> Table:
 
 
 def rich_table(part: Table, width: int) -> RichTable:
-    """The table as rich's, without a box; where it is too wide, titles and prose fold."""
+    """The rich table, without a box; titles and prose fold if it exceeds the width."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -181,27 +193,27 @@ def rich_table(part: Table, width: int) -> RichTable:
 
 
 def terminal(stream: TextIO) -> Console:
-    """Rich's console on a stream; it reads nothing as markup, and no failed write ends us."""
+    """A rich console on a stream, without markup; a failed write raises instead of exiting."""
     from rich.console import Console
 
     class Harmless(Console):
         def on_broken_pipe(self) -> None:
-            # Rich's own way is to redirect stdout and exit.
+            """Raise; rich's own method would redirect stdout and exit the process."""
             raise BrokenPipeError
 
-    # Rich believes any digits: in a width of 0 it shows nothing at all. Without a size in the
-    # environment it asks the terminal, and takes 80 columns where that does not know.
-    given = {name: value for name, value in os.environ.items() if _may_be_told(name, value)}
-    return Harmless(file=stream, markup=False, emoji=False, highlight=False, _environ=given)
+    # Rich trusts COLUMNS and LINES, and shows nothing at a width of 0. Without them it asks the
+    # terminal, and falls back to 80 columns.
+    kept = {name: value for name, value in os.environ.items() if _is_plausible(name, value)}
+    return Harmless(file=stream, markup=False, emoji=False, highlight=False, _environ=kept)
 
 
-def _may_be_told(name: str, value: str) -> bool:
-    """Whether a variable is right for rich: no size of a terminal, or one that can be."""
+def _is_plausible(name: str, value: str) -> bool:
+    """Whether rich may see a variable: it is not a terminal size, or a possible one."""
     return name not in ("COLUMNS", "LINES") or bool(_SIZE.fullmatch(value))
 
 
 def fitted(text: str, encoding: str) -> str:
-    """A text as it can be shown: nothing in it that a terminal obeys, or an encoding lacks."""
+    """Escape control characters in a text, and characters that the encoding lacks."""
     text = "\n".join(map(_harmless, text.expandtabs(4).split("\n")))
     try:
         text.encode(encoding)
@@ -211,13 +223,13 @@ def fitted(text: str, encoding: str) -> str:
 
 
 def one_line(text: str, most: int | None = 200) -> str:
-    """A text of any form as one line, of at most so many characters."""
+    """Collapse whitespace to make a text one line, cut to ``most`` characters."""
     text = " ".join(text.split())
     return text if most is None or len(text) <= most else f"{text[: most - 1]}…"
 
 
 def encoding_of(stream: TextIO) -> str:
-    """What a stream can be sent; a stream in memory takes everything."""
+    """The encoding of a stream; UTF-8 for one in memory, which takes any text."""
     return getattr(stream, "encoding", None) or "utf-8"
 
 
@@ -229,13 +241,14 @@ def _harmless(line: str) -> str:
 
 
 def _span(widths: Sequence[int], gap: int) -> int:
-    # Rich keeps room for the gap behind the last column too.
+    # Rich pads the last column too.
     return sum(widths) + gap * len(widths)
 
 
 def _rooms(part: Table, width: int, gap: int) -> list[int]:
-    """The widths of the columns, those with most to spare narrowed until all fit."""
+    """Column widths that fit: those with the most slack are narrowed, cell by cell."""
     rooms, least = part.widths(), part.least_widths()
+    # The widest slack first: a long cell folds once more before a short one folds at all.
     for _ in range(_span(rooms, gap) - width):
         widest = max(range(len(rooms)), key=lambda place: rooms[place] - least[place])
         rooms[widest] = max(rooms[widest] - 1, least[widest])

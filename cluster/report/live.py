@@ -1,7 +1,7 @@
-"""What is shown of a run while it is computed: observers of :mod:`cluster.dispatch.events`.
+"""Progress display of a running run: observers of :mod:`cluster.dispatch.events`.
 
-They keep no clock and no thread: the events bring the time, and each is shown as it comes. Where
-the stream fails, they go silent; a run never ends for want of somebody to watch it.
+They use no clock and no thread: events carry the time, and are shown as they come. If writing to
+the stream fails, an observer stops showing anything, so that a closed terminal never ends a run.
 """
 
 from __future__ import annotations
@@ -44,28 +44,33 @@ if TYPE_CHECKING:
 
 __all__ = ["Bar", "Observer", "PlainOutput", "QuietOutput", "observer"]
 
-# Failed attempts that are told one by one; the others are counted.
+# Failed attempts to show one by one; further ones are only counted.
 _MOST_FAILURES = 5
-# Lines of kernels that are told; all that are kept stand in the log.
+# Lines printed by kernels to show; the log has more of them.
 _MOST_PRINTED = 5
-# Nodes that have a row of their own below the bar.
+# Nodes to show below the bar, one row each.
 _MOST_NODES = 16
-# Points that are told below a line of progress; the bar shows more.
-_MOST_TOLD = 4
-# Seconds of the run between two pictures of the bar, and between two lines of progress.
+# Points to show below a line of progress; the bar shows more.
+_MOST_POINTS = 4
+# Seconds of the run between two frames of the bar, and between two lines of progress.
 _FRAME = 0.1
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 2.0, 300.0
 _WIDTH = 24
 _WHY = {
     "failure": "a block is out of attempts",
-    "max_time": "max_time is over",
+    "max_time": "max_time is reached",
     "window": "the window is closed",
     "nodes": "no usable node is left",
 }
 
 
 def observer(stream: TextIO, *, quiet: bool = False) -> QuietOutput:
-    """The observer that is right for a stream: a bar on a terminal, else lines."""
+    """The observer that suits a stream: a bar on a capable terminal, else plain lines.
+
+    Args:
+        stream: where to write.
+        quiet: show problems only.
+    """
     if quiet:
         return QuietOutput(stream)
     able = stream.isatty() and not terminal(stream).is_dumb_terminal
@@ -73,12 +78,13 @@ def observer(stream: TextIO, *, quiet: bool = False) -> QuietOutput:
 
 
 class QuietOutput:
-    """Tells what goes wrong, and nothing else. A context: its end says what was left out."""
+    """Shows problems only. Use it as a context manager: on exit it counts what it left out."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._failures = 0
-        self._alarm = ""
+        self._last_alarm = ""
+        # Whether the stream has failed, or the observer is closed.
         self._gone = False
 
     def __enter__(self) -> Self:
@@ -92,7 +98,7 @@ class QuietOutput:
         self._safely(lambda: self._on(event))
 
     def close(self) -> None:
-        """Say how many failures were not told, and leave the stream as it was found."""
+        """Report how many failures were not shown, and restore the terminal."""
         self._safely(self._end)
         self._gone = True
 
@@ -116,14 +122,14 @@ class QuietOutput:
     def _on_alarm(self, event: Alarm) -> None:
         place = f" (node {event.node})" if event.node else ""
         text = f"ALARM: {one_line(event.message)}{place}"
-        # An engine that does not start says so at each try.
-        if text != self._alarm:
-            self._alarm = text
+        # An engine that fails to start raises the same alarm at each attempt.
+        if text != self._last_alarm:
+            self._last_alarm = text
             self._say(text, "bold red")
 
     def _end(self) -> None:
         if self._failures > _MOST_FAILURES:
-            first = f"the first {_MOST_FAILURES} are told above"
+            first = f"the first {_MOST_FAILURES} are shown above"
             self._say(f"{count(self._failures)} attempts failed; {first}")
 
     def _say(self, text: str, style: str = "") -> None:
@@ -133,10 +139,11 @@ class QuietOutput:
 
 
 class PlainOutput(QuietOutput):
-    """Plain lines: the start, each change of a node, and progress at growing intervals."""
+    """Shows plain lines: the start, each node change, and progress at growing intervals."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
+        # Seconds of the run at which the next line of progress is due; lines of kernels so far.
         self._next, self._printed = _SHORTEST_PAUSE, 0
 
     def _on(self, event: Event) -> None:
@@ -159,38 +166,39 @@ class PlainOutput(QuietOutput):
                 super()._on(event)
 
     def _quote(self, event: Noted | Printed) -> None:
-        """Of what kernels print the first lines, and once that there are more."""
+        """Show a note, or what kernels printed: the first lines, then once that there are more."""
         if isinstance(event, Noted):
             place = f"{event.node}: " if event.node else ""
             self._say(f"{place}{one_line(event.text)}")
             return
-        told = event.described()
-        shown = told[: max(0, _MOST_PRINTED - self._printed)]
+        lines = event.described()
+        shown = lines[: max(0, _MOST_PRINTED - self._printed)]
         for line in shown:
             self._say(one_line(line))
-        if self._printed <= _MOST_PRINTED < self._printed + len(told):
+        if self._printed <= _MOST_PRINTED < self._printed + len(lines):
             self._say(f"kernels print more than is shown here; {event.log or 'no log'} has it")
-        self._printed += len(told)
+        self._printed += len(lines)
 
     def _progress(self, event: Progress) -> None:
         if event.elapsed_s >= self._next:
+            # Growing with the run: a log of a night must not have thousands of lines.
             pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, event.elapsed_s / 4))
             self._next = event.elapsed_s + pause
-            told = ", ".join([_share(event), *_speed(event), *_left(event)])
-            self._say(f"{duration(event.elapsed_s)}: {told}")
-            for point in event.running[:_MOST_TOLD]:
+            shown = ", ".join([_share(event), *_speed(event), *_left(event)])
+            self._say(f"{duration(event.elapsed_s)}: {shown}")
+            for point in event.running[:_MOST_POINTS]:
                 self._say(f"  {one_line(point.point)}: {_value(point)}, {_part(point)}")
 
 
 class Bar(PlainOutput):
-    """A bar with the running estimate and a row a node; the other lines scroll by above it."""
+    """Shows a bar, the running estimate and one row per node; other lines scroll by above it."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich.live import Live
 
         super().__init__(stream)
         self._console = terminal(stream)
-        # Without a thread: a picture is drawn when an event brings one, and at its end is gone.
+        # No refresh thread: each frame is drawn on an event. The bar disappears at the end.
         self._live = Live(
             console=self._console,
             auto_refresh=False,
@@ -214,19 +222,20 @@ class Bar(PlainOutput):
         self._console.print(line, soft_wrap=True)
 
     def _progress(self, event: Progress) -> None:
+        # Whatever the frame rate, the end is shown.
         if event.elapsed_s - self._last < _FRAME and event.blocks_done != event.blocks:
             return
         self._last = event.elapsed_s
         self._live.start()
-        picture = _picture(event, self._console.encoding, self._console.width)
-        self._live.update(picture, refresh=True)
+        frame = _frame(event, self._console.encoding, self._console.width)
+        self._live.update(frame, refresh=True)
 
     def _end(self) -> None:
         self._live.stop()
         super()._end()
 
 
-def _picture(event: Progress, encoding: str, width: int) -> RenderableType:
+def _frame(event: Progress, encoding: str, width: int) -> RenderableType:
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table as Grid
@@ -235,7 +244,7 @@ def _picture(event: Progress, encoding: str, width: int) -> RenderableType:
     head = Grid.grid(padding=(0, 1))
     head.add_column(width=_WIDTH)
     head.add_column()
-    # A pulse would need a clock of its own: without a known end the bar just stays empty.
+    # With an unknown end the bar stays empty: rich's pulse would need a clock of its own.
     bar = ProgressBar(total=event.blocks or 1, completed=event.blocks_done if event.blocks else 0)
     times = ", ".join([_share(event), f"{duration(event.elapsed_s)} elapsed", *_left(event)])
     head.add_row(bar, Text(times))
@@ -268,7 +277,7 @@ def _part(point: PointProgress) -> str:
 
 
 def nodes_table(nodes: Sequence[NodeProgress], elapsed: float) -> Table:
-    """What each node has done in a start of so many seconds."""
+    """The table of nodes, for a start that has lasted ``elapsed`` seconds."""
     titles = ("node", "slots", "tasks", "samples", "samples/s", "utilisation", "failures")
     return table(titles, (_node(node, elapsed) for node in nodes), right=titles[1:])
 
@@ -304,8 +313,8 @@ def _hosts(event: HostsChanged) -> str:
 
 def _drain(event: Draining) -> str:
     if event.reason in _WHY:
-        return f"{_WHY[event.reason]}: finishing what was started"
-    return f"{event.reason}: finishing what was started; once more to stop at once"
+        return f"{_WHY[event.reason]}: finishing tasks in progress"
+    return f"{event.reason}: finishing tasks in progress; repeat to stop at once"
 
 
 def _failure(event: AttemptFailed) -> str:
@@ -316,7 +325,7 @@ def _failure(event: AttemptFailed) -> str:
 
 
 def _speed(event: Progress) -> list[str]:
-    """The running estimate, where there is one, and the samples per second."""
+    """The running estimate, if there is one, and the samples per second."""
     running = [_estimate(event.estimate)] if event.estimate else []
     return [*running, rate(event.samples_per_s)]
 
@@ -347,7 +356,7 @@ def _estimate(estimate: Estimate) -> str:
 
 
 def _remaining(event: Progress) -> float | None:
-    """Seconds to the goal's last block at this start's speed; None where nothing tells."""
+    """Seconds to the last block of the goal at the speed of this start; None if unknown."""
     if event.blocks is None or not event.blocks_done or event.samples_per_s <= 0:
         return None
     block = event.samples / event.blocks_done

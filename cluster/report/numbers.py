@@ -1,16 +1,16 @@
-"""Numbers as people read them: no digit beyond the error, thousands grouped, SI prefixes."""
+"""Number formatting: no digit beyond the error, grouped thousands, SI prefixes."""
 
 from __future__ import annotations
 
 import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
-#: What stands where there is no number.
+#: Shown in place of a missing number.
 NONE = "-"
 
-# Significant digits that a double can carry: further ones would be invented.
+# Significant digits of a double; further ones would be meaningless.
 _DIGITS = 17
-# A number is written without an exponent when its first digit stands at one of these powers of ten.
+# Powers of ten of the first digit for which a number is written without an exponent.
 _PLAIN = range(-4, 7)
 _PREFIXES = ("", " k", " M", " G", " T", " P", " E")
 
@@ -18,13 +18,13 @@ _PREFIXES = ("", " k", " M", " G", " T", " P", " E")
 def value_text(value: float | None, error: float | None) -> str:
     """A value with its standard error, and no digit beyond it: ``3.141 59(12)``.
 
-    In parentheses stand two significant digits of the error, in units of the last digit shown;
-    digits after the point are grouped by three. ``(?)`` marks an unknown error, ``(inf)`` an
-    infinite one, ``(0)`` none. An error too small for a double's digits stands behind ``±``.
+    The parentheses contain two significant digits of the error, in units of the last digit shown;
+    decimals are grouped by three. ``(?)`` marks an unknown error, ``(inf)`` an infinite one, and
+    ``(0)`` an exact value. An error below the precision of a double is written after ``±``.
 
     Args:
-        value: None where nothing is known, which is shown as ``-``.
-        error: its standard error, in the same unit; None or NaN: unknown.
+        value: the value; None is shown as ``-``.
+        error: its standard error, in the same unit; None or NaN if unknown.
     """
     if value is None:
         return NONE
@@ -42,10 +42,15 @@ def value_text(value: float | None, error: float | None) -> str:
 
 
 def interval_text(low: float, high: float, error: float | None) -> str:
-    """``low to high``, to the last digit of the error (or of the width, where it is 0 or unknown).
+    """An interval as ``low to high``, rounded outwards so that it covers the computed one.
 
-    The ends are rounded outwards: what is shown covers what was computed.
+    Args:
+        low: lower end.
+        high: upper end.
+        error: standard error of the estimate, which sets the number of digits; if it is 0, None or
+            not finite, a quarter of the width does.
     """
+    # A 95 % interval is about four standard errors wide.
     scale = error if error and math.isfinite(error) else (high - low) / 4
     if not scale or not math.isfinite(scale):
         return f"{_shortest(low)} to {_shortest(high)}"
@@ -54,7 +59,7 @@ def interval_text(low: float, high: float, error: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """A number that is exact, or has no known error, to twelve significant digits."""
+    """A number without a known error, to twelve significant digits."""
     if value is None:
         return NONE
     if not math.isfinite(value):
@@ -63,7 +68,7 @@ def number(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds, in the two units that matter: ``340 ms``, ``3.4 s``, ``2m 05s``, ``3d 04h``."""
+    """Seconds in one or two suitable units: ``340 ms``, ``3.4 s``, ``2m 05s``, ``3d 04h``."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return NONE
     if 0 < seconds < 0.9995:
@@ -78,12 +83,12 @@ def duration(seconds: float | None) -> str:
 
 
 def count(n: int | None) -> str:
-    """A count, its thousands grouped: ``1,000,000``."""
+    """A count with grouped thousands: ``1,000,000``."""
     return NONE if n is None else f"{n:,}"
 
 
 def counted(n: int, noun: str) -> str:
-    """A count of things: ``1 block``, ``1,000 blocks``."""
+    """A count with its noun: ``1 block``, ``1,000 blocks``."""
     return f"{count(n)} {noun}{'' if n == 1 else 's'}"
 
 
@@ -94,7 +99,7 @@ def si(value: float | None) -> str:
     power = 0
     while abs(value) >= 999.5 and power < len(_PREFIXES) - 1:
         value, power = value / 1000, power + 1
-    # The g format falls into exponents at 1000, and drops the zeros of 1.00.
+    # Plain "g" drops the zeros of 1.00, and "#.3g" switches to an exponent at 1000.
     plain = 0.9995 <= abs(value) < 999.5
     text = f"{value:#.3g}".rstrip(".") if plain else f"{value:.3g}"
     return f"{text}{_PREFIXES[power]}"
@@ -107,7 +112,7 @@ def rate(per_second: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share, 0 to 1, in percent: ``87.5 %``."""
+    """A fraction from 0 to 1 in percent: ``87.5 %``."""
     return NONE if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
 
 
@@ -115,7 +120,7 @@ def _with_odd_error(value: float, error: float | None) -> str:
     if error == 0:
         return _written(Decimal(repr(value)), "(0)")
     known = error is not None and not math.isnan(error)
-    # With no error to go by, few digits claim little.
+    # The error is unknown or infinite, so only few digits can mean anything.
     return _written(Decimal(f"{value:.3g}"), "(inf)" if known else "(?)")
 
 
@@ -137,7 +142,7 @@ def _carries(value: float, unit: int) -> bool:
 def _end(value: float, unit: int, rounding: str) -> str:
     if not value or not math.isfinite(value) or not _carries(value, unit):
         return _shortest(value)
-    # From the shortest text, so that 1.26, which no double is exactly, is not rounded to 1.27.
+    # From the shortest repr: 1.26 is no exact double, and its exact value would round up to 1.27.
     return _written(Decimal(repr(value)).quantize(Decimal((0, (1,), unit)), rounding))
 
 
@@ -148,9 +153,12 @@ def _shortest(value: float) -> str:
 
 
 def _written(number: Decimal, mark: str = "", lead: int | None = None) -> str:
-    """A decimal with exactly its digits, a mark behind them, and an exponent where it is short.
+    """A decimal with exactly its digits, in plain or scientific notation.
 
-    ``lead`` is the power of ten of the first digit to show, where it is not the number's own.
+    Args:
+        number: the decimal.
+        mark: text after the digits, such as an error in parentheses.
+        lead: power of ten of the first digit to show; None: that of the number.
     """
     number = number if number else number.copy_abs()
     lead = number.adjusted() if lead is None else lead

@@ -1,4 +1,4 @@
-"""Runs and sweeps of a store compared, point by point."""
+"""Comparison of two runs of a store, or of two sweeps point by point."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from cluster.sampling.streams import point_of
 
 
 def compare(a: str, b: str, store: Where = "runs") -> list[Comparison]:
-    """Two runs, or the points of two sweeps that are given the same.
+    """Compare two runs, or two sweeps point by point; points match by what the sweep varies.
+
+    Args:
+        a: id of a run or a sweep, or an unambiguous prefix.
+        b: id of the other one, of the same kind.
+        store: the folder of the ledger, or the open ledger.
 
     Raises:
-        UsageError: no such run or sweep; one of each; or two sweeps without a common point.
+        UsageError: there is no such run; only one is a sweep; or they have no common point.
     """
     with opened(store) as ledger:
         one, other = sweeps.named(ledger, a), sweeps.named(ledger, b)
         if one is None and other is None:
             return [_compared(_side(ledger, ledger.run(a)), _side(ledger, ledger.run(b)))]
         if one is None or other is None:
-            raise UsageError(f"of {a} and {b}, one is a sweep and one is a run")
+            raise UsageError(f"{a} and {b} cannot be compared: one is a sweep, the other a run")
         pairs = _pairs(ledger, one, other)
         if not pairs:
-            fix = "points are matched by what their sweeps give them"
-            raise UsageError(f"no point of {one.id} is given what one of {other.id} is", fix=fix)
+            fix = "points match where the keys that the sweeps vary have equal values"
+            raise UsageError(f"{one.id} and {other.id} have no point in common", fix=fix)
         return [
             _compared(_side(ledger, x), _side(ledger, y), among=len(pairs), given=given)
             for given, x, y in pairs

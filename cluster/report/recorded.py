@@ -1,4 +1,4 @@
-"""The result of a run or a sweep, from what its ledger holds."""
+"""The result of a run or a sweep, read from its ledger."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ _ENDED = ("done", "running")
 
 
 def job_result(ledger: Ledger, name: str, asked: frozenset[int] | None = None) -> Result:
-    """How a run or a sweep stands, also while another process computes it.
+    """The present result of a run or a sweep, also while another process computes it.
 
     Args:
         ledger: the store.
-        name: of a run, a sweep, or a point of one.
-        asked: the places of the points whose state is that of the sweep, where a start was for
-            these alone; None: those that any start of it was for.
+        name: id of a run, a sweep, or a point of one, or an unambiguous prefix.
+        asked: indices of the points that determine the state of the sweep; None: all points that
+            any start of it was asked to compute.
 
     Raises:
         UsageError: there is no such run or sweep.
+        StoreError: its rows are damaged, or the sweep has no points.
     """
     sweep = sweeps.named(ledger, name)
     if sweep is None:
@@ -47,7 +48,7 @@ def job_result(ledger: Ledger, name: str, asked: frozenset[int] | None = None) -
 
 
 def result_at(ledger: Ledger, row: Run) -> Result:
-    """The result of a run, as its ledger has it."""
+    """The result of a run, from its rows in the ledger."""
     about, state = About.of(row), ledger.state(row)
     tally, ranges, counted = _counted(ledger, row, state)
     sessions = ledger.sessions(row)
@@ -55,18 +56,20 @@ def result_at(ledger: Ledger, row: Run) -> Result:
     capacity = Counter[str]()
     for session in sessions:
         capacity.update({n: s * session["seconds"] for n, s in session["nodes"].items()})
-    told = ledger.troubles(row)
-    failures = ledger.failures(row) if told else []
+    # One cheap query; most runs have no failures, and need none of the queries for them.
+    troubled = ledger.troubles(row)
+    failures = ledger.failures(row) if troubled else []
     facts = Facts(
+        # The row has the ending of an earlier start, if the run has been started again since.
         run=row if state == row.state else row._replace(stopped_by=None, drained=None),
         state=state,
         tally=tally,
         ranges=ranges,
         totals=ledger.node_totals(row, counted),
-        uncounted=ledger.uncounted_blocks(row) if told else {},
+        uncounted=ledger.uncounted_blocks(row) if troubled else {},
         failures=failures,
         failure_counts=ledger.failure_counts(row) if failures else {},
-        events=[*(ledger.events(row) if told else []), *_left_out(ledger, row)],
+        events=[*(ledger.events(row) if troubled else []), *_damage(ledger, row)],
         slots=slots,
         capacity=capacity,
         backend=sessions[-1]["backend"] if sessions else row.definition["spec"]["backend"],
@@ -77,18 +80,18 @@ def result_at(ledger: Ledger, row: Run) -> Result:
     return result_of(facts, about)
 
 
-def _left_out(ledger: Ledger, run: Run) -> list[dict[str, Any]]:
-    """What of the ledger could not be believed, as events of now."""
-    words = [f"row {run.key} of the table run is damaged and left out: {why}" for why in run.faults]
+def _damage(ledger: Ledger, run: Run) -> list[dict[str, Any]]:
+    """Damaged rows that were ignored, as events of the present time."""
+    texts = [f"row {run.key} of the table run is damaged and left out: {why}" for why in run.faults]
     if run.faults and run.ranges is None:
-        words.append("the result is added up from what is counted; a resume records it anew")
+        texts.append("the result is summed from the counted rows; a resume records it again")
     return [
-        {"at": time.time(), "node": None, "text": word} for word in (*words, *ledger.left_out())
+        {"at": time.time(), "node": None, "text": text} for text in (*texts, *ledger.left_out())
     ]
 
 
 def _onward(run: Run, store: Path) -> str:
-    """What goes on with a run that has ended early: where max_samples did it, twice as many."""
+    """The command that continues an unfinished run; after max_samples, one that doubles it."""
     if run.state != State.PARTIAL.value or run.stopped_by != "max_samples":
         return command("resume", run.id, store=store)
     twice = 2 * (run.goal["blocks"] or 0) * int(run.definition["block"])
@@ -98,7 +101,7 @@ def _onward(run: Run, store: Path) -> str:
 def _counted(
     ledger: Ledger, run: Run, state: str
 ) -> tuple[Tally | None, list[tuple[int, int]], int | None]:
-    """Tally and ranges, as recorded at the run's end or added up from its rows; and their end."""
+    """Tally, block ranges and their end: as recorded when the run ended, or summed from rows."""
     if state == run.state and run.ranges is not None:
         return run.total, [(first, stop) for first, stop in run.ranges], run.counted
     count = added_up(ledger, run)
@@ -153,7 +156,7 @@ def _sweep_result(ledger: Ledger, sweep: sweeps.SweepRow, asked: frozenset[int] 
 
 
 def _nodes(ledger: Ledger, sweep: sweeps.SweepRow, blocks: Mapping[int, int]) -> list[NodeResult]:
-    """What each node did for all points, while pools of the sweep were up."""
+    """What each node did for all points of a sweep, over all its starts."""
     room: dict[str, float] = defaultdict(float)
     slots: dict[str, int] = {}
     for pool in sweeps.pools(ledger, sweep):

@@ -1,4 +1,4 @@
-"""The result of a run: the object of ``--json``, and its digest."""
+"""The result of a run or sweep: the object of ``--json``, and the digest."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class NodeResult:
         share: of the run's counted samples, 0 to 1.
         busy_s, cpu_s: wall and CPU seconds inside the kernel, over its counted tasks.
         samples_per_s: counted samples per busy second of one slot.
-        utilisation: busy seconds / (slots * seconds of the starts of the run that had it), 0 to 1.
+        utilisation: busy seconds / (slots * seconds of the starts that used the node), 0 to 1.
         goodput: counted blocks / attempted blocks, 0 to 1.
-        failures: attempts that failed.
-        lost_s: seconds that counted tasks were on their way or waited, over all tasks.
+        failures: number of failed attempts.
+        lost_s: seconds that counted tasks spent in transit or waiting, over all tasks.
     """
 
     node: str
@@ -48,7 +48,7 @@ class NodeResult:
 
 @dataclass(frozen=True)
 class Failure:
-    """An attempt that failed: ``block`` is None where it is not known which one did it."""
+    """A failed attempt; ``block`` is None if it is unknown which block of the task failed."""
 
     block: int | None
     node: str
@@ -60,31 +60,39 @@ class Failure:
 
 @dataclass(frozen=True)
 class Result:
-    """A run, or a sweep with its points, as it stands; the attributes are keys of the JSON object.
+    """The present result of a run, or of a sweep with its points; most attributes are JSON keys.
 
-    Of a sweep ``state`` is that of the points that are asked for: failed if any has; else running,
-    interrupted or partial if any is; else done. Its samples and blocks are those of all points, its
-    nodes what each did for them, and it has no estimate, tally or digest of its own.
+    The state of a sweep is that of the requested points: failed if any failed; else running,
+    interrupted or partial if any is; else done. Samples, blocks and nodes are sums over all points;
+    a sweep has no estimate, tally or digest of its own.
 
     Attributes:
-        run, name: its id and its spec's name.
+        run, name: its id, and the name in its spec.
         state: running, interrupted, partial, failed or done.
         stopped_by: samples, target, max_time, window, max_samples, failure, nodes or a signal;
             None while it runs.
-        drained: every block that was started is counted; None while it runs.
+        drained: whether every started block is counted; None while it runs.
+        backend: name of the engine of the last start.
+        kernel, params: ``file:function``, and its parameters with defaults filled in.
+        seed, block: seed of the streams, and samples in a block.
         samples, blocks: how many are counted.
         ranges: the counted blocks, as merged ranges [first, stop).
-        estimate, std_error, interval: in the scaled unit; lists (one a bin) for a histogram; None
-            where nothing is counted.
-        reference: the exact value, where the kernel knows it.
+        estimate, std_error, interval: in the scaled unit; lists, one entry per bin, for a
+            histogram; None if nothing is counted.
+        confidence: of the interval, between 0 and 1.
+        reference: the exact value, if the kernel knows it.
         tally: the exact tally.
+        identity: sha256 over kernel, parameters, seed, block and stream format.
         digest: sha256 over identity, counted blocks, samples and tally.
-        wall_s: seconds, over all starts of the run.
-        resume: the command that goes on with it, or None.
-        advice: what helps where its kernel failed, which a resume would only repeat; or None.
+        wall_s: seconds, over all starts.
+        nodes: the part of each node.
+        failures: the first failed attempts, in order of time.
+        events: what happened to nodes and the store: ``at``, ``node`` and ``text``.
+        resume: the command that continues it, or None.
+        advice: what to do about a run whose kernel failed, where a resume does not help; or None.
         members: the points of a sweep, in the order of the spec; empty for a run.
-        asked: the places of the points that were to be computed; None: all. The others are owed by
-            others, who may have a store of their own.
+        asked: indices of the points that were requested; None: all. The other points may be
+            computed elsewhere, in another store.
     """
 
     run: str
@@ -119,21 +127,21 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of a command that ends so.
+        """The exit code of a command that ends with this result.
 
-        Of a sweep: 1 if a point failed; else what ended it, if it was a signal; else 3 if any is
-        owed.
+        For a sweep: 1 if a point failed; else that of the signal that ended it, if any; else 3 if a
+        point is unfinished; else 0.
         """
         return State(self.state).exit_code(self.stopped_by)
 
     @property
     def own(self) -> Sequence[PointResult]:
-        """The points that are asked for."""
+        """The points that were requested."""
         return [m for m in self.members if self.asked is None or m.point in self.asked]
 
     @property
     def owes(self) -> bool:
-        """Whether a point has yet to be computed, beside those that failed."""
+        """Whether a requested point is neither done nor failed."""
         return any(member.result.state not in ("done", "failed") for member in self.own)
 
     @property
@@ -142,7 +150,7 @@ class Result:
         return sum(member.result.state == State.DONE.value for member in self.members)
 
     def to_json(self) -> dict[str, Any]:
-        """The document of ``--json``; NaN and infinities are null."""
+        """The document of ``--json``; NaN and infinities become null."""
         if self.members:
             return self._sweep_json()
         names = (field.name for field in fields(self) if field.name not in ("members", "asked"))
@@ -175,7 +183,7 @@ class Result:
 
 @dataclass(frozen=True)
 class PointResult:
-    """One point of a sweep: its place in the list, what the sweep gives it, and its run."""
+    """A point of a sweep: its index, its values of the keys that the sweep varies, and its run."""
 
     point: int
     given: Mapping[str, Any]
@@ -183,18 +191,24 @@ class PointResult:
 
     @property
     def busy_s(self) -> float:
-        """Seconds of slots inside the kernel, over all its counted tasks."""
+        """Wall seconds inside the kernel, over all counted tasks of all slots."""
         return sum(node.busy_s for node in self.result.nodes)
 
     def to_json(self) -> dict[str, Any]:
-        """The object in the list of ``points``."""
+        """Its object in the list ``points``."""
         return {"point": self.point, "given": finite(dict(self.given)), **self.result.to_json()}
 
 
 def state_of(states: Sequence[str], stopped_by: str | None) -> str:
-    """The state of a sweep from those of its points, the worst first."""
+    """The state of a sweep: the worst of its points' states.
+
+    Args:
+        states: of the requested points.
+        stopped_by: what ended the sweep, or None.
+    """
     if all(state == "done" for state in states):
         return "done"
+    # After a limit a sweep is partial, though points that it never began look interrupted.
     timed = stopped_by in ("max_time", "window", "nodes")
     worst = ("failed", "running", *(() if timed else ("interrupted",)))
     return next((state for state in worst if state in states), "partial")
@@ -202,7 +216,7 @@ def state_of(states: Sequence[str], stopped_by: str | None) -> str:
 
 @dataclass(frozen=True)
 class About:
-    """What a run computes, for its result; see :class:`cluster.spec.request.Request`."""
+    """What a run computes: the part of its :class:`cluster.spec.request.Request` in a result."""
 
     kernel: str
     params: Mapping[str, Any]
@@ -216,7 +230,7 @@ class About:
 
     @classmethod
     def of(cls, run: Run) -> About:
-        """From a run's row."""
+        """Read it from a run's row in the ledger."""
         own, source = run.definition, run.definition["source"]
         names = ("params", "seed", "block", "scale", "offset", "reference")
         return cls(
@@ -229,7 +243,23 @@ class About:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the ledger holds of a run, read once."""
+    """What the ledger holds of a run.
+
+    Attributes:
+        run: its row.
+        state: its present state, which the row may not have yet.
+        tally, ranges: sum of the counted rows, and their merged block ranges [first, stop).
+        totals: what each node has counted.
+        uncounted: blocks that were attempted and are not counted, by node.
+        failures: the first failed attempts, in order of time.
+        failure_counts: number of all failed attempts, by node.
+        events: what happened to nodes and the store.
+        slots: number of slots, by node, in the last start that used it.
+        capacity: slots * seconds over all starts, by node.
+        backend: engine of the last start.
+        wall: seconds over all starts.
+        resume, advice: see :class:`Result`.
+    """
 
     run: Run
     state: str
@@ -249,7 +279,7 @@ class Facts:
 
 
 def result_of(facts: Facts, about: About) -> Result:
-    """Put a run's facts together."""
+    """Assemble the result of a run."""
     estimate = None
     if facts.tally is not None:
         estimate = facts.tally.estimate(about.confidence, about.scale, about.offset)
@@ -288,7 +318,17 @@ def result_of(facts: Facts, about: About) -> Result:
 def digest(
     identity: str, ranges: Sequence[tuple[int, int]], block: int, tally: Tally | None
 ) -> str | None:
-    """The digest of what is counted; None where nothing is."""
+    """The digest of a result: sha256 over canonical JSON of the arguments.
+
+    Args:
+        identity: of the run.
+        ranges: the counted blocks, as merged ranges [first, stop).
+        block: samples in a block.
+        tally: the sum of the counted blocks, or None if nothing is counted.
+
+    Returns:
+        64 hexadecimal digits; None if nothing is counted.
+    """
     if tally is None:
         return None
     return sha256(
@@ -302,7 +342,7 @@ def digest(
 
 
 def finite(value: Any) -> Any:
-    """A value with null in the place of every NaN and infinity, which JSON does not have."""
+    """Replace every NaN and infinity in a value by None, since JSON has neither."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -314,6 +354,7 @@ def finite(value: Any) -> Any:
 
 def _nodes(facts: Facts, block: int, blocks: int) -> list[NodeResult]:
     totals = {total.node: total for total in facts.totals}
+    # In order of appearance; a node whose attempts all failed has no totals.
     names = dict.fromkeys((*facts.slots, *totals, *facts.uncounted, *facts.failure_counts))
     return [
         _node(totals.get(name, NodeTotals(name, 0, 0, 0.0, 0.0, 0.0)), facts, block, blocks)

@@ -1,4 +1,4 @@
-"""The JSON Schema of what ``--json`` prints, as it is shipped."""
+"""The shipped JSON Schema of the documents that ``--json`` prints."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ _FILE = "output.schema.json"
 
 
 def output_schema(verb: str) -> dict[str, Any]:
-    """The draft-07 schema of a verb's document; also of ``error`` and ``errors``.
+    """The draft-07 schema of a verb's document.
+
+    Args:
+        verb: its name; or ``error`` or ``errors``, the documents of failed commands.
 
     Raises:
-        KeyError: no verb of that name.
+        KeyError: there is no such verb.
     """
     shipped: dict[str, Any] = json.loads(files("cluster").joinpath(_FILE).read_text("utf-8"))
     definitions = shipped["definitions"]
     if verb not in definitions:
         raise KeyError(verb)
-    # In draft-07 a $ref hides its neighbours, so the definitions stand beside an allOf.
+    # In draft-07 siblings of a $ref are ignored, so the reference is wrapped in an allOf.
     return {
         "$schema": shipped["$schema"],
         "allOf": [{"$ref": f"#/definitions/{verb}"}],

@@ -1,4 +1,4 @@
-"""Where runs stand: the rows of ``ls`` and ``status``, cheap enough to ask for often."""
+"""Run status: the rows of ``ls`` and ``status``, cheap enough to be polled."""
 
 from __future__ import annotations
 
@@ -20,18 +20,30 @@ _NUMBERS = ("samples", "blocks", "estimate", "std_error", "samples_per_s", "elap
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run stands, cheaply: from its newest record, without adding up its rows.
+    """The status of a run or sweep, from its latest progress record instead of all its rows.
 
-    ``holder`` is the process that computes it now, or None; the numbers are None before the first.
-    Of a sweep ``run`` is its id, ``points`` how many it has, and its numbers are of all together.
-    Of these ``points_waiting`` are held and not begun. What ``ls`` does not tell is None there.
+    Numbers are None before the first progress record. Those of a sweep are sums over its points.
 
     Attributes:
+        run: id of the run or sweep.
+        name: its name.
+        state: running, interrupted, partial, failed, done or damaged.
+        created: when it was created, ISO 8601 in the local time zone.
+        holder: the process that computes it now, or None.
+        kernel: ``file:function``.
+        backend: name of the engine in its spec.
+        samples, blocks: how many are counted.
+        goal_blocks: how many blocks it may draw; None: no limit.
+        estimate, std_error: in the scaled unit; lists, one entry per bin, for a histogram.
+        samples_per_s, elapsed_s: speed and length of this start, or of the last one.
+        points: number of points of a sweep; None for a run, as are the next four.
+        points_done, points_running, points_failed: how many points are in these states.
+        points_waiting: how many are locked by a process that has issued no task of them yet.
         left_s: seconds to the last block that it may draw, at its present speed.
-        nodes: what each node has done in this start, or did in the last one.
-        by_point: where each point of a sweep stands.
-        advice: what helps where its kernel failed.
-        damaged: what of its row in the ledger cannot be believed, in words; None: nothing.
+        nodes: what each node did in this start, or in the last one; None in ``ls``.
+        by_point: the status of each point of a sweep; None in ``ls``.
+        advice: what to do about a run whose kernel failed.
+        damaged: which columns of its row in the ledger are damaged, and how; None: none.
     """
 
     run: str
@@ -67,13 +79,20 @@ class RunStatus:
             document["nodes"] = [vars(node) for node in nodes]
         if points is not None:
             document["by_point"] = [point.to_json() for point in points]
-        told: dict[str, Any] = finite(document)
-        return told
+        finished: dict[str, Any] = finite(document)
+        return finished
 
 
 @dataclass(frozen=True)
 class PointStatus:
-    """Where a point of a sweep stands; ``waiting``: it is held, and its turn has not come."""
+    """The status of a point of a sweep.
+
+    Attributes:
+        point: its index in the sweep.
+        given: the keys that the sweep varies, with this point's values.
+        waiting: it is locked by a process that has issued no task of it yet.
+        standing: the status of its run.
+    """
 
     point: int
     given: Mapping[str, Any]
@@ -81,7 +100,7 @@ class PointStatus:
     standing: RunStatus
 
     def to_json(self) -> dict[str, Any]:
-        """The object in the list of ``by_point``."""
+        """Its object in the list ``by_point``."""
         names = ("run", "state", *_NUMBERS, "goal_blocks", "left_s")
         own = {name: getattr(self.standing, name) for name in names}
         given = dict(self.given)
@@ -89,14 +108,15 @@ class PointStatus:
 
 
 def nodes_of(progress: Mapping[str, Any] | None) -> tuple[NodeProgress, ...]:
-    """The nodes of a recorded progress."""
+    """The nodes of a progress record."""
     return tuple(NodeProgress(*node) for node in (progress or {}).get("nodes", []))
 
 
 def standing_of(ledger: Ledger, run: Run) -> RunStatus:
-    """Where a run stands, from its row and its lock."""
+    """The status of a run, from its row and its lock."""
     definition, progress = run.definition, run.progress or {}
     source = definition["source"]
+    # The last progress record may be older than the end of the run, which is exact.
     if run.ranges is not None:
         blocks = sum(stop - first for first, stop in run.ranges)
         ended = {"blocks": blocks, "samples": blocks * definition["block"]}
@@ -119,7 +139,7 @@ def standing_of(ledger: Ledger, run: Run) -> RunStatus:
 
 
 def standing_of_damaged(row: Damaged) -> RunStatus:
-    """Where a run, or a sweep, stands whose row cannot be believed: nobody knows."""
+    """The status of a run or sweep whose row is damaged: all its numbers are unknown."""
     nothing = dict.fromkeys(("goal_blocks", *_NUMBERS))
     return RunStatus(
         run=row.id,
@@ -135,12 +155,12 @@ def standing_of_damaged(row: Damaged) -> RunStatus:
 
 
 def stamp(seconds: float) -> str:
-    """A time as JSON tells it, in the local zone."""
+    """Seconds since the epoch as ISO 8601 text in the local time zone."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
 
 
 def owed_samples(standing: RunStatus, block: int) -> float:
-    """What a run may draw yet; infinite where nothing limits it, 0 where it has ended."""
+    """How many samples a run may still draw; infinite without a limit, 0 if it has ended."""
     if standing.state in ("done", "failed"):
         return 0.0
     goal = standing.goal_blocks
@@ -148,7 +168,7 @@ def owed_samples(standing: RunStatus, block: int) -> float:
 
 
 def seconds_left(standing: RunStatus, owed: float) -> float | None:
-    """Seconds that so many samples take at its speed; None where it is not being computed."""
+    """Seconds that ``owed`` samples take at the run's speed; None if it is not running."""
     speed = standing.samples_per_s
     known = standing.state == "running" and speed and math.isfinite(owed)
     return owed / speed if known and speed else None

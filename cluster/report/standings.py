@@ -1,4 +1,4 @@
-"""Where the runs and sweeps of a store stand, from its ledger alone."""
+"""The status of all runs and sweeps of a store, read from its ledger alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cluster.report.standing import (
 
 
 def standings(store: Where = "runs") -> list[RunStatus]:
-    """Every sweep of a store, and every run that was not begun as a point of one; newest first."""
+    """The status of every sweep, and of every run that is not a point of one; newest first."""
     with opened(store) as ledger:
         together = [_whole_or_damaged(ledger, sweep) for sweep in sweeps.listed(ledger)]
         alone = sweeps.runs_beside(ledger, [standing.run for standing in together])
@@ -31,15 +31,16 @@ def standings(store: Where = "runs") -> list[RunStatus]:
             standing_of(ledger, row) if isinstance(row, Run) else standing_of_damaged(row)
             for row in (*alone, *sweeps.damaged(ledger))
         ]
+        # A list of runs would be flooded by the tables of each one's nodes and points.
         rows = [replace(row, nodes=None, by_point=None) for row in (*together, *others)]
         return sorted(rows, key=lambda row: row.created, reverse=True)
 
 
 def status(name: str, store: Where = "runs") -> RunStatus:
-    """Where a sweep stands with each of its points, or a run.
+    """The status of a run, or of a sweep with each of its points.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: there is no such run or sweep.
     """
     with opened(store) as ledger:
         if (sweep := sweeps.named(ledger, name)) is not None:
@@ -51,15 +52,24 @@ def status(name: str, store: Where = "runs") -> RunStatus:
 def _point(
     ledger: Ledger, place: int, given: Mapping[str, Any], run: Run, begun: tuple[str, int] | None
 ) -> PointStatus:
-    """Where a point stands; one that is held waits until its holder has given out a task of it."""
+    """The status of a point; it is waiting while it is locked but none of its tasks was issued.
+
+    Args:
+        ledger: the store.
+        place: index of the point in its sweep.
+        given: the keys that the sweep varies, with this point's values.
+        run: row of the point's run.
+        begun: host and pid of the process that started its latest session, if any.
+    """
     standing = standing_of(ledger, run)
     holder = standing.holder
+    # A sweep locks all its points at once, but a session begins with a point's first task.
     waiting = holder is not None and begun != (holder.host, holder.pid)
     return PointStatus(place, given, waiting, standing)
 
 
 def _whole_or_damaged(ledger: Ledger, sweep: sweeps.SweepRow) -> RunStatus:
-    """Where a sweep stands; as damaged where one of its points is."""
+    """The status of a sweep, which is damaged if one of its points is."""
     try:
         return _whole(ledger, sweep)
     except StoreError as error:

@@ -1,4 +1,4 @@
-"""What the verbs that check, move and remove runs show to people."""
+"""The pages of the verbs that verify, export, merge and remove runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Document = Mapping[str, Any]
 
 
 def verified(document: Document) -> list[Part]:
-    """What was computed again, and what differed."""
+    """The page of ``verify``: how many blocks were recomputed, and which differed."""
     blocks, all_of_them = document["blocks"], document["of_blocks"]
     differing, unchecked = document["differing"], document["unchecked"]
     title = (
-        f"{counted(blocks, 'block')} of {document['run']} computed again"
+        f"{counted(blocks, 'block')} of {document['run']} recomputed"
         f" ({percent(blocks / all_of_them)}), {count(document['elsewhere'])} on another node"
     )
     impure, row = document.get("impure", ()), document.get("row")
@@ -37,7 +37,7 @@ def verified(document: Document) -> list[Part]:
 
 
 def _difference(row: Document, impure: Sequence[int]) -> str:
-    """What came out differently where, and what that can mean."""
+    """Where the results of a block differ, and what the likely cause is."""
     node, again = row["node"], row["again"]
     if row["first"] in impure:
         others = f", and than on {node}" if node != again else ""
@@ -51,7 +51,7 @@ def _difference(row: Document, impure: Sequence[int]) -> str:
 
 
 def exported(document: Document) -> list[Part]:
-    """A shard, and what to do with it."""
+    """The page of ``export``: the new shard, and the commands to use it with."""
     run, store = document["run"], document["store"]
     return [
         Line(f"{_span(document['first'], document['last'])} of {run} are in {store}", "bold"),
@@ -65,7 +65,7 @@ def exported(document: Document) -> list[Part]:
 
 
 def merged(document: Document) -> list[Part]:
-    """What each source gave, and the run that came of it."""
+    """The page of ``merge``: what was taken from each source, and the resulting run."""
     rows = [
         tuple(count(row[key]) for key in ("taken", "equal", "unchecked", "damaged"))
         for row in document["sources"]
@@ -84,18 +84,18 @@ def merged(document: Document) -> list[Part]:
             )
             for first, last, node, nodes in source["differing"]
         ]
-    run = f"{result['run']} has {counted(result['blocks'], 'block')} now: {result['state']}"
+    run = f"{result['run']} now has {counted(result['blocks'], 'block')}: {result['state']}"
     return [*lines, Line(run, "bold")]
 
 
 def prunable(rows: Sequence[Document]) -> list[Part]:
-    """The runs that would be removed."""
+    """The runs that ``gc`` would remove, before it asks for confirmation."""
     cells = [(row["run"], row["name"], duration(row["age_s"])) for row in rows]
     return [table(("run", "name", "age"), cells, right=("age",))]
 
 
 def pruned(document: Document) -> list[Part]:
-    """The runs that were removed."""
+    """The page of ``gc``: the runs that were removed."""
     removed = document["removed"]
     return [Line(f"{counted(len(removed), 'run')} removed"), *map(Line, removed)]
 

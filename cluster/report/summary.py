@@ -1,4 +1,4 @@
-"""The final report of a run: its estimate, how it came about, and what each node did."""
+"""The final report of a run: its estimate, how it ended, and what each node did."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from cluster.report.numbers import (
 if TYPE_CHECKING:
     from cluster.report.result import Failure, NodeResult, Result
 
-#: How each state looks on a terminal.
+#: The colour of each state on a terminal.
 STYLES = {"done": "green", "failed": "red", "partial": "yellow", "interrupted": "yellow"}
 
-# More bins, and more events, than this are left to --json.
+# Bins and events to show; --json has all of them.
 _MOST_BINS = 24
 _MOST_EVENTS = 8
-# What a node says while it comes up as it should.
+# Events of a normal start of a node, which are not worth showing.
 _COMES_UP = re.compile(r" slots?: (ready|\d+ of \d+ are starting)$")
 _NUMBERS = ("from", "to", "count", "errors off")
 _ENDINGS = {
     ("done", "samples"): "all samples are drawn",
     ("done", "target"): "the target is met",
-    ("partial", "max_time"): "max_time was over",
-    ("partial", "window"): "its window was closed",
+    ("partial", "max_time"): "max_time was reached",
+    ("partial", "window"): "its window closed",
     ("partial", "max_samples"): "max_samples were drawn before the target was met",
     ("partial", "nodes"): "no usable node was left",
     ("failed", "failure"): "a block is out of attempts",
@@ -47,7 +47,7 @@ _ENDINGS = {
 
 
 def result(result: Result, store: str | Path = "runs") -> list[Part]:
-    """The report of a run as it stands; ``store`` is named in the commands where it is not runs."""
+    """The report of a run; ``store`` is its folder, for the commands that it suggests."""
     return [
         _headline(result),
         *facts(
@@ -73,9 +73,9 @@ def result(result: Result, store: str | Path = "runs") -> list[Part]:
 
 
 def onward(advice: str | None, resume: str | None) -> list[Part]:
-    """What helps, and the command that goes on, as far as there is one."""
-    told = facts({"next": advice, "go on with": resume})
-    return [Line(), *told] if advice or resume else []
+    """What to do next, and the command that continues the run, if there are any."""
+    shown = facts({"next": advice, "continue": resume})
+    return [Line(), *shown] if advice or resume else []
 
 
 def nodes(rows: Sequence[NodeResult]) -> list[Part]:
@@ -119,19 +119,20 @@ def _ending(state: str, stopped_by: str | None) -> str:
     if state in ("running", "done") and stopped_by is None:
         return state
     why = _ENDINGS.get((state, stopped_by or ""))
-    return f"{state}: {why or stopped_by or 'its process ended without a word'}"
+    return f"{state}: {why or stopped_by or 'its process ended without recording why'}"
 
 
 def _undrained(result: Result) -> str | None:
-    """A warning where blocks that were started are not counted, naming the holes they left."""
+    """A warning if some started blocks are not counted, with the gaps that they left."""
     if result.drained is not False:
         return None
+    # Unfinished blocks are those that take longest, so the rest is a biased selection.
     holes = [
         f"{stop} to {first - 1}" if first - 1 > stop else str(stop)
         for (_, stop), (first, _) in zip(result.ranges, result.ranges[1:], strict=False)
     ]
     shown = f" (missing: {one_line(', '.join(holes))})" if holes else ""
-    return f"no: blocks were started and not finished, the estimate may be biased{shown}"
+    return f"no: blocks were started but not finished, the estimate may be biased{shown}"
 
 
 def _reference(result: Result) -> str | None:
@@ -142,7 +143,7 @@ def _reference(result: Result) -> str | None:
 
 
 def _off(value: float | None, error: float | None, reference: float | None) -> str | None:
-    """How many standard errors an estimate lies above a reference; None where that says nothing."""
+    """By how many standard errors an estimate exceeds a reference; None if that is undefined."""
     if value is None or reference is None or not error or not math.isfinite(error):
         return None
     return f"{(value - reference) / error:+.2f}"
@@ -157,7 +158,7 @@ def _arguments(params: Mapping[str, Any]) -> str:
 
 
 def _bins(result: Result) -> list[Part]:
-    """The table of a histogram's bins, as far as it is short."""
+    """The table of the first bins of a histogram."""
     if not isinstance(result.estimate, list) or result.tally is None:
         return []
     tally = result.tally
@@ -177,7 +178,7 @@ def _bins(result: Result) -> list[Part]:
     below, above = tally["underflow"], tally["overflow"]
     outside = f"{count(below)} below, {count(above)} above the edges"
     if below or above:
-        outside += ", in no bin: an edge of -inf or inf would take them in"
+        outside += ", in no bin: an edge of -inf or inf would include them"
     return [
         Line(),
         table(titles[:width], (row[:width] for row in rows), right=_NUMBERS),
@@ -200,23 +201,23 @@ def _bin(
 
 
 def _edge(edge: float | str) -> str:
-    """An edge; one that is infinite is text in a tally."""
+    """A bin edge; an infinite one is text in a tally."""
     return edge if isinstance(edge, str) else number(edge)
 
 
 def _failures(result: Result, store: str | Path) -> list[Part]:
-    """How many attempts failed, and the first of them in full."""
+    """How many attempts failed, and the first failure in full."""
     if not result.failures:
         return []
     total = sum(node.failures for node in result.nodes)
     first = result.failures[0]
     head = f"{counted(total, 'failed attempt')}; the first: {_failure(first)}"
-    again = facts({"try it here": _repro_command(result.run, first.block, store)})
+    again = facts({"reproduce": _repro_command(result.run, first.block, store)})
     return [Line(), Line(head, "red"), *indented(first.traceback), *again]
 
 
 def _failure(failure: Failure) -> str:
-    block = "a block that is not known" if failure.block is None else f"block {failure.block}"
+    block = "an unknown block" if failure.block is None else f"block {failure.block}"
     what = one_line(f"{failure.type}: {failure.message}")
     return f"{block} on {failure.node}, attempt {failure.attempt}: {what}"
 
@@ -228,13 +229,13 @@ def _repro_command(run: str, block: int | None, store: str | Path) -> str | None
 
 
 def _events(events: Sequence[Mapping[str, Any]]) -> list[Part]:
-    """What happened, beside nodes that came up as they should."""
-    told = [event for event in events if not _COMES_UP.search(event["text"])]
-    lines = [facts({event["node"] or "the run": one_line(event["text"])}) for event in told]
-    left = len(told) - _MOST_EVENTS
+    """The first events, without those of normal starts of nodes."""
+    unusual = [event for event in events if not _COMES_UP.search(event["text"])]
+    lines = [facts({event["node"] or "the run": one_line(event["text"])}) for event in unusual]
+    left = len(unusual) - _MOST_EVENTS
     rest = [Line(f"... and {counted(left, 'more event')}: --json has them")] if left > 0 else []
     shown = [line for pair in lines[:_MOST_EVENTS] for line in pair]
-    return [Line(), *shown, *rest] if told else []
+    return [Line(), *shown, *rest] if unusual else []
 
 
 def _node(node: NodeResult) -> tuple[str | None, ...]:

@@ -1,4 +1,4 @@
-"""The table of a sweep, a row for each of its points: flat rows, CSV and Parquet."""
+"""The table of a sweep, one row per point: as flat mappings, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from typing import Any
 from cluster.common.errors import EngineError, StoreError
 from cluster.report.result import Result, finite
 
-# What a cell begins with that spreadsheets take for a formula.
+# Spreadsheets evaluate a cell that begins with one of these as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
 
 _COLUMNS = (
     "state",
@@ -33,7 +32,7 @@ _COLUMNS = (
 
 
 def rows(result: Result) -> Iterator[dict[str, Any]]:
-    """A flat row a point: what the sweep gives it, by dotted key, and then the same for all."""
+    """One flat row per point: the keys that the sweep varies (dotted), then the fixed columns."""
     keys = given_keys(result)
     for point in result.members:
         own = point.result
@@ -56,14 +55,15 @@ def rows(result: Result) -> Iterator[dict[str, Any]]:
 
 
 def given_keys(result: Result) -> list[str]:
-    """Every key that the sweep varies, in the order in which they come."""
+    """Every key that the sweep varies, in order of first appearance."""
     return list(dict.fromkeys(key for point in result.members for key in point.given))
 
 
 def csv_text(result: Result) -> str:
-    """The table as CSV; a list, as that of a histogram's bins, is JSON text."""
+    """The table as CSV; lists, such as the bins of a histogram, are JSON text."""
     out = io.StringIO()
     names = ["point", *given_keys(result), *_COLUMNS]
+    # The csv module's own default is \r\n, which other tools on Unix show as ^M.
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     for row in rows(result):
@@ -72,17 +72,17 @@ def csv_text(result: Result) -> str:
 
 
 def write_parquet(result: Result, path: Path) -> None:
-    """The table as a Parquet file.
+    """Write the table as a Parquet file.
 
     Raises:
         EngineError: pyarrow is not installed.
         StoreError: the file cannot be written.
     """
     try:
-        # By name: it ships no types, and a person's own mypy reads this file too.
+        # Imported by name, because pyarrow is optional and untyped: mypy must pass without it.
         pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
-        fix = "pip install 'cluster-montecarlo[parquet]', or take --csv"
+        fix = "pip install 'cluster-montecarlo[parquet]', or use --csv"
         raise EngineError("Parquet needs pyarrow, which is not installed here", fix=fix) from None
     table = list(rows(result))
     columns = {}
@@ -90,8 +90,8 @@ def write_parquet(result: Result, path: Path) -> None:
         values = [row[name] for row in table]
         try:
             columns[name] = pa.array(values)
-        except (pa.ArrowException, OverflowError):  # numbers and words, or more than 64 bits
-            columns[name] = pa.array([_word(value) for value in values], pa.string())
+        except (pa.ArrowException, OverflowError):  # mixed types, or integers beyond 64 bits
+            columns[name] = pa.array([_as_text(value) for value in values], pa.string())
     try:
         parquet.write_table(pa.table(columns), path)
     except OSError as error:
@@ -99,19 +99,19 @@ def write_parquet(result: Result, path: Path) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """A cell of the CSV; a text that a spreadsheet would compute has a quote before it."""
+    """A CSV cell; text that a spreadsheet would evaluate gets a quote in front."""
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
     return json.dumps(value) if isinstance(value, list | tuple | dict | bool) else value
 
 
-def _word(value: Any) -> str | None:
-    """A value in a column of words."""
+def _as_text(value: Any) -> str | None:
+    """A value as text, for a column whose values have no common type."""
     return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def _ends(interval: Any) -> tuple[Any, Any]:
-    """The low and the high end of an interval, or of each bin's."""
+    """The lower and upper end of an interval, or the lists of those of all bins."""
     if not interval:
         return None, None
     if isinstance(interval[0], list):

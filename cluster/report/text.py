@@ -1,7 +1,7 @@
-"""What each verb shows to people: pure functions from its document to a page.
+"""The text output of each verb: pure functions from its document to a page.
 
-A page is a list of lines and tables; :func:`show` writes it as a terminal or a pipe wants it. The
-documents are those of ``--json``, except for :func:`result`, which takes the object.
+A page is a list of lines and tables; :func:`show` writes it, styled on a terminal and plain in a
+pipe. The documents are those of ``--json``; :func:`result` and :func:`sweep` take the object.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ __all__ = [
 
 Document = Mapping[str, Any]
 
-# The id of a run holds its name and its time.
+# Columns to drop first on a narrow terminal; name and time are part of the run's id anyway.
 _SPARE = ("kernel", "backend", "name", "created")
-# Rows that the end of a submit shows of a sweep, and failures that are told one by one.
+# Points and failures of a sweep to show one by one.
 _MOST_POINTS, _MOST_FAILED = 40, 5
 _VERDICTS = {"ok": "✓", "warn": "!", "bad": "✗"}
 
 
 def ls(rows: Sequence[Document]) -> list[Part]:
-    """The runs of a store."""
+    """The page of ``ls``: the runs of a store."""
     if not rows:
         return [Line("no runs yet")]
     titles = ("run", "state", "name", "samples", "estimate", "created", "backend", "kernel")
@@ -79,7 +79,7 @@ def ls(rows: Sequence[Document]) -> list[Part]:
 
 
 def status(document: Document) -> list[Part]:
-    """Where one run stands, or all that are being computed."""
+    """The page of ``status``: one run, or all that are running."""
     if "runs" in document:
         return _running(document["runs"])
     holder = document["holder"]
@@ -106,7 +106,7 @@ def status(document: Document) -> list[Part]:
 
 
 def _points_now(document: Document) -> list[Part]:
-    """Where the points of a sweep stand: of many the first ones, those that are computed first."""
+    """The status of the points of a sweep; of many, those that are running or failed first."""
     points = document.get("by_point")
     if points is None:
         return []
@@ -119,12 +119,12 @@ def _points_now(document: Document) -> list[Part]:
     return [
         Line(),
         table(titles, (_point_now(point, keys) for point in shown), right=titles[:-1]),
-        *([Line(f"{more}: --json tells all")] if len(shown) < len(points) else []),
+        *([Line(f"{more}: --json lists all")] if len(shown) < len(points) else []),
     ]
 
 
 def _interest(point: Document) -> int:
-    """The place of a point among those that are shown: at work, failed, and then the others."""
+    """The rank of a point for display: running, failed, unfinished, done, waiting."""
     order = ("running", "failed", "partial", "interrupted", "done")
     return len(order) if point["waiting"] else order.index(point["state"])
 
@@ -146,7 +146,7 @@ def _point_now(point: Document, keys: Sequence[str]) -> tuple[str | None, ...]:
 
 
 def _nodes_now(document: Document) -> list[Part]:
-    """What each node has done in this start."""
+    """The table of what each node has done in this start."""
     rows, elapsed = document.get("nodes"), document["elapsed_s"]
     if not rows or not elapsed:
         return []
@@ -155,59 +155,70 @@ def _nodes_now(document: Document) -> list[Part]:
 
 
 def detached(document: Document, store: str | Path) -> list[Part]:
-    """A run that was started without a terminal, and how to see more of it."""
+    """The page of ``--detach``: the run's state, and how to watch and stop it."""
     run = document["run"]
     named = {f"{verb} it with": command(verb, run, store=store) for verb in ("watch", "stop")}
     return [Line(f"{State(document['state']).symbol} {run}: {document['state']}"), *facts(named)]
 
 
 def scheduled(document: Document) -> list[Part]:
-    """What ``schedule`` wrote, would write, or took away."""
+    """The page of ``schedule``: what it wrote, would write, or removed."""
     if "removed" in document:
-        taken = " and ".join(document["removed"]) or "nothing was there"
-        return [Line(f"{document['name']}: taken away from: {taken}")]
+        places = " and ".join(document["removed"])
+        done = f"removed from {places}" if places else "nothing to remove"
+        return [Line(f"{document['name']}: {done}")]
     parts: list[Part] = []
     for file in document["files"]:
         parts += [Line(f"# {file['path']}", "bold"), *map(Line, file["text"].splitlines()), Line()]
     if document["scheduler"] == "slurm":
         parts += facts({"start it with": shlex.join(document["commands"][0])})
     elif document["written"]:
-        parts.append(Line(f"✓ {document['name']}: given to {document['scheduler']}", "green"))
+        parts.append(Line(f"✓ {document['name']}: scheduled by {document['scheduler']}", "green"))
     return [*parts, *facts({"log": document["log"]})]
 
 
 def validated(document: Document) -> list[Part]:
-    """What ``validate`` found: a spec that is right."""
+    """The page of ``validate`` for a valid spec."""
     return [Line(f"✓ {document['file']} is valid", "green"), *facts(_what(document))]
 
 
 def validated_sweep(document: Document) -> list[Part]:
-    """What ``validate`` found: a sweep of which every point is right."""
+    """The page of ``validate`` for a sweep whose points are all valid."""
     named = {"name": document["name"], "points": count(document["points"])}
     return [Line(f"✓ {document['file']} is valid", "green"), *facts(named)]
 
 
-def node(place: str) -> list[Part]:
-    """Where a node stands, in words."""
-    return [Line(place)]
+def node(document: Document) -> list[Part]:
+    """The page of ``node``: where this machine listens; the last key is what else does in a run."""
+    (_, address), (_, port), (what, further) = document.items()
+    listening = f"listening at {address} port {port}; during a run its {what} listens at"
+    return [Line(f"{listening} {address} port {further}")]
 
 
 def either(found: Result, store: str | Path, *, short: bool) -> list[Part]:
-    """How a run or a sweep stands."""
+    """The report of a run or a sweep.
+
+    Args:
+        found: the result.
+        store: its folder, for the commands that the report suggests.
+        short: of a sweep with many points, show the first ones only.
+    """
     return sweep(found, short=short) if found.members else result(found, store)
 
 
 def sweep(result: Result, *, short: bool = False) -> list[Part]:
-    """The table of a sweep, and what its nodes did; ``short``: of many points the first ones.
+    """The report of a sweep: its table, and what its nodes did.
 
-    Points that are not done come first there.
+    Args:
+        result: of the sweep.
+        short: show at most 40 of the requested points, those that are not done first.
     """
     keys = given_keys(result)
     shown = list(result.own if short else result.members)
     if short and len(shown) > _MOST_POINTS:
         shown = sorted(shown, key=lambda point: point.result.state == "done")[:_MOST_POINTS]
     state, total = State(result.state), len(result.members)
-    why = f", by {result.stopped_by}" if result.stopped_by else ""
+    why = f", stopped by {result.stopped_by}" if result.stopped_by else ""
     title = f"{state.symbol} {result.name}: {_points_done(result)}"
     titles = ("point", *keys, "estimate", "std error", "samples", "busy", "state")
     left = total - len(shown)
@@ -237,11 +248,11 @@ def _points_done(result: Result) -> str:
     if result.asked is None or len(result.own) == len(result.members):
         return f"{count(result.done)} of {total} done"
     done = sum(point.result.state == "done" for point in result.own)
-    return f"{count(done)} of {count(len(result.own))} done, a part of {total}"
+    return f"{count(done)} of {count(len(result.own))} done, part of {total}"
 
 
 def compare(document: Document) -> list[Part]:
-    """Whether runs agree, a row a pair, and how fast each node was in both."""
+    """The page of ``compare``: one row per pair of runs, then the speed of each node in both."""
     pairs = document["pairs"]
     verdicts = [pair["verdict"] for pair in pairs]
     counts = {word: verdicts.count(word) for word in dict.fromkeys(verdicts)}
@@ -264,7 +275,7 @@ def compare(document: Document) -> list[Part]:
 
 
 def plan(document: Document) -> list[Part]:
-    """What a spec would run, and how long it would take."""
+    """The page of ``plan``: what a spec would run, and how long it would take."""
     checkpoints = ", ".join(map(count, document["checkpoints"]))
     place = f"{document['backend']}, {counted(document['slots'], 'slot')}"
     return [
@@ -288,7 +299,7 @@ def plan(document: Document) -> list[Part]:
 
 
 def hosts(document: Document) -> list[Part]:
-    """The hosts of a spec; or what a run does with its hosts, as it was asked to."""
+    """The page of ``nodes``: the hosts of a spec, or the hosts that a run adds and drains."""
     if "run" in document:
         named = {"added": document["added"], "to be drained": document["drained"]}
         return [*facts({what: ", ".join(names) or None for what, names in named.items()})]
@@ -319,10 +330,10 @@ def _host_key(value: object) -> str | None:
 
 
 def sweep_plan(document: Document) -> list[Part]:
-    """What a sweep would run, and how long its first point lets it seem."""
+    """The page of ``plan`` for a sweep: its size, and a time extrapolated from its first point."""
     first = document["first"]
     expected = document["expected_s"]
-    long = expected and f"{duration(expected)}, if blocks of all points cost what the first's do"
+    long = expected and f"{duration(expected)}, if all points' blocks cost the same as the first's"
     return [
         *facts(
             {
@@ -341,7 +352,7 @@ def sweep_plan(document: Document) -> list[Part]:
 
 
 def kernels(rows: Sequence[Document]) -> list[Part]:
-    """The kernels that were found."""
+    """The page of ``kernels``: one row per kernel found."""
     if not rows:
         return [Line("no kernels found")]
     titles = ("kernel", "form", "params", "block", "doc")
@@ -353,7 +364,7 @@ def kernels(rows: Sequence[Document]) -> list[Part]:
 
 
 def backends(rows: Sequence[Document]) -> list[Part]:
-    """The backends: which are usable here, and how to get the others."""
+    """The page of ``backends``: which are usable here, and how to install the others."""
     cells = (
         (
             row["backend"],
@@ -369,7 +380,7 @@ def backends(rows: Sequence[Document]) -> list[Part]:
 
 
 def doctor(document: Document) -> list[Part]:
-    """What could go wrong here and on each host, with its cure."""
+    """The page of ``doctor``: the findings for this machine and for each host, with fixes."""
     page: list[Part] = []
     for host, rows in groupby(document["findings"], key=lambda row: row.get("host")):
         page += [Line(), Line(host, "bold")] if host else [Line()] if page else []
@@ -378,7 +389,7 @@ def doctor(document: Document) -> list[Part]:
 
 
 def _findings(rows: Sequence[Document]) -> list[Part]:
-    """A line each; what has more than one, such as a table of differences, goes on below."""
+    """One line per finding; further lines, such as a table of differences, follow below."""
     cells = (
         (
             _VERDICTS[row["status"]],
@@ -392,7 +403,7 @@ def _findings(rows: Sequence[Document]) -> list[Part]:
 
 
 def repro(document: Document) -> list[Part]:
-    """One block, computed again."""
+    """The page of ``repro``: one block, recomputed."""
     fault = document["fault"]
     title = f"block {document['block']} of {document['run']}"
     lines = facts(
@@ -410,7 +421,7 @@ def repro(document: Document) -> list[Part]:
 
 
 def error(error: ClusterError) -> list[str]:
-    """The lines that tell an error: what went wrong, where, and its cure."""
+    """The lines of an error message: where, what went wrong, and the fix."""
     if isinstance(error, SpecError):
         return [fitted(line, "utf-8") for line in str(error).splitlines()]
     place = f"{error.where}: " if error.where else ""
@@ -419,9 +430,9 @@ def error(error: ClusterError) -> list[str]:
 
 
 _MATCHES = {
-    True: "yes: it came out as it was counted",
-    False: "NO: it was counted with another tally",
-    None: "not known: it was not counted, or only together with others",
+    True: "yes: equal to the counted tally",
+    False: "NO: the counted tally is different",
+    None: "unknown: not counted, or only as part of a task of several blocks",
 }
 
 
@@ -449,14 +460,14 @@ def _two_digits(error: float | None) -> str | None:
 
 
 def _plain(value: Any) -> str:
-    """A value of a sweep as its spec writes it."""
+    """A value of a sweep as it is written in the spec."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _point_failures(points: Sequence[PointResult]) -> list[Part]:
-    """The first error of each of the first failed points."""
+    """The first error of each failed point, of at most five points."""
     failed = [point for point in points if point.result.state == "failed"][:_MOST_FAILED]
     lines: list[Part] = []
     for point in failed:
@@ -474,7 +485,7 @@ def _pair(pair: Document, keys: Sequence[str]) -> tuple[str | None, ...]:
 
 
 def _speed(pair: Document, node: Document, keys: Sequence[str]) -> tuple[str | None, ...]:
-    changed = {True: "yes", False: "no", None: "not known"}[node["changed"]]
+    changed = {True: "yes", False: "no", None: "unknown"}[node["changed"]]
     return (
         *(_plain(pair["given"][key]) for key in keys),
         node["node"],
@@ -500,7 +511,7 @@ def _estimate(document: Document) -> str:
 
 
 def _points(document: Document) -> str | None:
-    """How many points of a sweep have ended, are at work, and have their turn to come."""
+    """How many points of a sweep are done, running, waiting and failed."""
     if document.get("points_waiting") is None:
         return None
     numbers = {what: document[f"points_{what}"] for what in ("running", "waiting", "failed")}
@@ -511,8 +522,9 @@ def _points(document: Document) -> str | None:
 
 
 def _progress(row: Document) -> str:
-    """The blocks so far, of how many; what is done was not asked for more."""
+    """The blocks so far, and the share of the goal while it is not met."""
     blocks, goal = row["blocks"], row.get("goal_blocks")
+    # A run that met its target is done, even with fewer blocks than it was allowed.
     if blocks is None or not goal or row["state"] == State.DONE.value:
         return count(blocks)
     return f"{count(blocks)} of {count(goal)} ({percent(blocks / goal)})"
@@ -551,9 +563,9 @@ def _running(rows: Sequence[Document]) -> list[Part]:
 
 
 def _what(document: Document) -> dict[str, str | None]:
-    """What a spec computes, of ``validate`` and ``plan``."""
+    """What a spec computes, for ``validate`` and ``plan``."""
     blocks, samples = document["blocks"], document["samples"]
-    drawn = "without end" if samples is None else count(samples)
+    drawn = "unlimited" if samples is None else count(samples)
     if document["target"] and not document.get("calibration"):
         drawn = "until the target is met" if samples is None else f"at most {drawn}"
     return {

@@ -1,4 +1,5 @@
-"""What a kernel is, what it draws from and what it returns; blocks, tasks and precision targets.
+"""Kernels, their random streams and tallies; blocks, tasks and precision targets.
 
-Pure: no clock, no network, and no disk but the cache of frozen kernels. May import ``common``.
+Nothing here depends on time, the network or the disk, except for the cache of frozen kernels and
+the time stamps of an outcome. May import ``common``.
 """

@@ -1,4 +1,4 @@
-"""From a goal to blocks, checkpoints and task lengths. Pure: no clock, no disk, no chance."""
+"""From a goal to blocks, checkpoints and task lengths. Deterministic: no clock, disk or chance."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from typing import Any, NamedTuple
 
 from cluster.sampling.tally import Tally
 
-# The rule by which every run places its checkpoints; recorded with it (see docs/design.md).
+# Where new runs place their checkpoints; recorded with each run (see docs/design.md).
 FIRST_CHECKPOINT = 30
-GROWTH = 10  # a checkpoint is its forerunner plus a tenth of it
+GROWTH = 10  # each checkpoint is the previous one plus a tenth of it
 MIN_HITS = 10
 
-# Task lengths in seconds: long enough to hide what a task costs, short enough to lose, to wait
-# for at the end, and to adapt by.
+# Task lengths in seconds. Long enough to amortize the cost of a task; short enough that losing
+# one, or waiting for the last one, costs little, and that speeds are measured often.
 AIM = 1.0
 SHORTEST = 0.02
-# A slot whose speed has been seen on n blocks is trusted with so many times n.
+# A task has at most this many times the blocks of the longest that its node has finished, since
+# a pace measured on a few blocks says little about many.
 TRUST = 8
 
 
 @dataclass(frozen=True)
 class Target:
-    """A precision to reach; of several measures all must hold, each in the scaled unit.
+    """A precision to reach: every limit that is given must hold for the scaled estimate.
 
     Attributes:
-        half_width: half the confidence interval.
-        rel_error: standard error / abs(estimate).
-        std_error: standard error.
-        confidence: of the interval.
-        min_samples: the target is not judged on fewer.
-        min_hits: nor on fewer of the rarest event (Hits).
+        half_width: limit of half the width of the confidence interval.
+        rel_error: limit of standard error / abs(estimate).
+        std_error: limit of the standard error.
+        confidence: level of the interval, between 0 and 1.
+        min_samples: the target is not judged on fewer samples.
+        min_hits: nor on fewer of the rarest event (see :meth:`Tally.scarce`).
     """
 
     half_width: float | None = None
@@ -44,16 +45,22 @@ class Target:
 
     @property
     def limits(self) -> tuple[float | None, ...]:
-        """What is asked of each of ``MEASURES``; None: nothing."""
+        """The limits in the order of ``MEASURES``; None where there is none."""
         return self.half_width, self.rel_error, self.std_error
 
     @property
     def blind(self) -> bool:
-        """A plain standard error is judged, which does not see what was never drawn."""
+        """Whether a plain standard error is judged: it is zero if an event was never drawn."""
         return self.rel_error is not None or self.std_error is not None
 
     def met_by(self, tally: Tally, scale: float, offset: float) -> bool:
-        """Whether a tally of a complete prefix of blocks is precise enough."""
+        """Whether the tally of a complete prefix of blocks is precise enough.
+
+        Args:
+            tally: of all blocks up to a checkpoint.
+            scale: the estimate is ``offset + scale * x``.
+            offset: likewise.
+        """
         scarce = tally.scarce(plain=self.blind)
         if tally.samples < self.min_samples or (scarce is not None and scarce < self.min_hits):
             return False
@@ -64,15 +71,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Goal:
-    """When a run has what it was asked for.
+    """When a run is complete.
 
     Attributes:
-        blocks: so many, or at most so many where there is a target; None: no such limit.
+        blocks: the number of blocks, or its maximum if there is a target; None: unlimited.
         target: the precision to reach, or None.
         max_time: seconds after which a start of the run drains, or None.
-        confidence: of the interval that is reported.
-        first_checkpoint, growth: the rule that places the checkpoints.
-        first: the blocks before it are computed elsewhere: this run is a shard of another.
+        confidence: level of the reported interval.
+        first_checkpoint, growth: where the checkpoints lie, see :class:`Checkpoints`.
+        first: index of the first block; above 0 if this run is a shard, whose earlier blocks
+            are computed at another site.
     """
 
     blocks: int | None
@@ -85,11 +93,11 @@ class Goal:
 
     @property
     def size(self) -> int | None:
-        """How many blocks that is at most; None: no such limit."""
+        """The maximum number of blocks to compute; None: unlimited."""
         return None if self.blocks is None else self.blocks - self.first
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-safe mapping, from which :meth:`from_json` makes an equal Goal."""
+        """A JSON-safe mapping; :meth:`from_json` restores an equal Goal from it."""
         return asdict(self)
 
     @classmethod
@@ -100,7 +108,7 @@ class Goal:
 
 
 def blocks_for(samples: int, block: int) -> int:
-    """Whole blocks that hold at least so many samples."""
+    """The number of blocks that ``samples`` samples need, rounded up."""
     return -(-samples // block)
 
 
@@ -112,11 +120,11 @@ class Segment(NamedTuple):
 
 
 class Checkpoints:
-    """The block counts at which a target is judged, and which no task crosses.
+    """The block counts at which a target is judged; no task crosses one.
 
-    They come from a formula over block counts alone, so that every cluster stops at the same one:
-    the first at 30 blocks, each next a tenth of its forerunner further (rounded down, at least 1).
-    The goal's own ends cut the first and the last segment short.
+    They are a function of the goal alone, so every cluster stops at the same checkpoint: the
+    first at ``goal.first_checkpoint`` blocks, each next one ``1 / goal.growth`` further (rounded
+    down, at least 1). The first and last blocks of the goal cut the outer segments short.
     """
 
     def __init__(self, goal: Goal) -> None:
@@ -134,7 +142,7 @@ class Checkpoints:
         return Segment(first, stop if self._end is None else min(stop, self._end))
 
     def stops(self) -> Iterator[int]:
-        """The checkpoints in order, to the goal's end, or without one."""
+        """The checkpoints in order, up to the goal's last block; endless if it has none."""
         at = self._first
         while self._end is None or at < self._end:
             at = self.segment(at).stop
@@ -146,7 +154,7 @@ class Checkpoints:
 
 
 class Ranges:
-    """A set of block indices, kept as disjoint sorted ranges; neighbours are joined."""
+    """A set of block indices, stored as sorted disjoint ranges; adjacent ones are joined."""
 
     def __init__(self) -> None:
         self._first: list[int] = []
@@ -159,9 +167,10 @@ class Ranges:
         return zip(self._first, self._stop, strict=True)
 
     def add(self, first: int, stop: int) -> None:
-        """Add [first, stop), whatever of it is there already."""
+        """Add [first, stop), which may overlap the set."""
         if stop <= first:
             return
+        # Ranges low to high - 1 overlap [first, stop) or touch it.
         low = bisect_left(self._stop, first)
         high = bisect_right(self._first, stop)
         if low < high:
@@ -170,7 +179,8 @@ class Ranges:
         self._stop[low:high] = [stop]
 
     def remove(self, first: int, stop: int) -> None:
-        """Remove [first, stop), whatever of it is there."""
+        """Remove [first, stop), which need not be in the set."""
+        # Ranges low to high - 1 overlap [first, stop); what sticks out at either end is kept.
         low = bisect_right(self._stop, first)
         high = bisect_left(self._first, stop)
         if low >= high or stop <= first:
@@ -213,13 +223,13 @@ def task_blocks(pace: float, seen: int, owed_seconds: float, aim: float = AIM) -
     """How many blocks a slot's next task should have.
 
     Guided self-scheduling (Polychronopoulos & Kuck, IEEE Trans. Computers C-36 (1987) 1425):
-    half of a slot's even share of what is owed, between the shortest worth sending and ``aim``.
+    half of the slot's even share of the remaining work, between ``SHORTEST`` and ``aim`` seconds.
 
     Args:
-        pace: seconds that this slot takes for a block.
+        pace: seconds per block on this slot.
         seen: blocks of the longest task that the node has finished.
-        owed_seconds: what is owed, spread evenly over all slots, in seconds.
-        aim: seconds of a task where much is owed.
+        owed_seconds: remaining work in seconds, if spread evenly over all slots.
+        aim: length in seconds of a task while much work remains.
     """
     seconds = min(aim, max(SHORTEST, owed_seconds / 2))
     return max(1, min(int(seconds / pace) if pace > 0 else seen * TRUST, seen * TRUST))

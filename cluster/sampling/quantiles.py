@@ -16,11 +16,15 @@ def normal_z(confidence: float) -> float:
 
 @lru_cache(maxsize=256)
 def student_t(confidence: float, freedom: int) -> float:
-    """The t with P(abs(T) < t) = confidence.
+    """The t with P(abs(T) < t) = confidence, T of Student's distribution.
 
-    Newton's iteration on the cumulative distribution, from Hill's expansion about the normal
-    quantile (Comm. ACM 13 (1970) 619); above 1e5 degrees the expansion alone is good to 1e-12,
-    where the difference of the gamma functions is not.
+    Newton's iteration on the distribution function, started at the expansion in 1 / freedom about
+    the normal quantile (Abramowitz & Stegun 26.7.5). Above 1e5 degrees of freedom the expansion
+    alone is accurate to 1e-12, while the difference of the log-gamma functions loses digits.
+
+    Args:
+        confidence: between 0 and 1.
+        freedom: degrees of freedom, at least 1.
     """
     z = normal_z(confidence)
     t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
@@ -36,14 +40,17 @@ def student_t(confidence: float, freedom: int) -> float:
 
 
 def tail(z: float, freedom: float = math.inf) -> float:
-    """P(abs(T) >= abs(z)) of Student's t; without a number of degrees, of the normal distribution.
+    """The two-sided tail P(abs(T) >= abs(z)) of Student's t.
 
-    Fewer than one degree count as one; of a broken number the whole ones count.
+    Args:
+        z: the statistic.
+        freedom: degrees of freedom, rounded down to an integer of at least 1; above 1,000 the
+            normal distribution is used.
     """
     if freedom > 1000 or not math.isfinite(z):
         return math.erfc(abs(z) / math.sqrt(2))
     square = z * z
-    if not square or math.isinf(square):  # so far out or in that no digit of it is left
+    if not square or math.isinf(square):  # the square underflowed or overflowed
         return 0.0 if square else 1.0
     return max(0.0, 1.0 - _t_inside(abs(z), max(1, int(freedom))))
 
@@ -57,8 +64,8 @@ def _t_density(t: float, freedom: int) -> float:
 def _t_inside(t: float, freedom: int) -> float:
     """P(abs(T) < t) = 1 - I_x(freedom / 2, 1 / 2) at x = freedom / (freedom + t**2).
 
-    The incomplete beta function by its continued fraction (DLMF 8.17.22), evaluated by Lentz's
-    method, on the side of its argument where the fraction converges fast.
+    I is the regularized incomplete beta function. Its continued fraction converges fast for
+    x < (a + 1) / (a + b + 2); above that, I_x(a, b) = 1 - I_(1-x)(b, a) (DLMF 8.17.4) is used.
     """
     a, b = freedom / 2, 0.5
     x, y = freedom / (freedom + t * t), t * t / (freedom + t * t)
@@ -71,6 +78,7 @@ def _t_inside(t: float, freedom: int) -> float:
 
 
 def _beta_fraction(a: float, b: float, x: float) -> float:
+    """The continued fraction of I_x(a, b) (DLMF 8.17.22), by Lentz's algorithm."""
     c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
     value = d
     for m in range(1, 10_000):

@@ -1,7 +1,7 @@
-"""Mergeable statistics: what a block returns, how two of them add up, what they estimate.
+"""Mergeable statistics: what a kernel returns for a block, and the estimates made from it.
 
-Merging is exact, in integers, so neither the order nor the partition of the blocks can matter:
-counts are integers, and a sum of floats is kept as the integer it is in units of a power of two.
+Merging is exact integer arithmetic, so neither the order nor the partition of the blocks matters:
+counts are integers, and a sum of floats is stored as an integer multiple of a power of two.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-# Every finite double is an integer multiple of 2**-1074, every product of two of 2**-2148.
+# Every finite double is an integer multiple of 2**-1074, and a product of two is one of 2**-2148.
 _SUM_BITS = 1074
 _SQUARES_BITS = 2 * _SUM_BITS
-# Values are squared in these units where their own squares leave the range of the doubles.
+# Values are scaled by this power of two where their squares would overflow or underflow.
 _RESCALED = 600
 # Rows of this many columns are added elementwise, which fixes the order of every float addition
-# whatever vector unit numpy found; the columns are then added exactly by fsum.
+# whatever vector instructions numpy uses; the column sums are then added exactly by fsum.
 _COLUMNS = 256
-# Larger than any count of samples that the format allows; refuses nonsense before it is added.
-_MOST_SAMPLES = 1 << 127
+# Larger than any count that a run can reach: rejects forged or broken counts before merging.
+_SAMPLES_LIMIT = 1 << 127
 
-# What a precision target may ask of an estimate, in the order of ``Estimate.measures``.
+# What a precision target may limit, in the order of ``Estimate.measures``.
 MEASURES = ("half_width", "rel_error", "std_error")
 
 
 class TallyError(ValueError):
-    """A tally that cannot be: refused where it is made, and again where it is received."""
+    """An impossible tally: rejected where it is made, and again where it is received."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with its error.
+    """A value with its statistical error.
 
     Attributes:
-        value: the estimate, scaled; a tuple (one a bin) for a Histogram.
+        value: the scaled estimate; a tuple with one element per bin for a Histogram.
         std_error: standard error of ``value``, in its unit and shape.
-        low, high: ends of the confidence interval.
-        confidence: the probability with which such intervals cover, 0 to 1.
-        half: half the interval as it was computed, before its ends were rounded to doubles, which
-            beside a large value have few digits for it; None: as the ends say.
+        low, high: ends of the confidence interval, in the same unit and shape.
+        confidence: coverage probability of the interval, between 0 and 1.
+        half: half the width of the interval before its ends were rounded to doubles: beside a
+            large value the rounded ends keep few digits of it. None: (high - low) / 2.
     """
 
     value: float | tuple[float, ...]
@@ -62,7 +62,7 @@ class Estimate:
 
     @property
     def half_width(self) -> float:
-        """Half the interval; of the widest bin where there are several."""
+        """Half the width of the interval; of the widest bin of a histogram."""
         if self.half is not None:
             return _worst([self.half])
         pairs = zip(_each(self.low), _each(self.high), strict=True)
@@ -70,50 +70,63 @@ class Estimate:
 
     @property
     def rel_error(self) -> float:
-        """Standard error / abs(estimate); of the worst bin; infinite at zero."""
+        """Standard error / abs(estimate), infinite at zero; of the worst bin of a histogram."""
         pairs = zip(_each(self.value), _each(self.std_error), strict=True)
         return _worst(error / abs(value) if value else math.inf for value, error in pairs)
 
     @property
     def worst_std_error(self) -> float:
-        """Standard error; of the worst bin where there are several."""
+        """Standard error; of the worst bin of a histogram."""
         return _worst(_each(self.std_error))
 
     @property
     def measures(self) -> tuple[float, float, float]:
-        """What it has of each of ``MEASURES``."""
+        """The values of ``MEASURES``, in that order."""
         return self.half_width, self.rel_error, self.worst_std_error
 
 
 class Tally(ABC):
-    """What all kinds of tally share. ``samples`` counts every draw, hit or not."""
+    """Base class of the tallies. ``samples`` counts every draw, hit or not."""
 
     kind: ClassVar[str]
     samples: int
 
     def check_like(self, other: Tally) -> None:
-        """Raise TallyError unless the two can be merged."""
+        """Check that the two can be merged.
+
+        Raises:
+            TallyError: they are of different kinds, or histograms with different edges.
+        """
         if type(self) is not type(other):
             raise TallyError(f"{self.kind} and {other.kind} do not add up")
 
     @abstractmethod
     def merge(self, other: Self) -> Self:
-        """The tally of both sets of samples; exact, commutative and associative."""
+        """The tally of both sets of samples together: exact, commutative and associative."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """A JSON-safe mapping with ``kind``, from which :func:`from_json` makes an equal tally."""
+        """A JSON-safe mapping with ``kind``; :func:`from_json` restores an equal tally from it."""
 
     @abstractmethod
     def estimate(self, confidence: float, scale: float = 1, offset: float = 0) -> Estimate:
-        """``offset + scale * x`` with its interval, x being what this kind of tally estimates."""
+        """``offset + scale * x`` with its error, x being what this kind of tally estimates.
+
+        Args:
+            confidence: level of the interval, between 0 and 1.
+            scale: a finite number; a negative one swaps the ends of the interval.
+            offset: a finite number.
+        """
 
     @abstractmethod
     def scarce(self, *, plain: bool) -> int | None:
-        """How many of the rarest event were seen, or None where no count of events matters.
+        """How often the rarest event was seen; None if the estimate does not depend on one.
 
-        A precision target is not judged on too few events. With ``plain`` it is the plain
-        standard error that is judged, which is blind to events that were not seen at all.
+        A precision target is not judged on too few events.
+
+        Args:
+            plain: the target limits the plain standard error, which is zero if an event was
+                never seen, or always; an interval is judged otherwise.
         """
 
 
@@ -121,8 +134,9 @@ class Tally(ABC):
 class Hits(Tally):
     """How many of ``samples`` draws hit. Estimates the hit probability.
 
-    Interval: Wilson, JASA 22 (1927) 209, the score interval without continuity correction; it
-    stays inside [0, 1] and has width at zero hits. Standard error: sqrt(p (1 - p) / n).
+    Standard error: sqrt(p (1 - p) / n). Interval: the score interval without continuity
+    correction (Wilson, J. Amer. Statist. Assoc. 22 (1927) 209); it lies inside [0, 1] and has a
+    positive width even at zero hits.
     """
 
     hits: int
@@ -154,12 +168,12 @@ class Hits(Tally):
 class Moments(Tally):
     """Sum and sum of squares of ``samples`` values. Estimates their mean.
 
+    Interval: Student's t with n - 1 degrees of freedom, from the moments of all samples.
+
     Attributes:
         total: the sum, an integer in units of 2**-1074.
         squares: the sum of squares, an integer in units of 2**-2148.
-        samples: how many values.
-
-    Interval: Student's t over the pooled moments, n - 1 degrees of freedom.
+        samples: the number of values.
     """
 
     total: int
@@ -171,35 +185,35 @@ class Moments(Tally):
         for name in ("total", "squares"):
             object.__setattr__(self, name, _integer(getattr(self, name), name))
         object.__setattr__(self, "samples", _count(self.samples, "samples"))
-        # n * squares >= total**2 for every set of numbers, equal for a single one, and ``of``
-        # rounds so that it stays so: exact here, and therefore exact in every merge.
+        # Cauchy-Schwarz: n * squares >= total**2 for any real numbers. ``of`` rounds such that
+        # this holds exactly, and exact merging preserves it; so a violation is never rounding.
         spread = self.samples * self.squares - self.total**2
         if spread < 0 or (self.samples < 2 and spread) or (self.squares and not self.samples):
             raise TallyError("a negative variance: the sums belong to no set of values")
 
     @classmethod
     def of(cls, values: ArrayLike) -> Moments:
-        """The moments of a 1-d array of floats, one value a sample.
+        """The moments of a 1-d array of floats, one value per sample.
 
-        The values are taken about their mean c: with d = x - c, the sums of d and d**2 are
-        rounded once, in an order that no vector unit changes, and sum(x) = n c + sum(d) and
-        sum(x**2) = n c**2 + 2 c sum(d) + sum(d**2) are then formed exactly. So neither a large
-        mean nor the number of blocks costs digits of the variance (Chan, Golub & LeVeque, The
-        American Statistician 37 (1983) 242, the corrected two-pass algorithm).
+        Corrected two-pass algorithm (Chan, Golub & LeVeque, The American Statistician 37 (1983)
+        242): the values are shifted by their mean c. With d = x - c, the sums of d and d**2 are
+        rounded, in an order that does not depend on the vector unit; then
+        sum(x) = n c + sum(d) and sum(x**2) = n c**2 + 2 c sum(d) + sum(d**2) are formed exactly.
+        So neither a large mean nor the number of blocks costs digits of the variance.
 
-        Where squares leave the range of the doubles, above 1e154 or below 1e-154, they are taken
-        in other units.
+        Values whose squares overflow or underflow (above 1e154, below 1e-154) are rescaled first.
 
         Raises:
-            TallyError: not 1-d, no values, not real numbers, a NaN or an infinity.
+            TallyError: the array is not 1-d, is empty, or holds something other than finite real
+                numbers.
         """
         import numpy as np
 
         array = _vector(values)
         count = array.size
         if not count:
-            raise TallyError("no values: a block has one value a sample")
-        # An overflow or a NaN is looked into below.
+            raise TallyError("no values: a block has one value per sample")
+        # Overflows and NaNs are handled below.
         with np.errstate(over="ignore", invalid="ignore"):
             centre = _ordered_sum(array) / count
             deviations = array - centre
@@ -209,18 +223,18 @@ class Moments(Tally):
             small = cls.of(np.ldexp(array, -_RESCALED))
             return cls(small.total << _RESCALED, small.squares << 2 * _RESCALED, count)
         c, d1 = _units(centre), _units(first)
-        # The sum of d**2 is at least sum(d)**2 / n: rounding, or underflow, may have lost that.
+        # Cauchy-Schwarz again, for d: rounding or underflow may have violated it.
         d2 = max(_square_units(deviations, second), -(-d1 * d1 // count))
         return cls(count * c + d1, count * c * c + 2 * c * d1 + d2, count)
 
     @property
     def mean(self) -> float:
-        """The mean, correctly rounded; NaN of no samples."""
+        """The mean, correctly rounded; NaN if there are no samples."""
         return _ratio(self.total, self.samples << _SUM_BITS)
 
     @property
     def variance(self) -> float:
-        """The sample variance (n - 1 in the denominator), correctly rounded; NaN below 2."""
+        """The sample variance (divided by n - 1), correctly rounded; NaN for fewer than 2."""
         n = self.samples
         if n < 2:
             return math.nan
@@ -242,14 +256,15 @@ class Moments(Tally):
 
     @property
     def _spread(self) -> int:
-        """N (n - 1) times the sample variance, exactly, in units of 2**-2148."""
+        """Exactly n (n - 1) times the sample variance, in units of 2**-2148."""
         return self.samples * self.squares - self.total**2
 
     def estimate(self, confidence: float, scale: float = 1, offset: float = 0) -> Estimate:
         n = self.samples
         if not n:
             return Estimate(math.nan, math.nan, math.nan, math.nan, confidence)
-        # All of it in fractions, rounded once: a double's range and digits limit nothing before.
+        # In exact fractions, rounded once at the end: intermediate values may exceed a double's
+        # range, and the half width may be far below the last digit of the mean.
         mean = Fraction(self.total, n << _SUM_BITS) * Fraction(scale) + Fraction(offset)
         value = _ratio(mean.numerator, mean.denominator)
         if n < 2:
@@ -260,23 +275,23 @@ class Moments(Tally):
         return _apart(Estimate(value, _size(root), *ends, confidence, _size(half)))
 
     def scarce(self, *, plain: bool) -> int | None:
-        # Values that were all equal say nothing of the spread: as blind as no hits at all.
+        # Samples that are all equal show no spread, which tells as little as no hits do.
         return None if self._spread > 0 and self.samples > 1 else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram(Tally):
-    """Counts of values in bins. Estimates each bin's probability; bins are numpy's.
+    """Counts of values in bins, as ``np.histogram`` has them. Estimates each bin's probability.
+
+    Interval: Wilson's (see :class:`Hits`) for each bin by itself, not simultaneous over the bins.
 
     Attributes:
         edges: n + 1 increasing bin edges; a bin is [low, high), the last one [low, high]. The
-            first may be -inf and the last inf: such an open bin is a bin like any other, with
-            the probability of all that lies beyond its finite edge.
-        counts: n counts, as a list or as the array that np.histogram returns.
-        underflow, overflow: values below the first and above the last edge: part of the samples,
-            of no bin.
-
-    Interval: Wilson, bin by bin (not simultaneous over the bins).
+            first may be -inf and the last inf: the outer bins are then unbounded.
+        counts: n counts, as a list or as the array that ``np.histogram`` returns.
+        underflow, overflow: number of values below the first and above the last edge; they count
+            as samples, and belong to no bin.
+        samples: the number of values.
     """
 
     edges: tuple[float, ...]
@@ -298,10 +313,11 @@ class Histogram(Tally):
 
     @classmethod
     def of(cls, values: ArrayLike, edges: ArrayLike) -> Histogram:
-        """Bin a 1-d array of values, one a sample.
+        """Bin a 1-d array of values, one per sample.
 
         Raises:
-            TallyError: not 1-d, not real numbers, a NaN, or edges that do not increase.
+            TallyError: the array is not 1-d or holds something other than real numbers, or the
+                edges do not increase.
         """
         import numpy as np
 
@@ -314,7 +330,7 @@ class Histogram(Tally):
         return cls(limits, tuple(counts.tolist()), under, over, array.size)
 
     def check_like(self, other: Tally) -> None:
-        # Not super(): a dataclass with slots is another class than the one that super() closes on.
+        # Not super(): dataclass(slots=True) builds a new class, and super() refers to the old one.
         Tally.check_like(self, other)
         if isinstance(other, Histogram) and self.edges != other.edges:
             raise TallyError("histograms of different edges do not add up")
@@ -349,10 +365,10 @@ class Histogram(Tally):
 
 
 def from_json(data: object) -> Tally:
-    """The tally that ``to_json`` wrote; nothing that arrives is believed.
+    """The tally from the mapping that ``to_json`` made; untrusted input is fully validated.
 
     Raises:
-        TallyError: unknown kind, a key too few or too many, or an impossible tally.
+        TallyError: an unknown kind, a missing or unknown key, or an impossible tally.
     """
     if not isinstance(data, Mapping):
         raise TallyError(f"a tally must be a mapping, got {type(data).__name__}")
@@ -369,7 +385,11 @@ def from_json(data: object) -> Tally:
 
 
 def merged(tallies: Iterable[Tally]) -> Tally | None:
-    """All of them as one; None where there are none."""
+    """The tallies merged into one; None if there are none.
+
+    Raises:
+        TallyError: they are of different kinds, or histograms with different edges.
+    """
     total: Tally | None = None
     for tally in tallies:
         total = tally if total is None else total.merge(tally)
@@ -377,7 +397,7 @@ def merged(tallies: Iterable[Tally]) -> Tally | None:
 
 
 def _integer(value: object, name: str) -> int:
-    # numpy's integers index; its floats, and Python's bools, must not pass as counts.
+    # operator.index accepts numpy's integers and rejects floats, but it accepts bools.
     if isinstance(value, bool):
         raise TallyError(f"{name} must be an integer, got {value!r}")
     try:
@@ -388,13 +408,14 @@ def _integer(value: object, name: str) -> int:
 
 def _count(value: object, name: str) -> int:
     number = _integer(value, name)
-    if not 0 <= number < _MOST_SAMPLES:
+    if not 0 <= number < _SAMPLES_LIMIT:
         raise TallyError(f"{name} must be at least 0 and below 2**127, got {number}")
     return number
 
 
 def _counts(counts: Any) -> tuple[int, ...]:
-    # What np.histogram returns; with density or weights they are no integers, and no counts.
+    # np.histogram returns an array; with density or weights its elements are floats, which
+    # _count rejects.
     listed = counts.tolist() if hasattr(counts, "tolist") and hasattr(counts, "ndim") else counts
     if not isinstance(listed, list | tuple):
         raise TallyError(f"counts must be a list or a 1-d array, got {type(counts).__name__}")
@@ -406,7 +427,7 @@ def _vector(values: ArrayLike) -> NDArray[np.float64]:
 
     array = np.asarray(values)
     if array.ndim != 1:
-        raise TallyError(f"values must be 1-d, one a sample, got shape {array.shape}")
+        raise TallyError(f"values must be 1-d, one per sample, got shape {array.shape}")
     if array.dtype.kind not in "fiub":
         raise TallyError(f"values must be real numbers, got dtype {array.dtype}")
     return array.astype(np.float64, copy=False)
@@ -427,7 +448,7 @@ def _edges(edges: ArrayLike | Sequence[object]) -> tuple[float, ...]:
 
 
 def _read_edges(edges: object) -> object:
-    """Edges as ``to_json`` writes them, where an open end is text: JSON has no infinity."""
+    """Edges as ``to_json`` writes them: infinite ends are text, since JSON has no infinity."""
     if not isinstance(edges, list | tuple) or len(edges) < 2:
         return edges
     first = -math.inf if edges[0] == "-inf" else edges[0]
@@ -436,13 +457,15 @@ def _read_edges(edges: object) -> object:
 
 
 def _real(value: object) -> float:
-    # float() would take text and a bool as well.
+    # float() would also accept text and bools.
     if isinstance(value, bool | str | bytes):
         raise TypeError
     return float(cast("Any", value))
 
 
 def _ordered_sum(array: NDArray[np.float64]) -> float:
+    """The sum with a fixed order of additions (see ``_COLUMNS``); NaN if it overflows."""
+    # The rows are added one after the other: numpy reduces the outer axis elementwise.
     whole = array.size - array.size % _COLUMNS
     columns = array[:whole].reshape(-1, _COLUMNS).sum(axis=0)
     try:
@@ -452,12 +475,14 @@ def _ordered_sum(array: NDArray[np.float64]) -> float:
 
 
 def _units(value: float) -> int:
+    """A finite double as an integer in units of 2**-1074, exactly."""
+    # The denominator is a power of two of at most 2**1074.
     numerator, denominator = value.as_integer_ratio()
     return numerator << (_SUM_BITS - denominator.bit_length() + 1)
 
 
 def _ratio(numerator: int, denominator: int) -> float:
-    """Correctly rounded; NaN over zero, infinite beyond the doubles: blocks may lie far apart."""
+    """The quotient, correctly rounded; NaN for a zero denominator, infinite on overflow."""
     try:
         return numerator / denominator if denominator else math.nan
     except OverflowError:
@@ -469,7 +494,7 @@ def _double(number: Fraction) -> float:
 
 
 def _size(error: Fraction) -> float:
-    """An error as a double: one that is not zero is not rounded to zero."""
+    """An error as a double; a positive one never becomes zero, which would claim exactness."""
     return max(_double(error), math.ulp(0.0)) if error else 0.0
 
 
@@ -481,7 +506,7 @@ def _root(numerator: int, denominator: int) -> Fraction:
 
 
 def _check_finite(array: NDArray[np.float64]) -> None:
-    """Raise for a value that has no square at all, naming the first one."""
+    """Raise TallyError if a value is NaN or infinite, with the index of the first one."""
     import numpy as np
 
     for what, found in (("a NaN", np.isnan(array)), ("an infinity", np.isinf(array))):
@@ -493,8 +518,9 @@ def _square_units(deviations: NDArray[np.float64], second: float) -> int:
     """The sum of the squares of deviations, in units of 2**-2148.
 
     Args:
-        deviations: the values less their mean.
-        second: that sum as doubles give it; below their normal range its digits are lost.
+        deviations: the values minus their mean, shape (n,).
+        second: that sum in double precision; if it is subnormal it has lost digits, and is
+            computed again from rescaled deviations.
     """
     import numpy as np
 
@@ -505,19 +531,22 @@ def _square_units(deviations: NDArray[np.float64], second: float) -> int:
 
 
 def _to_hex(number: int, bits: int) -> str:
-    """``mantissa * 2**-bits`` as a hexadecimal float of any length, as in ``0x3p-1``."""
+    """``number * 2**-bits`` as a hexadecimal float of any length, as in ``0x3p-1``."""
+    # Without trailing zero bits, so that equal numbers have equal texts.
     zeros = (number & -number).bit_length() - 1 if number else bits
     return f"{number >> zeros:#x}p{zeros - bits:+d}"
 
 
 def _from_hex(text: object, bits: int) -> int:
+    """The inverse of :func:`_to_hex`; TallyError for any other text."""
     mantissa, mark, exponent = text.partition("p") if isinstance(text, str) else ("", "", "")
     try:
         shift = int(exponent) + bits
         number = int(mantissa, 16)
     except ValueError:
         raise TallyError(f"not an exact sum: {text!r:.80}") from None
-    # A double is below 2**1024, a sum of squares of all samples below 2**(2048 + 127).
+    # A double is below 2**1024, so a sum of at most 2**127 squares is below 2**(2048 + 127).
+    # Without this limit a short text such as "0x1p999999999" would fill the memory.
     if not mark or not 0 <= shift <= bits + 2200 or number.bit_length() > 2 * bits + 2200:
         raise TallyError(f"not an exact sum: {text!r:.80}")
     return number << shift
@@ -528,7 +557,7 @@ def _each(value: float | tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _worst(values: Iterable[float]) -> float:
-    """The largest, a NaN counting as infinite: an unknown error is not a small one."""
+    """The largest value; a NaN counts as infinite, since an unknown error is not a small one."""
     return max(math.inf if math.isnan(value) else value for value in values)
 
 
@@ -537,6 +566,7 @@ def _scaled(raw: Estimate, scale: float, offset: float) -> Estimate:
         return offset + scale * value
 
     def size(error: float) -> float:
+        # Never rounded to zero; 0 * error keeps a NaN.
         return max(abs(scale) * error, math.ulp(0.0)) if error and scale else 0 * error
 
     low, high = (raw.low, raw.high) if scale >= 0 else (raw.high, raw.low)
@@ -553,9 +583,9 @@ def _scaled(raw: Estimate, scale: float, offset: float) -> Estimate:
 
 
 def _apart(made: Estimate) -> Estimate:
-    """The same, with an interval that has a width wherever there is an error.
+    """The same estimate, with low < value < high wherever the standard error is positive.
 
-    Beside a large offset or mean the ends may be rounded to the value itself.
+    Beside a large offset or mean the ends may have been rounded to the value itself.
     """
     low, high = made.low, made.high
     if isinstance(made.value, tuple):
@@ -577,7 +607,11 @@ def _map(function: Any, value: float | tuple[float, ...]) -> float | tuple[float
 
 
 def _proportion(hits: int, samples: int, confidence: float) -> tuple[float, float, float, float]:
-    """Hit fraction, its standard error and Wilson's interval; all NaN and [0, 1] at no samples."""
+    """Hit fraction, its standard error and the ends of Wilson's score interval.
+
+    With p = hits / n the interval is (p + z**2 / 2n) / (1 + z**2 / n) plus and minus
+    z sqrt(p (1 - p) / n + z**2 / 4n**2) / (1 + z**2 / n). Without samples: NaN, NaN and [0, 1].
+    """
     if not samples:
         return math.nan, math.nan, 0.0, 1.0
     p, z = hits / samples, normal_z(confidence)
@@ -585,6 +619,7 @@ def _proportion(hits: int, samples: int, confidence: float) -> tuple[float, floa
     slack = z * z / samples
     centre = (p + slack / 2) / (1 + slack)
     half = z * math.sqrt(p * q / samples + slack / samples / 4) / (1 + slack)
+    # Exactly 0 and 1 at the extremes, where rounding would leave centre and half slightly apart.
     low = 0.0 if hits == 0 else max(0.0, centre - half)
     high = 1.0 if hits == samples else min(1.0, centre + half)
     return p, math.sqrt(p * q / samples), low, high

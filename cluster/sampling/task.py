@@ -1,7 +1,7 @@
-"""What travels: the work of a run, a task of it, and the outcome that comes back.
+"""What travels between dispatcher and workers: the work of a run, its tasks and their outcomes.
 
-With the rooms before it this is all that a worker needs. Everything here is JSON: no user object
-is pickled, and nothing that arrives from a worker is believed before it was checked.
+With the rooms before this one it is all that a worker needs. Everything is JSON: no user object
+is pickled, and whatever arrives from a worker is validated before it is used.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from cluster.sampling.streams import Stream
 from cluster.sampling.tally import Tally, TallyError, from_json
 
 _PACKAGE = Path(__file__).parents[1]
-# The name of the run that a probe is of; no run's own id has a space.
+# The run's id in the Work of a probe; the id of a real run never has a space.
 PROBE_RUN = "a probe"
-# A traceback longer than this says no more; it is the middle that is cut.
+# Longer messages and tracebacks, in characters, are cut in the middle.
 _LONGEST_TEXT = 8_000
 
 
@@ -34,11 +34,11 @@ class Work:
     """What a worker must know to draw any block of a run.
 
     Attributes:
-        run: the run's id; part of every checksum, so that no other run's outcome can pass.
+        run: the run's id; part of every checksum, so that the outcome of another run is rejected.
         source: the kernel's frozen text.
         params: the canonical parameters.
-        seed, point: what the streams depend on, beside the block's index.
-        block: samples in a block.
+        seed, point: what the streams depend on besides the block's index.
+        block: samples per block.
     """
 
     run: str
@@ -48,24 +48,30 @@ class Work:
     point: int
     block: int
 
-    def to_json(self, told: set[str] | None = None) -> dict[str, Any]:
-        """A JSON-safe mapping, from which :meth:`from_json` makes an equal Work.
+    def to_json(self, sent: set[str] | None = None) -> dict[str, Any]:
+        """A JSON-safe mapping; :meth:`from_json` restores an equal Work from it.
 
         Args:
-            told: the shas of the kernels whose text the reader has; of these only the sha is
-                given, and a new one is added. So many runs of one kernel cost its text once.
+            sent: the shas of the kernels that the reader already has; for these the mapping has
+                the sha in place of the text, and a new one is added to the set. So the runs of a
+                sweep send the text of their kernel once.
         """
         source: object = self.source.to_json()
-        if told is not None:
-            source = self.source.sha if self.source.sha in told else source
-            told.add(self.source.sha)
+        if sent is not None:
+            source = self.source.sha if self.source.sha in sent else source
+            sent.add(self.source.sha)
         return {**vars(self), "source": source, "params": dict(self.params)}
 
     @classmethod
     def from_json(
         cls, data: Mapping[str, Any], sources: dict[str, KernelSource] | None = None
     ) -> Work:
-        """Read what ``to_json`` wrote; ``sources`` keeps the kernels whose text came, by sha."""
+        """The Work that ``to_json`` wrote.
+
+        Args:
+            data: the mapping.
+            sources: the kernels received so far, by sha; a new one is added.
+        """
         known = {} if sources is None else sources
         given = data["source"]
         source = known[given] if isinstance(given, str) else KernelSource(**given)
@@ -74,10 +80,14 @@ class Work:
 
 
 class Task(NamedTuple):
-    """A contiguous range of blocks, [first, stop), handed to one worker.
+    """A contiguous range of blocks, [first, stop), for one worker.
 
-    ``created`` is the dispatcher's clock, seconds since the epoch; ``attempt`` counts from 1;
-    ``run`` names the work that it is of, and is empty where an engine was given only one.
+    Attributes:
+        id: unique among the tasks of an engine.
+        first, stop: indices of blocks.
+        attempt: of the block ``first``, from 1.
+        created: the dispatcher's clock, in seconds since the epoch.
+        run: id of its run; empty if the engine was started with a single Work.
     """
 
     id: int
@@ -89,14 +99,16 @@ class Task(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Why a block, or what was left of a task, was not done.
+    """Why a block, or the rest of a task, was not done.
 
     Attributes:
-        kind: ``raised`` by the kernel; ``refused``, an impossible tally; ``lost``, its worker is
-            gone; ``timeout``, its worker was killed for it; ``returned``, not begun; ``stranded``,
-            the whole node that had it is gone.
-        block: the block, where it is known to be the cause; else None.
-        type, message, traceback: as text.
+        kind: ``raised``: the kernel raised; ``refused``: an impossible tally; ``lost``: the
+            worker died; ``timeout``: the worker was killed because the block took too long;
+            ``returned``: never started; ``stranded``: the whole node was lost.
+        block: the block that caused it, or None if that is not known.
+        type: name of the exception's type, or of one of ours such as ``WorkerLost``.
+        message: one line, or what the exception says.
+        traceback: empty if there is none.
     """
 
     kind: str
@@ -107,34 +119,34 @@ class Fault(NamedTuple):
 
     @classmethod
     def from_json(cls, data: Any) -> Fault:
-        """Read one that came from a worker.
+        """Validate a fault that came from a worker.
 
         Raises:
-            ValueError, TypeError: it has not the form of a fault.
+            ValueError, TypeError: it is malformed.
         """
         fault = cls(*data)
-        words = (fault.kind, fault.type, fault.message, fault.traceback)
-        if not all(isinstance(word, str) for word in words):
-            raise ValueError("not a fault: a word of the wrong type")
+        texts = (fault.kind, fault.type, fault.message, fault.traceback)
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("not a fault: a field of the wrong type")
         if fault.kind not in _KINDS or not isinstance(fault.block, int | None):
             raise ValueError(f"not a fault: {fault.kind!r} at block {fault.block!r}")
         return fault
 
 
 class Outcome(NamedTuple):
-    """What became of a task.
+    """The result of a task.
 
     Attributes:
         task: the task's id.
-        first, stop: the blocks that ``tally`` holds; empty where the first block failed.
-        tally: the merged tally as JSON text, exactly as it was checked and will be kept; or None.
+        first, stop: the blocks in ``tally``; an empty range if the first block failed.
+        tally: the merged tally as JSON text, byte for byte as it will be stored; or None.
         fault: what ended the task early, or None.
         pid: of the process that computed it.
-        started, ended: the worker's clock, seconds since the epoch.
-        wall, cpu: seconds, from clocks that never step.
-        variant: which of several equal implementations of the kernel ran.
-        checksum: over run, range and tally.
-        node, slot: where it ran; stamped by the engine, which alone knows.
+        started, ended: the worker's wall clock, in seconds since the epoch.
+        wall, cpu: elapsed and CPU seconds, from clocks that are never adjusted.
+        variant: which of several equivalent implementations of the kernel ran.
+        checksum: over run, range and tally, see :func:`checksum`.
+        node, slot: where it ran; filled in by the engine.
     """
 
     task: int
@@ -154,10 +166,10 @@ class Outcome(NamedTuple):
 
     @classmethod
     def from_json(cls, data: Any) -> Outcome:
-        """Read one that came from a worker.
+        """Validate an outcome that came from a worker.
 
         Raises:
-            ValueError: it has not the form of an outcome.
+            ValueError: it is malformed.
         """
         try:
             outcome = cls(*data)
@@ -171,12 +183,12 @@ class Outcome(NamedTuple):
 
     @property
     def is_work(self) -> bool:
-        """Whether a worker came to it: not, where it was only given back."""
-        given_back = self.fault is not None and self.fault.kind in ("returned", "stranded")
-        return self.stop > self.first or not given_back
+        """Whether a worker worked on the task; False if it was handed back untouched."""
+        handed_back = self.fault is not None and self.fault.kind in ("returned", "stranded")
+        return self.stop > self.first or not handed_back
 
     def with_possible_times(self) -> Outcome:
-        """Itself; or with 0 for what is no time: NaN, negative, an end before its start."""
+        """This outcome, with 0 for impossible times: NaN, negative, or an end before its start."""
         seconds = {name: getattr(self, name) for name in ("wall", "cpu")}
         wrong = {name: 0.0 for name, value in seconds.items() if not 0 <= value < _END_OF_TIME}
         if not 0 <= self.started <= self.ended < _END_OF_TIME:
@@ -185,7 +197,14 @@ class Outcome(NamedTuple):
 
     @classmethod
     def without_answer(cls, task: Task, kind: str, message: str, block: int | None) -> Outcome:
-        """The outcome of a task whose worker will not answer any more."""
+        """The outcome of a task that no worker will answer.
+
+        Args:
+            task: the task.
+            kind: a kind of :class:`Fault` other than ``refused``.
+            message: what happened to the worker; may end with the last lines that it printed.
+            block: the block that caused it, or None.
+        """
         fault = Fault(kind, block, _NAMES[kind], *_dissected(message))
         return cls(task.id, task.first, task.first, None, fault, 0, 0.0, 0.0, 0.0, 0.0, "", "")
 
@@ -210,7 +229,7 @@ _FIELDS: tuple[Any, ...] = (
 )
 _KINDS = {"raised", "refused", "lost", "timeout", "returned", "stranded"}
 _NAMES = {
-    "raised": "MemoryError",  # in its place: the kernel's processes together had too much
+    "raised": "MemoryError",  # the pool raises it for a kernel whose processes use too much memory
     "lost": "WorkerLost",
     "timeout": "BlockTimeout",
     "returned": "NotBegun",
@@ -219,12 +238,13 @@ _NAMES = {
 
 
 def _dissected(message: str) -> tuple[str, str]:
-    """How a process ended, on one line with the kernel's own; and what it said last, as it stood.
+    """Split a message about a dead worker into one line and a traceback.
 
-    The last words of a crash are the trace of Python's fault handler, innermost call first.
+    After a crash the last lines that a process printed are the traceback of Python's
+    faulthandler, innermost call first: the line then names the kernel's function in it.
     """
-    head, mark, words = message.partition("; its last words: ")
-    lines = [line for line in words.splitlines() if not line.startswith("Extension modules: ")]
+    head, mark, output = message.partition("; its last words: ")
+    lines = [line for line in output.splitlines() if not line.startswith("Extension modules: ")]
     if len(lines) < 2:
         return message, ""
     ours = next((at for at, line in enumerate(lines) if _CALLS_KERNEL.search(line)), len(lines))
@@ -233,6 +253,7 @@ def _dissected(message: str) -> tuple[str, str]:
     return f"{head}{where}", "\n".join(lines[:ours]).strip()
 
 
+# In a traceback of faulthandler: our frame that calls the kernel, and frames of its files.
 _CALLS_KERNEL = re.compile(r'File ".*/cluster/kernels/model\.py", line \d+ in draw')
 _OF_KERNEL = re.compile(r'File ".*/[0-9a-f]{64}/([^"]+)", line (\d+) in (\S+)')
 
@@ -245,14 +266,17 @@ def perform(
 ) -> Outcome:
     """Draw the blocks of a task. The one function that an engine calls on a worker.
 
-    It never raises: what the kernel raises is carried as text, with the blocks before it, which
-    count. (``StopNow`` passes: it comes from the person, in backends that run in the dispatcher.)
+    An exception of the kernel becomes the outcome's fault; the blocks before it still count.
+    Only ``StopNow`` is raised: it comes from the user, in engines that run in the dispatcher.
 
     Args:
         work: the run's kernel, parameters and streams.
-        task: its blocks.
-        cpu_clock: CPU seconds of what draws: the process, or the thread where it is one of several.
-        begin: called with each block's index before it is drawn.
+        task: the blocks to draw.
+        cpu_clock: CPU seconds of the process, or of the thread if several threads draw.
+        begin: called with the index of each block before it is drawn.
+
+    Raises:
+        StopNow: a signal stopped the dispatcher.
     """
     pid, started, wall, cpu = os.getpid(), time.time(), time.perf_counter(), cpu_clock()
     total: Tally | None = None
@@ -290,58 +314,74 @@ def perform(
 
 
 def tally_text(tally: Tally) -> str:
-    """The one JSON text of a tally; equal tallies have equal texts."""
+    """The canonical JSON text of a tally: equal tallies have equal texts."""
     return json.dumps(tally.to_json(), separators=(",", ":"), sort_keys=True)
 
 
 def checksum(run: str, first: int, stop: int, tally: str | None) -> str:
-    """The first 64 bits, in hex, of a sha256 over what will be counted, and for which run."""
+    """The checksum of an outcome, which detects damage and mix-ups between runs.
+
+    Args:
+        run: the run's id.
+        first: index of the first block.
+        stop: index after the last one.
+        tally: their tally as JSON text, or None.
+
+    Returns:
+        The first 64 bits of a sha256, in hex.
+    """
     return hashlib.sha256(f"{run}\n{first}\n{stop}\n{tally}".encode()).hexdigest()[:16]
 
 
 def accept(work: Work, task: Task, outcome: Outcome) -> Tally | None:
-    """The tally of an outcome, after every check that can be made without computing it again.
+    """The tally of an outcome, after every check that is possible without recomputing it.
+
+    Args:
+        work: of the task's run.
+        task: the task as it was sent.
+        outcome: what came back.
 
     Returns:
-        The tally of blocks [outcome.first, outcome.stop), or None where that range is empty.
+        The tally of blocks [outcome.first, outcome.stop), or None if that range is empty.
 
     Raises:
-        TallyError: the outcome is not one of this task, or cannot be right.
+        TallyError: the outcome belongs to another task, was damaged, or is impossible.
     """
     if outcome.first != task.first or not task.first <= outcome.stop <= task.stop:
         raise TallyError(f"blocks {outcome.first} to {outcome.stop} are not those of the task")
+    # A task ends early if and only if there is a fault.
     if (outcome.stop < task.stop) is not (outcome.fault is not None):
         raise TallyError("the blocks and the fault of the outcome do not fit together")
     return verified(work, outcome)
 
 
 def verified(work: Work, outcome: Outcome) -> Tally | None:
-    """The tally of an outcome, whatever task it answers; None where it holds no block.
+    """The tally of an outcome of any task of the run; None if it holds no block.
 
     Raises:
-        TallyError: it was changed on its way, is of another run, or cannot be right.
+        TallyError: the outcome was damaged, belongs to another run, or is impossible.
     """
     if (outcome.tally is None) is not (outcome.stop == outcome.first):
         raise TallyError("the blocks and the tally of the outcome do not fit together")
     if outcome.tally is None:
         return None
     if outcome.checksum != checksum(work.run, outcome.first, outcome.stop, outcome.tally):
-        raise TallyError("the checksum is wrong: the outcome was changed on its way")
+        raise TallyError("the checksum is wrong: the outcome was changed in transit")
     return checked(outcome.tally, (outcome.stop - outcome.first) * work.block)
 
 
 def checked(text: str, samples: int) -> Tally:
-    """The tally that a text holds, of so many samples.
+    """Parse the JSON text of a tally of ``samples`` samples.
 
     Raises:
-        TallyError: not a tally, or not of so many samples.
+        TallyError: it is not a tally, or has another number of samples.
     """
     try:
         tally = from_json(json.loads(text))
     except (ValueError, RecursionError) as error:
         raise TallyError(f"not a tally: {error}") from None
     if tally.samples != samples:
-        raise TallyError(f"a tally of {tally.samples} samples where {samples} were to be drawn")
+        raise TallyError(f"a tally of {tally.samples} samples where {samples} were requested")
     return tally
 
 
@@ -359,7 +399,7 @@ def _draw(kernel: Kernel, work: Work, block: int) -> Tally:
 
 
 def _end_forked_child(pid: int) -> None:
-    # A kernel that forks returns twice. The copy must not answer in its parent's name.
+    # A kernel that forks returns in both processes; the child must not report an outcome too.
     if os.getpid() != pid:
         os._exit(1)
 
@@ -373,19 +413,19 @@ def _text(error: BaseException) -> str:
     try:
         text = str(error)
     except Exception:  # the user's __str__ may raise anything
-        text = "(the error's own text could not be made)"
+        text = "(the error's text could not be formatted)"
     return _cut(text)
 
 
 def _trace(error: BaseException) -> str:
-    # The first frames are ours; the person wants the kernel's.
+    # Skip our own frames at the top: the user needs those of the kernel.
     trace = error.__traceback__
     while trace and trace.tb_next and _is_ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     try:
         lines = traceback.format_exception(type(error), error, trace)
     except Exception:
-        lines = [f"{type(error).__name__} (its traceback could not be made)"]
+        lines = [f"{type(error).__name__} (its traceback could not be formatted)"]
     return _cut("".join(lines))
 
 
@@ -394,7 +434,7 @@ def _is_ours(file: str) -> bool:
 
 
 def _cut(text: str) -> str:
-    # Surrogates cannot be written as UTF-8, and a message must not fail on its way.
+    # Lone surrogates cannot be encoded as UTF-8, which would fail when the outcome is sent.
     text = text.encode(errors="replace").decode()
     if len(text) <= _LONGEST_TEXT:
         return text

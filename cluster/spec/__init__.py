@@ -1,4 +1,7 @@
-"""The spec: the YAML file that says what to compute, where, and until when; frozen once read."""
+"""The spec: the YAML file that says what to compute, where, and until when. Immutable once read.
+
+May import ``common``, ``sampling`` and ``hosts``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets that stand in a spec themselves, where their place should be named."""
+"""Detection of secrets written into a spec, which should only name where they are stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from cluster.common.secret import REFERENCE
 
-# Whoever knows such an address may post there: its path is the secret, whatever it looks like.
+# Services whose webhook URL is itself the credential: any path on these hosts is a secret.
 _SECRET_PATHS = re.compile(
     r"hooks\.slack(-gov)?\.com|(\w+\.)?discord(app)?\.com|hooks\.zapier\.com|api\.telegram\.org"
     r"|outlook\.office(365)?\.com|[\w.-]+\.webhook\.office\.com|[\w.-]+\.logic\.azure\.com"
@@ -21,13 +21,13 @@ _SECRET_KEYS = re.compile(
 )
 _VERSION = re.compile(r"v\d+((alpha|beta|rc)\d+)?")
 _URL = re.compile(r"https?://[^\s'\"<>]+")
-_LONGEST_WORD = 20
+_MAX_WORD = 20
 
 
 def bare_secrets(text: str) -> Iterator[str]:
-    """Where the addresses in a text hold what looks like a secret, in words that do not hold it.
+    """Messages about URLs in a text that seem to contain a secret; they do not quote the secret.
 
-    A part that stands for a secret, as ``${NAME}`` does, is none.
+    References such as ``${NAME}`` are not secrets.
     """
     for found in _URL.findall(text):
         try:
@@ -38,11 +38,11 @@ def bare_secrets(text: str) -> Iterator[str]:
         named = REFERENCE.search(found) is not None
         if _SECRET_PATHS.fullmatch(host):
             if not named and place.path.strip("/"):
-                yield f"the path of an address of {host} is a secret"
+                yield f"the path of a URL of {host} is a secret"
         elif any(map(_looks_random, place.path.split("/"))):
             yield f"a part of the path looks like a secret of {host}"
         elif any(map(_is_secret_value, place.query.split("&"))):
-            yield f"a value behind the ? looks like a secret of {host}"
+            yield f"a value after the ? looks like a secret of {host}"
 
 
 def _is_secret_value(pair: str) -> bool:
@@ -51,16 +51,17 @@ def _is_secret_value(pair: str) -> bool:
 
 
 def _looks_random(part: str) -> bool:
-    """Whether a part of an address is no word, number or version, as people choose them."""
+    """Whether a part of a URL is unlike the words, numbers and versions that people choose."""
     words = re.split(r"[^A-Za-z0-9]+", unquote(part))
     return any(map(_is_random, words))
 
 
 def _is_random(word: str) -> bool:
-    if len(word) >= _LONGEST_WORD:
+    if len(word) >= _MAX_WORD:
         return True
     if len(word) < 8 or _VERSION.fullmatch(word):
         return False
+    # Words such as camelCaseNames have long runs of one kind of character, random ones do not.
     changes = len(re.findall(r"(?<=\d)[A-Za-z]|(?<=[A-Za-z])\d", word))
     humps = len(re.findall(r"[a-z][A-Z]", word))
     return changes >= 2 or (humps >= 3 and len(word) < 5 * humps)

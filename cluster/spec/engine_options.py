@@ -1,4 +1,4 @@
-"""The key ``backend``, and the keys of engines: what a spec gives an engine under its own name."""
+"""The key ``backend``, and the sections of engines: options under the name of an engine."""
 
 from __future__ import annotations
 
@@ -19,35 +19,39 @@ _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 class EngineName(HostRule):
-    """The name of an engine, of this package or of another one that is installed."""
+    """The name of an installed engine, built-in or from another distribution."""
 
     def check_in(self, value: Any, context: Context) -> str:
-        """The name; one that a recorded run had is taken as it is: it may be gone since."""
+        """The name; that of a recorded run is accepted even if its engine is gone.
+
+        Raises:
+            PydanticCustomError: no such engine is known.
+        """
         name = Text().check(value)
         if name not in context.engines and engines.entry(name) is None:
             Choice(names=engines.names(), what="backend").judge(name)
         return name
 
     def schema(self) -> dict[str, Any]:
-        """See :meth:`Rule.schema`; which names there are is put in by cluster.spec.reference."""
+        """The built-in engines; ``cluster.spec.reference`` replaces them by those installed."""
         return {"enum": [entry.name for entry in engines.built_in()]}
 
 
 class SecretPlace(Frozen):
-    """Where a secret is; one of the two."""
+    """Where a secret is stored: give one of the two."""
 
     env: Annotated[str, Text(_VARIABLE, "the name of a variable")] | None = Field(
-        default=None, description="The environment variable that holds it."
+        default=None, description="The environment variable that holds the secret."
     )
     file: Annotated[str, Folder(form="a file, without $ and ~")] | None = Field(
         default=None,
-        description="The file that holds it, relative to the spec; only you may read it (0600).",
+        description="The file that holds the secret, relative to the spec; it must have mode 0600.",
     )
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
         if (self.env is None) is (self.file is None):
-            raise fault("must say one place", "write {env: NAME} or {file: PATH}")
+            raise fault("must name one place", "write {env: NAME} or {file: PATH}")
         return self
 
 
@@ -64,12 +68,13 @@ _RULES: Mapping[str, Callable[[Option], Rule]] = {
 
 @cache
 def options_model(entry: Entry) -> type[Frozen]:
-    """The model of the options of an engine."""
+    """The pydantic model of the options of an engine."""
     fields: dict[str, Any] = {}
     for option in entry.options:
         kind = (
             SecretPlace if option.kind == "secret" else Annotated[Any, _RULES[option.kind](option)]
         )
+        # Without a default the option may be left out, and is None then.
         taken = kind if option.default is not None else kind | None
         fields[option.name] = taken, Field(option.default, description=option.description)
     made: type[Frozen] = create_model(f"Options of {entry.name}", __base__=Frozen, **fields)
@@ -78,18 +83,21 @@ def options_model(entry: Entry) -> type[Frozen]:
 
 
 def resolved(entry: Entry, given: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """What an engine is told: all of its options, those that are not given with their defaults.
+    """All options of an engine, with their defaults, in the form that the engine gets.
 
     Args:
-        entry: the engine's.
-        given: its options, as they stand in a spec.
+        entry: the engine.
+        given: its section of a spec.
         base: the folder that the spec's paths are relative to.
+
+    Raises:
+        ValidationError: the section is not valid.
     """
     form = options_model(entry).model_validate(dict(given))
-    return {each.name: _told(each, getattr(form, each.name), base) for each in entry.options}
+    return {each.name: _converted(each, getattr(form, each.name), base) for each in entry.options}
 
 
-def _told(option: Option, value: Any, base: Path) -> Any:
+def _converted(option: Option, value: Any, base: Path) -> Any:
     if value is None:
         return None
     if option.kind == "file":
@@ -100,5 +108,5 @@ def _told(option: Option, value: Any, base: Path) -> Any:
 
 
 def with_options(entries: Iterable[Entry]) -> Mapping[str, Entry]:
-    """Those of the engines that have options of their own, by name."""
+    """The engines that have options, by name."""
     return {entry.name: entry for entry in entries if entry.options}

@@ -1,4 +1,4 @@
-"""The key ``nodes``: every way to write it, as a NodeList."""
+"""The key ``nodes``: every form of it, parsed to a NodeList."""
 
 from __future__ import annotations
 
@@ -48,9 +48,15 @@ from cluster.spec.values import (
 
 @dataclass(slots=True)
 class Context:
-    """What the meaning of a host list depends on, and the hosts of the entries before.
+    """What parsing a host list depends on, and the entries parsed so far.
 
-    ``engines``: names of engines that are known to have been there.
+    Attributes:
+        base: the folder that host files are relative to.
+        environ: where ``auto`` finds the variables of Slurm and PBS.
+        engines: names of engines that a recorded spec may use without their being installed.
+        roster: the hosts so far.
+        entries: how many entries they come from.
+        files: the host files that were read.
     """
 
     base: Path
@@ -62,57 +68,63 @@ class Context:
 
 
 class Frozen(BaseModel):
-    """Base of the models: immutable, and no key but the declared ones."""
+    """Base of the models: immutable, and only the declared keys are allowed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class NodeForm(Frozen):
-    """One host, or one host list whose hosts are all alike."""
+    """One host, or a host list whose hosts have the same settings."""
 
     host: Annotated[str, Text()] = Field(
-        description="Name or address; also a host list such as n[01-16], for hosts that are alike."
+        description="Name or address; or a host list such as n[01-16] with the same settings."
     )
     slots: Annotated[int, Whole(1, MAX_SLOTS)] | None = Field(
-        default=None, description="Workers at a time; without it, the usable cores of the host."
+        default=None, description="Number of workers; by default the usable cores of the host."
     )
     python: Annotated[str, Text()] | None = Field(
-        default=None, description="The Python there; without it, the path that it has here."
+        default=None,
+        description="Python interpreter on the host; by default the same path as here.",
     )
     user: Annotated[str, Text()] | None = Field(
-        default=None, description="User for ssh; without it, what ssh's own configuration says."
+        default=None, description="User for ssh; by default as in ssh's configuration."
     )
     port: Annotated[int, Whole(1, 65_535)] | None = Field(
-        default=None, description="Port of ssh; without it, what ssh's own configuration says."
+        default=None, description="Port of ssh; by default as in ssh's configuration."
     )
     weight: Annotated[float, Number()] = Field(
-        default=1.0, description="Expected speed of a slot beside others, until it was measured."
+        default=1.0,
+        description="Expected speed of a slot relative to other hosts, until it is measured.",
     )
     env: Annotated[Mapping[str, str], Environment()] | None = Field(
-        default=None, description="Environment variables for the workers; each value is text."
+        default=None, description="Environment variables of the workers; each value is text."
     )
     tags: tuple[Annotated[str, Text()], ...] = Field(
-        default=(), description="Words that the host can be chosen by."
+        default=(), description="Labels that the host can be selected by."
     )
     cwd: Annotated[str, Text()] | None = Field(
-        default=None, description="Folder to work in on the host."
+        default=None, description="Working folder on the host."
     )
     attach: Annotated[int, Whole(1, 65_534)] | None = Field(
         default=None,
-        description="Port of a node that stands there (cluster node), used in place of ssh; with "
-        f"backend {' or '.join(each.name for each in built_in() if each.attach)}.",
+        description="Port of a node that already runs there (cluster node), used instead of ssh; "
+        f"with backend {' or '.join(each.name for each in built_in() if each.attach)}.",
     )
 
 
 class HostRule(Rule):
-    """A rule that needs to know the folder, the environment or the engines."""
+    """A rule that depends on the folder, the environment or the engines."""
 
     def check_in(self, value: Any, context: Context) -> Any:
-        """The value to keep."""
+        """The validated value.
+
+        Raises:
+            PydanticCustomError, ValidationError: it is not valid.
+        """
         raise NotImplementedError
 
     def schema(self) -> dict[str, Any]:
-        # The texts and mappings are put together in cluster.spec.reference.
+        # Filled in by cluster.spec.reference, which knows the definitions to refer to.
         return {}
 
     def __get_pydantic_core_schema__(
@@ -126,7 +138,7 @@ class HostRule(Rule):
 
 
 class NodeEntry(HostRule):
-    """An entry of the list: a text or a mapping, as the hosts it means."""
+    """An entry of the list, text or mapping, parsed to its hosts."""
 
     def check_in(self, value: Any, context: Context) -> tuple[Node, ...]:
         """The hosts of one entry."""
@@ -146,6 +158,7 @@ def _judged(value: Any) -> str | dict[str, Any]:
         fix = "write it as n[01-16], host:4, or {host: n1, slots: 4}"
         raise fault(f"must be a host or a mapping, got {show(value)}", fix)
     form = NodeForm.model_validate(value)
+    # Without the keys that were not given, so that defaults of the list can fill them.
     return {key: getattr(form, key) for key in form.model_fields_set}
 
 
@@ -156,7 +169,7 @@ def _entry(value: str | dict[str, Any], context: Context) -> tuple[Node, ...]:
 
 @contextmanager
 def _located(key: str | None = None) -> Iterator[None]:
-    """What is wrong with a host list, told at its key and column."""
+    """Turn errors of the host list parser into errors at a key and column of the spec."""
     try:
         yield
     except NodeError as error:
@@ -166,12 +179,12 @@ def _located(key: str | None = None) -> Iterator[None]:
 
 
 def _like(key: str) -> Any:
-    """No value; in the words of the key of a node."""
+    """An optional field with the description of the same key of a node."""
     return Field(default=None, description=NodeForm.model_fields[key].description)
 
 
 class DefaultsForm(Frozen):
-    """What holds for every host that does not say otherwise, also for those that come later."""
+    """Settings of every host that does not have its own, including hosts added later."""
 
     slots: Annotated[int, Whole(1, MAX_SLOTS)] | None = _like("slots")
     python: Annotated[str, Text()] | None = _like("python")
@@ -181,7 +194,7 @@ class DefaultsForm(Frozen):
     cwd: Annotated[str, Text()] | None = _like("cwd")
 
     def made(self) -> Defaults:
-        """The same, as the rooms behind this one have it."""
+        """The plain form that other rooms use."""
         given = {key: getattr(self, key) for key in self.model_fields_set}
         given["env"] = tuple(sorted((self.env or {}).items()))
         return Defaults(**given)
@@ -199,13 +212,13 @@ class NodesForm(Frozen):
         default=None, description="A host file of Open MPI or MPICH, relative to the spec."
     )
     required: Annotated[int, Whole(1, MAX_NODES)] | None = Field(
-        default=None, description="So many hosts must be ready at the start; without it, all."
+        default=None, description="Number of hosts that must be ready at the start; default: all."
     )
     defaults: DefaultsForm | None = Field(
-        default=None, description="Keys for every host that does not have them itself."
+        default=None, description="Settings of every host that does not have its own."
     )
     wait: Annotated[float, Duration(zero=True)] = Field(
-        default=60.0, description="With no usable slot for so long, the run drains and stops."
+        default=60.0, description="After this time without a usable slot the run drains and stops."
     )
 
 
@@ -213,9 +226,12 @@ class NodesRule(HostRule):
     """``nodes`` in any form."""
 
     def check_in(self, value: Any, context: Context) -> NodeList:
-        """The node list, each host once; empty for the hosts of a job outside of any job.
+        """The node list with each host once; empty for ``auto`` outside a job.
 
-        So a spec can be read and scheduled where no job is; what is to run refuses it.
+        So a spec with ``auto`` can be read and scheduled outside a job; only running it fails.
+
+        Raises:
+            PydanticCustomError, ValidationError: it is not valid.
         """
         if isinstance(value, NodeList):
             return value
@@ -228,6 +244,7 @@ class NodesRule(HostRule):
                 nodes = read_beside(form.file, context.base)
                 context.roster.add(context.entries, nodes)
             context.files.append(HostFile(form.file, tuple(node.host for node in nodes)))
+        # A mapping with other keys only, such as defaults, is about this machine.
         if isinstance(value, Mapping) and not {"hosts", "file"} & set(value):
             context.roster.add(0, [local()])
         with _located():
@@ -242,7 +259,7 @@ class NodesRule(HostRule):
 
 
 def _is_auto(value: Any) -> bool:
-    """Whether the hosts of a job are all that is meant."""
+    """Whether the hosts are those of a Slurm or PBS job and no others."""
     if isinstance(value, Mapping) and value.get("file") is None:
         value = value.get("hosts")
     return value in ("auto", ["auto"])

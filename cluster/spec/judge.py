@@ -1,4 +1,4 @@
-"""From a document to a spec, or to everything that is wrong with it, at once."""
+"""Validation: from a YAML document to a spec, or to all of its problems at once."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from cluster.spec.source import SpecSource, join
 from cluster.spec.values import ReadOnly, number, show
 from cluster.spec.yaml12 import Document, Path
 
-# Where null is a value of its own; elsewhere a key without a value is a line left unfinished.
+# Keys for which null is a value; any other key without a value is taken for an unfinished line.
 NULLABLE = frozenset({"attempts", "seed", "slots"})
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-# What engines are given, by their names: as it stands in the spec, but checked.
+# The sections of engines by name, validated but otherwise as in the spec.
 OwnOptions = Mapping[str, Mapping[str, Any]]
 
 
@@ -40,10 +40,11 @@ class SpecOrigin(NamedTuple):
 
     Attributes:
         file, base: its file, and the folder of that.
-        overrides: its earlier ones.
-        environ: the environment for host lists.
-        written: by a person, now; what a ledger recorded is not judged again by rules for people.
-        engines: engines that it named when it was recorded, which may not be installed any more.
+        overrides: those that are already part of the document.
+        environ: the environment, for host lists.
+        written: whether a user wrote it just now. A spec from a ledger skips the check for bare
+            secrets: it was accepted once, and must stay readable.
+        engines: engines that a recorded spec names, which may no longer be installed.
     """
 
     file: str
@@ -57,12 +58,19 @@ class SpecOrigin(NamedTuple):
 def judge(
     model: type[Model], document: Document, origin: SpecOrigin, changes: Sequence[str] = ()
 ) -> tuple[Model, SpecSource, OwnOptions]:
-    """The model's instance of a document, where it came from, and what it gives to engines.
+    """Validate a document against a model.
 
-    The document is judged with `changes` put over it.
+    Args:
+        model: of the spec.
+        document: what was read; its data is changed in place.
+        origin: where it comes from.
+        changes: further ``key=value`` overrides to apply first.
+
+    Returns:
+        The instance, its source, and the sections of engines.
 
     Raises:
-        SpecError: every problem of the text, the overrides and the values.
+        SpecError: all problems of the text, the overrides and the values.
     """
     file, base, earlier, environ, written, engines = origin
     data, values, keys, findings, broken = document
@@ -75,9 +83,11 @@ def judge(
     source = source.with_overridden(applied.paths)
     problems += [*applied.problems, *_nulls(source, broken), *_goal(model, source)]
     problems += _set_and_swept(data, applied.paths, source)
+    # A recorded spec is checked for secrets only if an override changes notify.
     if written or any(path[:1] == ("notify",) for path in applied.paths):
         problems += _bare_secrets(source)
     own = _own_options(model, data, engines)
+    # A name in the document takes precedence over that of the file.
     named = {"name": _name_of(file), **{key: data[key] for key in data if key not in own}}
     for name, given in own.items():
         if entry := options([name]).get(name):
@@ -94,7 +104,7 @@ def judge(
 def _own_options(
     model: type[BaseModel], data: Mapping[str, Any], known: frozenset[str]
 ) -> dict[str, Any]:
-    """The keys of a spec that are names of engines with options of their own."""
+    """The keys of a spec that are sections of engines."""
     further = [key for key in data if key not in model.model_fields]
     return {key: data[key] for key in further if key in known or options([key])}
 
@@ -120,7 +130,7 @@ def _no_mapping(source: SpecSource) -> Problem:
 
 
 def _name_of(file: str) -> str:
-    """The name that a file gives to its runs: its stem, less what no name may hold."""
+    """The default name of a file's runs: its stem, without characters that a name cannot have."""
     if file.startswith(("/dev/fd/", "/dev/stdin", "/proc/")):
         return "run"
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", Folder(file).stem).lstrip("._-")
@@ -134,7 +144,7 @@ def _problems(
     model: type[BaseModel],
     broken: set[Path],
 ) -> Iterator[Problem]:
-    """What pydantic found below a path, in our words, less what is below a broken one."""
+    """Errors of pydantic below a path in our words, without those below a broken value."""
     for detail in error.errors(include_url=False):
         path = (*above, *detail["loc"])
         if not _below(source.written(path), broken):
@@ -150,7 +160,7 @@ _KERNEL = ("kernel",)
 
 
 def _kernels_of(given: object, base: Folder) -> str | None:
-    """The kernels of the file that was named, where nothing else of it was, or not as it should."""
+    """For a malformed ``kernel``: the kernels of the file that it seems to name, or None."""
     file = given.partition(":")[0].removesuffix(".py") + ".py" if isinstance(given, str) else ""
     try:
         known = functions(read(base / file, file), file) if file else {}
@@ -165,7 +175,7 @@ def _below(path: Path, roots: set[Path]) -> bool:
 
 
 def keys_at(model: type[BaseModel], path: Path) -> list[str]:
-    """The keys that a mapping may have, by its path in a spec."""
+    """The keys allowed in the mapping at a path of a spec."""
     section: Any = model
     if path[:2] == ("nodes", "defaults"):
         section = DefaultsForm
@@ -180,7 +190,7 @@ def keys_at(model: type[BaseModel], path: Path) -> list[str]:
 
 
 def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The model of a key that is a mapping of keys, as ``until`` is."""
+    """The model of a key whose value is a mapping, such as ``until``; None for other keys."""
     if key not in model.model_fields and (entry := options([key]).get(key)):
         return options_model(entry)
     annotation = model.model_fields[key].annotation if key in model.model_fields else None
@@ -191,10 +201,11 @@ def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
 
 
 def _nulls(source: SpecSource, broken: set[Path]) -> Iterator[Problem]:
-    """Keys without a value. They are judged here, so the model's own finding is not wanted."""
+    """Keys without a value; marked as broken, so that the model does not report them again."""
     for path in list(_null_paths(source.data, ())):
         if not _below(path, broken):
             yield source.problem(path, "a value is missing", "leave the key out for its default")
+    # Only now, since what is in `broken` is not reported above.
     broken.update(_null_paths(source.data, ()))
 
 
@@ -212,22 +223,22 @@ def _null_paths(value: object, path: Path) -> Iterator[Path]:
 
 
 def _of_params(path: Path) -> bool:
-    """Whether a place is inside of ``params``, or of a value that a sweep gives to one."""
+    """Whether a path is inside ``params``, or inside a sweep's value for a parameter."""
     own = path[:1] == ("params",) and len(path) > 1
     swept = path[:1] == ("sweep",) and len(path) > 3
     return own or (swept and any(str(step).startswith("params.") for step in path[2:4]))
 
 
 def _goal(model: type[BaseModel], source: SpecSource) -> Iterator[Problem]:
-    """What ``samples`` and ``until`` say together."""
+    """Problems of ``samples`` and ``until`` taken together."""
     data: Any = source.data
     until = data.get("until", {})
     if not isinstance(until, dict) or isinstance(data.get("sweep"), dict):
-        return  # each point of a sweep is judged by itself
+        return  # each point of a sweep is validated by itself
     targets = [f"until.{name}" for name in MEASURES if name in until]
     if targets and "samples" in data:
-        message = f"cannot stand beside a target, {' and '.join(targets)}"
-        fix = "leave one of them out; until.max_samples is a target's limit"
+        message = f"cannot be combined with a target, {' and '.join(targets)}"
+        fix = "remove one of them; until.max_samples limits the samples of a target"
         yield source.problem(("samples",), message, fix)
     if not targets:
         yield from _no_target(data, until, source)
@@ -240,7 +251,7 @@ def _goal(model: type[BaseModel], source: SpecSource) -> Iterator[Problem]:
 
 
 def _set_and_swept(data: dict[str, Any], paths: set[Path], source: SpecSource) -> Iterator[Problem]:
-    """A key that was set to one value, and that the sweep would give others in silence."""
+    """Keys that an override sets although the sweep varies them, so that it has no effect."""
     swept: set[str] = set()
     for part in ("matrix", "zip"):
         swept |= {*_as_dict(_as_dict(data.get("sweep")).get(part))}
@@ -250,10 +261,10 @@ def _set_and_swept(data: dict[str, Any], paths: set[Path], source: SpecSource) -
 
 
 def _bare_secrets(source: SpecSource) -> Iterator[Problem]:
-    """What would be kept in the ledger for everyone who may read it."""
+    """Secrets written into ``notify``: the ledger would show them to all of its readers."""
     notify = _as_dict(_as_dict(source.data).get("notify"))
     cures = {
-        "webhook": "write ${NAME} in its place, a variable, or ${file:/path}, a file of yours",
+        "webhook": "write ${NAME} for an environment variable, or ${file:/path} for a file",
         "command": "let the command read it from a file or a variable",
     }
     for key, cure in cures.items():
@@ -269,9 +280,9 @@ def _no_target(
     data: dict[str, Any], until: dict[str, Any], source: SpecSource
 ) -> Iterator[Problem]:
     if "min_samples" in until:
-        yield source.problem(("until", "min_samples"), "goes with a precision target", _TARGETS)
+        yield source.problem(("until", "min_samples"), "needs a precision target", _TARGETS)
     if "max_samples" in until and "samples" in data:
-        message = "goes with a precision target; samples says already how many"
+        message = "needs a precision target; samples already gives the number"
         yield source.problem(("until", "max_samples"), message, _TARGETS)
 
 
@@ -279,7 +290,7 @@ _TARGETS = f"a target is one of until.{', until.'.join(MEASURES)}"
 
 
 def _no_end(model: type[BaseModel], until: dict[str, Any], source: SpecSource) -> Iterator[Problem]:
-    # A key that is only misspelt is told as such; this would say it twice.
+    # An unknown key is probably a misspelt one of these, and is reported as such.
     unknown = {*_as_dict(source.data)} - {*keys_at(model, ())} | {*until} - {
         *keys_at(model, ("until",))
     }
@@ -295,4 +306,4 @@ def _as_dict(data: object) -> dict[str, Any]:
 
 def _exceeds(low: object, high: object) -> bool:
     numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in (low, high))
-    return numbers and low > high  # type: ignore[operator]  # both were just seen to be numbers
+    return numbers and low > high  # type: ignore[operator]  # both are numbers, see above

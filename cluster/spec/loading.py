@@ -1,4 +1,4 @@
-"""The doors of the room: a file or a text to a spec."""
+"""Reading a spec from a file or a text."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     """Read a spec from its file.
 
     Args:
-        path: the YAML file; errors name it as it is written here. ``-`` is standard input; what
-            is in it, or in any other pipe, is relative to the working directory.
+        path: the YAML file; errors name it as it is given here. ``-`` is standard input. Paths in
+            a spec from a pipe are relative to the working directory.
         overrides: texts of the form ``key=value``, as after ``--set``.
 
     Raises:
-        SpecError: every problem at once, in order of place.
+        SpecError: all problems at once, sorted by position.
     """
     base = Path() if is_stream(path) else Path(path).parent
     return parse(text_of(path), str(path), base, overrides)
 
 
 def text_of(path: str | Path) -> bytes:
-    """What a spec's file, or a pipe in its place, holds.
+    """The content of a spec's file or pipe, up to the size limit and one byte more.
 
     Raises:
         SpecError: it cannot be read.
     """
     file = Path(path)
     try:
-        # Standard input may be a socket, which has no name to open.
+        # Standard input may be a socket, which cannot be opened by name.
         with open(0, "rb", closefd=False) if str(path) in _INPUT else file.open("rb") as stream:
-            # One byte more tells that it is too long; a device would be read for ever.
+            # The extra byte shows that the file is too long; a device might never end.
             return stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise SpecError([_unreadable(file, str(path), error)]) from None
 
 
 def is_stream(path: str | Path) -> bool:
-    """Whether a spec is piped in: it can be read once, and lies in no folder of its own."""
+    """Whether a spec comes from a pipe: it can be read only once, and has no folder."""
     if _DESCRIPTOR.fullmatch(str(path)):
         return True
     try:
@@ -64,6 +64,7 @@ def is_stream(path: str | Path) -> bool:
 
 
 _INPUT = ("-", "/dev/stdin")
+# By name, since /dev/stdin may lead to a regular file that the shell has opened.
 _DESCRIPTOR = re.compile(r"-|/dev/(?:stdin|fd/\d+)|/proc/(?:self|thread-self|\d+)/fd/\d+")
 
 
@@ -78,26 +79,27 @@ def parse(
 
     Args:
         text: YAML; bytes must be UTF-8.
-        file: the name that errors give to it.
+        file: what errors call it.
         base: the folder that the kernel and host files are relative to.
         overrides: texts of the form ``key=value``, as after ``--set``.
         environ: where ``auto`` finds the variables of Slurm and PBS.
 
     Raises:
-        SpecError: every problem at once, in order of place.
+        SpecError: all problems at once, sorted by position.
     """
     return Spec.read(read(text), SpecOrigin(file, base, environ=environ, written=True), overrides)
 
 
 def hosts_of(texts: Sequence[str], option: str) -> tuple[Node, ...]:
-    """The hosts of entries as ``nodes`` has them: texts, or a mapping in YAML.
+    """Parse host entries from the command line.
 
     Args:
-        texts: the entries; host files are relative to the working directory.
-        option: that they stand behind; it is named in errors.
+        texts: entries as in ``nodes``: a text, or a mapping as ``{host: n1, slots: 4}``; host
+            files are relative to the working directory.
+        option: the option that they were given with, for errors.
 
     Raises:
-        UsageError: one that is not right, or a host that stands twice.
+        UsageError: an entry is not valid, or a host is given twice.
     """
     roster = HostCollection()
     for index, text in enumerate(texts):
@@ -111,7 +113,7 @@ def hosts_of(texts: Sequence[str], option: str) -> tuple[Node, ...]:
 
 
 def _mapping(text: str) -> dict[str, Any]:
-    """The keys of one host, judged as those of a spec."""
+    """The keys of one host, validated like those of a spec."""
     document = read(text, "value")
     for finding in document.findings:
         raise NodeError(finding.message, fix=finding.fix)

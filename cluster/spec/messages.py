@@ -1,4 +1,4 @@
-"""pydantic's findings in words for people."""
+"""Messages for users in place of pydantic's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from cluster.spec.values import OURS, show
 
 
 class Message(NamedTuple):
-    """What is said of one finding."""
+    """What is reported for one error.
+
+    Attributes:
+        message: what is wrong.
+        fix: how to fix it, or None.
+        at_key: whether to point at the key, and not at its value.
+        column: 0-based offset inside a text, or None.
+    """
 
     message: str
     fix: str | None = None
@@ -19,22 +26,22 @@ class Message(NamedTuple):
 
 
 def wording(detail: Mapping[str, Any], known: Sequence[str]) -> Message:
-    """Our words for one finding of pydantic.
+    """Our message for one error of pydantic.
 
     Args:
-        detail: as ``ValidationError.errors()`` gives it.
-        known: the keys that the mapping around it may have.
+        detail: an element of ``ValidationError.errors()``.
+        known: the keys that the surrounding mapping may have.
     """
     kind = detail["type"]
-    if kind == OURS:
+    if kind == OURS:  # a rule's own error, see cluster.spec.values.fault
         context = detail["ctx"]
         return Message(**context)
     if kind == "missing":
-        return Message("this key is needed, and missing")
+        return Message("this required key is missing")
     if kind == "extra_forbidden":
         return _unknown(str(detail["loc"][-1]), known)
     if detail["loc"] == ("include",) and str(detail["input"]).endswith((".yaml", ".yml")):
-        return Message("lists files that the kernel imports, and takes no spec", _ALONE)
+        return Message("lists files that the kernel imports, not other specs", _ALONE)
     if kind in _SHAPES:
         return Message(f"must be {_SHAPES[kind]}, got {show(detail['input'])}", _FIXES[kind])
     return Message(f"is not valid, got {show(detail['input'])}")
@@ -42,9 +49,9 @@ def wording(detail: Mapping[str, Any], known: Sequence[str]) -> Message:
 
 _SHAPES = {"model_type": "a mapping", "tuple_type": "a list"}
 _FIXES = {"model_type": "write it as key: value", "tuple_type": "write it as [a, b]"}
-# What other formats call another file whose keys count here as well.
+# Keys by which other formats include a file.
 _PARENTS = frozenset({"extends", "extend", "import", "imports", "inherit", "inherits"})
-_ALONE = "a spec holds all of its keys itself, and --set KEY=VALUE changes one for a run"
+_ALONE = "a spec has all of its keys in one file; --set KEY=VALUE changes one for a run"
 
 
 def _unknown(key: str, known: Sequence[str]) -> Message:

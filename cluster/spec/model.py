@@ -1,4 +1,4 @@
-"""The spec as a frozen model. A new key is one field here; the schema and the reference follow."""
+"""The spec as an immutable model. The schema and the reference are generated from its fields."""
 
 from __future__ import annotations
 
@@ -39,19 +39,21 @@ _ORIGIN = ("path", "base", "overrides", "engines")
 
 
 class Until(Frozen):
-    """When a run may stop. Of several measures all must hold."""
+    """When a run may stop. If there are several targets, all must be met."""
 
     half_width: Annotated[float, Number()] | None = Field(
-        default=None, description="Target: half the confidence interval is at most this."
+        default=None,
+        description="Target: half the width of the confidence interval is at most this.",
     )
     rel_error: Annotated[float, Number()] | None = Field(
-        default=None, description="Target: the standard error is at most this part of the estimate."
+        default=None,
+        description="Target: the standard error divided by the estimate is at most this.",
     )
     std_error: Annotated[float, Number()] | None = Field(
         default=None, description="Target: the standard error is at most this."
     )
     confidence: Annotated[float, Confidence()] = Field(
-        default=0.95, description="Confidence of the interval."
+        default=0.95, description="Confidence level of the interval."
     )
     min_samples: Annotated[int, Whole()] | None = Field(
         default=None, description="The target is not judged on fewer samples."
@@ -62,7 +64,7 @@ class Until(Frozen):
     max_time: Annotated[float, Duration()] | None = Field(
         default=None,
         description="Start no block after this time (90m, 8h, 1h30m, or seconds); "
-        "those that were started are finished and counted.",
+        "blocks already started are finished and counted.",
     )
 
 
@@ -71,16 +73,16 @@ class Retry(Frozen):
 
     attempts: Annotated[int, Whole()] | None = Field(
         default=None,
-        description="Tries of a block; without it, 1 where the kernel raises and 3 where the "
-        "worker is lost.",
+        description="Attempts at a block; by default 1 if the kernel raises and 3 if the worker "
+        "is lost.",
     )
     timeout: Annotated[float, Duration()] = Field(
-        default=3600.0, description="A block that takes longer is taken for hung."
+        default=3600.0, description="A block that takes longer is considered hung."
     )
     memory: Annotated[int, Size(low=128 * 2**20)] | None = Field(
         default=None,
-        description="Memory of a slot, its kernel's processes included; a block that wants more "
-        "fails. Not in serial and threads.",
+        description="Memory limit of a slot, including the kernel's processes; a block that needs "
+        "more fails. Not enforced by serial and threads.",
     )
 
 
@@ -93,10 +95,10 @@ class Spec(Frozen):
 
     name: Annotated[str, Name()] = Field(
         default_factory=lambda: "run",
-        description="Name of the run; without it, the name of the spec's file.",
+        description="Name of the run; by default the name of the spec's file.",
     )
     description: Annotated[str, Text(lines=True)] | None = Field(
-        default=None, description="A few words for people; they change nothing."
+        default=None, description="A note for readers; it has no effect."
     )
     kernel: Annotated[str, KernelName()] = Field(
         description="What draws the samples: file.py:function, relative to the spec, or "
@@ -107,14 +109,14 @@ class Spec(Frozen):
     )
     samples: Annotated[int, Whole()] | None = Field(
         default=None,
-        description="Samples to draw, rounded up to whole blocks; not beside a target in until.",
+        description="Samples to draw, rounded up to whole blocks; not with a target in until.",
     )
     block: Annotated[int | Literal["auto"], Block()] = Field(
         default="auto",
-        description="Samples in a block, the unit of randomness; auto is what the kernel declares.",
+        description="Samples per block, the unit of randomness; auto is what the kernel declares.",
     )
     seed: Annotated[int, Whole(0, 2**128 - 1)] | None = Field(
-        default=None, description="Seed of all streams; without it, one is drawn and recorded."
+        default=None, description="Seed of all streams; by default one is drawn and recorded."
     )
     until: Until | None = Field(
         default=None, description="A precision target, and limits of samples and time."
@@ -124,21 +126,20 @@ class Spec(Frozen):
     )
     include: tuple[Annotated[str, FileName()], ...] = Field(
         default=(),
-        description="Files that the kernel imports, relative to its folder; they are frozen with "
-        "it.",
+        description="Files that the kernel imports, relative to its folder; frozen with it.",
     )
     backend: Annotated[str, EngineName()] = Field(
         default="processes",
-        description="The engine that runs the blocks; also one that another package brings, whose"
-        " options then stand under its name (cluster backends).",
+        description="The engine that runs the blocks, built-in or from another package; its "
+        "options are given under its name (cluster backends).",
     )
     nodes: Annotated[NodeList, NodesRule()] = Field(
         default_factory=lambda: NodeList((local(),)),
-        description="The hosts to work on; without it, this machine with its usable cores.",
+        description="The hosts to run on; by default this machine with its usable cores.",
     )
     retry: Retry = Field(default=Retry(), description="What happens when a block fails.")
-    schedule: Schedule | None = Field(default=None, description="When it may work.")
-    notify: Notify | None = Field(default=None, description="Who is told how it goes.")
+    schedule: Schedule | None = Field(default=None, description="When the run may work.")
+    notify: Notify | None = Field(default=None, description="Who is notified, and of what.")
     store: Annotated[str, Folder()] = Field(
         default="runs",
         description="Folder of the ledger, relative to the working directory.",
@@ -150,7 +151,7 @@ class Spec(Frozen):
 
     @property
     def path(self) -> str:
-        """The spec's file, as the person named it."""
+        """The spec's file, as the user gave it."""
         return self._source.file
 
     @property
@@ -160,46 +161,49 @@ class Spec(Frozen):
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """Every ``key=value`` that was set over the file."""
+        """Every ``key=value`` override that was applied to the file."""
         return self._source.overrides
 
     def engine_options(self, name: str) -> dict[str, Any]:
-        """The options of an engine, by their names: all that it has, with their defaults.
-
-        Those of one that is not there any more are none.
-        """
+        """All options of an engine by name, with their defaults; empty if it is not installed."""
         entry = engines.entry(name)
         return {} if entry is None else resolved(entry, self._own.get(name, {}), self.base)
 
     def problem(self, path: str, message: str, fix: str | None = None) -> Problem:
-        """A problem of a later room, at the place of a key in the spec's text.
+        """A problem at the position of a key in the spec's text.
 
         Args:
-            path: dotted, as in ``nodes[0].slots``; a key that is not in the text has the place
-                of the nearest one above it, and one that was overridden has ``--set``.
+            path: dotted, as in ``nodes[0].slots``; a key that is not in the text has the position
+                of the nearest key above it, and an overridden one has ``--set``.
             message: what is wrong.
-            fix: how to mend it.
+            fix: how to fix it, or None.
         """
         return self.problem_at(with_hosts(split(path) or ()), message, fix)
 
     def problem_at(
         self, path: tuple[str | int, ...], message: str, fix: str | None = None
     ) -> Problem:
-        """The same, by the steps of the path: a key of ``sweep.matrix`` holds dots itself."""
+        """The same for a path of steps: keys of ``sweep.matrix`` contain dots themselves.
+
+        Args:
+            path: the steps.
+            message: what is wrong.
+            fix: how to fix it, or None.
+        """
         return self._source.problem(path, message, fix)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-safe mapping, from which :meth:`from_json` makes an equal Spec.
+        """A JSON-safe mapping; :meth:`from_json` restores an equal Spec from it.
 
-        The keys are those of a spec, with all defaults and without those that have no value, and
-        ``path``, ``base`` and ``overrides``. The hosts are resolved: no host file and no
-        environment is read again.
+        It has the keys of a spec, with defaults filled in and without those that have no value,
+        and ``path``, ``base`` and ``overrides``. The hosts are resolved: neither host files nor
+        the environment are read again.
         """
         origin: dict[str, Any] = {
             "path": self.path,
             "base": str(self.base),
             "overrides": list(self.overrides),
-            # By these names a later reader knows keys of engines that it has not.
+            # So a reader without these engines can tell their sections from unknown keys.
             **({"engines": sorted(self._own)} if self._own else {}),
         }
         return {**self._keys(), **origin}
@@ -220,10 +224,15 @@ class Spec(Frozen):
 
     @classmethod
     def read(cls, document: Document, origin: SpecOrigin, changes: Sequence[str] = ()) -> Self:
-        """The spec of a document, with the texts of ``--set`` put over it.
+        """The spec of a document.
+
+        Args:
+            document: what was read; its data is changed in place.
+            origin: where it comes from.
+            changes: ``key=value`` overrides to apply.
 
         Raises:
-            SpecError: everything that is wrong, at once.
+            SpecError: all problems at once.
         """
         spec, source, own = judge(cls, document, origin, changes)
         spec._source, spec._own = source, own
@@ -232,24 +241,24 @@ class Spec(Frozen):
         return spec
 
     def _unattachable(self) -> Iterator[Problem]:
-        """Nodes that stand by themselves are met in one way, which must be told."""
+        """Problems of nodes with ``attach``, which only some engines can use."""
         if all(node.attach is None for node in self.nodes.hosts):
             return
         entry = engines.entry(self.backend)
         if entry is None or not entry.attach:
             able = " or ".join(each.name for each in engines.that_attach())
-            message = f"must be {able} where a node has attach, got {self.backend}"
+            message = f"must be {able} if a node has attach, got {self.backend}"
             yield self.problem("backend", message)
         elif not entry.attaches(self.engine_options(self.backend)):
             option = entry.attach[0].partition("=")[0]
             fix = (
-                f"write {self.backend}: {{{option}: {{file: PATH}}}}, the file that cluster node"
-                " was given there"
+                f"write {self.backend}: {{{option}: {{file: PATH}}}}, with the file that cluster "
+                "node was started with there"
             )
             yield self.problem(self.backend, f"a node with attach needs a {option}", fix)
 
     def _keys(self) -> dict[str, Any]:
-        """The keys of this spec, JSON-safe, with those of engines."""
+        """The keys of this spec and the sections of engines, JSON-safe."""
         return {**_plain(self), **_plain(self._own)}
 
     def _origin(self) -> SpecOrigin:
@@ -257,53 +266,55 @@ class Spec(Frozen):
         return SpecOrigin(self.path, self.base, self.overrides, engines=known)
 
     def placed_as(self, other: Self) -> Self:
-        """This spec, to be run where the other one says."""
+        """This spec, but to be run where and how the other one says."""
         made = self.model_copy(update={name: getattr(other, name) for name in _PLACE})
         made._own = other._own
         return made
 
     def varied(self, values: Mapping[str, Any]) -> Self:
-        """One point of this spec's sweep: itself without the sweep, and with other values.
+        """One point of this spec's sweep: this spec without the sweep, and with other values.
 
         Args:
-            values: by their dotted keys, of those that a sweep may vary.
+            values: by dotted keys that a sweep may vary.
 
         Raises:
-            SpecError: they do not fit; its problems have no place.
+            SpecError: they are not valid; its problems have no position.
         """
         plain = {name: _plain(getattr(self, name)) for name in _VARIED}
-        # Made anew for every point, this machine's cores would be counted each time.
+        # Passed as an object: parsing it again would count this machine's cores for each point.
         keys = {**_without_none(plain), **_plain(self._own), "nodes": self.nodes}
         for dotted, value in values.items():
             *above, last = dotted.split(".")
             _mapping_at(keys, above)[last] = value
         made = self.read(Document.of(keys), self._origin())
-        # What does not vary was judged before; host lists can be long.
+        # What does not vary is not validated again: host lists can be long.
         return made.model_copy(update={name: getattr(self, name) for name in _FIXED})
 
     def revised(self, changes: Sequence[str], without: Sequence[str] = ()) -> Self:
-        """This spec with further overrides, judged like a fresh one; its file is not read again.
+        """This spec with further overrides, validated like a new one; its file is not read again.
 
         Args:
             changes: texts of the form ``key=value``.
-            without: keys of the root that are left out first.
+            without: top-level keys to remove first.
 
         Raises:
-            SpecError: a change that does not fit.
+            SpecError: a change is not valid.
         """
         keys = {name: value for name, value in self._keys().items() if name not in without}
         if "nodes" in keys:
-            # The hosts of the files are in the list already.
+            # The hosts of the files are already in the list.
             keys["nodes"].pop("files", None)
-            # None were there yet: those of a job, which this process may be in now.
+            # An empty list is "auto" read outside a job; this process may be inside one now.
             keys["nodes"]["hosts"] = keys["nodes"]["hosts"] or "auto"
         made = self.read(Document.of(keys), self._origin(), changes)
         if any(_changes_hosts(change) for change in changes):
             return made
+        # The hosts are those of before, so their files are still to be watched.
         nodes = replace(made.nodes, files=self.nodes.files)
         return made.model_copy(update={"nodes": nodes})
 
 
+# What a sweep may vary; where and how a run works; and what all points of a sweep share.
 _VARIED = ("kernel", "params", "samples", "block", "seed", "until", "backend")
 _PLACE = ("backend", "nodes", "retry", "schedule", "notify")
 _FIXED = frozenset(Spec.model_fields) - {*_VARIED, "sweep"}
@@ -315,7 +326,7 @@ def _changes_hosts(change: str) -> bool:
 
 
 def _mapping_at(data: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
-    """The mapping at a path, made where there is none."""
+    """The mapping at a path, created if it is missing."""
     for step in path:
         if not isinstance(data.get(step), dict):
             data[step] = {}
@@ -324,7 +335,7 @@ def _mapping_at(data: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON-safe data of a model, without what has no value."""
+    """JSON-safe data of a model, without keys that have no value."""
     if isinstance(value, NodeList):
         data = value.to_json()
         data["hosts"] = [_without_none(node) for node in data["hosts"]]

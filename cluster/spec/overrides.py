@@ -1,4 +1,4 @@
-"""``--set key=value``: one YAML value put at a dotted place of the data, before it is judged."""
+"""``--set key=value``: overrides, applied to the data of a spec before it is validated."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cluster.spec.sweep import is_rule, may_vary
 from cluster.spec.values import clip, show
 from cluster.spec.yaml12 import MAX_DEPTH, Path, read
 
-# Commas are plain text in these; elsewhere they are how a sweep is written.
+# Keys whose values may contain plain commas; for other keys a comma makes a sweep.
 _TEXTS = frozenset({"description", "include", "name", "nodes", "notify", "schedule", "store"})
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:\\.|[^"\\])*\"""")
 _NODES_KEYS = frozenset({"hosts", "file", "required", "wait", "defaults"})
 
 
 class _Refused(Exception):
-    """An override that cannot be meant: the path it is about, a message, a fix."""
+    """An override that cannot be applied."""
 
     def __init__(self, path: Path, message: str, fix: str | None = None) -> None:
         super().__init__(message)
@@ -30,12 +30,12 @@ class _Refused(Exception):
 
 @dataclass
 class Applied:
-    """What overrides made of the data.
+    """The result of applying overrides.
 
     Attributes:
         data: the mapping, changed in place.
-        paths: what they gave a value.
-        problems: the overrides that could not be applied.
+        paths: the paths that were set.
+        problems: one for each override that could not be applied.
     """
 
     data: dict[str, Any]
@@ -44,12 +44,12 @@ class Applied:
 
 
 def apply(data: dict[str, Any], overrides: Sequence[str], known: Collection[str]) -> Applied:
-    """Put each ``key=value`` into the data, in turn; ``null`` takes a key out.
+    """Apply each ``key=value`` in turn; the value ``null`` removes a key.
 
     Args:
-        data: the root mapping of a spec.
+        data: the root mapping of a spec; changed in place.
         overrides: the texts after ``--set``.
-        known: the keys that a spec may have.
+        known: the keys that a spec may have at the top.
     """
     applied = Applied(data)
     for text in overrides:
@@ -70,7 +70,7 @@ def _parsed(text: str) -> tuple[Path, Any]:
     if len(path) > MAX_DEPTH:
         raise _Refused(path[:1], f"nested deeper than {MAX_DEPTH} levels")
     if path[:2] in (("sweep", "matrix"), ("sweep", "zip")) and len(path) > 2:
-        # The keys of these hold dots themselves.
+        # The keys of these mappings are dotted paths themselves.
         path = (*path[:2], join(path[2:]))
     if path[0] not in _TEXTS and _bare_comma(value):
         return _axis(path, f"[{value}]")
@@ -80,16 +80,16 @@ def _parsed(text: str) -> tuple[Path, Any]:
 
 
 def _axis(path: Path, text: str) -> tuple[Path, Any]:
-    """Several values of one key: an axis of the sweep's matrix."""
+    """Several values of one key become an axis of the sweep's matrix."""
     key = join(path)
     if not may_vary(key):
-        fix = "set one value, or put a list into brackets"
+        fix = "set one value, or write a list in brackets"
         raise _Refused(path, "several values make a sweep, and a sweep cannot vary this key", fix)
     return ("sweep", "matrix", key), _value(path, text)
 
 
 def _bare_comma(value: str) -> bool:
-    """Whether a comma stands outside of quotes and brackets."""
+    """Whether there is a comma outside quotes and brackets."""
     depth = 0
     for letter in _QUOTED.sub("", value):
         depth += (letter in "[{(") - (letter in "]})")
@@ -100,7 +100,7 @@ def _bare_comma(value: str) -> bool:
 
 def _value(path: Path, text: str) -> Any:
     if not text.strip():
-        raise _Refused(path, "has no value", "write key=null to leave the key out")
+        raise _Refused(path, "has no value", "write key=null to remove the key")
     document = read(text, "value")
     for finding in document.findings:
         inner = f"{join(finding.path)}: " if finding.path else ""
@@ -110,7 +110,7 @@ def _value(path: Path, text: str) -> Any:
 
 def _put(data: dict[str, Any], path: Path, value: Any, known: Collection[str]) -> Path:
     made = _nodes_made_ready(data, path)
-    # A problem names the path as it was written: nodes[0], where the data has nodes.hosts[0].
+    # Problems name the path as the user wrote it: nodes[0] for nodes.hosts[0] in the data.
     added = len(made) - len(path)
     parent: Any = data
     for length, (step, following) in enumerate(pairwise(made), 1):
@@ -119,9 +119,10 @@ def _put(data: dict[str, Any], path: Path, value: Any, known: Collection[str]) -
     if isinstance(last, int):
         _entry(parent, path)
         parent[last] = value
+    # In params null is a value: a parameter of the kernel may be None.
     elif value is None and path[0] != "params":
         if last not in parent and (len(path) > 1 or last not in known):
-            raise _Refused(path, "is not in the spec, so it cannot be left out")
+            raise _Refused(path, "is not in the spec, so it cannot be removed")
         parent.pop(last, None)
     else:
         parent[last] = value
@@ -129,7 +130,7 @@ def _put(data: dict[str, Any], path: Path, value: Any, known: Collection[str]) -
 
 
 def _descend(parent: Any, step: str | int, following: str | int, path: Path) -> Any:
-    """The container at a step, made where there is none, and where it can be meant."""
+    """The container at a step; a missing mapping is created, a missing list is an error."""
     if isinstance(step, int):
         _entry(parent, path)
     elif parent.get(step) is None:
@@ -150,10 +151,10 @@ def _entry(parent: Any, path: Path) -> None:
 
 
 def _nodes_made_ready(data: dict[str, Any], path: Path) -> Path:
-    """Bring ``nodes`` into the form that has the place, and give the place there."""
+    """Convert ``nodes`` to the form that has the path; returns the path in that form."""
     if path[0] != "nodes" or len(path) == 1:
         return path
-    # Without the key the nodes are this machine.
+    # By default the only node is this machine.
     nodes = data.get("nodes", ["localhost"] if isinstance(path[1], int) else {})
     made = with_hosts(path)
     if isinstance(nodes, str | list) and made[1] in _NODES_KEYS:
@@ -165,7 +166,7 @@ def _nodes_made_ready(data: dict[str, Any], path: Path) -> Path:
 
 
 def _hosts_made_ready(nodes: dict[str, Any], path: Path) -> None:
-    """One text becomes a list, and the text of one entry a mapping, so that it can have keys."""
+    """Make ``hosts`` a list, and an entry whose key is set a mapping."""
     hosts = nodes.get("hosts")
     if isinstance(hosts, str):
         hosts = nodes["hosts"] = [hosts]

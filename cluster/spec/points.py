@@ -1,4 +1,4 @@
-"""A sweep's points: each a request of its own, known by its identity. Computes nothing."""
+"""The points of a sweep: each is a request of its own. Nothing is computed here."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cluster.sampling.kernels import Kernel, KernelSource
 from cluster.spec import Spec, Sweep
 from cluster.spec.request import Request, bound, drawn_seed, prepared
 
-# More points than this are more often a slip of the pen than meant.
+# Above this number a sweep has to be confirmed: it is more often a mistake than intended.
 MANY = 100_000
 
 
 class Cell(NamedTuple):
-    """One value of a point, and its place in the spec."""
+    """One value of a point, and its path in the spec."""
 
     value: Any
     path: tuple[str | int, ...]
@@ -34,7 +34,7 @@ class Point:
     """One run of a sweep.
 
     Attributes:
-        values: what the sweep gives it, by dotted key.
+        values: its values of the varied keys, by dotted key.
         request: what it computes.
     """
 
@@ -44,17 +44,22 @@ class Point:
 
 @dataclass(frozen=True)
 class Part:
-    """The k-th of n parts of a sweep's points: those at the places k - 1, k - 1 + n, ..."""
+    """The k-th of n parts of a sweep: the points with index k - 1, k - 1 + n, ...
+
+    Attributes:
+        number: k, from 1.
+        of: n.
+    """
 
     number: int
     of: int
 
     @classmethod
     def read(cls, text: str) -> Part:
-        """From ``k/n``.
+        """Parse ``k/n``.
 
         Raises:
-            UsageError: it is no such text.
+            UsageError: the text is not of this form, or not 1 <= k <= n.
         """
         found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
         if not found or not 1 <= int(found[1]) <= int(found[2]):
@@ -69,34 +74,35 @@ class Part:
 def expand(spec: Spec, *, yes: bool = False) -> tuple[Point, ...]:
     """The points of a spec's sweep, in the order in which they are written.
 
-    Every kernel is frozen and loaded once. A seed that the spec leaves open is drawn once, so
-    that points which differ in their goal or backend only draw from the same streams.
+    Each kernel is frozen and loaded once. If the spec has no seed, one is drawn for the whole
+    sweep, so that points that differ only in their goal or backend share their streams.
 
     Args:
         spec: one with a sweep.
-        yes: more than 100,000 points are meant.
+        yes: whether more than 100,000 points are confirmed.
 
     Raises:
-        SpecError: everything that is wrong with the sweep or with a point, with its place.
-        UsageError: too many points.
+        SpecError: all problems of the sweep and of its points, with their positions.
+        UsageError: the spec has no sweep, or too many points.
     """
     sweep = spec.sweep
     if sweep is None:
         raise UsageError("the spec has no sweep")
     if problems := [*_clashes(spec, sweep)]:
         raise SpecError(problems)
+    # Before any point is made: a few characters can ask for more points than fit in memory.
     _judge_count(count(sweep), yes)
     rows = _kept(spec, sweep)
     if not rows:
         raise SpecError([spec.problem("sweep", "has no point", "give it a matrix, zip or include")])
     points = _resolved(spec, rows, sweep.streams == "common")
-    if problems := [*_twins(spec, rows, points)]:
+    if problems := [*_duplicates(spec, rows, points)]:
         raise SpecError(problems)
     return points
 
 
 def count(sweep: Sweep) -> int:
-    """How many points are written, before any is left out; no list of them is made."""
+    """The number of points before exclusions, computed without listing them."""
     lengths = [len(values) for values in (sweep.matrix or {}).values()]
     if sweep.zip:
         lengths.append(len(next(iter(sweep.zip.values()))))
@@ -105,11 +111,11 @@ def count(sweep: Sweep) -> int:
 
 def _judge_count(points: int, yes: bool) -> None:
     if points > MANY and not yes:
-        raise UsageError(f"the sweep has {points:,} points", fix="--yes if that is meant")
+        raise UsageError(f"the sweep has {points:,} points", fix="add --yes to confirm")
 
 
 def _clashes(spec: Spec, sweep: Sweep) -> Iterator[Problem]:
-    """Keys that two parts of the sweep would set, each over the other."""
+    """Keys of matrix or zip that another of their keys sets too, as params and params.d do."""
     matrix, zipped = sweep.matrix or {}, sweep.zip or {}
     parts = [("matrix", key) for key in matrix] + [("zip", key) for key in zipped]
     for part, key in parts:
@@ -119,7 +125,7 @@ def _clashes(spec: Spec, sweep: Sweep) -> Iterator[Problem]:
 
 
 def _kept(spec: Spec, sweep: Sweep) -> list[Row]:
-    """The rows of matrix and zip without the excluded ones, and then the included ones."""
+    """The rows of matrix and zip without the excluded ones, then the included ones."""
     rows, used = [], [False] * len(sweep.exclude)
     for row in _combined(sweep):
         hits = [_matches(row, excluded) for excluded in sweep.exclude]
@@ -127,7 +133,7 @@ def _kept(spec: Spec, sweep: Sweep) -> list[Row]:
         if not any(hits):
             rows.append(row)
     if not all(used):
-        message = "leaves nothing out: no combination has these values"
+        message = "excludes nothing: no combination has these values"
         idle = (place for place, hit in enumerate(used) if not hit)
         raise SpecError(spec.problem_at(("sweep", "exclude", at), message) for at in idle)
     for place, values in enumerate(sweep.include):
@@ -159,7 +165,7 @@ def _matches(row: Row, excluded: Mapping[str, Any]) -> bool:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two values are one to a person: 1 is 1.0, which logspace gives, but not true."""
+    """Whether a user would call two values equal: 1 and 1.0 (as logspace gives), not 1 and true."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
@@ -189,7 +195,7 @@ def _resolved(spec: Spec, rows: Sequence[Row], common: bool) -> tuple[Point, ...
 
 
 def _placed(spec: Spec, row: Row, problem: Problem) -> Problem:
-    """A point's problem at the value that brought it, or at the spec's own key."""
+    """A problem of a point, at the value of the sweep that causes it, or at the spec's key."""
     for key, cell in row.items():
         if _within(problem.path, key):
             return spec.problem_at(cell.path, problem.message, problem.fix)
@@ -200,17 +206,19 @@ def _within(path: str, key: str) -> bool:
     return path == key or path.startswith((f"{key}.", f"{key}["))
 
 
-def _twins(spec: Spec, rows: Sequence[Row], points: Sequence[Point]) -> Iterator[Problem]:
-    """Points that are one, and parameters that are two and would draw the same numbers."""
+def _duplicates(spec: Spec, rows: Sequence[Row], points: Sequence[Point]) -> Iterator[Problem]:
+    """Equal points, and different parameters whose stream keys collide."""
     seen: dict[tuple[object, ...], int] = {}
     streams: dict[tuple[int, int], str] = {}
     for place, (row, point) in enumerate(zip(rows, points, strict=True)):
         request = point.request
         where = next(iter(row.values())).path
+        # The same identity with another goal or backend is another run.
         whole = (request.identity, request.goal, request.spec.backend)
         if seen.setdefault(whole, place) != place:
             first = dict(points[seen[whole]].values)
-            yield spec.problem_at(where, f"the same point as {first}", "leave one of them out")
+            yield spec.problem_at(where, f"the same point as {first}", "remove one of them")
+        # Stream keys are 64 bits of a sha256; two equal ones would correlate their points.
         params, key = sha256(request.params), (request.seed, request.point)
         if not request.common and streams.setdefault(key, params) != params:
             message = f"{dict(point.values)} has the 64-bit stream key of another point"

@@ -1,7 +1,8 @@
-"""The JSON Schema of the spec, and its reference for people; both are made from the models."""
+"""The JSON Schema of the spec and its reference in Markdown, generated from the models."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,10 +42,10 @@ _HEADINGS = {
 
 
 def schema(engines: Sequence[Entry] | None = None) -> dict[str, Any]:
-    """JSON Schema, draft-07, of a spec once its text was read by the rules of YAML 1.2.
+    """The JSON Schema (draft-07) of a spec that was parsed by the rules of YAML 1.2.
 
     Args:
-        engines: those that a spec may name; None: those of this package.
+        engines: those that a spec may name; None: the built-in ones.
     """
     known = built_in() if engines is None else engines
     root = _object(Spec)
@@ -87,8 +88,9 @@ def _object(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _tidy(key: str, made: Mapping[str, Any]) -> dict[str, Any]:
-    """A property without pydantic's titles, and without null where a key needs a value."""
+    """A property without pydantic's title, and without null if the key is not nullable."""
     tidy = {name: value for name, value in made.items() if name != "title"}
+    # None and the empty list stand for "not given", which needs no default in the reference.
     if tidy.get("default", ...) in (None, []):
         del tidy["default"]
     branches = tidy.get("anyOf", [])
@@ -112,7 +114,7 @@ def _refer(key: str, model: type[BaseModel] = Spec) -> dict[str, Any]:
 
 
 def _reference(definition: str, words: str) -> dict[str, Any]:
-    # Draft-07 ignores what stands beside $ref.
+    # Draft-07 ignores keywords beside $ref, so the description needs an allOf.
     return {"description": words, "allOf": [{"$ref": f"#/definitions/{definition}"}]}
 
 
@@ -134,22 +136,26 @@ def _section(title: str, part: Mapping[str, Any]) -> Iterator[str]:
         yield f"{part['description']}\n"
     yield "| key | value | default | meaning |\n|---|---|---|---|"
     for key, value in part["properties"].items():
-        default = "needed" if key in part["required"] else _default(value)
+        default = "required" if key in part["required"] else _default(value)
         cells = (f"`{key}`", _kind(value), default, value["description"])
         yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
     yield ""
 
 
 def _default(value: Mapping[str, Any]) -> str:
-    return f"`{value['default']:g}`" if isinstance(value.get("default"), float) else _quoted(value)
-
-
-def _quoted(value: Mapping[str, Any]) -> str:
-    return f"`{value['default']}`" if "default" in value else ""
+    """A property's default as a spec would write it; empty if it has none."""
+    match value:
+        case {"default": float(number)}:
+            return f"`{number:g}`"
+        case {"default": str(text)}:
+            return f"`{text}`"
+        case {"default": other}:
+            return f"`{json.dumps(other)}`"
+    return ""
 
 
 def _kind(value: Mapping[str, Any]) -> str:
-    """The words for a property's type."""
+    """A property's type in words."""
     if "$comment" in value:
         return str(value["$comment"])
     if "enum" in value:
@@ -181,7 +187,7 @@ def _limits(value: Mapping[str, Any]) -> str:
     limits = [f"from {low}"] if low is not None else []
     limits += ["above 0"] if "exclusiveMinimum" in value else []
     limits += [f"and below {value['exclusiveMaximum']}"] if "exclusiveMaximum" in value else []
-    # The limit of 64 bits is no news to anyone.
+    # The general limit of 64 bits is not worth mentioning.
     limits += [f"to {high:,}"] if high < 2**63 - 1 else []
     return f" {' '.join(limits)}" if limits else ""
 
@@ -197,19 +203,19 @@ A spec is one YAML file: what to compute, where, and until when. The answer depe
 ```yaml
 kernel: ../jobs/pi.py:pi
 samples: 1e9
-nodes: ["n[01-04]", big:32]   # what holds brackets is quoted inside of a list
+nodes: ["n[01-04]", big:32]   # inside a list, text with brackets has to be quoted
 ```
 
 The text is read by the rules of YAML 1.2. `1e9`, `1_000_000` and `1e-5` are numbers; only `true`
-and `false` are truth values, so that `no` and `on` are text, as are `22:30` and dates; `010` is an
-error. A key that stands twice, an unknown key, a key without a value, tags and merge keys are
-errors too; `null` is a value inside of `params`, also where a sweep gives one. A spec is UTF-8, at
-most 1 MiB and 20,000 values long and 32 levels deep. Every problem is told at once, with its line
-and column. `-` in place of the file reads standard input; in a spec that is piped in, paths are
-relative to the working directory.
+and `false` are booleans, so `no` and `on` are text, and so are `22:30` and dates; `010` is an
+error. Duplicate keys, unknown keys, keys without a value, tags and merge keys are errors too;
+`null` is a value only inside `params`, or in a sweep's value of a parameter. A spec is UTF-8, at
+most 1 MiB with 20,000 values and 32 levels. All problems are reported at once, with line and
+column. `-` in place of the file reads standard input; in a spec from a pipe, paths are relative
+to the working directory.
 
-`--set key=value` puts one YAML value over the file: `--set samples=1e6`, `--set params.d=3`,
-`--set nodes[0].slots=4`; `--set seed=null` takes a key out. A comma outside of brackets and quotes
+`--set key=value` overrides one key with a YAML value: `--set samples=1e6`, `--set params.d=3`,
+`--set nodes[0].slots=4`; `--set seed=null` removes a key. A comma outside brackets and quotes
 makes a sweep: `--set params.d=1,2,3` is an axis of `sweep.matrix`.
 """
 
@@ -219,13 +225,13 @@ _CONCLUSION = """\
 | text | meaning |
 |---|---|
 | `n[01-16,20]`, `a[1-2],b3` | a Slurm host list |
-| `host:4`, `4/host` | a host with 4 slots (a port is a key of its own: 22 slots are `22/host`) |
-| `user@host`, `"[::1]:4"` | a user for ssh; an IPv6 address stands in brackets |
-| `hosts.txt`, `path/to/hostfile` | a host file of Open MPI or MPICH; its lines add up |
-| `auto` | the hosts that Slurm or PBS gave to this job; outside of a job nothing can be run |
+| `host:4`, `4/host` | a host with 4 slots (a port has its own key: write 22 slots as `22/host`) |
+| `user@host`, `"[::1]:4"` | a user for ssh; an IPv6 address is written in brackets |
+| `hosts.txt`, `path/to/hostfile` | Open MPI or MPICH host file; slots of a repeated host add up |
+| `auto` | the hosts that Slurm or PBS gave to this job; outside a job nothing can be run |
 
-A text names a file where it holds a `/`, ends as such files do (`.txt`, `.hosts`, `.lst`, `.csv`,
-`hostfile`, `machine_list`), or where there is such a file beside the spec; `{host: ...}` is a host
-whatever its name is. A host may stand only once. A machine under two names is told in a run,
-where it has more slots than cores.
+A text names a file if it contains a `/`, has an ending of such files (`.txt`, `.hosts`, `.lst`,
+`.csv`, `hostfile`, `machine_list`), or if there is a file of that name beside the spec;
+`{host: ...}` is always a host. A host may be listed only once. A machine under two names is
+reported by a run if it has more slots than cores.
 """

@@ -1,7 +1,7 @@
-"""A spec resolved: exactly what is computed, its identity, and until when.
+"""A resolved spec: exactly what is computed, its identity, and its goal.
 
-This is where a spec meets its kernel: the kernel's text is frozen, defaults are filled in, a seed
-is drawn where none was given. From here on nothing is read from the source tree.
+Here a spec is combined with its kernel: the kernel's text is frozen, defaults are filled in, and a
+seed is drawn if none was given. From here on nothing is read from the source tree.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from cluster.sampling.tally import MEASURES
 from cluster.sampling.task import Work
 from cluster.spec import Spec
 
-# A drawn seed stays exact in every JSON reader, those that read numbers as doubles included.
+# A drawn seed stays exact even in JSON readers that read numbers as doubles.
 _SEED_BITS = 53
-# What may be changed without changing what is computed: a resume takes these.
+# Keys that do not affect what is computed; a resume may override them.
 WHERE = frozenset({"backend", "nodes", "retry", "schedule", "notify", "description"})
 
 
@@ -44,16 +44,17 @@ class Request:
     """What a run computes.
 
     Attributes:
-        spec: as it was written, with the overrides.
+        spec: with the overrides.
         source: the kernel's frozen text.
         params: the canonical parameters.
-        seed, block: as written, drawn or resolved.
+        seed: from the spec, or drawn.
+        block: samples per block, from the spec or the kernel.
         scale, offset: the estimate is ``offset + scale * x``.
-        reference: the exact value, where the kernel knows it.
-        pinned: blocks of every task, for measurements; None: adapted.
-        common: its streams are those that all points of its sweep share.
-        shard: of its blocks only those from the first to before the second are computed here.
-        probe: how a few samples of the kernel came out where the run was begun; None: not asked.
+        reference: the exact value of the estimate, if the kernel declares one.
+        pinned: a fixed number of blocks per task, for benchmarks; None: adapted to the hosts.
+        common: whether all points of its sweep draw from the same streams.
+        shard: (first, stop) if only the blocks [first, stop) are computed here, else None.
+        probe: the result of the probe where the run was started; None if there was none.
     """
 
     spec: Spec
@@ -71,24 +72,24 @@ class Request:
 
     @property
     def identity(self) -> str:
-        """What makes a run's tally: two runs of one identity and block set have one tally."""
+        """The hash of everything that affects the tally: equal identity, equal tally per block."""
         return sha256(_essence(self.source.sha, self.params, self.seed, self.block, self.common))
 
     @property
     def key(self) -> str:
-        """The request key: the identity, with seed and block as they were written."""
+        """The request key: like the identity, but with seed and block as the spec gives them."""
         seed = "drawn" if self.spec.seed is None else self.spec.seed
         block = self.spec.block
         return sha256(_essence(self.source.sha, self.params, seed, block, self.common))
 
     @property
     def point(self) -> int:
-        """The 64-bit key that its streams have beside the seed."""
+        """The 64-bit key of its streams, besides the seed."""
         return streams.point_of({} if self.common else self.params)
 
     @property
     def goal(self) -> Goal:
-        """Until when."""
+        """When the run is complete."""
         goal = goal_of(self.spec, self.block)
         if self.shard is None:
             return goal
@@ -96,15 +97,15 @@ class Request:
         return replace(goal, blocks=stop, target=None, first=first)
 
     def work(self, run: str) -> Work:
-        """What the workers of a run are told."""
+        """What the workers of a run need to know."""
         return Work(run, self.source, self.params, self.seed, self.point, self.block)
 
     def with_recorded(self, other: Request) -> Request:
-        """The same request, with what an earlier run of its key recorded: seed, block, probe."""
+        """This request with the seed, block and probe that an earlier run of its key recorded."""
         return replace(self, seed=other.seed, block=other.block, probe=other.probe)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-safe mapping, from which :meth:`from_json` makes an equal request."""
+        """A JSON-safe mapping; :meth:`from_json` restores an equal request from it."""
         own = {name: getattr(self, name) for name in _OWN}
         return {
             **own,
@@ -115,8 +116,12 @@ class Request:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Request:
-        """Read what ``to_json`` wrote; neither the spec's file nor the kernel's is needed."""
-        own = {name: data[name] for name in _OWN if name in data}  # earlier versions had fewer
+        """The request that ``to_json`` wrote; the files of spec and kernel are not needed.
+
+        Raises:
+            SpecError: the recorded spec is not valid.
+        """
+        own = {name: data[name] for name in _OWN if name in data}  # older stores have fewer
         for name in ("reference", "shard"):
             if isinstance(own.get(name), list):
                 own[name] = tuple(own[name])
@@ -124,11 +129,11 @@ class Request:
 
 
 def identity_of(definition: Mapping[str, Any], sha: str) -> str:
-    """The identity of what ``Request.to_json`` wrote, computed again, without reading its spec.
+    """Recompute the identity of a recorded request without parsing its spec.
 
     Args:
-        definition: with params, seed and block.
-        sha: of its kernel, from the frozen text.
+        definition: what ``Request.to_json`` wrote.
+        sha: of the kernel's frozen text.
     """
     common = definition.get("common", False)
     essence = _essence(sha, definition["params"], definition["seed"], definition["block"], common)
@@ -144,7 +149,7 @@ def _essence(
         "seed": seed,
         "block": block,
         "stream": streams.FORMAT,
-        # Named only where it is so: the identities of all other runs are as ever.
+        # Left out otherwise, so that other runs keep the identity that they had before this key.
         **({"streams": "common"} if common else {}),
     }
 
@@ -164,19 +169,19 @@ _OWN = (
 
 
 def resolve(spec: Spec) -> Request:
-    """The request of a spec that is one run.
+    """The request of a spec without a sweep.
 
     Raises:
-        SpecError: the kernel or a parameter is not what the spec says, with its place.
+        SpecError: the spec has a sweep, or its kernel or a parameter is not valid.
     """
     if spec.sweep is not None:
-        message = "makes many runs of this spec, where one is wanted"
-        raise SpecError([spec.problem("sweep", message, "--set sweep=null leaves it out")])
+        message = "makes many runs of this spec, but a single one is needed here"
+        raise SpecError([spec.problem("sweep", message, "--set sweep=null removes it")])
     return bound(spec, *prepared(spec))
 
 
 def drawn_seed() -> int:
-    """A seed for a spec that has none."""
+    """A random seed, for a spec that has none."""
     return secrets.randbits(_SEED_BITS)
 
 
@@ -184,11 +189,12 @@ def prepared(spec: Spec) -> tuple[KernelSource, Kernel]:
     """Freeze and load the kernel of a spec.
 
     Raises:
-        SpecError: it is not there, or no kernel; with its place.
-        KernelError: a kernel's file asks for it while it is imported.
+        SpecError: the kernel cannot be found or loaded, or is not a kernel.
+        KernelError: called while a kernel's file is being imported.
     """
     refuse_verbs()
     try:
+        # Frozen first and loaded from the copy: what is checked here is what workers will run.
         source = freeze(spec.kernel, spec.base, spec.include)
         with within(spec.retry.timeout, source.entry):
             return source, load(source)
@@ -206,17 +212,17 @@ def bound(
     *,
     common: bool = False,
 ) -> Request:
-    """The request of a spec with its kernel: what the spec leaves open is filled in.
+    """The request of a spec and its kernel, with everything that the spec leaves open filled in.
 
     Args:
-        spec: one run.
+        spec: of a single run.
         source: the kernel's frozen text, from :func:`prepared`.
-        kernel: what was loaded from it.
-        seed: for a spec that has none; without it, one is drawn.
-        common: draw from the streams that all points of a sweep share.
+        kernel: loaded from it.
+        seed: used if the spec has none; None: one is drawn.
+        common: draw from streams shared by all points of a sweep.
 
     Raises:
-        SpecError: a parameter does not fit, with its place.
+        SpecError: a parameter or the hosts are not valid.
     """
     params, scale, offset, reference = _bind(spec, kernel)
     check_place(spec)
@@ -234,7 +240,12 @@ def bound(
 
 
 def goal_of(spec: Spec, block: int) -> Goal:
-    """Until when a spec wants its run to go on."""
+    """The goal of a spec's run.
+
+    Args:
+        spec: of a single run.
+        block: samples per block.
+    """
     until = spec.until
     if until is None:
         return Goal(blocks_for(spec.samples or 0, block))
@@ -248,10 +259,14 @@ def goal_of(spec: Spec, block: int) -> Goal:
 
 
 def elsewhere(request: Request, overrides: Sequence[str]) -> Request:
-    """The same request, to be run on another backend, other nodes, or with other patience.
+    """The same request with another backend, nodes, retries, schedule or notification.
+
+    Args:
+        request: the recorded one.
+        overrides: texts of the form ``key=value``.
 
     Raises:
-        SpecError: an override does not fit.
+        SpecError: an override is not valid.
         UsageError: an override would change what is computed.
     """
     for override in overrides:
@@ -268,14 +283,18 @@ def elsewhere(request: Request, overrides: Sequence[str]) -> Request:
 
 
 def extended(request: Request, overrides: Sequence[str]) -> Request:
-    """The same request, with another goal: overrides of ``samples`` and ``until``.
+    """The same request with another goal.
 
-    More samples take the place of a target, and a target that of samples; the confidence and the
-    time limit stay.
+    A number of samples replaces a target, and a target replaces a number of samples; the
+    confidence level and the time limit stay.
+
+    Args:
+        request: the recorded one.
+        overrides: texts ``samples=...`` or ``until.*=...``.
 
     Raises:
-        SpecError: an override does not fit.
-        UsageError: an override is of something else than the goal.
+        SpecError: an override is not valid.
+        UsageError: an override is not about the goal.
     """
     keys = {override.partition("=")[0].strip() for override in overrides}
     for key in keys:
@@ -291,14 +310,14 @@ def extended(request: Request, overrides: Sequence[str]) -> Request:
 
 
 def outdated(request: Request) -> str | None:
-    """Words where a kernel's file differs now from what a run has frozen; None: it does not."""
+    """A warning if the kernel's files have changed since submit, or None."""
     spec = request.spec
     changed = differing(request.source, spec.kernel, spec.base)
     if not changed:
         return None
     return (
-        f"{', '.join(changed)} differs now from what was frozen at submit: the frozen text is "
-        "what goes on, and only a new submit computes with the new one"
+        f"{', '.join(changed)} changed since submit: the run continues with the frozen text; "
+        "submit again to compute with the new one"
     )
 
 
@@ -308,6 +327,7 @@ def _problem(spec: Spec, fault: ParamFault) -> Problem:
 
 
 def _limits(spec: Spec) -> list[str]:
+    """The keys of ``until`` that a new number of samples keeps, as overrides."""
     if spec.until is None:
         return []
     time = [f"until.max_time={spec.until.max_time}"] if spec.until.max_time else []
@@ -315,24 +335,24 @@ def _limits(spec: Spec) -> list[str]:
 
 
 def check_place(spec: Spec) -> None:
-    """Refuse hosts that the backend cannot reach.
+    """Check that the backend can use the spec's hosts.
 
     Raises:
-        SpecError: the backend works on this machine only, and the spec names another.
+        SpecError: the backend works only on this machine, and the spec names another one.
     """
     entry = engines.entry(spec.backend)
     if entry is not None and not entry.trouble and not entry.hosted:
         far = [node.host for node in spec.nodes.hosts if not is_local(node.host)]
         if far:
-            message = f"the backend {spec.backend} works on this machine only, got {far[0]!r}"
-            raise SpecError([spec.problem("nodes", message, "name localhost, or leave nodes out")])
+            message = f"the backend {spec.backend} works only on this machine, got {far[0]!r}"
+            raise SpecError([spec.problem("nodes", message, "name localhost, or remove nodes")])
 
 
 def placed(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """The nodes, those of this machine with their slots filled in: its usable cores.
+    """The nodes, with the slots of those on this machine filled in: its usable cores.
 
     Raises:
-        UsageError: they are those of a job, and this process is in none.
+        UsageError: there are none: ``nodes: auto`` outside a job.
     """
     if not nodes:
         raise UsageError(f"nodes: {NO_ALLOCATION}", fix=ALLOCATE)
@@ -340,7 +360,7 @@ def placed(nodes: Sequence[Node]) -> tuple[Node, ...]:
 
 
 def with_slots(nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """Nodes, those of this machine with their slots filled in: its usable cores."""
+    """The nodes, with the slots of those on this machine filled in: its usable cores."""
     return tuple(
         replace(node, slots=usable_cores()) if node.slots is None and is_local(node.host) else node
         for node in nodes
@@ -350,7 +370,7 @@ def with_slots(nodes: Sequence[Node]) -> tuple[Node, ...]:
 def _bind(
     spec: Spec, kernel: Kernel
 ) -> tuple[dict[str, object], float, float, float | tuple[float, ...] | None]:
-    """Canonical parameters, scale, offset and reference; errors at their place in the spec."""
+    """Canonical parameters, scale, offset and reference; errors at their position in the spec."""
     try:
         params = kernel.resolve(spec.params)
         return params, *kernel.scale(params), kernel.reference(params)

@@ -1,7 +1,7 @@
-"""Plain scalars by the core schema of YAML 1.2.
+"""Plain scalars by the core schema of YAML 1.2 (section 10.3.2), with ``_`` between digits.
 
 ``no`` and ``on`` are text, ``22:30`` and dates are text, ``1e9`` and ``1_000_000`` are numbers.
-What YAML 1.1 read as octal, ``010``, is refused rather than read as 10: the reader meant one thing.
+``010`` is an error: it is octal in YAML 1.1 and decimal in YAML 1.2, and either may be meant.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import re
 
-# No number of a spec needs more digits; the conversion of long ones takes quadratic time.
-_LONGEST_NUMBER = 100
+# No number of a spec needs more digits, and converting a long one takes quadratic time.
+_MAX_DIGITS = 100
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLS = {
@@ -30,7 +30,12 @@ Scalar = None | bool | int | float | str
 
 
 class ScalarError(ValueError):
-    """A scalar that has no meaning, with the fix."""
+    """A scalar without a valid meaning.
+
+    Attributes:
+        message: what is wrong.
+        fix: how to fix it.
+    """
 
     def __init__(self, message: str, fix: str) -> None:
         super().__init__(message)
@@ -41,12 +46,13 @@ def resolve(text: str) -> Scalar:
     """The value of a plain (unquoted) scalar.
 
     Raises:
-        ScalarError: ``010``, or a number that no spec can need.
+        ScalarError: an ambiguous number such as ``010``, or one that is too long or too large.
     """
     if text in _NULLS:
         return None
     if text in _BOOLS:
         return _BOOLS[text]
+    # Most scalars are words; the first character tells without a regular expression.
     return _number(text) if text[0] in "+-.0123456789" else text
 
 
@@ -54,9 +60,9 @@ def _number(text: str) -> Scalar:
     patterns = (_INT, _FLOAT, _HEX, _OCTAL)
     if not any(pattern.fullmatch(text) for pattern in patterns):
         return _special(text)
-    if len(text) > _LONGEST_NUMBER:
+    if len(text) > _MAX_DIGITS:
         message = f"a number of {len(text):,} characters"
-        raise ScalarError(message, f"at most {_LONGEST_NUMBER}; quote it if it is text")
+        raise ScalarError(message, f"at most {_MAX_DIGITS}; quote it if it is text")
     if _OLD_OCTAL.fullmatch(text):
         decimal = text.lstrip("+-0_") or "0"
         fix = f"write {decimal}, 0o{decimal} for octal, or {text!r} in quotes for text"

@@ -1,4 +1,4 @@
-"""Where a spec came from: the place of each key, for messages that point at it."""
+"""The origin of a spec: the position of each key in its text, for error messages."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _DOTTED = re.compile(rf"{_KEY}(?:\[[0-9]{{1,6}}\]|\.{_KEY})*")
 
 
 def split(dotted: str) -> Path | None:
-    """``nodes[0].slots`` as ("nodes", 0, "slots"); None where it is no such path."""
+    """``nodes[0].slots`` as ("nodes", 0, "slots"); None if the text is not a path."""
     if not _DOTTED.fullmatch(dotted):
         return None
     return tuple(key or int(index) for key, index in _STEP.findall(dotted))
 
 
 def join(path: Path) -> str:
-    """The reverse of :func:`split`; a key that is no plain word stands in quotes."""
+    """The inverse of :func:`split`; a key that is not a plain word is quoted."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{_shown(step)}" for step in path)
     return "".join(steps).removeprefix(".")
 
@@ -37,17 +37,17 @@ def _shown(key: str) -> str:
 
 @dataclass(frozen=True)
 class SpecSource:
-    """The file, folder and overrides of a spec, and the places in its text.
+    """The file, folder and overrides of a spec, and the positions of its values.
 
-    Two sources are equal if they name the same file, folder and overrides.
+    Two sources are equal if they have the same file, folder and overrides.
 
     Attributes:
-        file: the spec as the person named it.
+        file: the spec's path as the user gave it.
         base: the folder that the spec's paths are relative to.
         overrides: the ``key=value`` of each ``--set``.
-        data: what was read, with the overrides; only for looking up what is there.
-        values, keys: the place of each value and of its key.
-        overridden: the paths that ``--set`` gave a value.
+        data: what was read, with the overrides; only to look up which paths exist.
+        values, keys: the positions of each value and of its key, by path.
+        overridden: the paths set by ``--set``.
     """
 
     file: str
@@ -67,14 +67,14 @@ class SpecSource:
         at_key: bool = False,
         column: int | None = None,
     ) -> Problem:
-        """A problem at the place of `path`, or at the nearest place above it that has one.
+        """A problem at the position of `path`, or of the nearest path above it that has one.
 
         Args:
-            path: as the models name it; ``nodes`` is then always {hosts: [...]}.
+            path: as in the models, where ``nodes`` is always {hosts: [...]}.
             message: what is wrong.
-            fix: how to mend it.
-            at_key: point at the key rather than at its value.
-            column: 0-based offset inside of a text.
+            fix: how to fix it, or None.
+            at_key: point at the key and not at its value.
+            column: 0-based offset inside a text.
         """
         shown = self.written(path)
         for given in self.overridden:
@@ -85,22 +85,22 @@ class SpecSource:
         return Problem(self.file, line, place, join(shown), message, fix)
 
     def finding(self, found: SpecIssue) -> Problem:
-        """What the reader found, as a problem."""
+        """A finding of the YAML reader, as a problem."""
         line, column = found.mark[:2]
         path = join(found.path)
         return Problem(self.file, line, column, path, found.message, found.fix)
 
     def with_overridden(self, paths: Iterable[Path]) -> SpecSource:
-        """The same source, with the paths that ``--set`` gave a value."""
+        """The same source, with the paths set by ``--set``."""
         return replace(self, overridden=frozenset(paths))
 
     def _was_set(self, path: Path, given: Path) -> bool:
-        """Whether the value at `path` was given by an override, or made for one below it."""
+        """Whether an override set the value at `path`, or created it to set one below it."""
         made = bool(path) and given[: len(path)] == path and path not in self.keys
         return made or path[: len(given)] == given
 
     def written(self, path: Path) -> Path:
-        """The path as the person wrote it: ``nodes`` may be a list, or one text."""
+        """The path as the user wrote it: ``nodes`` may be a list, or a single text."""
         if path[:2] == ("nodes", "hosts") and not self._is_there(path[:2]):
             path = (path[0], *path[2:])
         while path and isinstance(path[-1], int) and not self._is_there(path):
@@ -117,6 +117,7 @@ class SpecSource:
 
     def _place(self, shown: Path, path: Path, at_key: bool, column: int | None) -> tuple[int, int]:
         marks = self.keys if at_key else self.values
+        # The position of the path itself, in any form of nodes; else that of the nearest above.
         for exact in (shown, path, _without_hosts(path)):
             if mark := marks.get(exact):
                 inside = mark.inset is not None and column is not None
@@ -139,6 +140,6 @@ def _without_hosts(path: Path) -> Path:
 
 
 def with_hosts(path: Path) -> Path:
-    """The path as the models name it: the entries of ``nodes`` are those of its ``hosts``."""
+    """The path as in the models: ``nodes[0]`` becomes ``nodes.hosts[0]``."""
     listed = len(path) > 1 and path[0] == "nodes" and isinstance(path[1], int)
     return (path[0], "hosts", *path[1:]) if listed else path

@@ -1,4 +1,4 @@
-"""``sweep:``: which keys vary, over which values. What the points are, cluster.spec.points says."""
+"""The key ``sweep``: which keys vary over which values. ``cluster.spec.points`` expands it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from cluster.spec.hosts import Frozen
 from cluster.spec.source import split
 from cluster.spec.values import Choice, Duration, ReadOnly, Rule, clip, fault, faults, show
 
-# No axis is longer: what is written in a few letters must not fill the memory.
+# The limit of an axis: ``range(0, 1e12, 1)`` must not fill the memory.
 LONGEST_AXIS = 1_000_000
+# Keys that a sweep may vary themselves, and mappings whose keys it may vary.
 PLAIN = ("seed", "samples", "block", "kernel", "backend")
 BELOW = ("params", "until")
-# pow() may differ in its last bits between machines; a parameter is part of a run's identity.
+# logspace is rounded to this many digits: pow() may differ in its last bits between machines, and
+# parameters are part of a run's identity.
 _DIGITS = 12
 _LARGEST_EXPONENT = 300
 _CALL = re.compile(r"(range|logspace)\(([^()]*)\)")
@@ -36,29 +38,35 @@ def may_vary(key: str) -> bool:
     path = split(key)
     if path is None or not all(isinstance(step, str) for step in path):
         return False
+    # Parameters may be nested mappings; until has only one level.
     wanted = 2 if path[0] == "until" else len(path)
     return key in PLAIN or (path[0] in BELOW and len(path) == max(2, wanted))
 
 
 def is_rule(text: str) -> bool:
-    """Whether a text is a rule for the values of an axis: ``range(...)`` or ``logspace(...)``."""
+    """Whether a text gives the values of an axis as ``range(...)`` or ``logspace(...)``."""
     return bool(_CALL.fullmatch(text.strip()))
 
 
 def values_of(value: Any) -> tuple[Any, ...]:
-    """The values of one axis: a list as it is, ``range(...)`` and ``logspace(...)`` spread out."""
+    """The values of one axis: those of a list, ``range(...)`` or ``logspace(...)``.
+
+    Raises:
+        PydanticCustomError: it is none of these, is empty or too long, or has wrong arguments.
+    """
     if isinstance(value, list | tuple):
         if not value:
             raise fault("must have at least one value, got an empty list")
-        # [range(1, 5, 1)] is a list of three texts, of which none is meant.
+        # YAML reads [range(1, 5, 1)] as a list of three texts.
         if any(isinstance(one, str) and _CALL_BEGINS.match(one) for one in value):
-            raise fault("range(...) and logspace(...) stand alone, not in a list", _FORMS)
+            raise fault("range(...) and logspace(...) cannot be part of a list", _FORMS)
         return tuple(value)
     found = _CALL.fullmatch(value.strip()) if isinstance(value, str) else None
     if not found:
         call = isinstance(value, str) and _CALL_LIKE.fullmatch(value)
-        what = f"knows no {clip(value)}" if call else f"must be a list of values, got {show(value)}"
-        raise fault(what, _FORMS)
+        if call:
+            raise fault(f"has an unknown function {clip(value)}", _FORMS)
+        raise fault(f"must be a list of values, got {show(value)}", _FORMS)
     return _FUNCTIONS[found[1]](*_numbers(value, found[2]))
 
 
@@ -71,47 +79,47 @@ def _numbers(text: str, inner: str) -> tuple[Decimal, Decimal, Decimal]:
     except InvalidOperation:
         raise fault(f"takes three numbers, got {clip(text)}", _FORMS) from None
     for each in (first, second, third):
-        # Exact arithmetic with 1e-999999 would fill the memory.
+        # Exact fractions of numbers such as 1e-999999 would fill the memory.
         if not each.is_finite() or (each and abs(each.adjusted()) > _LARGEST_EXPONENT):
-            raise fault(f"takes numbers that a double can hold, got {clip(text)}")
+            raise fault(f"takes numbers in the range of a double, got {clip(text)}")
     return first, second, third
 
 
 def _range(start: Decimal, stop: Decimal, step: Decimal) -> tuple[float, ...]:
-    """From `start` up to, and without, `stop`; whole numbers where all three are written so."""
+    """From `start` to before `stop`; integers if all three are written as integers."""
     if step == 0:
         raise fault("the step of a range must not be 0")
     count = math.ceil((Fraction(stop) - Fraction(start)) / Fraction(step))
     _judge_length(count)
     whole = all(each.as_tuple().exponent == 0 for each in (start, stop, step))
-    # Decimals add exactly: the third of range(0, 1, 0.1) is 0.3, not 0.30000000000000004.
+    # In decimals, so that range(0, 1, 0.1) has 0.3 and not 0.30000000000000004.
     return tuple((int if whole else float)(start + at * step) for at in range(count))
 
 
 def _logspace(start: Decimal, stop: Decimal, count: Decimal) -> tuple[float, ...]:
-    """So many values from `start` to `stop`, both among them, each the same factor further."""
+    """`count` values in geometric progression from `start` to `stop`, both included."""
     if count != int(count) or count < 2:
         raise fault(f"logspace needs a whole number of at least 2 values, got {count}")
     if start <= 0 or stop <= 0:
-        raise fault("logspace goes between numbers above 0")
+        raise fault("logspace needs a start and an end above 0")
     _judge_length(int(count))
     low, factor, steps = float(start), float(stop / start), int(count) - 1
     if 0 < factor < math.inf:
         inner = [low * factor ** (at / steps) for at in range(1, steps)]
-    else:  # no double holds the ratio of the ends, but each holds the values between them
+    else:  # the ratio of the ends overflows a double, although the values between them do not
         ends = start.log10(), stop.log10()
         inner = [_between(*ends, at, steps) for at in range(1, steps)]
     return (low, *(float(f"{value:.{_DIGITS}g}") for value in inner), float(stop))
 
 
 def _between(low: Decimal, high: Decimal, at: int, steps: int) -> float:
-    """The number whose common logarithm lies so many of all steps from `low` to `high`."""
+    """The at-th of `steps` log-spaced values between 10**low and 10**high."""
     return float(Decimal(10) ** (low + (high - low) * at / steps))
 
 
 def _judge_length(count: int) -> None:
     if count < 1:
-        raise fault("has no value: the end lies before the start")
+        raise fault("has no value: the end is before the start")
     if count > LONGEST_AXIS:
         raise fault(f"has {count:,} values, more than {LONGEST_AXIS:,}")
 
@@ -131,7 +139,11 @@ def _key_fault(key: str) -> tuple[str, str | None] | None:
 
 @dataclass(frozen=True)
 class Axes(Rule):
-    """Keys to their values."""
+    """A mapping of keys to their values along an axis.
+
+    Attributes:
+        zipped: whether the axes go in step, so that all need the same number of values.
+    """
 
     zipped: bool = False
 
@@ -139,8 +151,8 @@ class Axes(Rule):
         axes = ReadOnly(_each(value, values_of))
         lengths = {len(values) for values in axes.values()}
         if self.zipped and len(lengths) > 1:
-            told = ", ".join(f"{key} has {len(values)}" for key, values in axes.items())
-            raise fault(f"goes in step, so all must have equally many values: {told}")
+            counts = ", ".join(f"{key} has {len(values)}" for key, values in axes.items())
+            raise fault(f"all keys must have the same number of values: {counts}")
         return axes
 
     def schema(self) -> dict[str, Any]:
@@ -151,7 +163,7 @@ class Axes(Rule):
 
 @dataclass(frozen=True)
 class Assignment(Rule):
-    """Keys to one value each."""
+    """A mapping of keys to one value each."""
 
     def check(self, value: Any) -> Mapping[str, Any]:
         return ReadOnly(_each(value, lambda one: one))
@@ -161,7 +173,7 @@ class Assignment(Rule):
 
 
 def _each(value: Any, make: Callable[[Any], Any]) -> dict[str, Any]:
-    """The mapping with each value made by `make`; everything that is wrong is told at once."""
+    """The mapping with `make` applied to each value; all errors are raised at once."""
     if isinstance(value, Mapping) and not value:
         raise fault("must have at least one key, got none", "write it as params.d: [1, 2]")
     if not isinstance(value, Mapping):
@@ -195,37 +207,37 @@ class SweepFlag(Rule):
 
 
 class Sweep(Frozen):
-    """Many runs of one spec: the product of `matrix`, in step with `zip`."""
+    """Many runs of one spec: every combination of `matrix`, each with every step of `zip`."""
 
     matrix: Annotated[Mapping[str, tuple[Any, ...]], Axes()] | None = Field(
         default=None,
-        description="Keys and their values, every combination of them: a list, range(a, b, step) "
+        description="Keys and their values, in every combination: a list, range(a, b, step) "
         "without b, or logspace(a, b, n) with both ends.",
     )
     zip: Annotated[Mapping[str, tuple[Any, ...]], Axes(zipped=True)] | None = Field(
         default=None, description="Keys whose values go in step; combined with the matrix."
     )
     include: tuple[Annotated[Mapping[str, Any], Assignment()], ...] = Field(
-        default=(), description="Further points, each by the keys it changes."
+        default=(), description="Further points, each given by the keys that it changes."
     )
     exclude: tuple[Annotated[Mapping[str, Any], Assignment()], ...] = Field(
-        default=(), description="Combinations that are left out: those that have all these values."
+        default=(), description="Combinations to leave out: those with all of these values."
     )
     order: Annotated[str, Choice(names=("breadth", "depth"), what="order")] = Field(
         default="breadth",
-        description="breadth: every point has a first estimate early; depth: one after the other.",
+        description="breadth: every point gets a first estimate early; depth: one after the other.",
     )
     streams: Annotated[str, Choice(names=("own", "common"), what="kind of streams")] = Field(
         default="own",
-        description="common: all points draw from the same random numbers.",
+        description="common: all points draw the same random numbers; own: independent ones.",
     )
     max_time: Annotated[float, Duration()] | None = Field(
         default=None,
-        description="Start no block of any point after this time; until.max_time is that of each "
-        "point, from its first block on.",
+        description="Start no block of any point after this time; until.max_time limits each "
+        "point by itself, from its first block.",
     )
     keep_going: Annotated[bool, SweepFlag()] = Field(
-        default=True, description="Whether the other points go on where one has failed."
+        default=True, description="Whether the other points continue when one has failed."
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Text that is no YAML, said so that a person can mend it."""
+"""Syntax errors of YAML, translated to messages that help to fix them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 MAX_BYTES = 2**20
 MAX_LINES = 50_000
 
-# What YAML allows in a text; surrogates are left out, they have no UTF-8.
+# The characters that YAML does not allow, and surrogates, which UTF-8 cannot encode.
 _NOT_TEXT = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _WIDE = re.compile("[\uff1a\uff0c\u00a0\u3000]")
 _WIDE_NAMES = {
@@ -23,7 +23,13 @@ Place = tuple[int, int]
 
 
 class SyntaxFault(Exception):
-    """What ends the reading: a message, a place (line and column, 1-based), a fix."""
+    """An error that ends the parsing.
+
+    Attributes:
+        message: what is wrong.
+        place: line and column, 1-based.
+        fix: how to fix it, or None.
+    """
 
     def __init__(self, message: str, place: Place, fix: str | None = None) -> None:
         super().__init__(message)
@@ -31,10 +37,10 @@ class SyntaxFault(Exception):
 
 
 def decode(source: str | bytes) -> str:
-    """The text without its byte order mark.
+    """The text of a document, without its byte order mark.
 
     Raises:
-        Fault: too long, not UTF-8, or letters that no text has, with the offset in bytes.
+        SyntaxFault: it is too long, not UTF-8, or has characters that YAML does not allow.
     """
     if len(source) > MAX_BYTES:
         raise SyntaxFault("the file is over 1 MiB", (1, 1), "name many hosts in a host file")
@@ -60,11 +66,11 @@ def _utf8(source: bytes) -> str:
 def _not_text(text: str, index: int) -> SyntaxFault:
     code = ord(text[index])
     offset = len(text[:index].encode("utf-8", "surrogatepass"))
-    if 0xDC80 <= code <= 0xDCFF:  # how Python has such a byte of an argument
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a command-line argument, by surrogateescape
         message = f"not UTF-8: byte 0x{code - 0xDC00:02x} at offset {offset}"
         return SyntaxFault(message, _place(text, index), "write it as UTF-8")
     surrogate = 0xD800 <= code <= 0xDFFF
-    kind = "half a surrogate pair" if surrogate else "a control or unassigned character"
+    kind = "a lone surrogate" if surrogate else "a control or unassigned character"
     message = f"{kind} (U+{code:04X}) at byte {offset}"
     return SyntaxFault(message, _place(text, index), "remove it")
 
@@ -75,7 +81,7 @@ def _place(text: str, index: int) -> Place:
 
 
 def explain(error: yaml.YAMLError, text: str) -> SyntaxFault:
-    """A syntax error of PyYAML in our words, where it was made rather than where it was noticed."""
+    """A syntax error of PyYAML in our words, at its cause and not where it was detected."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:
         return SyntaxFault(f"not valid YAML: {_first_line(error)}", (1, 1))
@@ -87,16 +93,16 @@ def _first_line(error: yaml.YAMLError) -> str:
 
 
 def _lookalike(error: yaml.YAMLError, text: str, mark: yaml.Mark) -> SyntaxFault | None:
-    """A letter that looks like a colon or a space, in the lines that the error is about."""
+    """A character that looks like a colon or a space, in the lines around the error."""
     context = getattr(error, "context_mark", None)
     lines = text.split("\n")
-    # An error of a missing ':' is noticed on the line after, at the latest.
+    # A missing ':' is detected on the following line at the latest.
     first = max(0, min(context.line if context else mark.line, mark.line) - 1)
     first = max(first, mark.line - 20)
     for number in range(first, min(mark.line + 1, len(lines))):
         if found := _WIDE.search(lines[number].partition(" #")[0]):
             fix = "write a plain ':' or space, or quote the text"
-            message = f"{_WIDE_NAMES[found[0]]} is not punctuation to YAML"
+            message = f"{_WIDE_NAMES[found[0]]} is not punctuation in YAML"
             return SyntaxFault(message, (number + 1, found.start() + 1), fix)
     return None
 
@@ -107,12 +113,12 @@ def _at(mark: yaml.Mark) -> Place:
 
 def _worded(error: yaml.YAMLError, text: str, mark: yaml.Mark) -> SyntaxFault:
     problem = str(getattr(error, "problem", "") or "")
-    begun = getattr(error, "context_mark", None)
-    if begun is not None and "expected ':'" in problem:
-        # It is noticed on the line after the one that lacks it.
-        mark = begun
+    context_mark = getattr(error, "context_mark", None)
+    if context_mark is not None and "expected ':'" in problem:
+        # It is detected on the line after the one without the colon.
+        mark = context_mark
         if text[mark.index] == "-":
-            return SyntaxFault("a '-' without a space begins no list item", _at(mark), _ITEM)
+            return SyntaxFault("a '-' without a space is not a list item", _at(mark), _ITEM)
     place = _at(mark)
     here = repr(text[mark.index : mark.index + 1]) if mark.index < len(text) else "the end"
     context = str(getattr(error, "context", "") or "")
@@ -123,21 +129,22 @@ def _worded(error: yaml.YAMLError, text: str, mark: yaml.Mark) -> SyntaxFault:
 
 
 _ITEM = "write a list item as '- item', with a space"
-_INDENT = "indent it like its neighbours"
+_INDENT = "indent it like the lines around it"
 _QUOTE = "quote it if it is text"
+# (pattern of PyYAML's message, our message, the fix); the first match counts.
 _WORDS = (
-    (r"'\\t' that cannot start", "a tab stands where YAML wants spaces", "use spaces"),
+    (r"'\\t' that cannot start", "a tab where YAML needs spaces", "use spaces"),
     (r"cannot start any token", "a value cannot begin with {here}", _QUOTE),
     (r"scanning an (alias|anchor)", "no name after '*' or '&'", _QUOTE),
     (r"(scanning|parsing) a.*(tag|directive)", "tags and directives are not supported", _QUOTE),
     (
         r"mapping values are not allowed",
         "a second ':' in one value, or a key at the wrong depth",
-        "quote the value, or line the key up with its neighbours",
+        "quote the value, or align the key with those around it",
     ),
     (
         r"sequence entries are not allowed",
-        "a list item '- ' cannot stand here",
+        "a list item '- ' is not allowed here",
         "begin it on a line of its own",
     ),
     (
@@ -148,19 +155,19 @@ _WORDS = (
     (
         r"flow sequence.*expected ',' or '\]'",
         "expected ',' or ']' in the list",
-        "close the list, and quote items that hold brackets: ['n[01-16]', b]",
+        "close the list, and quote items that contain brackets: ['n[01-16]', b]",
     ),
     (
         r"flow mapping.*expected ',' or '\}'",
         "expected ',' or '}}' in the mapping",
-        "close the mapping, and quote values that hold brackets",
+        "close the mapping, and quote values that contain brackets",
     ),
-    (r"block mapping.*expected <block end>", "not lined up with the keys above", _INDENT),
-    (r"block collection.*expected <block end>", "not lined up with the items above", _INDENT),
+    (r"block mapping.*expected <block end>", "not aligned with the keys above", _INDENT),
+    (r"block collection.*expected <block end>", "not aligned with the items above", _INDENT),
     (r"quoted scalar.*(end of stream|document separator)", "a quote is not closed", None),
     (r"unknown escape character", "an unknown escape in double quotes", "use single quotes"),
-    (r"escape sequence", "a broken escape in double quotes", "use single quotes"),
+    (r"escape sequence", "an invalid escape in double quotes", "use single quotes"),
     (r"'<document start>'", "text after the end of the document", None),
-    (r"block scalar", "a broken header or indentation after '|' or '>'", None),
+    (r"block scalar", "an invalid header or indentation after '|' or '>'", None),
     (r"node content, but found", "a value is missing before {here}", _QUOTE),
 )

@@ -1,7 +1,7 @@
-"""What the values of a spec may be: one rule a kind, with its check, its words and its schema.
+"""The types of values in a spec: one rule each, with its check, its messages and its schema.
 
-The rules replace pydantic's own types, so that a message says what a person can mend, and nothing
-is converted in silence: the text '1000' is no number here.
+The rules replace pydantic's own types, so that messages tell the user what to fix and nothing is
+converted silently: the text '1000' is not a number here.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from cluster.common.errors import did_you_mean
 from cluster.hosts.process_tree import memory_text
 from cluster.spec.scalars import ScalarError, resolve
 
-# The type of every error that a rule raises; cluster.spec.messages words pydantic's own ones.
+# The type of the errors that rules raise; cluster.spec.messages translates pydantic's own ones.
 OURS = "cluster"
 LARGEST = 2**63 - 1
-_LONGEST_TIME = 10 * 366 * 86_400
-_SHOWN = 60
+_MAX_SECONDS = 10 * 366 * 86_400
+_MAX_SHOWN = 60
 
 
 def fault(
     message: str, fix: str | None = None, *, column: int | None = None, at_key: bool = False
 ) -> PydanticCustomError:
-    """An error in our words.
+    """An error of a rule.
 
     Args:
         message: what is wrong.
-        fix: how to mend it.
-        column: 0-based offset of the place inside of a text.
-        at_key: the key is wrong, not its value.
+        fix: how to fix it, or None.
+        column: 0-based offset inside a text, or None.
+        at_key: whether the key is wrong and not its value.
     """
     context = {"message": printable(message), "fix": fix, "column": column, "at_key": at_key}
     return PydanticCustomError(OURS, "{message}", context)
 
 
 def faults(details: Iterable[tuple[tuple[str | int, ...], PydanticCustomError]]) -> ValidationError:
-    """Several errors at once, each with its path below the value that is being checked."""
+    """Several errors as one, each with its path below the value that is being checked."""
     lines: list[InitErrorDetails] = [
         {"type": error, "loc": path, "input": None} for path, error in details
     ]
@@ -52,7 +52,7 @@ def faults(details: Iterable[tuple[tuple[str | int, ...], PydanticCustomError]])
 
 
 def show(value: object) -> str:
-    """What came, in a few words."""
+    """A short description of a value, for ``got ...`` in messages."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -65,7 +65,7 @@ def show(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with escapes for what would control a terminal, or cannot be written to one."""
+    """The text with unprintable characters escaped, which could control a terminal."""
     if text.isprintable():
         return text
     escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -73,20 +73,20 @@ def printable(text: str) -> str:
 
 
 def clip(text: str) -> str:
-    """A text in quotes, on one line, and not too long."""
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+    """A text in quotes, on one line, cut if it is long."""
+    return repr(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...")
 
 
 def number(value: float) -> str:
     """A number as YAML would write it."""
-    if value != value:  # noqa: PLR0124 - math.isnan would convert a large int, and fail
+    if value != value:  # noqa: PLR0124 - math.isnan overflows for a large int
         return ".nan"
     special = {math.inf: ".inf", -math.inf: "-.inf"}
     return special.get(value) or str(value)
 
 
 class ReadOnly(dict[str, Any]):
-    """A mapping that cannot be changed; a dict, so that JSON and copies need nothing special."""
+    """An immutable mapping; a dict, so that json and copy work with it."""
 
     def _refuse(self, *_args: object, **_keys: object) -> NoReturn:
         raise TypeError("a spec's mapping is read-only")
@@ -95,18 +95,23 @@ class ReadOnly(dict[str, Any]):
     pop = popitem = setdefault = update = _refuse
 
     def __reduce__(self) -> tuple[type[ReadOnly], tuple[dict[str, Any]]]:
+        # copy and pickle would otherwise fill an empty one through __setitem__.
         return ReadOnly, (dict(self),)
 
 
 class Rule:
-    """A kind of value: `check` returns the value or raises a fault, `schema` is its JSON Schema."""
+    """A type of value; used in an ``Annotated`` type of a pydantic model."""
 
     def check(self, value: Any) -> Any:
-        """The value to keep."""
+        """The validated value.
+
+        Raises:
+            PydanticCustomError, ValidationError: it is not valid.
+        """
         raise NotImplementedError
 
     def schema(self) -> dict[str, Any]:
-        """JSON Schema, draft-07."""
+        """The JSON Schema (draft-07) of valid values."""
         raise NotImplementedError
 
     def __get_pydantic_core_schema__(
@@ -122,7 +127,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Whole(Rule):
-    """A whole number in [low, high]; ``1e9`` is one."""
+    """A whole number in [low, high]; a float such as ``1e9`` is accepted if it is whole."""
 
     low: int = 1
     high: int = LARGEST
@@ -138,7 +143,7 @@ class Whole(Rule):
     def _whole(self, value: Any) -> int:
         if isinstance(value, float) and math.isinf(value):
             raise fault(f"must be finite, got {number(value)}")
-        # Beyond 2^63 a float stands for many whole numbers, none of which was written.
+        # Such a float may have been rounded from another whole number than the one written.
         if isinstance(value, float) and value.is_integer():
             if abs(value) > 2**63 and self.low <= value <= self.high:
                 raise fault("is too large for an exponent", "write all of its digits")
@@ -152,12 +157,12 @@ class Whole(Rule):
 
 
 def _unquote(value: object) -> str | None:
-    """The fix for a number in quotes."""
+    """The fix for a number in quotes; None for any other value."""
     try:
         meant = resolve(value) if isinstance(value, str) else None
     except ScalarError:
         meant = None
-    # A truth value is an int to Python.
+    # Not isinstance: a bool is an int.
     return "write it without quotes" if type(meant) in (int, float) else None
 
 
@@ -191,7 +196,7 @@ class Flag(Rule):
 
 @dataclass(frozen=True)
 class Number(Rule):
-    """A number above 0, and below `below` where that is given."""
+    """A finite number above 0, and below `below` if that is given."""
 
     below: float | None = None
 
@@ -214,19 +219,20 @@ class Number(Rule):
 
 @dataclass(frozen=True)
 class Confidence(Number):
-    """A number above 0 and below 1, by so much that the interval has an end."""
+    """A confidence level: a number between 0 and 1 for which the interval is finite."""
 
     below: float | None = 1
 
     def check(self, value: Any) -> float:
         result = super().check(value)
-        # Half a tail that is lost in rounding has no quantile.
+        # The quantile is taken at (1 + confidence) / 2, which must not round to 1.
         if (1 + result) / 2 == 1:
             raise fault(f"must be below 1 by at least 3e-16, got {number(value)}")
         return result
 
 
 def _float(value: float) -> float:
+    """The number as a float; infinite for an int beyond the range of doubles."""
     try:
         return float(value)
     except OverflowError:
@@ -234,13 +240,18 @@ def _float(value: float) -> float:
 
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+# Each unit is optional, but the order is fixed.
 _PART = r"(?:([0-9]+(?:\.[0-9]+)?) ?{unit} ?)?"
 _DURATION = re.compile("".join(_PART.format(unit=unit) for unit in _UNITS))
 
 
 @dataclass(frozen=True)
 class Duration(Rule):
-    """A time in seconds, or as ``90m``, ``8h``, ``1h30m``, ``45s``, ``2d``."""
+    """A duration in seconds, or as ``90m``, ``8h``, ``1h30m``, ``45s``, ``2d``.
+
+    Attributes:
+        zero: whether 0 is allowed.
+    """
 
     zero: bool = False
 
@@ -248,7 +259,7 @@ class Duration(Rule):
         seconds = self._seconds(value)
         if self.zero and seconds == 0:
             return 0.0
-        if not 0 < seconds <= _LONGEST_TIME:
+        if not 0 < seconds <= _MAX_SECONDS:
             low = "at least 0" if self.zero else "above 0"
             raise fault(f"must be a time {low} and at most ten years, got {show(value)}")
         return seconds
@@ -285,7 +296,7 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]i?)B")
 
 @dataclass(frozen=True)
 class Size(Rule):
-    """An amount of memory, at least `low`: bytes, or as ``500MB``, ``2GiB``."""
+    """An amount of memory of at least `low` bytes: in bytes, or as ``500MB``, ``2GiB``."""
 
     low: int
 
@@ -311,9 +322,13 @@ class Size(Rule):
 
 @dataclass(frozen=True)
 class Text(Rule):
-    """A text that is not empty, on one line unless `lines`; `judge` looks further.
+    """A text that is not empty.
 
-    ``cure``: how to mend what does not fit the pattern.
+    Attributes:
+        pattern: a regular expression that the whole text must match, or None.
+        form: what the pattern describes, for messages.
+        lines: whether it may have several lines.
+        cure: how to fix a text that does not match the pattern, or None.
     """
 
     pattern: str | None = None
@@ -333,7 +348,11 @@ class Text(Rule):
         return value
 
     def judge(self, value: str) -> None:
-        """Raise a fault for a text that fits the pattern and is wrong all the same."""
+        """Further checks of a text that matches the pattern.
+
+        Raises:
+            PydanticCustomError: it is not valid.
+        """
 
     def schema(self) -> dict[str, Any]:
         pattern = {"pattern": f"^{self.pattern}$"} if self.pattern else {}
@@ -343,7 +362,7 @@ class Text(Rule):
 
 @dataclass(frozen=True)
 class Name(Text):
-    """The name of a run: it becomes part of file names, so it is one plain word."""
+    """The name of a run; it becomes part of file names."""
 
     pattern: str | None = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
     form: str = "1 to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit"
@@ -354,7 +373,7 @@ _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
 
 @dataclass(frozen=True)
 class KernelName(Text):
-    """``module:function`` or ``file.py:function``; whether it is there, the kernel's room says."""
+    """``module:function`` or ``file.py:function``; whether it exists is checked on freezing."""
 
     form: str = "module:function or file.py:function"
     pattern: str | None = rf"(?:[^:\\]*[^:\\/]\.py|{_IDENTIFIER}(?:\.{_IDENTIFIER})*):{_IDENTIFIER}"
@@ -377,7 +396,7 @@ class FileName(Text):
 
 @dataclass(frozen=True)
 class Folder(Text):
-    """A folder; the shell's shorthands would be taken for its name, so they are refused."""
+    """A folder; ``~`` and ``$`` are refused, since no shell expands them here."""
 
     form: str = "a folder, without $ and ~"
     pattern: str | None = r"[^~$][^$]*"
@@ -385,7 +404,7 @@ class Folder(Text):
 
 @dataclass(frozen=True)
 class Choice(Text):
-    """One of the names."""
+    """One of several names; `what` they are is used in messages."""
 
     names: tuple[str, ...] = ()
     what: str = "name"
@@ -406,7 +425,7 @@ _Found = list[tuple[Path, PydanticCustomError]]
 
 @dataclass(frozen=True)
 class Params(Rule):
-    """The kernel's parameters: names to numbers, texts, true, false, lists and mappings."""
+    """The kernel's parameters: a mapping of names to JSON values."""
 
     def check(self, value: Any) -> Mapping[str, Any]:
         found: _Found = []
@@ -421,7 +440,7 @@ class Params(Rule):
 
 @dataclass(frozen=True)
 class Environment(Rule):
-    """Variables: names to texts."""
+    """Environment variables: a mapping of names to texts."""
 
     def check(self, value: Any) -> Mapping[str, str]:
         found: _Found = []
@@ -450,8 +469,8 @@ def _named(value: Any, judge: Callable[[str], str | None], found: _Found) -> Map
 
 def _parameter_fault(name: str) -> str | None:
     if keyword.iskeyword(name):
-        return f"{name!r} is a word of Python's own, and no parameter can have it"
-    # Python takes letters that look alike for one name; a mapping does not.
+        return f"{name!r} is a keyword of Python, so it cannot name a parameter"
+    # Python normalizes identifiers to NFKC, but a mapping does not normalize its keys.
     fine = name.isidentifier() and unicodedata.normalize("NFKC", name) == name
     return None if fine else f"{clip(name)} is not the name of a parameter"
 
@@ -466,7 +485,7 @@ def _frozen_mapping(value: Mapping[str, Any], path: Path, found: _Found) -> Mapp
 
 
 def _frozen(value: Any, path: Path, found: _Found) -> Any:
-    """The value, immutable, lists as tuples; numbers that JSON has no word for are found."""
+    """The value made immutable, with tuples for lists; appends non-finite numbers to `found`."""
     if isinstance(value, Mapping):
         return _frozen_mapping(value, path, found)
     if isinstance(value, list | tuple):

@@ -1,13 +1,15 @@
-"""When a nightly run may work, and which date a start belongs to. No clock: the time is given.
+"""The hours in which a scheduled run may work, and the date that a start belongs to.
 
-A window is a pair of wall-clock times in a time zone. Each calendar date has one, that opens on
-it; where it crosses midnight it closes on the next. Instants are seconds since the epoch.
+The current time is always an argument: nothing here reads the clock. Instants are seconds since
+the epoch.
 
-A wall-clock time that a date has twice is the first of the two; one that it has not, because the
-clocks go forward, is read with the offset of before, so that 02:30 is then 03:30 (RFC 5545, 3.3.5).
-So every date has exactly one opening, and a night is as long as the clock on the wall says: from
-22:00 to 06:00 are seven hours in spring and nine in autumn. A window that would close before it
-opens then, such as 02:30-03:15, has no hours on that date.
+A window is a pair of wall-clock times in a time zone. Each calendar date has one window, which
+opens on it, and closes on the next date if it crosses midnight.
+
+When clocks change: an ambiguous time is the first of the two; a skipped time is read with the
+offset before the gap, so 02:30 means 03:30 (RFC 5545, section 3.3.5). So every date has exactly
+one opening, and the window from 22:00 to 06:00 has seven hours in spring and nine in autumn. A
+window that would then close before it opens, such as 02:30-03:15, is empty on that date.
 """
 
 from __future__ import annotations
@@ -25,13 +27,17 @@ _TIME = r"([01][0-9]|2[0-3]):([0-5][0-9])"
 _WINDOW = re.compile(rf"{_TIME} ?- ?{_TIME}")
 _DAY = timedelta(days=1)
 _LOCALTIME = "/etc/localtime"
-# A night's two dates, in any time zone, lie between the first date and the last.
+# Keeps the dates before and after any instant, in any time zone, within what datetime supports.
 _FIRST = datetime(1, 1, 4, tzinfo=UTC).timestamp()
 _LAST = datetime(9999, 12, 29, tzinfo=UTC).timestamp()
 
 
 class WindowError(ValueError):
-    """A text that is no window, or a time zone that nobody knows; ``fix`` is its cure."""
+    """A text that is not a window, or an unknown time zone.
+
+    Attributes:
+        fix: how to fix it, or None.
+    """
 
     def __init__(self, message: str, fix: str | None = None) -> None:
         super().__init__(message)
@@ -40,7 +46,7 @@ class WindowError(ValueError):
 
 @dataclass(frozen=True)
 class Window:
-    """Opening and closing time, and the zone in which they are read."""
+    """Opening and closing time of each date, and their time zone."""
 
     opens: time
     closes: time
@@ -58,7 +64,7 @@ class Window:
             zone: a name of the tz database, such as ``Europe/Berlin``; None: the machine's own.
 
         Raises:
-            WindowError: it is none.
+            WindowError: the text is not a window, or the time zone is unknown.
         """
         found = _WINDOW.fullmatch(text)
         if not found:
@@ -66,7 +72,7 @@ class Window:
         hour, minute, last_hour, last_minute = map(int, found.groups())
         opens, closes = time(hour, minute), time(last_hour, last_minute)
         if opens == closes:
-            raise WindowError(f"a window must not close when it opens, got {text!r}")
+            raise WindowError(f"a window must not close at the time it opens, got {text!r}")
         return cls(opens, closes, zone_of(zone))
 
     def opening(self, day: date) -> float:
@@ -74,30 +80,31 @@ class Window:
         return _instant(day, self.opens, self.zone)
 
     def closing(self, day: date) -> float:
-        """When the window of a date closes; not after its opening where the clocks skip it."""
+        """When the window of a date closes; may be before its opening if the clocks skip hours."""
         after = day + _DAY if self.closes < self.opens else day
         return _instant(after, self.closes, self.zone)
 
     def date_of(self, now: float) -> date:
         """The scheduled date that a start belongs to: that of the latest opening.
 
-        A start after the window has closed, because the machine was off, belongs to it too.
+        A start after the window has closed, as when the machine was off, belongs to it too.
 
         Raises:
-            UsageError: the clock is beyond the dates that there are.
+            UsageError: the clock is outside the range of dates.
         """
+        # From the next date on: if clocks went back over midnight, it may have opened already.
         day = _date(now, self.zone) + _DAY
         while self.opening(day) > now:
             day -= _DAY
         return day
 
     def closes_at(self, now: float) -> float | None:
-        """When the window that is open now closes; None where none is open."""
+        """When the window that is open now closes; None if none is open."""
         closing = self.closing(self.date_of(now))
         return closing if now < closing else None
 
     def local(self, instant: float) -> str:
-        """An instant on the window's own wall clock, in words."""
+        """An instant as date and time in the window's time zone, for messages."""
         return f"{_local(instant, self.zone):%Y-%m-%d %H:%M %Z}"
 
     def next_opening(self, now: float) -> float:
@@ -108,11 +115,11 @@ class Window:
 def zone_of(name: str | None) -> ZoneInfo:
     """A time zone by its name in the tz database; None: the machine's own.
 
-    The machine's is ``/etc/localtime``, whatever TZ says: a start by cron has no TZ, and must not
-    have another window than the same start by hand.
+    The machine's is ``/etc/localtime`` regardless of TZ: cron does not set TZ, and a start by
+    cron must have the same window as a start by hand.
 
     Raises:
-        WindowError: there is none of that name.
+        WindowError: the name is unknown.
     """
     if name is None:
         return _local_zone()
@@ -125,16 +132,22 @@ def zone_of(name: str | None) -> ZoneInfo:
 
 def _local_zone() -> ZoneInfo:
     try:
+        # Usually a link into the tz database, whose path gives the name.
         place = os.path.realpath(_LOCALTIME)
         with open(place, "rb") as file:
             named = place.partition("/zoneinfo/")[2] or None
             return ZoneInfo.from_file(file, named)
     except (OSError, ValueError):
-        return ZoneInfo("UTC")  # a system that does not say is on UTC, as its own tools take it
+        return ZoneInfo("UTC")  # as the C library does if /etc/localtime is missing
 
 
 def start_key(request: str, scheduled: date) -> str:
-    """The key of one scheduled start: two firings for one date are one start."""
+    """The key of a scheduled start; the same date gives the same key, so it runs only once.
+
+    Args:
+        request: the request's key.
+        scheduled: the date.
+    """
     return sha256({"request": request, "scheduled": scheduled.isoformat()})
 
 
@@ -142,7 +155,7 @@ def date_at(now: float) -> date:
     """The date of an instant in the machine's own time zone.
 
     Raises:
-        UsageError: the clock is beyond the dates that there are.
+        UsageError: the clock is outside the range of dates.
     """
     return _date(now, zone_of(None))
 
@@ -150,7 +163,7 @@ def date_at(now: float) -> date:
 def _date(now: float, zone: ZoneInfo) -> date:
     if not _FIRST < now < _LAST:
         raise UsageError(
-            f"this machine's clock is beyond the dates that there are: {now:.6g} s since 1970",
+            f"this machine's clock is outside the range of dates: {now:.6g} s since 1970",
             fix="set the clock, as with timedatectl",
         )
     return _local(now, zone).date()

@@ -1,8 +1,8 @@
-"""The only reader of YAML: text to plain data, with the place of everything in it.
+"""The only reader of YAML: from text to plain data, with the position of every value.
 
-PyYAML's pure-Python parser gives the events (its C parser crashes on deep nesting); the tree is
-built here, with bounds on depth and size, so that no input costs more than a second. All findings
-that leave the rest readable are collected; a syntax error ends the reading.
+PyYAML's pure-Python parser provides the events (its C parser crashes on deep nesting). The tree is
+built here, with limits on depth and size, so that no input takes more than about a second. All
+errors after which parsing can continue are collected; a syntax error ends it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from cluster.spec.scalars import ScalarError, resolve
 from cluster.spec.syntax import SyntaxFault, decode, explain
 
 MAX_DEPTH = 32
-# Scalars, lists and mappings, after aliases are followed. Long text counts more than once.
+# Scalars, lists and mappings, with aliases expanded. A text counts as one value per 256 characters.
 MAX_VALUES = 20_000
 _TEXT_PER_VALUE = 256
 
-# Invisible or look-alike letters that a plain scalar must not begin or end with.
+# Invisible or look-alike characters that a plain scalar must not begin or end with.
 _LOOKALIKE_SPACE = "\u00a0\u1680\u2000-\u200b\u202f\u205f\u2060\u3000\ufeff"
 _EDGE_SPACE = re.compile(rf"^[{_LOOKALIKE_SPACE}]|[{_LOOKALIKE_SPACE}]$|\w:[{_LOOKALIKE_SPACE}]")
 _WIDE_KEY = re.compile(r"(?:^|\s)[A-Za-z_]\w*\s*\uff1a", re.ASCII)
@@ -33,7 +33,13 @@ Path = tuple[str | int, ...]
 
 
 class Mark(NamedTuple):
-    """A place in the text, 1-based; `inset` is where a one-line scalar's text begins, from here."""
+    """A position in the text.
+
+    Attributes:
+        line, column: 1-based.
+        inset: offset from here to the text of a one-line scalar (1 for a quote); None if it has
+            several lines, so that a column inside it cannot be told.
+    """
 
     line: int
     column: int
@@ -41,7 +47,14 @@ class Mark(NamedTuple):
 
 
 class SpecIssue(NamedTuple):
-    """One thing that is wrong, at a place in the text, and the value that it is about."""
+    """An error in the text.
+
+    Attributes:
+        path: of the value that it is about.
+        mark: its position.
+        message: what is wrong.
+        fix: how to fix it, or None.
+    """
 
     path: Path
     mark: Mark
@@ -50,14 +63,14 @@ class SpecIssue(NamedTuple):
 
 
 class Document(NamedTuple):
-    """What was read.
+    """The result of parsing.
 
     Attributes:
-        data: dict, list, str, int, float, bool and None; None where nothing could be read.
-        values: the place of each value by its path.
-        keys: the place of each key by the path of its value.
-        findings: what is wrong.
-        broken: the paths of values that have no meaning, and are not to be judged again.
+        data: dict, list, str, int, float, bool and None; None if nothing could be read.
+        values: the position of each value by its path.
+        keys: the position of each key by the path of its value.
+        findings: all errors.
+        broken: paths of values with an error, which must not be reported again.
     """
 
     data: Any
@@ -68,12 +81,17 @@ class Document(NamedTuple):
 
     @classmethod
     def of(cls, data: Any) -> Document:
-        """A document that was not read from text, so that nothing in it has a place."""
+        """A document of data that has no text, and so no positions."""
         return cls(data, {}, {}, [], set())
 
 
 def read(source: str | bytes, what: str = "file") -> Document:
-    """Read one YAML document, whatever its root is; `what` it is called in messages."""
+    """Read one YAML document with any root; errors are in its ``findings``.
+
+    Args:
+        source: the text; bytes must be UTF-8.
+        what: what messages call it.
+    """
     document = Document.of(None)
     try:
         text = decode(source)
@@ -88,7 +106,15 @@ def read(source: str | bytes, what: str = "file") -> Document:
 
 @dataclass(slots=True)
 class _Node:
-    """A value of the text: a scalar's text, a list's nodes, or a mapping's pairs."""
+    """A value of the text: a scalar's text, a list's nodes, or a mapping's pairs.
+
+    Attributes:
+        mark: its position.
+        tag: its explicit tag, or None.
+        scalar, items, pairs: one of them, by its kind.
+        plain: whether a scalar is unquoted, so that it may be a number.
+        height: levels below it, and size: values in it, to limit what aliases add up to.
+    """
 
     mark: Mark
     tag: str | None
@@ -105,11 +131,14 @@ def _mark(event: Any, inset: int | None = None) -> Mark:
 
 
 class _Composer:
-    """Events to nodes. An alias gives the node of its anchor again, at its full cost."""
+    """Builds nodes from events. An alias counts as much as the node of its anchor.
+
+    All methods raise SyntaxFault for errors after which parsing cannot continue.
+    """
 
     def __init__(self, text: str) -> None:
         self.events = _events(text)
-        self.anchors: dict[str, _Node | None] = {}
+        self.anchors: dict[str, _Node | None] = {}  # None while the node is being built
         self.values = 0
 
     def compose(self, what: str) -> _Node:
@@ -138,7 +167,7 @@ class _Composer:
         if depth > MAX_DEPTH:
             raise SyntaxFault(f"nested deeper than {MAX_DEPTH} levels", _mark(event)[:2])
         if event.anchor:
-            self.anchors[event.anchor] = None
+            self.anchors[event.anchor] = None  # an alias inside would be an endless tree
         node = self.content(event, depth)
         if event.anchor:
             self.anchors[event.anchor] = node
@@ -171,7 +200,7 @@ class _Composer:
             )
         node = self.anchors[event.anchor]
         if node is None:
-            raise SyntaxFault(f"the alias *{name} stands inside of its own anchor", place)
+            raise SyntaxFault(f"the alias *{name} is inside its own anchor", place)
         self.count(event, node.size)
         return node
 
@@ -188,7 +217,7 @@ def _events(text: str) -> Iterator[Any]:
     except yaml.YAMLError as error:
         raise explain(error, text) from None
     except (ValueError, OverflowError, RecursionError) as error:
-        # PyYAML converts \U00110000 and the numbers of %YAML without a check.
+        # PyYAML converts \U00110000 and the version after %YAML without a check.
         raise SyntaxFault(f"not valid YAML: {error}", (1, 1)) from None
 
 
@@ -205,7 +234,7 @@ def _tag(event: Any) -> str | None:
 
 
 class _Builder:
-    """Nodes to plain data, each value's place noted; what is wrong goes to the findings."""
+    """Builds plain data from nodes; positions and errors are added to the document."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -246,24 +275,25 @@ class _Builder:
             if name is None:
                 continue
             place = (*path, name)
+            # PyYAML's own loader would silently keep the last one.
             if name in data:
                 first = self.document.keys[place].line
                 lines = f"on line {first} and again on line {key.mark.line}"
-                self.find(place, key.mark, f"the key stands twice, {lines}")
+                self.find(place, key.mark, f"duplicate key, {lines}")
                 continue
             self.document.keys[place] = key.mark
             data[name] = self.build(value, place)
         return data
 
     def key(self, node: _Node, path: Path) -> str | None:
-        """A key's text; None, and a finding, where it is no key."""
+        """A key's text; None, with a finding, if it cannot be a key."""
         name = resolve_key(node)
         if isinstance(name, str):
             wrong = "\uff1a" in name or _EDGE_SPACE.search(name) or _UNWRITABLE.search(name)
             if not wrong:
                 return name
             shown = name if len(name) <= 40 else f"{name[:40]}..."
-            message = f"the key {shown!r} holds a letter that only looks like a space or a colon"
+            message = f"the key {shown!r} contains a character that looks like a space or a colon"
             self.find(path, node.mark, message, "write it with a plain space and ':'")
         elif node.plain and node.scalar == "<<":
             self.find(path, node.mark, "merge keys (<<) are not supported", "write the keys out")
@@ -276,7 +306,7 @@ class _Builder:
 
 
 def resolve_key(node: _Node) -> object:
-    """What a key means: a name is a str, all else is none."""
+    """The value of a key; only a str is a valid one."""
     if node.scalar is None or node.tag is not None or (node.plain and node.scalar == "<<"):
         return None
     try:
@@ -286,7 +316,7 @@ def resolve_key(node: _Node) -> object:
 
 
 def _joined(text: str) -> str:
-    """Halves of a surrogate pair as one letter: JSON escapes what is beyond U+FFFF in two."""
+    """The text with surrogate pairs joined: JSON escapes a character above U+FFFF as a pair."""
     if text.isascii() or not _SURROGATE.search(text):
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
@@ -320,8 +350,8 @@ _SUSPECTS: tuple[tuple[Callable[[str, bool], bool], str, str], ...] = (
     ),
     (
         _edge_space,
-        "a no-break or other special space stands where a plain one must",
+        "a no-break or other special space in place of a plain one",
         "write a plain space, or quote the text",
     ),
-    (_unwritable, "a control character or half a surrogate pair in the text", "remove it"),
+    (_unwritable, "a control character or a lone surrogate in the text", "remove it"),
 )

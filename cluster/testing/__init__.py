@@ -1,13 +1,13 @@
-"""For those who write a backend or a kernel: the conformance suite, a zoo, a clock, a cluster.
+"""Test tools for authors of backends and kernels.
 
-* :func:`engine_suite`: all that an engine must do, must survive and must recover from, as cases to
-  parametrize a test over; ``python -m cluster.testing MODULE:Engine`` runs them without pytest.
-* :data:`CHECKS`: what every engine must do, each a function of a :class:`Subject` that raises
+* :func:`engine_suite`: everything that an engine must do, survive and recover from, as cases for
+  ``pytest.mark.parametrize``; ``python -m cluster.testing MODULE:Engine`` runs them without pytest.
+* :data:`CHECKS`: the contract of an engine, as functions of a :class:`Subject` that raise
   AssertionError.
-* :data:`HOSTILE`: kernels that misbehave, and what must become of each.
-* :data:`KILLS`: processes of an engine, any of which may be killed while a run goes on.
-* :class:`FakeClock`, :class:`Simulated`: a cluster with faults, in no time, from a seed.
-* :func:`drive`: a whole run on any engine, with a real ledger, down to its digest.
+* :data:`HOSTILE`: kernels that misbehave, and the required outcome of each.
+* :data:`KILLS`: the processes of an engine that may be killed during a run.
+* :class:`FakeClock`, :class:`Simulated`: a seeded cluster with faults, on simulated time.
+* :func:`drive`: a complete run on any engine, with a real ledger, down to its digest.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ import time
 from cluster import Hits
 def f(rng, samples): time.sleep({seconds}); return Hits(0, samples)
 """
-# All are hits where it is drawn in a main thread.
+# Every sample is a hit if it is drawn in a main thread, and none else.
 WHERE = """
 import threading, time
 from cluster import Hits
@@ -68,10 +68,10 @@ class Hostile(NamedTuple):
     """A kernel that misbehaves at one block.
 
     Attributes:
-        text: its file; the function is ``f``, and it draws honestly at all blocks but one.
-        kind: of the fault that must be told, or None where the run must simply succeed.
-        kills: it ends or hangs the process that runs it.
-        words: what the told fault must name.
+        text: its file; the function is ``f``, and draws correctly at all blocks but one.
+        kind: kind of the fault that must be reported; None if the run must succeed.
+        kills: whether it ends or hangs the process that runs it.
+        words: text that the reported fault must contain.
     """
 
     text: str
@@ -81,7 +81,7 @@ class Hostile(NamedTuple):
 
 
 BAD_BLOCK = 5
-# No check takes an honest engine so long, on a slow machine either.
+# Seconds; no check of a correct engine takes this long, even on a slow machine.
 _LONGEST_CHECK = 120.0
 
 
@@ -146,20 +146,31 @@ Make = Callable[[], Backend]
 
 @dataclass
 class Subject:
-    """An engine under test: how to make one, with two slots or more, and on which clock it runs."""
+    """An engine under test: a factory of engines with at least two slots, and their clock."""
 
     make: Make
     clock: Clock = field(default_factory=SystemClock)
 
     @property
     def in_process(self) -> bool:
-        """Kernels run in the dispatcher itself, which they can therefore kill or hang."""
+        """Whether kernels run in the dispatcher's process, which they can then kill or hang."""
         return self.make().in_process
 
 
 @dataclass(frozen=True)
 class Driven:
-    """What became of a driven run."""
+    """The outcome of :func:`drive`.
+
+    Attributes:
+        ending: how the run ended.
+        digest, tally: of all counted blocks; None if there are none.
+        rows: the counted rows of the ledger.
+        failures: failed attempts.
+        spares: outcomes that were compared instead of counted.
+        events: everything that observers were sent.
+        node_blocks: counted blocks, by node.
+        reason: why the loop ended.
+    """
 
     ending: Ending
     digest: str | None
@@ -173,17 +184,29 @@ class Driven:
 
 
 def work_of(text: str = PLAIN, *, block: int = 64, seed: int = 1) -> Work:
-    """The work of a kernel text whose function is ``f``."""
+    """The work of a kernel whose function is ``f``.
+
+    Args:
+        text: the kernel's file.
+        block: samples in a block.
+        seed: of the streams.
+    """
     return Work("run", Text("kernel.py", "f", {"kernel.py": text}), {}, seed, 2, block)
 
 
 @dataclass
 class OneRun:
-    """The book of one run under test: see :class:`cluster.dispatch.many.RunRegistry`.
+    """The registry of a single run under test: see :class:`cluster.dispatch.many.RunRegistry`.
 
     Attributes:
-        core: what decides of it, once it was opened.
-        ending: how it ended, once it did.
+        work: what the run draws.
+        count: what is counted so far.
+        policy: how failures are handled.
+        ledger, run, writer: where the run is recorded.
+        clock: its clock.
+        observe: called with each event.
+        core: the run's scheduler; set by :meth:`open`.
+        ending: how it ended; set by :meth:`ended`.
     """
 
     work: Work
@@ -198,12 +221,12 @@ class OneRun:
     ending: Ending = field(init=False)
 
     def many(self, wait: float = 60.0) -> MultiScheduler:
-        """What gives out the run's tasks; ``wait``: seconds without a slot until it drains."""
+        """A scheduler of the run alone; after ``wait`` seconds without a slot it drains."""
         manner = Manner(alone=True, keep_going=False, wait=wait)
         return MultiScheduler(self, 1, [0], manner, self.clock, self.observe)
 
     def work_of(self, _run: str) -> Work:
-        """There is only one."""
+        """The work, which is the same for any run."""
         return self.work
 
     def name_of(self, _number: int) -> str:
@@ -211,7 +234,7 @@ class OneRun:
         return self.work.run
 
     def open(self, _number: int, nodes: NodeStates) -> RunScheduler:
-        """The core of the run."""
+        """Make the scheduler of the run."""
         self.core = RunScheduler(
             self.work,
             self.count,
@@ -225,24 +248,24 @@ class OneRun:
         return self.core
 
     def began(self, _number: int) -> None:
-        """Nothing is recorded of starts."""
+        """Ignore the start; nothing is recorded of it."""
 
     def ended(self, _number: int, _core: RunScheduler, ending: Ending) -> None:
-        """The run has ended."""
+        """Keep how the run ended; the numbers and the scheduler are those of :meth:`open`."""
         self.ending = ending
 
     def closed(self, _number: int) -> None:
-        """Nothing of it is out."""
+        """Ignore that no task of the run is in flight any more."""
 
     def record(self, _progress: Progress) -> None:
-        """Of a run alone the core records where it stands."""
+        """Ignore progress; the scheduler of a single run records its own."""
 
     def note(self, node: str | None, text: str) -> None:
-        """Keep what happened to a node."""
+        """Record what happened to a node."""
         self.writer.event(node, text, self.clock.now())
 
     def slots(self, node: str, slots: int) -> None:
-        """Keep how many slots a node has had."""
+        """Record how many slots a node has."""
         self.writer.slots(node, slots)
 
 
@@ -257,7 +280,18 @@ def drive(  # noqa: PLR0913  # every one but three has a default
     stop: Stop | None = None,
     wait: float = 60.0,
 ) -> Driven:
-    """Run a whole run on an engine, with a real ledger, in ``store`` or a passing folder."""
+    """Compute a run on an engine, with a real ledger.
+
+    Args:
+        make: makes an engine; called again if an engine fails.
+        work: what to draw.
+        goal: how much to draw.
+        policy: how failures are handled.
+        clock: the clock of the scheduler; None: the system's.
+        store: folder of the ledger; None: a temporary one. A run that it already holds continues.
+        stop: set its ``reason`` to drain.
+        wait: seconds without a usable slot until the run drains.
+    """
     if store is None:
         with tempfile.TemporaryDirectory() as folder:
             return drive(
@@ -306,7 +340,7 @@ def drive(  # noqa: PLR0913  # every one but three has a default
 
 
 def entered(ledger: Ledger, work: Work) -> Run:
-    """A new run of a work, without an end, in a ledger."""
+    """Enter a new run of a work into a ledger, with an unlimited goal."""
     definition: dict[str, Any] = {
         "params": dict(work.params),
         "seed": work.seed,
@@ -325,7 +359,18 @@ def entered(ledger: Ledger, work: Work) -> Run:
 
 
 class Script(Source):
-    """A source that gives tasks of so many blocks, records what it was asked, and may pause."""
+    """A source of a fixed number of tasks that records which nodes asked.
+
+    Args:
+        tasks: number of tasks.
+        blocks: length of each task.
+        pauses: how often to answer ``Pause.NOW`` first.
+
+    Attributes:
+        asked: the node of each call of :meth:`take`.
+        given: the tasks so far.
+        kill: ids of tasks to revoke; filled in by the check.
+    """
 
     def __init__(self, tasks: int, *, blocks: int = 1, pauses: int = 0) -> None:
         self.asked: list[str | None] = []
@@ -334,7 +379,7 @@ class Script(Source):
         self._tasks, self._blocks, self._pauses = tasks, blocks, pauses
 
     def take(self, node: str | None = None) -> Task | Pause:
-        """See :class:`cluster.backends.base.Source`."""
+        """Give the next task of ``blocks`` blocks, after the pauses."""
         self.asked.append(node)
         if self._pauses:
             self._pauses -= 1
@@ -347,12 +392,12 @@ class Script(Source):
         return task
 
     def revoked(self) -> Collection[int]:
-        """See :class:`cluster.backends.base.Source`."""
+        """The tasks that the check put into ``kill``."""
         return self.kill
 
 
 def check_every_task_is_answered_once(subject: Subject) -> None:
-    """One outcome a task, with the task's own blocks, and where and how long it ran."""
+    """There is one outcome per task, with the task's blocks, its node, process and times."""
     source = Script(40, blocks=3)
     outcomes = _outcomes(subject, work_of(), source)
     assert sorted(o.task for o in outcomes) == [task.id for task in source.given]
@@ -365,24 +410,24 @@ def check_every_task_is_answered_once(subject: Subject) -> None:
 
 
 def check_outcomes_do_not_depend_on_the_engine(subject: Subject) -> None:
-    """Each task's tally is the one that a plain call gives."""
+    """Each task has the tally that a direct call of ``perform`` gives."""
     work, source = work_of(), Script(12, blocks=2)
     for outcome in _outcomes(subject, work, source):
         assert outcome.tally == perform(work, source.given[outcome.task - 1]).tally
 
 
 def check_an_empty_source_ends_it(subject: Subject) -> None:
-    """No task at all: the engine comes up, asks, and ends."""
+    """Without any task the engine starts, asks once, and ends."""
     assert _outcomes(subject, work_of(), Script(0)) == []
 
 
 def check_it_asks_again_after_a_pause(subject: Subject) -> None:
-    """Nothing now is not nothing ever."""
+    """After ``Pause.NOW`` the engine asks again."""
     assert len(_outcomes(subject, work_of(), Script(4, pauses=3))) == 4
 
 
-def check_a_joined_node_is_told(subject: Subject) -> None:
-    """Before the first outcome, a node with its usable slots."""
+def check_a_joined_node_is_announced(subject: Subject) -> None:
+    """A NodeEvent with the usable slots precedes the first outcome."""
     with running(subject, work_of(), Script(3)) as items:
         first = next(item for item in items if item is not None)
         assert isinstance(first, NodeEvent)
@@ -390,7 +435,7 @@ def check_a_joined_node_is_told(subject: Subject) -> None:
 
 
 def check_it_ticks_while_nothing_finishes(subject: Subject) -> None:
-    """A long task does not stop the core's clocks."""
+    """During a long task the engine still yields, so that the scheduler can check its deadlines."""
     ticks, tally = 0, None
     with running(subject, work_of(WHERE.format(seconds=2.5)), Script(1)) as items:
         for item in items:
@@ -398,12 +443,12 @@ def check_it_ticks_while_nothing_finishes(subject: Subject) -> None:
             if isinstance(item, Outcome):
                 tally = from_json(json.loads(item.tally or ""))
                 break
-    # An engine of one thread, which is inside the kernel, cannot.
+    # An engine that runs kernels in its own main thread cannot tick while it is inside of one.
     assert ticks or (subject.in_process and tally == Hits(64, 64))
 
 
 def check_closing_is_prompt(subject: Subject) -> None:
-    """Closing the generator in the middle of long tasks does not wait for them."""
+    """Closing the generator does not wait for long tasks."""
     work, begun = work_of(SLEEPS.format(seconds=1)), 0.0
     with subject.make() as engine:
         with closing(engine.run(work, Script(100))) as items:
@@ -414,20 +459,20 @@ def check_closing_is_prompt(subject: Subject) -> None:
 
 
 def check_a_revoked_task_is_ended_by_force(subject: Subject) -> None:
-    """A task that hangs is killed when the source revokes it, and answered; others go on.
+    """A hung task is killed when the source revokes it, and answered; others continue.
 
-    What was drawn before it is not held back behind it.
+    Outcomes of earlier tasks are not held back by it.
     """
     if subject.in_process:
-        return  # cannot be: see the table in docs
+        return  # a thread cannot be killed: see "What each survives" in docs/backends.md
     source = Script(10)
     answered: dict[int, Outcome] = {}
-    heard = math.inf
+    latest = math.inf
     with running(subject, work_of(HOSTILE["hangs"].text), source) as items:
         for item in items:
             if isinstance(item, Outcome):
-                answered[item.task], heard = item, time.monotonic()
-            elif len(answered) >= BAD_BLOCK and time.monotonic() - heard > 1:
+                answered[item.task], latest = item, time.monotonic()
+            elif len(answered) >= BAD_BLOCK and time.monotonic() - latest > 1:
                 source.kill = {BAD_BLOCK + 1}
     assert len(answered) == len(source.given)
     fault = answered[BAD_BLOCK + 1].fault
@@ -436,14 +481,14 @@ def check_a_revoked_task_is_ended_by_force(subject: Subject) -> None:
 
 
 def check_nothing_is_left_behind(subject: Subject) -> None:
-    """After the engine was left, no process that it started is alive, nor what a kernel forked."""
+    """When the engine is closed, no process that it or a kernel started is alive."""
     before = descendants(os.getpid())
     _outcomes(subject, work_of(PLAIN if subject.in_process else FORKS), Script(3))
     assert not left_behind(before)
 
 
 def left_behind(before: set[int]) -> set[int]:
-    """Our descendants that were not there before, and do not end within five seconds."""
+    """Our descendants that are not in ``before``, and do not end within five seconds."""
     deadline = time.monotonic() + 5
     while (left := descendants(os.getpid()) - before) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -455,7 +500,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_outcomes_do_not_depend_on_the_engine,
     check_an_empty_source_ends_it,
     check_it_asks_again_after_a_pause,
-    check_a_joined_node_is_told,
+    check_a_joined_node_is_announced,
     check_it_ticks_while_nothing_finishes,
     check_closing_is_prompt,
     check_a_revoked_task_is_ended_by_force,
@@ -464,11 +509,19 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
 
 
 def check_hostile(subject: Subject, name: str) -> None:
-    """A hostile kernel's run ends: done where it may, else failed, told at the right block.
+    """Run a hostile kernel: the run ends, and reports the fault at the right block.
 
-    Whatever it does, every other block of the run is counted, once, and right.
+    Whatever the kernel does there, every other counted block has its correct tally.
+
+    Args:
+        subject: the engine under test.
+        name: a key of :data:`HOSTILE`.
+
+    Raises:
+        AssertionError: the run ended otherwise, or counted a wrong block.
     """
     hostile = HOSTILE[name]
+    # The kernel that hangs must wait for its timeout; the others must not run into it under load.
     policy = Policy(timeout=1.0 if hostile.kind == "timeout" else 30.0, lost=2)
     driven = drive(subject.make, work_of(hostile.text), Goal(12), policy=policy)
     for row in driven.rows:
@@ -478,24 +531,30 @@ def check_hostile(subject: Subject, name: str) -> None:
         assert driven.ending.state.value == "done"
         return
     assert (driven.ending.state.value, driven.ending.stopped_by) == ("failed", "failure")
-    told = driven.failures[-1]
-    assert (told["kind"], told["block"]) == (hostile.kind, BAD_BLOCK)
-    assert hostile.words in f"{told['type']} {told['message']} {told['traceback']}"
+    failure = driven.failures[-1]
+    assert (failure["kind"], failure["block"]) == (hostile.kind, BAD_BLOCK)
+    assert hostile.words in f"{failure['type']} {failure['message']} {failure['traceback']}"
     assert not [row for row in driven.rows if row.first <= BAD_BLOCK < row.stop]
 
 
 @contextmanager
 def running(subject: Subject, work: Work, source: Source) -> Iterator[Iterator[Item]]:
-    """The items of an engine that is up, which must come to an end."""
+    """Start an engine, and give its items, which must end within two minutes.
+
+    Args:
+        subject: the engine under test.
+        work: what it draws.
+        source: where it gets tasks from.
+    """
     with subject.make() as engine, closing(engine.run(work, source)) as items:
         yield _in_time(items)
 
 
 def _in_time(items: Items) -> Iterator[Item]:
-    """The items; an engine that goes on without end has failed the check."""
+    """The items of an engine, which must end before the deadline."""
     deadline = time.monotonic() + _LONGEST_CHECK
     for item in items:
-        assert time.monotonic() < deadline, f"the engine goes on after {_LONGEST_CHECK:g} s"
+        assert time.monotonic() < deadline, f"the engine did not end within {_LONGEST_CHECK:g} s"
         yield item
 
 

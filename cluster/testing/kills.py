@@ -1,4 +1,4 @@
-"""Kill -9 of each process that an engine has on this machine, while a run goes on."""
+"""Kill -9 of each process that an engine has on this machine, in the middle of a run."""
 
 from __future__ import annotations
 
@@ -26,38 +26,43 @@ def f(rng, samples):
     return Hits((rng.random(samples) < .25).sum(), samples)
 """
 _BLOCKS = 60
-# After so many outcomes the engine is under way, and not near its end.
+# Kill after this many outcomes: the engine has started, and is not near its end.
 _UNDER_WAY = 5
 
 
 class Found:
-    """The processes of an engine, by what they are to the one that draws."""
+    """The processes of an engine, classified by their relation to the worker that draws.
+
+    Args:
+        before: our descendants before the engine was started.
+        worker: pid of a process that draws.
+    """
 
     def __init__(self, before: set[int], worker: int) -> None:
         self._ours = descendants(os.getpid()) - before
         self._worker = worker if worker in self._ours else None
         below = {pid: descendants(pid) for pid in self._ours}
         self._above = {pid for pid, theirs in below.items() if worker in theirs}
-        # Other workers, which have the same command, are no servers.
+        # Other workers have the same command line; they must not be taken for servers.
         alike = {pid for pid in self._ours if _command(pid) == _command(worker)}
         drawing = alike | below.get(worker, set())
         self._beside = self._ours - self._above - drawing
         self._ours_directly = self._ours - set().union(*below.values())
 
     def worker(self) -> int | None:
-        """The process that draws."""
+        """The worker, which draws; None if that is the dispatcher itself."""
         return self._worker
 
     def agent(self) -> int | None:
-        """The one that keeps it, where that is not the dispatcher."""
+        """The process that manages the worker, unless that is the dispatcher."""
         return min(self._above & self._ours_directly, default=None)
 
     def driver(self) -> int | None:
-        """One that the dispatcher started, and that keeps no worker."""
+        """A process started by the dispatcher that has no worker below it."""
         return min(self._beside & self._ours_directly, default=None)
 
     def server(self) -> int | None:
-        """One that something else started, and that keeps no worker."""
+        """A process started by another one than the dispatcher that has no worker below it."""
         return min(self._beside - self._ours_directly, default=None)
 
 
@@ -70,12 +75,20 @@ KILLS: Mapping[str, Callable[[Found], int | None]] = {
 
 
 def check_killed(subject: Subject, role: str) -> bool:
-    """Kill -9 of the process of a role: the run ends done, each block once, with serial's digest.
+    """Kill a process in a given role; the run must end done, with the digest of ``serial``.
+
+    Args:
+        subject: the engine under test.
+        role: a key of :data:`KILLS`.
 
     Returns:
-        Whether the engine has such a process; where it has none, nothing was checked but the run.
+        Whether the engine has such a process; if not, only an undisturbed run was checked.
+
+    Raises:
+        AssertionError: the run ended otherwise, or processes are left behind.
     """
     killer = _Killer(role)
+    # Tasks of one block: most blocks are still to be drawn when the process is killed.
     policy = Policy(pinned=1, lost=3)
     driven = drive(
         lambda: _Watched(subject.make(), killer),
@@ -92,7 +105,7 @@ def check_killed(subject: Subject, role: str) -> bool:
 
 
 class _Killer:
-    """Ends one process of a role, once."""
+    """Kills one process in a role, once."""
 
     def __init__(self, role: str) -> None:
         self.before = descendants(os.getpid())
@@ -100,7 +113,7 @@ class _Killer:
         self._find, self._seen = KILLS[role], 0
 
     def look(self, outcome: Outcome) -> None:
-        """See one more outcome; the engine is under way with the fifth."""
+        """Count an outcome; at the fifth, kill the process."""
         self._seen += outcome.fault is None
         if self._seen == _UNDER_WAY and self.victim is None:
             self.victim = self._find(Found(self.before, outcome.pid))
@@ -110,7 +123,7 @@ class _Killer:
 
 
 class _Watched(Backend):
-    """An engine whose outcomes a killer sees."""
+    """An engine whose outcomes are shown to a killer."""
 
     def __init__(self, engine: Backend, killer: _Killer) -> None:
         super().__init__(engine.nodes, engine.options)
@@ -124,46 +137,46 @@ class _Watched(Backend):
         self._engine.__exit__(*exc_info)
 
     def run(self, work: Work, source: Source) -> Items:
-        """See :meth:`Backend.run`. An engine that ends by itself must have answered all tasks."""
-        asked = _Asked(source)
-        with closing(self._engine.run(work, asked)) as items:
+        """Run the engine, and check that it answers every task before it ends by itself."""
+        tracked = _TrackedSource(source)
+        with closing(self._engine.run(work, tracked)) as items:
             for item in items:
                 if isinstance(item, Outcome):
                     self._killer.look(item)
-                    asked.owed.discard(item.task)
+                    tracked.owed.discard(item.task)
                 yield item
-        assert not asked.owed, f"the engine ended, and did not answer {len(asked.owed)} tasks"
+        assert not tracked.owed, f"the engine ended without answering {len(tracked.owed)} tasks"
 
 
-class _Asked(Source):
-    """A source that keeps which of its tasks are not answered."""
+class _TrackedSource(Source):
+    """A source that records which of its tasks are unanswered."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self.owed: set[int] = set()
 
     def take(self, node: str | None = None) -> Task | Pause:
-        """See :class:`cluster.backends.base.Source`."""
+        """The next task of the source, recorded as owed."""
         task = self._source.take(node)
         if isinstance(task, Task):
             self.owed.add(task.id)
         return task
 
     def work_of(self, run: str) -> Work | None:
-        """See :class:`cluster.backends.base.Source`."""
+        """The work of a run, from the source."""
         return self._source.work_of(run)
 
     def revoked(self) -> Collection[int]:
-        """See :class:`cluster.backends.base.Source`."""
+        """Ids of the tasks that the source has revoked."""
         return self._source.revoked()
 
     def avoided(self) -> Collection[str]:
-        """See :class:`cluster.backends.base.Source`."""
+        """Nodes that the source wants no further tasks on."""
         return self._source.avoided()
 
 
 def _command(pid: int) -> bytes:
-    """What a process was started with, less the numbers, in which workers may differ."""
+    """The command line of a process without digits, in which workers may differ."""
     try:
         return re.sub(rb"[0-9]+", b"", Path(f"/proc/{pid}/cmdline").read_bytes())
     except OSError:

@@ -1,4 +1,4 @@
-"""A cluster with faults, in no time, from a seed; and the clock that it runs on."""
+"""A seeded, simulated cluster with faults, and the simulated clock that it runs on."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from cluster.sampling.task import Fault, Outcome, Task, Work, perform
 
 
 class FakeClock:
-    """A clock that stands still until it is told; ``now`` may also be stepped alone."""
+    """A clock that only moves when told to, and whose wall time can be stepped separately."""
 
     def __init__(self, now: float = 1_000_000_000.0) -> None:
         self._now, self._steady = now, 0.0
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Simulated seconds since the epoch."""
         return self._now
 
     def steady(self) -> float:
-        """Seconds on a clock that never steps."""
+        """Simulated monotonic seconds."""
         return self._steady
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance both clocks."""
         self._now += seconds
         self._steady += seconds
 
     def step_wall(self, seconds: float) -> None:
-        """Step the wall clock, as NTP or a person does; the steady one does not notice."""
+        """Step the wall clock alone, as NTP or a user does; ``steady`` is unaffected."""
         self._now += seconds
 
 
 @dataclass(frozen=True)
 class Weather:
-    """How bad a simulated cluster is: probabilities a task, from 0 to 1.
+    """Fault rates of a simulated cluster: probabilities per task, from 0 to 1.
 
     Attributes:
-        dies: the worker dies in the middle.
-        trips: the kernel raises at some block, where it would not raise again.
-        vanishes: the node goes away with all it has, and comes back.
-        hangs: no answer comes, ever, until the source revokes the task.
-        late: a lost task's outcome comes all the same, later.
-        twice: an outcome is delivered twice.
-        forged: an outcome's tally was changed on its way.
-        slow: how much slower the slowest node is than the fastest.
+        dies: the worker dies during the task.
+        trips: the kernel raises at a random block, but not if that is drawn again.
+        vanishes: the node disappears with all its tasks, and returns later.
+        hangs: the task is never answered until the source revokes it.
+        late: the outcome of a lost task arrives all the same, later.
+        twice: the outcome is delivered twice.
+        forged: the tally is changed in transit.
+        slow: largest ratio of two nodes' seconds per block, at least 1; not a probability.
     """
 
     dies: float = 0.05
@@ -62,9 +62,15 @@ class Weather:
 
 
 class Simulated(Backend):
-    """Nodes in no time: outcomes are computed at once, and delivered by a seeded fate.
+    """An engine on simulated time: it computes outcomes at once, and delivers them at random times.
 
-    It keeps the contract, and does everything that the contract lets an engine do.
+    It keeps the contract of :class:`Backend`, and does everything that the contract permits.
+
+    Args:
+        nodes: hosts, with their slots (1 by default).
+        clock: advanced by the engine as time passes.
+        seed: of all faults and delays.
+        weather: the fault rates.
     """
 
     def __init__(
@@ -75,14 +81,16 @@ class Simulated(Backend):
         self._weather = weather or Weather()
         self._slots = {node.host: node.slots or 1 for node in self.nodes}
         slow = self._weather.slow
+        # Seconds per block.
         self._pace = {host: 0.01 * self._fate.uniform(1, slow) for host in self._slots}
         self._up = set(self._slots)
         self._owed: dict[int, tuple[Task, str]] = {}
+        # Items to deliver: when (steady time), a number that breaks ties, and what.
         self._pending: list[tuple[float, int, Outcome | NodeEvent]] = []
         self._order = 0
 
     def run(self, work: Work, source: Source) -> Items:
-        """See :meth:`Backend.run`."""
+        """Simulate until the source ends; the clock advances with each item."""
         for host, slots in self._slots.items():
             yield NodeEvent(host, slots, "ready")
         while True:
@@ -158,7 +166,7 @@ class Simulated(Backend):
         return due[2]
 
     def _vanish_or_return(self, event: NodeEvent) -> None:
-        """A lost node takes along what it has, though some of that was on its way already."""
+        """A lost node loses its tasks, but outcomes already in transit may still arrive."""
         host = event.node
         if event.slots:
             self._up.add(host)

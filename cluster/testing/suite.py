@@ -1,4 +1,4 @@
-"""All that an engine is asked, as cases: for pytest, or for the command line without it."""
+"""All checks of an engine as cases, for pytest or for the command line without it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import IO
 
 from cluster.backends.base import Backend, Options, kind
-from cluster.common.errors import ClusterError, UsageError
+from cluster.common.engines import described
+from cluster.common.errors import ClusterError, EngineError, UsageError
 from cluster.hosts.nodes import Node
 from cluster.hosts.process_tree import descendants
 from cluster.testing.checks import CHECKS, HOSTILE, Make, Subject, check_hostile
@@ -27,23 +29,25 @@ usage: python -m cluster.testing ENGINE [WORD ...]
 
 Runs the conformance suite on an engine, and prints one line a check: ok, FAIL, or - where it does
 not apply. ENGINE is MODULE:CLASS, or the name of a backend. With words, only the checks whose name
-holds one of them. Exit code 0 if none failed, 1 if one did, 2 if there is no such engine.
+contains one of them. If the engine itself fails in the first check (it does not start, or raises
+EngineError), the others are skipped.
+Exit code 0 if none failed, 1 if one did; 2 if there is no such engine, 69 if it cannot be used.
 """
-# No check of an honest engine takes so long.
+# Seconds; no check of a correct engine takes this long, even on a slow machine.
 _LONGEST = 180
-# Of what was printed in a check that failed, so many lines are shown, from the last bytes of it.
+# Lines and characters to show of the output of a failed check, and bytes of it to read.
 _LINES, _WIDTH, _PRINTED = 20, 120, 20_000
 
 
 @dataclass(frozen=True)
 class Case:
-    """One check of an engine; called, it raises AssertionError where the engine fails it.
+    """One check of an engine, as a callable that raises AssertionError if the engine fails it.
 
     Attributes:
         name: what is checked.
-        make: how the engine is made.
-        check: the check itself; False where it found nothing to check.
-        outside: it needs kernels to run in processes of their own.
+        make: makes the engine.
+        check: the check itself; it returns False if it does not apply to the engine.
+        outside: the check needs an engine that runs kernels in processes of their own.
     """
 
     name: str
@@ -53,11 +57,11 @@ class Case:
 
     @property
     def __name__(self) -> str:
-        """The name: pytest makes its ids of it."""
+        """The name, from which pytest makes test ids."""
         return self.name
 
     def __call__(self) -> bool:
-        """Run it; False where it does not apply to the engine."""
+        """Run the check; False if it does not apply to the engine."""
         subject = Subject(self.make)
         if self.outside and subject.in_process:
             return False
@@ -65,11 +69,11 @@ class Case:
 
 
 def engine_suite(make: Make | type[Backend]) -> list[Case]:
-    """Every check, hostile kernel and kill, to parametrize a test over.
+    """Every check, hostile kernel and kill, for ``pytest.mark.parametrize``.
 
     Args:
-        make: an engine's class, which is made with two slots of this machine; or a function that
-            makes an engine of two slots or more, anew at each call.
+        make: a subclass of :class:`Backend`, to be instantiated with two slots of this machine; or
+            a function that returns a new engine with at least two slots at each call.
     """
     made = on_this_machine(make) if isinstance(make, type) else make
     return [
@@ -83,49 +87,94 @@ def engine_suite(make: Make | type[Backend]) -> list[Case]:
 
 
 def on_this_machine(engine: type[Backend]) -> Make:
-    """How to make an engine with two slots of this machine, and a tick short enough for tests."""
+    """A factory of engines with two slots of this machine, and a tick short enough for tests."""
     return partial(engine, (Node("localhost", slots=2),), Options(tick=0.1))
 
 
-def main(words: Sequence[str]) -> int:
-    """Run the suite on the engine that is named; returns the exit code."""
-    if not words or {"-h", "--help"} & {*words}:
+def main(arguments: Sequence[str]) -> int:
+    """Run the suite on the engine named by the first argument; returns the exit code."""
+    if not arguments or {"-h", "--help"} & {*arguments}:
         sys.stdout.write(_USAGE)
-        return 0 if words else 2
+        return 0 if arguments else 2
+    target, *words = arguments
     try:
-        cases = engine_suite(_engine(words[0]))
+        cases = engine_suite(_engine(target))
     except ClusterError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.code
-    wanted = [c for c in cases if not words[1:] or any(word in c.name for word in words[1:])]
-    verdicts = [_verdict(case) for case in wanted]
+    wanted = [case for case in cases if not words or any(word in case.name for word in words)]
+    verdicts = _verdicts(wanted)
     counts = {word: verdicts.count(word) for word in ("ok", "FAIL", "-")}
-    _say(f"{counts['ok']} ok, {counts['FAIL']} failed, {counts['-']} do not apply")
+    skipped = len(wanted) - len(verdicts)
+    rest = f"; {skipped} skipped, because the engine itself failed" if skipped else ""
+    _say(f"{counts['ok']} ok, {counts['FAIL']} failed, {counts['-']} do not apply{rest}")
     return int(counts["FAIL"] > 0 or not wanted)
 
 
+def _verdicts(cases: Sequence[Case]) -> list[str]:
+    """Run the cases, but only the first if the engine itself fails in that.
+
+    Every other case would fail in the same way, and might wait half a minute for the start again.
+    """
+    verdicts: list[str] = []
+    for case in cases:
+        verdict, error = _verdict(case)
+        verdicts.append(verdict)
+        if isinstance(error, ClusterError) and case is cases[0]:
+            break
+    return verdicts
+
+
 def _engine(target: str) -> type[Backend]:
-    """The class that is named, by its module or as a backend."""
+    """The engine's class, from ``MODULE:CLASS`` or the name of a backend.
+
+    Raises:
+        UsageError: there is no such class or backend.
+        EngineError: its ``ENTRY`` is missing or wrong, or other processes cannot import it.
+    """
     module, colon, name = target.partition(":")
     if not colon:
         return kind(target)
+    installed = _is_installed(module)  # before the import: a module that is loaded is found anyway
     try:
         found = getattr(import_module(module), name)
     except Exception as error:
         reason = f"{target} cannot be imported: {type(error).__name__}: {error}"
         raise UsageError(
-            reason, fix="name it as MODULE:CLASS, from the folder of the module"
+            reason, fix="use MODULE:CLASS, and run it in the folder of the module"
         ) from error
     if not (isinstance(found, type) and issubclass(found, Backend)):
         raise UsageError(
             f"{target} is not a class that inherits from cluster.backends.base.Backend"
         )
+    if described(module).hosted and not installed:
+        raise EngineError(
+            f"{module} is found in the current folder only, where the processes of a hosted engine"
+            " do not look for it",
+            fix="install its package first, here and on every host: pip install -e .",
+        )
     return found
 
 
-def _verdict(case: Case) -> str:
-    """Run a case, and print its line; where it failed, also the end of what it printed."""
+def _is_installed(module: str) -> bool:
+    """Whether other processes find a module, which have no current folder in front of the path."""
+    if sys.flags.safe_path or sys.path[0] not in ("", os.getcwd()):
+        return True
+    current = sys.path.pop(0)
+    try:
+        return find_spec(module.partition(".")[0]) is not None
+    finally:
+        sys.path.insert(0, current)
+
+
+def _verdict(case: Case) -> tuple[str, BaseException | None]:
+    """Run a case and print its line; if it failed, print the end of its output as well.
+
+    Returns:
+        The verdict, ``ok``, ``FAIL`` or ``-``; and the exception that failed it, or None.
+    """
     begun, before, reason = time.monotonic(), descendants(os.getpid()), ""
+    raised: BaseException | None = None
     with tempfile.TemporaryFile() as printed:
         try:
             with _output_to(printed), _at_most(_LONGEST):
@@ -133,18 +182,19 @@ def _verdict(case: Case) -> str:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # an engine under test may raise anything
-            verdict, reason = "FAIL", _reason(error)
+            verdict, reason, raised = "FAIL", _reason(error), error
             _end(descendants(os.getpid()) - before)
         _say(f"{verdict:4} {case.name:44} {time.monotonic() - begun:6.1f} s  {reason}".rstrip())
         for line in _tail(printed) if reason else ():
             _say(f"     | {line}")
-    return verdict
+    return verdict, raised
 
 
 @contextmanager
 def _output_to(file: IO[bytes]) -> Iterator[None]:
-    """Have what engines, workers and kernels print in a file: hostile ones print megabytes."""
+    """Redirect descriptors 1 and 2 to a file: hostile kernels print megabytes."""
     kept = os.dup(1), os.dup(2)
+    # What Python has buffered belongs to the old target.
     sys.stdout.flush()
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
@@ -163,7 +213,7 @@ def _tail(file: IO[bytes]) -> list[str]:
 
 
 def _reason(error: BaseException) -> str:
-    """What failed: the error's words, and the line of the suite that says what was expected."""
+    """The error, and the line of the suite that raised it, which shows what was expected."""
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1]
     words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -172,10 +222,10 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _at_most(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError in what takes longer."""
+    """Raise TimeoutError if the body takes longer."""
 
     def late(_number: int, _frame: object) -> None:
-        raise TimeoutError(f"not over after {seconds} s")
+        raise TimeoutError(f"not finished after {seconds} s")
 
     kept = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
@@ -187,7 +237,7 @@ def _at_most(seconds: int) -> Iterator[None]:
 
 
 def _end(pids: set[int]) -> None:
-    """Kill what a failed engine left, so that the next check begins afresh."""
+    """Kill the processes that a failed engine left, so that they do not disturb the next check."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,7 @@
-"""Lines of ours in a crontab, between markers; every other line stays as it is. Pure text."""
+"""Add and remove this project's lines in a crontab, between markers; keep every other line.
+
+These functions only edit text. :mod:`cluster.unattended.schedule.cron` runs crontab(1).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _NICKNAMES = {
 }
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-# Of each field the name, the lowest and highest number, and the names of those from the lowest on.
+# Each field: its name, lowest and highest number, and the names of its values, lowest first.
 _FIELDS = (
     ("minute", 0, 59, ()),
     ("hour", 0, 23, ()),
@@ -30,23 +33,24 @@ _FIELDS = (
     ("day of the week", 0, 7, _DAYS),
 )
 _PART = re.compile(r"(?:\*|([0-9A-Za-z]+)(?:-([0-9A-Za-z]+))?)(?:/([0-9]+))?")
-# MAX_COMMAND of cron 3.0pl1, which Debian has, less its end.
+# MAX_COMMAND of Debian's cron (3.0pl1), less the terminator.
 _LONGEST = 998
 
 
 class CrontabError(ValueError):
-    """What cannot stand in a crontab, or a crontab whose markers do not match."""
+    """A line that cron could not read, or a crontab whose markers do not match."""
 
 
 def line(when: str, command: Sequence[str]) -> str:
-    """One line: at a time, a command.
+    """The crontab line that runs a command at a time.
 
     Args:
-        when: five fields, or one of cron's own words such as ``@daily``.
-        command: its words; the first is an absolute path, for cron's PATH has two folders.
+        when: five fields, or a nickname such as ``@daily``.
+        command: the arguments; the first is an absolute path, because cron's PATH has only two
+            directories.
 
     Raises:
-        CrontabError: it cannot be written as a line.
+        CrontabError: the time is invalid, or cron cannot run the command as given.
     """
     fields = when.split()
     if when not in _NICKNAMES:
@@ -56,39 +60,41 @@ def line(when: str, command: Sequence[str]) -> str:
     if not command or not command[0].startswith("/"):
         raise CrontabError("the program must be an absolute path")
     if any(not word.isprintable() for word in command):
-        raise CrontabError("a word of the command holds a letter that cannot be printed")
-    # cron makes a line break of a %, also inside of quotes, and takes one backslash off it.
+        raise CrontabError("the command contains a character that cannot be printed")
+    # cron turns % into a newline, even inside quotes, and removes one backslash before it.
     quoted = " ".join(map(shlex.quote, command))
     if "\\%" in quoted:
         raise CrontabError("cron cannot pass a backslash before a %")
     made = quoted.replace("%", r"\%")
     if len(made) >= _LONGEST:
-        raise CrontabError(f"cron takes {_LONGEST} letters of a command, this one has {len(made)}")
+        raise CrontabError(
+            f"the command must be shorter than {_LONGEST} characters for cron, got {len(made)}"
+        )
     return f"{' '.join(fields)} {made}"
 
 
 def are_five(fields: Sequence[str]) -> bool:
-    """Whether these look like the fields of a time; :func:`check_fields` sees that they are."""
+    """Whether there are five fields, by their form; :func:`check_fields` checks the values."""
     return len(fields) == 5 and all(map(_FIELD.fullmatch, fields))
 
 
 def check_fields(fields: Sequence[str]) -> None:
-    """See that five fields are times that there are.
+    """Check that each of five fields has a valid value.
 
     Raises:
-        CrontabError: one is not, with its name and what it may be.
+        CrontabError: one has not; the message gives its name and the valid range.
     """
     for text, (name, low, high, names) in zip(fields, _FIELDS, strict=True):
         for part in text.split(","):
             if not _may_be(part, low, high, names):
-                said = "" if part == text else f" in {text!r}"
-                upwards = ", and a range goes upwards" if "-" in part else ""
-                words = f"the {name} must be from {low} to {high}{upwards}, got {part!r}{said}"
-                raise CrontabError(words)
+                context = "" if part == text else f" in {text!r}"
+                order = ", and a range must ascend" if "-" in part else ""
+                message = f"the {name} must be from {low} to {high}{order}, got {part!r}{context}"
+                raise CrontabError(message)
 
 
 def _may_be(part: str, low: int, high: int, names: Sequence[str]) -> bool:
-    """Whether a part of a field is ``*``, a number or name, or a range, perhaps with a step."""
+    """Whether a part of a field is ``*``, a number, a name or a range, with or without a step."""
     found = _PART.fullmatch(part)
     if not found:
         return False
@@ -100,35 +106,48 @@ def _may_be(part: str, low: int, high: int, names: Sequence[str]) -> bool:
 
 
 def _number(word: str, low: int, names: Sequence[str]) -> int:
-    """What a word stands for; of one that stands for nothing, a number below all."""
+    """The number that a word means; -1, below every field's range, if it means none."""
     if word.lower() in names:
         return low + list(names).index(word.lower())
     return int(word) if word.isdigit() else -1
 
 
 def put(crontab: str, name: str, lines: Sequence[str]) -> str:
-    """The crontab with lines of ours under a name, in the place of those it had before."""
+    """Replace the lines of a schedule in a crontab.
+
+    Args:
+        crontab: the text of the whole crontab.
+        name: the schedule, which the markers carry.
+        lines: its new lines.
+
+    Returns:
+        The new text.
+
+    Raises:
+        CrontabError: the name is not valid, or a marker is missing.
+    """
     block = [_begin(name), *lines, _end(name)]
     others = remove(crontab, name)
-    # Without a line break at its end, the last line of somebody else would run into ours.
+    # If the crontab does not end with a newline, its last line would run into our first.
     gap = "" if not others or others.endswith("\n") else "\n"
     return others + gap + "".join(f"{text}\n" for text in block)
 
 
 def remove(crontab: str, name: str) -> str:
-    """The crontab without our lines of that name; every other one stays, its line break too.
+    """Remove the lines of a schedule from a crontab; all others keep their newlines, too.
 
     Raises:
-        CrontabError: a marker is missing: what is whose cannot be told, so nothing is touched.
+        CrontabError: a marker is missing. Then it is unknown which lines are ours, so none is
+            removed.
     """
     lines = re.findall(r"[^\n]*\n|[^\n]+", crontab)
-    # An editor may have given all lines the line breaks of Windows, ours among them.
+    # An editor may have converted every line, ours included, to Windows line endings.
     bare = [text.rstrip("\r\n") for text in lines]
-    marks = [at for at, text in enumerate(bare) if text in (_begin(name), _end(name))]
-    wanted = [_begin(name), _end(name)] * (len(marks) // 2)
-    if [bare[at] for at in marks] != wanted:
-        raise CrontabError(f"the markers of {name!r} do not match; mend the crontab by hand")
-    ours = {at for first, last in list(pairwise(marks))[::2] for at in range(first, last + 1)}
+    markers = [at for at, text in enumerate(bare) if text in (_begin(name), _end(name))]
+    expected = [_begin(name), _end(name)] * (len(markers) // 2)
+    if [bare[at] for at in markers] != expected:
+        raise CrontabError(f"the markers of {name!r} do not match; fix the crontab by hand")
+    ours = {at for first, last in list(pairwise(markers))[::2] for at in range(first, last + 1)}
     return "".join(text for at, text in enumerate(lines) if at not in ours)
 
 
@@ -142,5 +161,5 @@ def _end(name: str) -> str:
 
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise CrontabError(f"no name for a schedule: {name!r}")
+        raise CrontabError(f"not a valid name for a schedule: {name!r}")
     return name

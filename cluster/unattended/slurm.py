@@ -1,8 +1,8 @@
-"""A batch script for Slurm that goes on until the target holds, and lines for scrontab. Pure text.
+"""The text of a Slurm batch script that requeues itself until the target is met, and of scrontab.
 
-One job, however long it waits in the queue, works up to its time limit, drains, and requeues
-itself. Few long workers pull tasks; an array, if one is wanted, has a part of a sweep to each of
-its tasks, not a block.
+A job computes until its time limit is near, drains, and requeues itself. Its workers live as long
+as the job and pull tasks: Slurm schedules no blocks. With an array, each array task computes a part
+of a sweep.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from pathlib import Path
 
 from cluster.unattended.crontab import CrontabError, are_five, check_fields
 
-# What Slurm itself has for MaxArraySize where nobody set it; indices are below it.
+# Slurm's default for MaxArraySize; array indices are below it.
 MAX_ARRAY = 1001
 MPI = ("pmix", "pmi2")
 
 _OPTION = re.compile(r"([a-z][a-z-]*)(?:=(.+))?", re.DOTALL)
 _OURS = {"array", "chdir", "open-mode", "output", "requeue", "signal"}
 _WARNING = re.compile(r"signal=B:USR1@([0-9]{1,9})")
-# minutes, minutes:seconds, hours:minutes:seconds; days-hours and then as many again.
+# minutes[:seconds], hours:minutes:seconds, or days-hours[:minutes[:seconds]]
 _TIME = re.compile(r"(?:([0-9]+)-)?([0-9]+)(?::([0-9]+))?(?::([0-9]+))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class SlurmError(ValueError):
-    """What cannot stand in a script, and how to mend it.
+    """A value that cannot be written into a batch script.
 
     Attributes:
+        message: what is wrong.
         fix: what to write instead, or None.
     """
 
@@ -44,17 +45,20 @@ class BatchScript:
     """A job that submits one spec.
 
     Attributes:
-        name: of the logs, and of the job where the options have no ``job-name``.
-        spec, folder, store: absolute; the folder is where it works, and where its log is.
-        python: the interpreter that has the project, on every host.
-        overrides: texts of ``--set``.
-        options: of sbatch, as ``time=2:00:00`` or ``exclusive``.
+        name: prefix of the logs' names, and the job's name unless the options have a ``job-name``.
+        spec: absolute path of the spec.
+        folder: absolute path of the working directory, which also gets the logs.
+        store: absolute path of the store.
+        python: path of an interpreter that has this project, the same on every host.
+        overrides: values of ``--set``.
+        options: options of sbatch, such as ``time=2:00:00`` or ``exclusive``.
         warning: seconds before the time limit at which the run begins to drain.
-        restarts: how often the job may start again.
-        parts: tasks of an array, each with its part of a sweep; None: no array.
+        restarts: how many times the job may requeue itself.
+        parts: number of array tasks, each of which computes a part of a sweep; None: no array.
         most: the site's MaxArraySize.
-        mpi: srun starts a world by it, ``pmix`` or ``pmi2``; None: the spec's backend is used.
-        yes: more than 100,000 points of a sweep are meant.
+        mpi: ``pmix`` or ``pmi2``, by which srun starts an MPI world; None: the job starts the
+            command itself, which uses the spec's backend.
+        yes: confirm a sweep of more than 100,000 points.
     """
 
     name: str
@@ -73,18 +77,17 @@ class BatchScript:
 
     @property
     def job_name(self) -> str:
-        """What Slurm calls the job; two of one name can be kept from running at once.
+        """The job's name, by which ``--dependency=singleton`` keeps two from running at once.
 
         Raises:
-            SlurmError: an option that leaves the name out.
+            SlurmError: the option ``job-name`` has no usable value.
         """
         given = [text for text in self.options if _is_job_name(text)]
         if not given:
             return self.name
         found = _OPTION.fullmatch(given[-1])
         if not found or found[2] is None or not found[2].isprintable():
-            words = f"a job's name is written as job-name=project:night, got {given[-1]!r}"
-            raise SlurmError(words)
+            raise SlurmError(f"a job's name is written as job-name=NAME, got {given[-1]!r}")
         return found[2]
 
 
@@ -96,26 +99,26 @@ _SCRIPT = """\
 #!/usr/bin/env bash
 # Written by `cluster schedule {spec} --slurm`. To start it: sbatch {file}
 #
-# The job draws until its time limit is near; then it drains, and requeues itself, until the target
-# holds. What was drawn is in the ledger, whatever squeue and sacct say of the job:
+# The job computes until its time limit is near, drains, and requeues itself, until the target is
+# met. Its results are in the ledger, whatever squeue and sacct say about the job:
 #     {look}
-# To stop it for good: scancel. To go on later: sbatch it again; nothing is drawn twice.
+# To stop it for good: scancel. To continue later: sbatch it again; nothing is computed twice.
 #
 {options}
 set -u
 
-most={restarts}  # times that this job may start again
+most={restarts}  # how many times this job may requeue itself
 command=({command})
 {part}
 caught= limit= code=127
 "${{command[@]}}" &
 run=$!
-# {warning} s before the limit Slurm sends USR1 to this script: what was begun is finished, no more.
+# Slurm sends USR1 to this script {warning} s before the limit: the run then drains.
 trap 'caught=yes limit=yes; kill -USR1 "$run" 2>/dev/null' USR1
-# By scancel, and at the limit itself, it sends TERM to this script and to all that it has started.
+# At scancel, and at the limit itself, it sends TERM to this script and to all its processes.
 trap 'caught=yes' TERM
 
-# A signal ends `wait` before the run has ended: then wait again.
+# A trapped signal interrupts `wait`, so repeat it until the run has ended.
 while true; do
     caught=
     wait "$run"
@@ -125,44 +128,48 @@ while true; do
     [[ -n $caught ]] || break
 done
 
-# 0: the target holds. 3: partial. Above 128: ended by a signal, which is as good as partial if it
-# was that of the limit. 75: on a start after the first, the one before has not quite ended yet.
+# 0: the target is met. 3: partial. Above 128: killed by a signal, which counts as partial at the
+# limit. 75: the run is locked; on a restart, because the previous start is still ending.
 again=
 ((code == 3 || code > 128)) && [[ -n $limit ]] && again=yes
-# A start that is partial at once (outside of its window, or at max_samples) would be so again.
+# A start that is partial within 30 s (outside its window, or at max_samples) would be so again.
 ((code == 3 && SECONDS >= 30)) && again=yes
 ((code == 75 && ${{SLURM_RESTART_COUNT:-0}} > 0)) && again=yes
 [[ -n $again ]] || exit "$code"
 
 if ((${{SLURM_RESTART_COUNT:-0}} >= most)); then
-    echo "not done after $most restarts (exit code $code); to go on: sbatch this script again" >&2
+    echo "not done after $most restarts (exit code $code); to continue: sbatch it again" >&2
     exit 3
 fi
-# Of an array only this task; its last one has the number of the whole array.
+# Requeue this array task only: in an array's last task, SLURM_JOB_ID is that of the whole array.
 job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
 echo "not done yet (exit code $code): requeued after start $((${{SLURM_RESTART_COUNT:-0}} + 1))" >&2
 scontrol requeue "${{job:-$SLURM_JOB_ID}}" || exit "$code"
 """
 
 _PART = """\
-# This task's points of the sweep, in a ledger of its own: hosts must not share one over a network.
+# This task's points go into a ledger of their own: hosts must not share one over a network.
 part=$SLURM_ARRAY_TASK_ID
 command+=(--points "$part/{parts}" --store {store}/part-"$part")
 """
 
 
 def script(batch: BatchScript, file: str = "") -> str:
-    """The text of the script; ``file``: its own path, for what it tells the reader.
+    """The text of a batch script.
+
+    Args:
+        batch: the job.
+        file: the script's own path, for the comment that says how to submit it.
 
     Raises:
-        SlurmError: an option, a name or a number that cannot be meant.
+        SlurmError: an option, a name or a number is invalid.
     """
     _check(batch)
     quoted = {name: shlex.quote(str(getattr(batch, name))) for name in ("spec", "store", "python")}
     store = [] if batch.parts else ["--store", str(batch.store)]
-    words = [*_launcher(batch), batch.python, "-P", "-m", "cluster", "submit", str(batch.spec)]
-    words += ["--resume", "--quiet", *store, *(["--yes"] if batch.yes else [])]
-    words += [word for text in batch.overrides for word in ("--set", text)]
+    command = [*_launcher(batch), batch.python, "-P", "-m", "cluster", "submit", str(batch.spec)]
+    command += ["--resume", "--quiet", *store, *(["--yes"] if batch.yes else [])]
+    command += [word for text in batch.overrides for word in ("--set", text)]
     looked = f"{quoted['store']}/part-1" if batch.parts else quoted["store"]
     return _SCRIPT.format(
         spec=quoted["spec"],
@@ -170,22 +177,22 @@ def script(batch: BatchScript, file: str = "") -> str:
         look=f"{quoted['python']} -P -m cluster ls --store {looked}",
         options="\n".join(f"#SBATCH {option}" for option in _options(batch)),
         restarts=batch.restarts,
-        command=shlex.join(words),
+        command=shlex.join(command),
         part=_PART.format(parts=batch.parts, store=quoted["store"]) if batch.parts else "",
         warning=batch.warning,
     )
 
 
 def scrontab(batch: BatchScript, when: str, file: Path) -> str:
-    """Lines for ``scrontab -e`` that hand in the script at a time, one start after the other.
+    """Lines for ``scrontab -e`` that submit the script at a time; starts never overlap.
 
     Args:
-        batch: whose script it is.
-        when: five fields, as in a crontab, or ``@daily``.
-        file: the script.
+        batch: the job of the script.
+        when: five fields, as in a crontab, or a nickname such as ``@daily``.
+        file: absolute path of the script.
 
     Raises:
-        SlurmError: the time is none.
+        SlurmError: the time is invalid.
     """
     fields = when.split()
     known = are_five(fields)
@@ -196,7 +203,8 @@ def scrontab(batch: BatchScript, when: str, file: Path) -> str:
             check_fields(fields)
         except CrontabError as error:
             raise SlurmError(f"--at: {error}") from None
-    # The entry is a job itself, a short one; singleton has the script wait for an earlier start.
+    # The scrontab entry is a short job of its own. The singleton dependency makes the script's job
+    # wait for an earlier start of it.
     name = shlex.quote(f"{batch.job_name}-start")
     lines = [f"#SCRON --job-name={name}", "#SCRON --time=5"]
     command = shlex.join(["sbatch", "--dependency=singleton", str(file)])
@@ -204,13 +212,13 @@ def scrontab(batch: BatchScript, when: str, file: Path) -> str:
 
 
 def _launcher(batch: BatchScript) -> list[str]:
-    # Without the last one a dead rank leaves the others, and the job, to wait until the limit.
+    # Without --kill-on-bad-exit, the other ranks would wait for a dead one until the time limit.
     return ["srun", f"--mpi={batch.mpi}", "--kill-on-bad-exit=1"] if batch.mpi else []
 
 
 def _options(batch: BatchScript) -> list[str]:
-    """What stands behind ``#SBATCH``, ours and the person's."""
-    # The log of an array's task is named by the array and the task.
+    """The options of the ``#SBATCH`` lines: the script's own, then the user's."""
+    # An array task's log is named by the array's job ID (%A) and the task's index (%a).
     log = f"{batch.name}-{'%A-%a' if batch.parts else '%j'}.log"
     options = [
         f"--job-name={shlex.quote(batch.job_name)}",
@@ -240,13 +248,13 @@ def _option(text: str) -> str:
 
 def _check(batch: BatchScript) -> None:
     if not _NAME.fullmatch(batch.name):
-        raise SlurmError(f"no name for a job: {batch.name!r}")
+        raise SlurmError(f"not a valid name for a job: {batch.name!r}")
     for path in (batch.spec, batch.folder, batch.store):
         if not path.is_absolute() or not str(path).isprintable():
-            raise SlurmError(f"must be an absolute path that can be printed, got {str(path)!r}")
+            raise SlurmError(f"must be an absolute path of printable characters, got {str(path)!r}")
     if any(not word.isprintable() for word in (batch.python, *batch.overrides)):
-        raise SlurmError("a word of the command holds a letter that cannot be printed")
-    # Slurm keeps the warning in 16 bits.
+        raise SlurmError("the command contains a character that cannot be printed")
+    # Slurm stores the warning in 16 bits.
     _check_range("the warning", batch.warning, 1, 65_535)
     for text in batch.options:
         _check_limit(text, batch.warning)
@@ -259,7 +267,9 @@ def _check(batch: BatchScript) -> None:
 
 
 def _check_limit(option: str, warning: int) -> None:
-    """See that a job draws at all: one that is warned at its start drains at once, again and again.
+    """Check that a time limit leaves time to compute.
+
+    A job that gets its warning right at the start would drain and requeue itself for ever.
 
     Raises:
         SlurmError: the option is a time limit that is not above the warning.
@@ -267,21 +277,25 @@ def _check_limit(option: str, warning: int) -> None:
     name, _, value = option.partition("=")
     limit = seconds_of(value) if name == "time" else None
     if limit and limit <= warning:  # 0 is no limit
-        words = f"the time limit must be above the warning of {warning:,} s, got {value}"
+        message = f"the time limit must be above the warning of {warning:,} s, got {value}"
         raise SlurmError(
-            words, f"give a longer one, or --sbatch signal=B:USR1@{max(1, limit // 3)}"
+            message, f"give a longer one, or --sbatch signal=B:USR1@{max(1, limit // 3)}"
         )
 
 
 def warning_of(options: Sequence[str]) -> tuple[int | None, tuple[str, ...]]:
-    """The seconds of warning that the last ``signal=B:USR1@N`` asks for, and the other options."""
-    asked = [int(found[1]) for text in options if (found := _WARNING.fullmatch(text))]
+    """Split the options of sbatch into the warning and the rest.
+
+    Returns:
+        The seconds N of the last ``signal=B:USR1@N``, None without one; and the other options.
+    """
+    warnings = [int(found[1]) for text in options if (found := _WARNING.fullmatch(text))]
     others = tuple(text for text in options if not _WARNING.fullmatch(text))
-    return (asked[-1] if asked else None), others
+    return (warnings[-1] if warnings else None), others
 
 
 def seconds_of(limit: str) -> int | None:
-    """A time limit as sbatch reads it, in seconds; None: it is no number of them."""
+    """A time limit in seconds, parsed as sbatch does; None for words such as ``UNLIMITED``."""
     found = _TIME.fullmatch(limit)
     if not found:
         return None
@@ -302,6 +316,6 @@ def _check_range(what: str, value: int, low: int, high: int) -> None:
 
 
 def array_limit(config: str) -> int:
-    """MaxArraySize, from what ``scontrol show config`` prints; Slurm's own where it says none."""
+    """MaxArraySize in the output of ``scontrol show config``; Slurm's default if it has none."""
     found = re.search(r"^MaxArraySize\s*=\s*([0-9]+)\s*$", config, re.MULTILINE)
     return int(found[1]) if found else MAX_ARRAY

@@ -56,12 +56,19 @@ def digest(folder: Path, backend: str, *words: str, site: Path | None = None) ->
     return str(json.loads(done.stdout)["digest"])
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of serial."""
+    return digest(tmp_path_factory.mktemp("serial"), "serial")
+
+
 def test_the_page_has_the_files_of_a_package() -> None:
-    """An engine, its package and its tests, which are three lines beside the imports."""
-    assert set(FILES) == {"mypool.py", "pyproject.toml", "test_mypool.py"}
-    entry = read(FILES["mypool.py"])
-    assert entry is not None
-    assert (entry.name, entry.kind) == ("mypool", "local")
+    """Two engines; the package and the tests of one, which are three lines beside the imports."""
+    assert set(FILES) == {"mypool.py", "pyproject.toml", "test_mypool.py", "xmlpool.py"}
+    for name, kind in (("mypool", "local"), ("xmlpool", "hosted")):
+        entry = read(FILES[f"{name}.py"])
+        assert entry is not None
+        assert (entry.name, entry.kind) == (name, kind)
 
 
 def test_the_engine_of_the_page_keeps_the_contract(typed: Path) -> None:
@@ -71,11 +78,24 @@ def test_the_engine_of_the_page_keeps_the_contract(typed: Path) -> None:
     assert f"{len(FEW)} ok, 0 failed" in done.stdout
 
 
-def test_the_engine_of_the_page_gives_the_digest_of_serial(typed: Path) -> None:
+def test_the_engine_of_the_page_gives_the_digest_of_serial(typed: Path, expected: str) -> None:
     """Registered by its name, with its option."""
     install(typed, "mypool", None, "mypool = mypool:Engine", package="cluster_mypool")
-    ours = digest(typed, "mypool", "--set", "mypool.nice=5", site=typed)
-    assert ours == digest(typed, "serial")
+    assert digest(typed, "mypool", "--set", "mypool.nice=5", site=typed) == expected
+
+
+def test_the_call_engine_of_the_page_gives_the_digest_of_serial(typed: Path, expected: str) -> None:
+    """Two functions over the standard library, registered by their package."""
+    install(typed, "xmlpool", None, "xmlpool = xmlpool:Engine", package="cluster_xmlpool")
+    assert digest(typed, "xmlpool", site=typed) == expected
+
+
+@pytest.mark.slow
+def test_the_call_engine_of_the_page_keeps_the_contract(typed: Path) -> None:
+    """All of it, by the command that the page names, with its module on the path."""
+    done = ended(typed, "-P", "-m", "cluster.testing", "xmlpool:Engine", site=typed, limit=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 failed" in done.stdout
 
 
 @pytest.mark.slow

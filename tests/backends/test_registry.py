@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cluster.backends.base import Options, create, kind, proven
+from cluster.backends.kit.calls import installation
 from cluster.common import engines
 from cluster.common.engines import built_in, entries, entry
 from cluster.common.errors import EngineError, SpecError
@@ -60,6 +61,17 @@ def ended(*words: str, path: Path | None = None) -> subprocess.CompletedProcess[
 def document(*words: str, path: Path | None = None) -> Any:
     """What the command line prints with ``--json``."""
     return json.loads(ended(*words, "--json", path=path).stdout)
+
+
+def test_a_host_without_an_engine_gets_the_command_that_installs_it(site: Path) -> None:
+    """An engine's own package, where another distribution brings it; else what it needs."""
+    install(site, "theirs", engine("theirs"), "theirs = theirs:Engine", package="their_package")
+    assert installation("theirs") == "there: pip install their_package"
+    assert installation("cluster.backends.zeromq") == (
+        "there: pip install 'cluster-montecarlo[zeromq]'"
+    )
+    assert installation("cluster.backends.tcp") == "install there what it needs"
+    assert installation("unknown") == "install there what it needs"
 
 
 # -- the engines of this package ------------------------------------------------------------------
@@ -217,7 +229,7 @@ def test_a_broken_engine_is_told_in_words_and_hurts_no_other(what: str, site: Pa
     with pytest.raises(EngineError) as caught:
         create(name, HERE)
     assert said in caught.value.message
-    assert caught.value.fix == f"mend or remove it: pip uninstall {module}"
+    assert caught.value.fix == f"fix or remove it: pip uninstall {module}"
     assert parse(f"{SPEC}backend: good{number}\n", "s.yaml", site).backend == f"good{number}"
 
 
@@ -226,7 +238,7 @@ def test_a_name_that_is_ours_stays_ours(site: Path) -> None:
     install(site, "mine", engine("threads"), "threads = mine:Engine")
     row = {each.name: each for each in entries()}["threads"]
     assert row.usable
-    assert row.note == "mine registers the backend threads too: ours is used"
+    assert row.note == "mine also registers the backend threads; the built-in one is used"
     assert kind("threads").__module__ == "cluster.backends.threads"
 
 
@@ -324,7 +336,7 @@ def test_an_engine_of_a_sweep_over_backends_gets_its_own_options(site: Path) -> 
         ("{moed: a}", "3:8: mine.moed: unknown key; did you mean 'mode'?"),
         ("{pace:}", "3:13: mine.pace: a value is missing"),
         ("3", "3:7: mine: must be a mapping"),
-        ("{key: {}}", "3:13: mine.key: must say one place"),
+        ("{key: {}}", "3:13: mine.key: must name one place"),
     ],
 )
 def test_a_wrong_option_is_told_at_its_place(given: str, said: str, site: Path) -> None:

@@ -105,7 +105,7 @@ class Mortal(Processes):
     [
         (Forgets, "every_task_is_answered_once"),
         (Twice, "every_task_is_answered_once"),
-        (Silent, "a_joined_node_is_told"),
+        (Silent, "a_joined_node_is_announced"),
         (Forges, "outcomes_do_not_depend_on_the_engine"),
         (Impatient, "it_asks_again_after_a_pause"),
         pytest.param(Leaves, "nothing_is_left_behind", marks=pytest.mark.slow),
@@ -155,7 +155,9 @@ def ended(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 BROKEN = """
+from cluster.backends.base import Entry
 from cluster.backends.serial import Engine as Serial
+ENTRY = Entry("mine", "an engine", kind="in_process")
 class Engine(Serial):
     def run(self, work, source):
         print("what went on")
@@ -172,12 +174,59 @@ def test_without_pytest_each_check_has_a_line(tmp_path: Path) -> None:
     assert lines.pop(2) == "     | what went on"
     assert [line.split()[:2] for line in lines[:-1]] == [
         ["ok", "an_empty_source_ends_it"],
-        ["FAIL", "a_joined_node_is_told"],
+        ["FAIL", "a_joined_node_is_announced"],
         ["-", "survives_os_exit"],
     ]
     assert "assert isinstance(first, NodeEvent)" in lines[1]
     assert lines[-1] == "1 ok, 1 failed, 1 do not apply"
     assert ended("serial", "joined", folder=tmp_path).returncode == 0
+
+
+BARE = """
+from cluster.backends.serial import Engine
+"""
+AWAY = """
+from cluster.backends.base import Entry
+from cluster.backends.tcp import Engine
+ENTRY = Entry("mine", "an engine", kind="hosted")
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (BARE, "mine has no ENTRY = Entry(...)"),
+        (AWAY, "install its package first, here and on every host: pip install -e ."),
+    ],
+)
+def test_an_engine_that_no_run_could_use_is_refused(text: str, reason: str, tmp_path: Path) -> None:
+    """One without an entry; a hosted one whose processes would not find its module."""
+    (tmp_path / "mine.py").write_text(text)
+    done = ended("mine:Engine", "joined", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert reason in done.stderr
+
+
+DEAD = """
+from cluster.backends.base import Entry
+from cluster.backends.serial import Engine as Serial
+from cluster.common.errors import EngineError
+ENTRY = Entry("mine", "an engine", kind="in_process")
+class Engine(Serial):
+    def run(self, work, source):
+        yield from ()
+        raise EngineError("nothing answers")
+"""
+
+
+def test_the_suite_stops_at_an_engine_that_does_not_start(tmp_path: Path) -> None:
+    """Each further check would wait for the start again: half a minute, of an engine of hosts."""
+    (tmp_path / "mine.py").write_text(DEAD)
+    done = ended("mine:Engine", "joined", "empty", folder=tmp_path)
+    first, last = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert "EngineError: nothing answers" in first
+    assert last == "0 ok, 1 failed, 0 do not apply; 1 skipped, because the engine itself failed"
 
 
 @pytest.mark.parametrize(

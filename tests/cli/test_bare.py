@@ -47,7 +47,7 @@ def test_a_folder_that_is_gone_is_told(verb: str, safe: str | None, tmp_path: Pa
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "error: the current folder is gone",
-        "  change to one that is there",
+        "  cd to a folder that exists",
     ]
     if verb == "ls":
         told = run([*words, "--json"], tmp_path, PYTHONSAFEPATH=safe).stdout

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.common.commands import command
+from cluster.cli import group
+from cluster.common.commands import VERBS, command
 
 
 def test_a_told_command_runs_as_it_stands(tmp_path: Path) -> None:
@@ -37,3 +38,10 @@ def test_it_names_the_interpreter_where_it_does_not(
     assert command("ls") == f"{sys.executable} -P -m cluster ls"
     monkeypatch.chdir(Path(sys.executable).parents[2])
     assert command("ls") == f"{'/'.join(Path(sys.executable).parts[-3:])} -P -m cluster ls"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_begins_with_the_line_of_the_table(verb: str) -> None:
+    """As it stands there, proper names included: Slurm, JSON Schema, Ctrl-C."""
+    line = VERBS[verb]
+    assert group.commands[verb].help == f"{line[0].upper()}{line[1:]}."

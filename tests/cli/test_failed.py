@@ -56,7 +56,7 @@ def test_the_last_words_of_a_process_are_told_as_it_wrote_them(tmp_path: Path) -
 
 RAISES = "    raise ValueError('out of cheese')\n"
 GOOD = "    return Hits(5, samples)\n"
-DIFFERS = "k.py differs now from what was frozen at submit: the frozen text is what goes on"
+DIFFERS = "k.py changed since submit: the run continues with the frozen text"
 
 
 def ran(folder: Path, body: str, **keys: str) -> Result:
@@ -80,12 +80,12 @@ def test_a_kernel_that_failed_is_to_be_mended_and_submitted_again(
     result = api.submit(api.load("k.yaml", ["seed=2"]))
     again = command("submit", path.name, "--set", "seed=2")
     frozen = "a resume repeats the kernel as it is frozen in the run"
-    assert result.advice == f"mend k.py, then {again}; {frozen}"
+    assert result.advice == f"fix k.py, then {again}; {frozen}"
     for page in (text.result(result), text.status(api.status(result.run).to_json())):
         shown = io.StringIO()
         text.show(page, shown)
         assert result.advice in shown.getvalue()
-        assert "go on with" not in shown.getvalue()
+        assert "continue " not in shown.getvalue()
     assert result.to_json()["advice"] == api.status(result.run).to_json()["advice"] == result.advice
 
 
@@ -138,11 +138,11 @@ def test_a_sweep_with_failed_points_is_told_alike(tmp_path: Path) -> None:
     (tmp_path / "k.py").write_text((tmp_path / "k.py").read_text().replace("les)", "les, a)"))
     events: list[Event] = []
     result = api.submit(api.load(path))
-    assert str(result.advice).startswith("mend k.py, then ")
+    assert str(result.advice).startswith("fix k.py, then ")
     shown = io.StringIO()
     text.show(text.sweep(result), shown)
-    assert "mend k.py, then " in shown.getvalue()
-    assert "go on with" not in shown.getvalue()
+    assert "fix k.py, then " in shown.getvalue()
+    assert "continue " not in shown.getvalue()
     (tmp_path / "k.py").write_text("# mended\n")
     api.resume(result.run, observe=events.append)
     assert len(noted(events)) == 1
@@ -151,5 +151,5 @@ def test_a_sweep_with_failed_points_is_told_alike(tmp_path: Path) -> None:
 def test_a_notifier_is_told_what_helps(tmp_path: Path) -> None:
     """The line of text that chat services show has the advice, and the message has it by itself."""
     message = of_result(ran(tmp_path, RAISES))
-    assert message["advice"].startswith("mend k.py, then ")
+    assert message["advice"].startswith("fix k.py, then ")
     assert message["text"].endswith(f"; {message['advice']}")

@@ -100,7 +100,7 @@ def test_a_run_takes_other_hosts_and_refuses_what_cannot_be(tmp_path: Path) -> N
     assert rows[ONE]["samples"] > 0
     assert rows[TWO]["samples"] > 0
     assert rows[ONE]["samples"] + rows[TWO]["samples"] == 150_000
-    assert f"hosts: {TWO} added; {ONE} to be drained (asked for)" in err
+    assert f"hosts: {TWO} added; {ONE} to be drained (requested)" in err
     told = [event["text"] for event in result["events"] if event["node"] == ONE]
     assert told[-2:] == [
         "0 slots: draining: it gets no more tasks",

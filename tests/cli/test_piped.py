@@ -76,7 +76,8 @@ def test_a_scheduler_is_given_no_piped_spec(tmp_path: Path, words: list[str]) ->
     """Each start would read it anew, so it must stay; that is said before anything is written."""
     done = piped("schedule", "-", *words, cwd=tmp_path, text=spec(tmp_path).read_text())
     assert done.returncode == 2
-    assert "a scheduler needs a spec that stays: - is read once\n  save it as a file" in done.stderr
+    expected = "a scheduler needs the spec as a file: - can be read only once\n  save it as a file"
+    assert expected in done.stderr
 
 
 @pytest.mark.parametrize(

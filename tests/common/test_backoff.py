@@ -1,4 +1,4 @@
-"""How long is waited before another try, and how late others are."""
+"""The pause before the next attempt, and how late a peer is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cluster.common.backoff import ListeningClock, backoff
 
 
 def test_pauses_double_up_to_the_longest_after_any_number_of_failures() -> None:
-    """A host that is off all night is tried some thousand times."""
+    """After thousands of failures the pause is still the longest one, without overflow."""
     assert [backoff(n, 1.0, 15.0) for n in range(6)] == [1, 2, 4, 8, 15, 15]
     assert backoff(100_000, 1.0, 15.0) == 15
 

@@ -23,7 +23,7 @@ def test_the_spelling_is_fixed() -> None:
 
 
 def test_numbers_of_different_kinds_stay_apart() -> None:
-    """One as an integer, a float, a bool and a text are four values; -0.0 is not 0.0."""
+    """1, 1.0, True and "1" are four values; -0.0 is not 0.0."""
     spellings = {canonical(value) for value in (1, 1.0, True, "1", 0, 0.0, -0.0, False)}
     assert len(spellings) == 8
 

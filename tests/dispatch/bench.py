@@ -1,4 +1,4 @@
-"""A dispatcher's core under a person's hand: tasks are taken and answered one by one."""
+"""A bench for a scheduler: tests take tasks and answer them one by one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEVER = Target(half_width=1e-12)
 
 @dataclass
 class Bench:
-    """A run's core, what gives out its tasks, its clock and ledger, and what it told."""
+    """The schedulers of a run, its clock and ledger, and the events that it reported."""
 
     many: MultiScheduler
     core: RunScheduler
@@ -33,46 +33,46 @@ class Bench:
     events: list[Event]
 
     def join(self, *nodes: str, slots: int = 1) -> None:
-        """Nodes (``a``, if none are named) have so many usable slots."""
+        """Give the nodes (by default ``a``) this number of usable slots."""
         for node in nodes or ("a",):
             self.many.on_node(NodeEvent(node, slots, "by hand"))
 
     def take(self, node: str = "a") -> Task:
-        """A task, which there must be."""
+        """Take a task; there must be one."""
         task = self.many.take(node)
         assert isinstance(task, Task), task
         return task
 
     def rest(self, node: str = "a") -> Pause:
-        """The answer where there must be no task."""
+        """The pause that comes in place of a task; there must be no task."""
         answer = self.many.take(node)
         assert isinstance(answer, Pause), answer
         return answer
 
     def true(self, task: Task, node: str = "a", wall: float = 0.01) -> Outcome:
-        """What an honest node answers; ``wall`` seconds a block."""
+        """The outcome of a correct node that takes ``wall`` seconds per block."""
         outcome = perform(self.core.work, task)
         return outcome._replace(node=node, wall=wall * (task.stop - task.first))
 
     def answer(self, task: Task, node: str = "a", **changes: Any) -> None:
-        """An honest node answers, but for some changes."""
+        """Answer a task as a correct node does, with some fields changed."""
         wall = changes.pop("wall", 0.01)
         self.many.on_outcome(self.true(task, node, wall)._replace(**changes))
 
     def lose(self, task: Task, kind: str = "lost", node: str = "a") -> None:
-        """The worker of a task is gone."""
+        """Answer that the worker of a task was lost."""
         self.many.on_outcome(
             Outcome.without_answer(task, kind, "by hand", None)._replace(node=node)
         )
 
     def wait(self, seconds: float) -> None:
-        """Time passes, with a tick every second."""
+        """Let time pass, with a tick every second."""
         for _ in range(int(seconds)):
             self.clock.advance(1.0)
             self.many.on_tick()
 
     def rows(self) -> list[Counted]:
-        """What is durable."""
+        """The rows of the ledger."""
         self.core.writer.flush()
         return list(self.ledger.counted(self.run))
 
@@ -81,7 +81,7 @@ class Bench:
         return [event for event in self.events if isinstance(event, kind)]
 
     def finish(self, node: str = "a") -> None:
-        """Take and answer until there is no more."""
+        """Take and answer tasks until there are none left."""
         while isinstance(task := self.many.take(node), Task):
             self.answer(task, node)
         assert task is Pause.END
@@ -109,7 +109,7 @@ def bench(
 
 
 def tampered(outcome: Outcome, run: str = "run") -> Outcome:
-    """The outcome of a node that computes wrongly: one hit more, and a checksum that holds."""
+    """The outcome of a node that computes wrongly: one hit more, with a valid checksum."""
     text = outcome.tally or ""
     hits = int(text.partition('"hits":')[2].partition(",")[0])
     text = text.replace(f'"hits":{hits}', f'"hits":{hits + 1}')

@@ -1,4 +1,4 @@
-"""The core's decisions, one at a time: lengths, attempts, copies, twins, clocks."""
+"""The decisions of a scheduler, one at a time: task lengths, attempts, copies, clocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.dispatch.bench import NEVER, Bench, bench, tampered, tiles
 
 
 def test_the_first_task_of_a_node_is_one_block(tmp_path: Path) -> None:
-    """Nothing is known of its speed yet."""
+    """Its speed is not known yet."""
     with bench(tmp_path, Goal(100_000)) as b:
         b.join()
         assert b.take().stop == 1
@@ -27,7 +27,7 @@ def test_the_first_task_of_a_node_is_one_block(tmp_path: Path) -> None:
 
 
 def test_a_task_is_at_most_eight_times_the_longest_that_was_seen(tmp_path: Path) -> None:
-    """A speed that was seen on a few blocks is not trusted with thousands."""
+    """A speed measured on a few blocks is not extrapolated to thousands."""
     with bench(tmp_path, Goal(100_000)) as b:
         b.core._frontier = 20_000
         b.join()
@@ -42,7 +42,7 @@ def test_a_task_is_at_most_eight_times_the_longest_that_was_seen(tmp_path: Path)
 
 
 def test_tasks_taper_towards_the_end(tmp_path: Path) -> None:
-    """Long while much is owed, never longer than half a share of the rest, short at the end."""
+    """Long while much remains, at most half an even share of the rest, short at the end."""
     with bench(tmp_path, Goal(6000)) as b:
         b.join("a", slots=2)
         lengths = []
@@ -58,7 +58,7 @@ def test_tasks_taper_towards_the_end(tmp_path: Path) -> None:
 
 
 def test_no_task_crosses_a_checkpoint(tmp_path: Path) -> None:
-    """Under a target every task lies between two neighbouring checkpoints."""
+    """With a target every task lies between two successive checkpoints."""
     with bench(tmp_path, Goal(2000, NEVER)) as b:
         b.join()
         rule = Checkpoints(Goal(2000, NEVER))
@@ -69,7 +69,7 @@ def test_no_task_crosses_a_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("blocks", [1, 7, 1000])
 def test_a_pinned_length_is_kept(tmp_path: Path, blocks: int) -> None:
-    """Every task has the length asked for, but for what a checkpoint or the end cuts."""
+    """Every task has the pinned length, unless a checkpoint or the end cuts it."""
     with bench(tmp_path, Goal(500), Policy(pinned=blocks)) as b:
         b.join()
         rule = Checkpoints(Goal(500))
@@ -79,7 +79,7 @@ def test_a_pinned_length_is_kept(tmp_path: Path, blocks: int) -> None:
 
 
 def test_a_slot_of_unknown_speed_gets_one_task_at_a_time(tmp_path: Path) -> None:
-    """Ahead of need only where it is known how long that is."""
+    """Tasks are sent ahead only if their duration is known."""
     with bench(tmp_path, Goal(100)) as b:
         b.join("a", slots=2)
         b.take()
@@ -91,7 +91,7 @@ def test_a_slot_of_unknown_speed_gets_one_task_at_a_time(tmp_path: Path) -> None
 def test_lookahead_is_bounded_in_seconds_and_in_tasks(
     tmp_path: Path, wall: float, most: int
 ) -> None:
-    """0.15 s of work ahead, at most 128 tasks; none ahead where tasks are long."""
+    """0.15 s of work ahead, at most 128 tasks per slot; none if tasks are long."""
     with bench(tmp_path, Goal(10**6), Policy(pinned=1)) as b:
         b.join()
         b.answer(b.take(), wall=wall)
@@ -135,7 +135,7 @@ def raised(b: Bench, task: Task, block: int) -> None:
 
 @pytest.mark.fault(14)
 def test_a_raised_block_fails_the_run_after_its_attempts(tmp_path: Path) -> None:
-    """Blocks before it count at once, those after it are owed; it is told as often as tried."""
+    """Blocks before it count at once, those after it are owed; each attempt is reported."""
     with bench(tmp_path, Goal(20), Policy(raised=2, pinned=10)) as b:
         b.join()
         raised(b, b.take(), 4)
@@ -152,7 +152,7 @@ def test_a_raised_block_fails_the_run_after_its_attempts(tmp_path: Path) -> None
 
 @pytest.mark.fault(3, 4, 5)
 def test_a_lost_task_is_drawn_again_in_smaller_parts(tmp_path: Path) -> None:
-    """Nobody knows which block did it: every part is tried, and a loss costs no attempt yet."""
+    """The block that did it is unknown: every part is retried, and a loss costs no attempt yet."""
     with bench(tmp_path, Goal(20), Policy(pinned=20)) as b:
         b.join()
         b.lose(b.take())
@@ -168,7 +168,7 @@ def test_a_lost_task_is_drawn_again_in_smaller_parts(tmp_path: Path) -> None:
 @pytest.mark.fault(13)
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_a_poison_block_fails_after_exactly_its_attempts(tmp_path: Path, attempts: int) -> None:
-    """Whatever was tried together with it is drawn again; alone it gets so many attempts."""
+    """Blocks that shared its task are drawn again; alone it gets its number of attempts."""
     with bench(tmp_path, Goal(64), Policy(pinned=64, lost=attempts)) as b:
         b.join()
         alone = 0
@@ -185,7 +185,7 @@ def test_a_poison_block_fails_after_exactly_its_attempts(tmp_path: Path, attempt
 
 @pytest.mark.fault(13)
 def test_tasks_that_did_not_begin_cost_no_attempt(tmp_path: Path) -> None:
-    """A dead worker's queue is innocent: it is owed again, and nothing is recorded."""
+    """The queue of a dead worker is owed again, and no failure is recorded."""
     with bench(tmp_path, Goal(5), Policy(lost=1)) as b:
         b.join()
         for _ in range(9):
@@ -197,7 +197,7 @@ def test_tasks_that_did_not_begin_cost_no_attempt(tmp_path: Path) -> None:
 
 @pytest.mark.fault(57, 91)
 def test_a_forged_tally_is_refused_with_the_nodes_name(tmp_path: Path) -> None:
-    """A tally that its checksum does not fit is not counted, and the node is named."""
+    """A tally with a wrong checksum is not counted, and the node is named."""
     with bench(tmp_path, Goal(5), Policy(raised=2)) as b:
         b.join("evil")
         task = b.take("evil")
@@ -254,7 +254,7 @@ def test_an_outcome_that_is_not_the_tasks_is_refused(
 def test_impossible_times_are_dropped_and_the_tally_kept(
     tmp_path: Path, times: dict[str, Any]
 ) -> None:
-    """The result does not depend on a clock; the person is told."""
+    """The result does not depend on a clock; the user is warned."""
     with bench(tmp_path, Goal(3)) as b:
         b.join()
         task = b.take()
@@ -269,7 +269,7 @@ def test_impossible_times_are_dropped_and_the_tally_kept(
 
 @pytest.mark.fault(8, 9)
 def test_a_stalled_task_gets_a_second_copy_and_the_first_answer_wins(tmp_path: Path) -> None:
-    """When nothing else is owed; the loser is revoked, and its answer is only compared."""
+    """When nothing else is owed; the slower copy is revoked, and its outcome is only compared."""
     with bench(tmp_path, Goal(9)) as b:
         b.join("a", "b")
         b.answer(b.take("a"))
@@ -293,7 +293,7 @@ def test_a_stalled_task_gets_a_second_copy_and_the_first_answer_wins(tmp_path: P
 
 @pytest.mark.fault(8)
 def test_a_task_that_stalls_before_any_speed_is_known_gets_a_copy_too(tmp_path: Path) -> None:
-    """A worker that hangs on the very first task of its node does not hold the run up."""
+    """A worker that hangs on the very first task of its node does not block the run."""
     with bench(tmp_path, Goal(9)) as b:
         b.join("a", slots=2)
         stalled = b.take()
@@ -305,7 +305,7 @@ def test_a_task_that_stalls_before_any_speed_is_known_gets_a_copy_too(tmp_path: 
 
 @pytest.mark.fault(9)
 def test_a_fast_node_copies_what_a_slow_one_would_end_much_later(tmp_path: Path) -> None:
-    """No need to wait for a stall: here * 1.25 is less than what the first still needs."""
+    """Without waiting for a stall: 1.25 times the copy's time is less than the original needs."""
     with bench(tmp_path, Goal(3), Policy(pinned=1)) as b:
         b.join("slow", "fast")
         b.answer(b.take("slow"), "slow", wall=4.0)
@@ -315,7 +315,7 @@ def test_a_fast_node_copies_what_a_slow_one_would_end_much_later(tmp_path: Path)
 
 
 def test_a_copy_that_fails_is_no_failure_while_the_other_may_answer(tmp_path: Path) -> None:
-    """Only the last copy's fault is told and retried."""
+    """Only the fault of the last copy is reported and retried."""
     with bench(tmp_path, Goal(2), Policy(lost=1)) as b:
         b.join("a", "b")
         b.answer(b.take("a"))
@@ -331,7 +331,7 @@ def test_a_copy_that_fails_is_no_failure_while_the_other_may_answer(tmp_path: Pa
 
 @pytest.mark.fault(14)
 def test_a_copy_of_a_task_that_raised_half_way_is_not_useless(tmp_path: Path) -> None:
-    """The first answer holds a part only: what raises is judged by the copy, and not forgotten."""
+    """The first outcome has only a part: the block that raised is left to the copy, not lost."""
     with bench(tmp_path, Goal(8), Policy(raised=1, pinned=2)) as b:
         b.join("a", "b")
         b.answer(b.take("a"))
@@ -349,7 +349,7 @@ def test_a_copy_of_a_task_that_raised_half_way_is_not_useless(tmp_path: Path) ->
 
 @pytest.mark.fault(14)
 def test_a_fault_at_a_block_that_is_counted_fails_nothing(tmp_path: Path) -> None:
-    """One copy counted it on its way to a later fault; the other's trouble with it is moot."""
+    """One copy counted it before a later fault, so the other's fault at it does not matter."""
     with bench(tmp_path, Goal(9), Policy(raised=1, lost=1, pinned=3)) as b:
         b.join("a", "b")
         b.answer(b.take("a"))
@@ -384,7 +384,7 @@ def test_a_late_twin_is_compared_and_never_counted(tmp_path: Path) -> None:
 
 @pytest.mark.fault(24)
 def test_a_late_twin_that_differs_is_an_alarm_with_both_names(tmp_path: Path) -> None:
-    """One of two nodes computes wrongly: the counted row stays, and the person is told."""
+    """One of two nodes computes wrongly: the counted row stays, and the user is warned."""
     with bench(tmp_path, Goal(3)) as b:
         b.join("good", "bad")
         task = b.take("good")
@@ -401,7 +401,7 @@ def test_a_late_twin_that_differs_is_an_alarm_with_both_names(tmp_path: Path) ->
 
 
 def test_a_late_twin_that_differs_on_one_node_is_not_laid_on_another(tmp_path: Path) -> None:
-    """Nothing tells an impure kernel from a node that computes wrongly, and both are said."""
+    """An impure kernel cannot be told from a node that computes wrongly; both are mentioned."""
     with bench(tmp_path, Goal(3)) as b:
         b.join("a", slots=2)
         task = b.take("a")
@@ -416,7 +416,7 @@ def test_a_late_twin_that_differs_on_one_node_is_not_laid_on_another(tmp_path: P
 def test_a_late_outcome_of_uncounted_blocks_is_unchecked_and_owes_nothing_twice(
     tmp_path: Path,
 ) -> None:
-    """The task was given up, its blocks are owed or out already: they are drawn once more only."""
+    """The task was given up and its blocks are owed or in flight: they are drawn only once more."""
     with bench(tmp_path, Goal(12), Policy(pinned=12)) as b:
         b.join("a", slots=2)
         lost = b.take()
@@ -450,7 +450,7 @@ def test_a_late_outcome_that_cannot_be_right_is_an_alarm(tmp_path: Path) -> None
 
 @pytest.mark.fault(15)
 def test_a_block_that_never_returns_is_revoked_at_its_deadline(tmp_path: Path) -> None:
-    """So many seconds after it was sent; what then comes of it counts as a lost attempt."""
+    """The timeout after it was sent; the outcome then counts as a lost attempt."""
     with bench(tmp_path, Goal(2), Policy(timeout=60, lost=1)) as b:
         b.join()
         task = b.take()
@@ -464,7 +464,7 @@ def test_a_block_that_never_returns_is_revoked_at_its_deadline(tmp_path: Path) -
 
 @pytest.mark.fault(15)
 def test_a_hang_in_a_long_task_is_not_given_the_time_of_all_its_blocks(tmp_path: Path) -> None:
-    """Beyond what the node's speed promises, one block's patience is enough."""
+    """Beyond the expected duration, only the timeout of one block is added."""
     with bench(tmp_path, Goal(1000), Policy(timeout=60)) as b:
         b.join()
         while (task := b.take()).stop - task.first < 40:
@@ -476,7 +476,7 @@ def test_a_hang_in_a_long_task_is_not_given_the_time_of_all_its_blocks(tmp_path:
 @pytest.mark.fault(31, 32)
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
 def test_a_jump_of_the_wall_clock_revokes_nothing(tmp_path: Path, step: float) -> None:
-    """Leases, waits and stalls are measured on a clock that does not step."""
+    """Deadlines, waits and stalls are measured on a monotonic clock."""
     with bench(tmp_path, Goal(2), Policy(timeout=60)) as b:
         b.join()
         task = b.take()
@@ -493,7 +493,7 @@ def test_a_jump_of_the_wall_clock_revokes_nothing(tmp_path: Path, step: float) -
 @pytest.mark.parametrize("step", [3600.0, -3600.0])
 @pytest.mark.parametrize("where", ["dispatcher", "worker"])
 def test_a_jump_of_the_wall_clock_is_no_time_lost(tmp_path: Path, step: float, where: str) -> None:
-    """What a task was on its way and waited is measured on clocks that do not step."""
+    """The latency and queueing of a task are measured on monotonic clocks."""
     with bench(tmp_path, Goal(1)) as b:
         b.join()
         task = b.take()
@@ -511,7 +511,7 @@ def test_a_jump_of_the_wall_clock_is_no_time_lost(tmp_path: Path, step: float, w
 
 @pytest.mark.fault(33)
 def test_a_suspended_dispatcher_renews_every_lease(tmp_path: Path) -> None:
-    """Time in which nobody looked at a clock (a lid that was closed) is nobody's delay."""
+    """Time in which the machine was suspended (a closed lid) does not count as a delay."""
     with bench(tmp_path, Goal(2), Policy(timeout=60), wait=60) as b:
         b.join("a", slots=2)
         task = b.take()
@@ -558,7 +558,7 @@ def test_without_any_slot_the_run_drains_after_its_patience(tmp_path: Path) -> N
 
 
 def test_a_drain_counts_every_block_that_was_started(tmp_path: Path) -> None:
-    """No more tasks are given out; those that are out are waited for and counted."""
+    """No more tasks are given out; those in flight are awaited and counted."""
     with bench(tmp_path, Goal(100)) as b:
         b.join("a", slots=3)
         tasks = [b.take() for _ in range(3)]
@@ -604,7 +604,7 @@ def test_a_block_that_waits_for_its_next_attempt_is_not_drained(tmp_path: Path) 
 
 
 def test_what_is_out_when_the_engine_dies_in_a_drain_is_not_drained(tmp_path: Path) -> None:
-    """The engine's end must not make started blocks look as if they had never been started."""
+    """The end of the engine must not make started blocks look as if they had never started."""
     with bench(tmp_path, Goal(100)) as b:
         b.join()
         b.take()
@@ -630,7 +630,7 @@ def test_the_engines_end_owes_what_was_out_and_blames_nobody(tmp_path: Path) -> 
 
 
 def test_nothing_is_revoked_for_ever(tmp_path: Path) -> None:
-    """An id leaves the list of revoked tasks with its task's last answer."""
+    """An id leaves the list of revoked tasks with the last outcome of its task."""
     with bench(tmp_path, Goal(9), Policy(timeout=60)) as b:
         b.join("a", "b")
         b.answer(b.take("a"))

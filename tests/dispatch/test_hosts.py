@@ -1,4 +1,4 @@
-"""Several hosts: elsewhere first, hosts set aside, nodes that flap, blocks that are stranded."""
+"""Several hosts: retries on other hosts, hosts set aside, flapping nodes, stranded blocks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fail_for_others(b: Bench, times: int, bad: str = "a", good: str = "b") -> No
 def test_an_engine_that_chooses_avoids_the_node_that_failed_until_another_has_tried(
     tmp_path: Path,
 ) -> None:
-    """While what it failed waits, and while it is tried anew; with no other node it is not."""
+    """While what it failed waits or is being retried; but not if it is the only node."""
     with bench(tmp_path, Goal(9), ONE) as b:
         b.join("a", "b")
         b.lose(b.take("a"))
@@ -55,7 +55,7 @@ def test_an_engine_that_chooses_avoids_the_node_that_failed_until_another_has_tr
 
 @pytest.mark.parametrize("kind", ["lost", "refused"])
 def test_a_block_that_failed_goes_to_another_node(tmp_path: Path, kind: str) -> None:
-    """The node that failed it goes on with other blocks; the next one gets it."""
+    """The node that failed it continues with other blocks; the next node gets it."""
     with bench(tmp_path, Goal(9), Policy(pinned=1, raised=3)) as b:
         b.join("a", "b")
         bad = b.take("a")
@@ -68,7 +68,7 @@ def test_a_block_that_failed_goes_to_another_node(tmp_path: Path, kind: str) -> 
 
 
 def test_after_a_short_patience_the_same_node_gets_it_again(tmp_path: Path) -> None:
-    """The other node is there, but it does not come for it."""
+    """The other node is ready, but takes no task."""
     with bench(tmp_path, Goal(1), ONE) as b:
         b.join("a", "b")
         b.lose(b.take("a"))
@@ -79,7 +79,7 @@ def test_after_a_short_patience_the_same_node_gets_it_again(tmp_path: Path) -> N
 
 
 def test_a_node_without_others_gets_its_failed_block_at_once(tmp_path: Path) -> None:
-    """There is nobody to wait for."""
+    """There is no other node to wait for."""
     with bench(tmp_path, Goal(1), ONE) as b:
         b.join("a", "b")
         bad = b.take("a")
@@ -89,7 +89,7 @@ def test_a_node_without_others_gets_its_failed_block_at_once(tmp_path: Path) -> 
 
 
 def test_the_parts_of_a_lost_task_go_elsewhere_too(tmp_path: Path) -> None:
-    """One of them holds what lost the worker."""
+    """One of them has the block that killed the worker."""
     with bench(tmp_path, Goal(16), Policy(pinned=16)) as b:
         b.join("a", "b")
         b.lose(b.take("a"))
@@ -98,7 +98,7 @@ def test_the_parts_of_a_lost_task_go_elsewhere_too(tmp_path: Path) -> None:
 
 
 def test_a_second_copy_goes_to_another_node(tmp_path: Path) -> None:
-    """The node that has the task is the one that is slow; a free slot of it gets no copy."""
+    """The node of the task is the slow one, so a free slot of it gets no copy."""
     with bench(tmp_path, Goal(1), ONE) as b:
         b.join("a", "b", slots=2)
         stalled = b.take("a")
@@ -125,7 +125,7 @@ def test_a_host_that_fails_what_others_do_is_set_aside_and_named(tmp_path: Path)
 
 
 def test_the_last_usable_host_is_not_set_aside(tmp_path: Path) -> None:
-    """A host that had been is taken again when the others are gone."""
+    """A host that was set aside is used again when the others are gone."""
     with bench(tmp_path, Goal(99), ONE) as b:
         b.join("a", "b")
         fail_for_others(b, STRIKES)
@@ -148,7 +148,7 @@ def test_a_host_that_does_its_block_in_the_end_is_not_blamed(tmp_path: Path) -> 
 
 
 def test_a_poison_block_sets_no_host_aside(tmp_path: Path) -> None:
-    """Every host fails it and nobody does it: the block is to blame."""
+    """Every host fails it and none does it: the block is at fault."""
     with bench(tmp_path, Goal(9), Policy(pinned=1, lost=9)) as b:
         b.join("a", "b")
         for node in "abababab":
@@ -165,7 +165,7 @@ def test_a_poison_block_sets_no_host_aside(tmp_path: Path) -> None:
 
 @pytest.mark.fault(10)
 def test_a_node_lost_three_times_rests_twice_as_long_each_time(tmp_path: Path) -> None:
-    """Others work meanwhile; it is told; after its rest it gets tasks again."""
+    """Other nodes work meanwhile; it is reported; after its rest it gets tasks again."""
     with bench(tmp_path, Goal(99), ONE) as b:
         b.join("b")
         for rest in (0, 0, 5, 10, 20):
@@ -182,7 +182,7 @@ def test_a_node_lost_three_times_rests_twice_as_long_each_time(tmp_path: Path) -
 
 @pytest.mark.fault(10)
 def test_a_flapping_node_works_when_it_is_the_only_one(tmp_path: Path) -> None:
-    """A rest that nobody uses is of no use."""
+    """Resting makes no sense if no other node could work."""
     with bench(tmp_path, Goal(99), ONE) as b:
         for _ in range(5):
             b.join("a")
@@ -195,7 +195,7 @@ def test_a_flapping_node_works_when_it_is_the_only_one(tmp_path: Path) -> None:
 
 
 def test_a_drain_is_no_loss_and_forgets_what_was_held_against_a_host(tmp_path: Path) -> None:
-    """However often: no rest follows; one that was set aside works again when it is back."""
+    """However often: no rest follows, and a host that was set aside works again when added."""
     with bench(tmp_path, Goal(99), ONE) as b:
         b.join("a", "b")
         fail_for_others(b, STRIKES)
@@ -208,7 +208,7 @@ def test_a_drain_is_no_loss_and_forgets_what_was_held_against_a_host(tmp_path: P
 
 
 def test_an_engine_that_chooses_is_told_whom_to_avoid(tmp_path: Path) -> None:
-    """Those that would get no task by name, as long as others can work."""
+    """Nodes that would get no task by name, as long as others can work."""
     with bench(tmp_path, Goal(99), ONE) as b:
         b.join("a", "b")
         assert not b.many.avoided()
@@ -225,7 +225,7 @@ def test_an_engine_that_chooses_is_told_whom_to_avoid(tmp_path: Path) -> None:
 def test_a_failed_attempt_counts_the_blocks_that_were_begun(
     tmp_path: Path, block: int | None, begun: int
 ) -> None:
-    """Of [0, 8) three are counted: goodput knows of these, of the bad one, and of those between."""
+    """Three of [0, 8) are counted: goodput includes these, the bad one, and those between."""
     with bench(tmp_path, Goal(8), Policy(pinned=8, lost=9)) as b:
         b.join("a")
         task = b.take("a")
@@ -242,7 +242,7 @@ def test_a_failed_attempt_counts_the_blocks_that_were_begun(
 
 @pytest.mark.fault(13)
 def test_the_loss_of_a_node_costs_its_blocks_no_attempt_but_not_for_ever(tmp_path: Path) -> None:
-    """Owed again and again; at the fifth time the block is a suspect like a lost worker's."""
+    """It is owed again each time; at the fifth the block is a suspect, as after a lost worker."""
     with bench(tmp_path, Goal(1), Policy(pinned=1, lost=1)) as b:
         b.join("a")
         for _ in range(STRANDED - 1):
@@ -254,7 +254,7 @@ def test_the_loss_of_a_node_costs_its_blocks_no_attempt_but_not_for_ever(tmp_pat
 
 @pytest.mark.fault(13)
 def test_what_is_stranded_is_counted_block_by_block(tmp_path: Path) -> None:
-    """Lengths change between attempts; different blocks that were stranded once are innocent."""
+    """Lengths change between attempts; different blocks stranded once each are not suspects."""
     with bench(tmp_path, Goal(40), Policy(pinned=4, lost=1)) as b:
         b.join("a", slots=10)
         tasks = [b.take("a") for _ in range(10)]
@@ -270,7 +270,7 @@ def test_what_is_stranded_is_counted_block_by_block(tmp_path: Path) -> None:
 
 
 def test_a_nodes_weight_says_its_speed_until_it_was_measured(tmp_path: Path) -> None:
-    """A host that comes late gets first tasks as long as its weight promises beside the others."""
+    """The first tasks of a host that joins late are as long as its relative weight suggests."""
     lengths = {}
     for weight in (0.05, 1.0):
         with bench(tmp_path / str(weight), Goal(10_000)) as b:

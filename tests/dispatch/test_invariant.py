@@ -1,4 +1,4 @@
-"""No block is ever forgotten: at every moment each one is counted, out, owed, suspect or failed."""
+"""No block is ever lost: each one is counted, in flight, owed, suspect or failed at any time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NODES = ("a", "b", "c")
 
 
 class Fate:
-    """Does to a core, in random order, whatever an engine may do to it."""
+    """Does to a scheduler, in random order, whatever an engine may do."""
 
     def __init__(self, b: Bench, seed: int) -> None:
         self.b, self.rng = b, random.Random(seed)
@@ -28,14 +28,14 @@ class Fate:
         b.join(*NODES, slots=2)
 
     def step(self) -> None:
-        """One act."""
+        """One random step."""
         acts = (self.take, self.answer, self.trip, self.lose, self.late, self.wait, self.node)
         weights = (60, 30, 8, 4, 3, 8, 1)
         act = self.forget if self.rng.random() < 0.01 else self.rng.choices(acts, weights)[0]
         act()
 
     def take(self) -> None:
-        """A slot asks."""
+        """A slot takes a task."""
         node = self.rng.choice(NODES)
         task = self.b.many.take(node)
         if isinstance(task, Task):
@@ -57,14 +57,14 @@ class Fate:
             self.b.many.on_outcome((done or none)._replace(fault=fault))
 
     def lose(self) -> None:
-        """A task's worker is gone, or was killed, or had not begun; its answer may come late."""
+        """A task's worker is lost, was killed or had not started; its outcome may come late."""
         if found := self._pick():
             self.given_up.append(found)
             kinds = ("lost", "timeout", "returned", "stranded")
             self.b.lose(found[0], self.rng.choice(kinds), found[1])
 
     def late(self) -> None:
-        """An answer comes that nobody waits for."""
+        """A late outcome arrives."""
         if self.given_up:
             self.b.answer(*self.rng.choice(self.given_up))
 
@@ -77,7 +77,7 @@ class Fate:
         self.b.wait(self.rng.choice((1, 6, 6, 20)))
 
     def forget(self) -> None:
-        """The engine is gone, and a fresh one comes; the old one's answers may still arrive."""
+        """The engine is gone and a new one starts; outcomes of the old one may still arrive."""
         self.b.many.forget_flights()
         self.given_up += self.out
         self.out.clear()
@@ -90,7 +90,7 @@ class Fate:
 
 
 def forgotten(b: Bench) -> list[tuple[int, int]]:
-    """Blocks below the frontier that are neither counted nor to be counted ever."""
+    """Blocks below the frontier that are neither counted nor will ever be."""
     core, known = b.core, Ranges()
     spans = [(flight.task.first, flight.task.stop) for flight in core.flights.values()]
     spans += [(suspect.first, suspect.stop) for suspect in core._suspects]
@@ -106,7 +106,7 @@ def forgotten(b: Bench) -> list[tuple[int, int]]:
 def test_no_block_is_ever_forgotten_whatever_an_engine_does(
     tmp_path: Path, goal: Goal, chunk: int
 ) -> None:
-    """Random acts, then an honest end: everything is counted once, and nothing was lost."""
+    """After random steps and a correct end everything is counted once, and nothing is lost."""
     for seed in range(40 * chunk, 40 * chunk + 40):
         with bench(tmp_path / str(seed), goal, Policy(raised=99, lost=99), wait=9999) as b:
             fate = Fate(b, seed)
@@ -125,7 +125,7 @@ def test_no_block_is_ever_forgotten_whatever_an_engine_does(
 
 @pytest.mark.parametrize("seed", range(40))
 def test_what_a_drain_leaves_undone_is_named_exactly(tmp_path: Path, seed: int) -> None:
-    """After random acts and a drain: started, not counted and not failed is what is told."""
+    """After random steps and a drain, ``undone`` is what was started and not counted or failed."""
     with bench(tmp_path, Goal(BLOCKS), Policy(raised=2, lost=2), wait=9999) as b:
         fate = Fate(b, seed)
         begun: set[int] = set()

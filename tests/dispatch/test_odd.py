@@ -1,4 +1,4 @@
-"""A node whose numbers are not by chance what they are, and all others that are let alone."""
+"""Nodes with wrong results are found, and correct ones are not accused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def parts(seed: int, kind: str, bias: float = 0.0, tasks: int = 600) -> NodeMean
 @pytest.mark.fault(61)
 @pytest.mark.parametrize("size", [1e-300, 1e-170, 1e170, 1e300])
 def test_an_odd_node_is_found_over_the_whole_range_of_doubles(size: float) -> None:
-    """Means whose squares are no doubles scatter like any others."""
+    """Means whose squares overflow or underflow are handled like any others."""
     rng = np.random.default_rng(5)
     for bias in (0.0, 1.0):
         made = NodeMeans()
@@ -59,22 +59,22 @@ def test_an_odd_node_is_found_over_the_whole_range_of_doubles(size: float) -> No
             node = "abbccc"[number % 6]
             values = rng.normal(1.0 + (bias if node == "a" else 0.0), 0.5, BLOCK)
             made.add(node, 1, Moments.of(values * size))
-        assert (made.odd() or [None])[0] == ("a" if bias else None)
+        assert (made.outlier() or [None])[0] == ("a" if bias else None)
 
 
 @pytest.mark.fault(61)
 @pytest.mark.parametrize("kind", ["hits", "rare", "correlated", "far", "heavy", "bins"])
 def test_honest_nodes_are_never_called_odd(kind: str) -> None:
-    """Whatever the kernel: rare events, samples that hang together, no variance."""
+    """For any kernel: rare events, correlated samples, no variance."""
     for seed in range(20):
         made = parts(seed, kind, tasks=300)
         assert max(made.distances().values()) < SIGMAS - 2.5
-        assert made.odd() is None
+        assert made.outlier() is None
 
 
 @pytest.mark.fault(61)
 def test_the_distance_is_in_standard_errors() -> None:
-    """Over many honest runs it is distributed as the size of a standard normal number is."""
+    """Over many correct runs it is distributed like the absolute value of a standard normal."""
     off = [parts(seed, "hits", tasks=300).distances()["a"] for seed in range(200)]
     assert 0.6 < statistics.fmean(off) < 1.0  # sqrt(2 / pi) = 0.80
     assert 0.02 < sum(each > 2 for each in off) / 200 < 0.11
@@ -83,23 +83,23 @@ def test_the_distance_is_in_standard_errors() -> None:
 @pytest.mark.fault(61)
 @pytest.mark.parametrize(("kind", "bias"), [("hits", 0.05), ("far", 0.2), ("bins", 0.2)])
 def test_a_biased_node_is_named(kind: str, bias: float) -> None:
-    """It, and not the others, which its numbers pull off too."""
-    found = parts(1, kind, bias).odd()
+    """Only it, and not the others, although its results shift the mean."""
+    found = parts(1, kind, bias).outlier()
     assert found is not None
     assert found[0] == "a"
     assert found[1] > SIGMAS
 
 
 def test_few_tasks_prove_nothing() -> None:
-    """Nine tasks of a node, all of them off."""
+    """Nine tasks of a node, all of them wrong."""
     made = NodeMeans()
     for number in range(60):
         made.add("b", 1, Hits(50 + number % 3, BLOCK))
     for number in range(9):
         made.add("a", 1, Hits(150 + number % 3, BLOCK))
-    assert made.odd() is None
+    assert made.outlier() is None
     made.add("a", 1, Hits(150, BLOCK))
-    assert made.odd() is not None
+    assert made.outlier() is not None
 
 
 def swept(seed: int, bias: float = 0.0, points: int = 200, tasks: int = 4) -> NodeMeans:
@@ -111,39 +111,39 @@ def swept(seed: int, bias: float = 0.0, points: int = 200, tasks: int = 4) -> No
             node = "b" if rng.random() < 0.6 or number == 0 else "a"
             hit = share * (1 + bias * (node == "a"))
             own.add(node, 1, Hits(int((rng.random(BLOCK) < hit).sum()), BLOCK))
-        together.take_in(own)
+        together.add_run(own)
     return together
 
 
 @pytest.mark.fault(61)
 def test_the_points_of_a_sweep_are_judged_together() -> None:
-    """Too short to be judged one by one; honest nodes are none, whatever their points draw."""
+    """The points are too short to be tested singly; correct nodes are never outliers."""
     assert max(max(swept(seed).distances().values()) for seed in range(20)) < SIGMAS - 3
-    assert swept(1).odd() is None
+    assert swept(1).outlier() is None
     found = swept(1, bias=0.2, points=600).verdict()
     assert found is not None
     assert found[0] in "ab"  # of two, either one may be wrong
-    assert "standard errors off that of the others" in found[1]
+    assert "standard errors away from that of the others" in found[1]
 
 
 @pytest.mark.fault(61)
 def test_the_distance_in_a_sweep_is_in_standard_errors() -> None:
-    """Or a little less: what a point's own tasks say of its mean is taken off."""
+    """Or slightly less, since a point's mean and scatter are estimated from its own tasks."""
     off = [swept(seed, points=60, tasks=8).distances()["a"] for seed in range(100)]
     assert 0.6 < statistics.fmean(off) < 1.0
     assert sum(each > 2 for each in off) < 11
 
 
 def test_a_point_without_scatter_says_nothing_of_nodes() -> None:
-    """One task, or tasks that all came out equally."""
+    """One task, or tasks with equal results."""
     together = NodeMeans()
     for _ in range(100):
         one, same = NodeMeans(), NodeMeans()
         one.add("a", 1, Hits(3, BLOCK))
         same.add("a", 1, Hits(7, BLOCK))
         same.add("b", 2, Hits(14, 2 * BLOCK))
-        together.take_in(one)
-        together.take_in(same)
+        together.add_run(one)
+        together.add_run(same)
     assert set(together.distances().values()) <= {0.0}
 
 
@@ -162,7 +162,7 @@ def test_a_run_names_its_odd_node_at_its_end(tmp_path: Path) -> None:
         b.many.finish()
         (alarm,) = b.told(Alarm)
         assert alarm.node == "a"
-        assert "standard errors off that of the others" in alarm.message
+        assert "standard errors away from that of the others" in alarm.message
         assert b.core.count.blocks == 160
         b.core.writer.flush()
-        assert [e["node"] for e in b.ledger.events(b.run) if "errors off" in e["text"]] == ["a"]
+        assert [e["node"] for e in b.ledger.events(b.run) if "errors away" in e["text"]] == ["a"]

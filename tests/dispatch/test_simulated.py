@@ -54,7 +54,7 @@ def simulated(
     stop: Stop | None = None,
     wait: float = 60.0,
 ) -> Driven:
-    """A run on a cluster of that fate."""
+    """A run on a simulated cluster with this fate."""
     clock, starts = FakeClock(), count()
     make: Make = lambda: kind(hosts or nodes(), clock, 1000 * seed + next(starts), weather)  # noqa: E731
     return drive(make, work, goal, policy=policy, clock=clock, store=store, stop=stop, wait=wait)
@@ -78,7 +78,7 @@ def met() -> Driven:
 @pytest.mark.fault(3, 4, 6, 9, 10, 12, 23, 25, 27, 28, 92)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_whatever_the_fate_every_block_is_counted_once(honest: Driven, chunk: int) -> None:
-    """Deaths, lost nodes, hangs, duplicates, late and forged outcomes: the honest digest."""
+    """Deaths, lost nodes, hangs, duplicates, late and forged outcomes: the same digest."""
     for seed in range(chunk * SEEDS, (chunk + 1) * SEEDS):
         driven = simulated(seed, Goal(BLOCKS), STORM)
         assert driven.ending.state is State.DONE, f"seed {seed}: {driven.ending}"
@@ -91,7 +91,7 @@ def test_whatever_the_fate_every_block_is_counted_once(honest: Driven, chunk: in
 
 @pytest.mark.fault(57, 91)
 def test_every_forged_outcome_is_refused_with_its_nodes_name() -> None:
-    """Over many fates: told as refused, at a node that exists, and never counted."""
+    """Over many fates: reported as refused, at an existing node, and never counted."""
     refused = 0
     for seed in range(30):
         driven = simulated(seed, Goal(BLOCKS), Weather(forged=0.3))
@@ -123,7 +123,7 @@ def test_no_counted_row_crosses_a_checkpoint() -> None:
 
 @pytest.mark.parametrize("pinned", [1, 3, 50])
 def test_the_length_of_tasks_does_not_matter(honest: Driven, pinned: int) -> None:
-    """Pinned to any length: the honest digest."""
+    """Pinned to any length: the same digest."""
     driven = simulated(5, Goal(BLOCKS), STORM, replace(PATIENT, pinned=pinned))
     assert driven.digest == honest.digest
     assert all(row.stop - row.first <= pinned for row in driven.rows)
@@ -144,7 +144,7 @@ def test_a_run_in_pieces_has_the_digest_of_one_in_a_go(
 
 
 class Walled(Simulated):
-    """A cluster whose dispatcher's wall clock jumps by an hour, to and fro, at every step."""
+    """A cluster whose dispatcher's wall clock jumps by an hour back and forth at every step."""
 
     def _deliver(self) -> Outcome | NodeEvent | None:
         self._clock.step_wall(self._fate.choice((-3600.0, 3600.0)))
@@ -153,7 +153,7 @@ class Walled(Simulated):
 
 @pytest.mark.fault(31, 32)
 def test_jumps_of_the_wall_clock_change_nothing(honest: Driven) -> None:
-    """Nothing expires, nothing is copied, nothing fails: the run is that of a quiet clock."""
+    """Nothing expires, is copied or fails: the run is the same as with a stable clock."""
     quiet = Weather(dies=0, vanishes=0, twice=0, forged=0)
     driven = simulated(3, Goal(BLOCKS), quiet, Policy(timeout=30), kind=Walled)
     assert driven.digest == honest.digest
@@ -165,7 +165,7 @@ def test_jumps_of_the_wall_clock_change_nothing(honest: Driven) -> None:
 
 
 class Wrong(Simulated):
-    """Every outcome comes twice, and the second one was computed wrongly, on another node."""
+    """Every outcome comes twice, the second one wrong and from another node."""
 
     def _fly(self, work: Work, task: Task, host: str) -> None:
         super()._fly(work, task, host)
@@ -177,7 +177,7 @@ class Wrong(Simulated):
 
 @pytest.mark.fault(24)
 def test_a_late_twin_that_differs_raises_an_alarm_and_changes_nothing() -> None:
-    """The tally really differs, its checksum holds: told with both names, and never counted."""
+    """The tally differs and its checksum is valid: reported with both nodes, and never counted."""
     calm = Weather(dies=0, vanishes=0, twice=0, forged=0)
     goal = Goal(40)
     # One slot and long tasks: most twins come while the run still runs.
@@ -202,7 +202,7 @@ class SlowWrong(Wrong):
 
 
 class Leaving(Simulated):
-    """All nodes go after so many outcomes, with what they have, and only time passes then."""
+    """All nodes are lost after some outcomes, with their tasks; then only time passes."""
 
     stays = 10
 
@@ -251,14 +251,14 @@ class Fragile(Simulated):
 
 
 def test_an_engine_that_fails_again_and_again_is_started_again(honest: Driven) -> None:
-    """As long as every start brings something, it goes on; nothing is lost or counted twice."""
+    """As long as every start has outcomes, it continues; nothing is lost or counted twice."""
     driven = simulated(1, Goal(BLOCKS), kind=Fragile)
     assert driven.digest == honest.digest
     assert tiles(driven.rows, BLOCKS)
 
 
 class GivesBack(Simulated):
-    """An engine that takes a task, gives it back undone, and fails."""
+    """An engine that takes a task, hands it back undone, and fails."""
 
     started = 0
 
@@ -272,7 +272,7 @@ class GivesBack(Simulated):
 
 
 def test_what_is_only_given_back_is_nothing_that_came_of_an_engine() -> None:
-    """Engines that fail after each hand-out are not started without end."""
+    """Engines that fail after each task are not restarted forever."""
     GivesBack.started = 0
     with pytest.raises(EngineError, match="own words"):
         simulated(1, Goal(BLOCKS), kind=GivesBack)
@@ -280,7 +280,7 @@ def test_what_is_only_given_back_is_nothing_that_came_of_an_engine() -> None:
 
 
 class Dead(Simulated):
-    """An engine that does not come up."""
+    """An engine that does not start."""
 
     def run(self, work: Work, source: Source) -> Items:
         raise EngineError("no port is left")
@@ -289,7 +289,7 @@ class Dead(Simulated):
 
 @pytest.mark.fault(1, 2)
 def test_an_engine_that_never_comes_up_is_told_in_its_own_words(tmp_path: Path) -> None:
-    """Nothing came of any start: exit 69 and the engine's reason."""
+    """No start had an outcome: exit 69 and the engine's reason."""
     with pytest.raises(EngineError, match="no port is left") as caught:
         simulated(1, Goal(BLOCKS), kind=Dead)
     assert caught.value.code == 69
@@ -307,7 +307,7 @@ def test_an_engine_that_never_comes_up_is_told_in_its_own_words(tmp_path: Path) 
 
 
 class Leaves(Backend):
-    """Another engine's items, the first twenty; then it ends without a word."""
+    """The first twenty items of another engine; then it ends silently."""
 
     def __init__(self, inner: Backend) -> None:
         super().__init__(inner.nodes, inner.options)
@@ -341,7 +341,7 @@ class Poisoned(Simulated):
 def test_a_poison_block_fails_the_run_after_its_attempts_and_costs_no_other(
     attempts: int,
 ) -> None:
-    """Tried alone so often; the run drains, and every block that was begun is counted or told."""
+    """It is retried alone; the run drains, and every started block is counted or reported."""
     Poisoned.deaths = 0
     calm = Weather(dies=0, vanishes=0, twice=0, forged=0)
     driven = simulated(1, Goal(BLOCKS), calm, Policy(lost=attempts), kind=Poisoned)
@@ -358,7 +358,7 @@ def test_a_poison_block_fails_the_run_after_its_attempts_and_costs_no_other(
 
 @pytest.mark.fault(15)
 def test_hanging_tasks_are_copied_or_revoked_until_all_is_counted(honest: Driven) -> None:
-    """A fifth of all tasks never answers: second copies and deadlines bring everything in."""
+    """A fifth of all tasks never answers: copies and deadlines complete the run."""
     revoked = 0
     for seed in range(10):
         weather = Weather(dies=0, vanishes=0, twice=0, forged=0, hangs=0.2)
@@ -375,7 +375,7 @@ def test_hanging_tasks_are_copied_or_revoked_until_all_is_counted(honest: Driven
 
 @pytest.mark.parametrize("seed", range(10))
 def test_max_time_drains_and_counts_every_started_block(tmp_path: Path, seed: int) -> None:
-    """In good weather every block that was given out is counted; then it resumes to the end."""
+    """Without faults every block that was given out is counted; then it resumes to the end."""
     calm = Weather(dies=0, vanishes=0, twice=0, forged=0, slow=9)
     goal = Goal(BLOCKS, max_time=0.2)
     driven = simulated(seed, goal, calm, hosts=nodes(2, 1), store=tmp_path)
@@ -389,7 +389,7 @@ def test_max_time_drains_and_counts_every_started_block(tmp_path: Path, seed: in
 
 
 class Interrupting(Simulated):
-    """A person's signals come after so many outcomes."""
+    """Signals of the user arrive after some outcomes."""
 
     stop = Stop()
     now = False
@@ -416,7 +416,7 @@ class Impatient(Interrupting):
 def test_a_signal_drains_and_a_second_one_ends_at_once(
     tmp_path: Path, honest: Driven, kind: type[Interrupting]
 ) -> None:
-    """Interrupted, exit 143; only the first kind counts what was started; both resume."""
+    """Interrupted, exit 143; only the first kind counts what was started; both can be resumed."""
     Interrupting.stop = stop = Stop()
     calm = Weather(dies=0, vanishes=0, twice=0, forged=0)
     driven = simulated(1, Goal(BLOCKS), calm, kind=kind, store=tmp_path, stop=stop)

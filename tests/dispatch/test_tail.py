@@ -1,4 +1,4 @@
-"""The end of a run on unequal hosts: near what their summed speed allows."""
+"""The duration of a run on unequal hosts: close to what their total speed allows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST = 1.15
 
 
 class Paced(Simulated):
-    """Hosts of given seconds a block, some of which change at a time."""
+    """Hosts with given seconds per block, some of which change at a given time."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Paced(Simulated):
 
 
 def wall(seed: int, slots: Mapping[str, int], pace: Pace, kind: type[Paced] | None = None) -> float:
-    """Seconds that a run takes."""
+    """The duration of a run in seconds."""
     clock = FakeClock()
     hosts = tuple(Node(host, slots=n) for host, n in slots.items())
     made = drive(
@@ -65,7 +65,7 @@ def test_unequal_hosts_end_together(seed: int) -> None:
 @pytest.mark.fault(9)
 @pytest.mark.parametrize("seed", range(6))
 def test_a_host_that_turns_slow_half_way_does_not_hold_up_the_end(seed: int) -> None:
-    """What it then gets is as short as it is slow; what it is late with, others do."""
+    """It then gets short tasks, and others take over what it is late with."""
     slots = {"a": 2, "b": 2, "c": 2}
     fast, slowed = 6 / 0.05, 4.4 / 0.05
     half = BLOCKS / 2 / fast
@@ -75,7 +75,7 @@ def test_a_host_that_turns_slow_half_way_does_not_hold_up_the_end(seed: int) -> 
 
 
 class Losing(Paced):
-    """One host goes away near the end, with all that it has, and stays away."""
+    """One host is lost near the end, with all of its tasks, and does not return."""
 
     gone_at = 0.0
 
@@ -93,7 +93,7 @@ class Losing(Paced):
 @pytest.mark.fault(9)
 @pytest.mark.parametrize("seed", range(6))
 def test_a_host_that_is_lost_near_the_end_does_not_hold_it_up(seed: int) -> None:
-    """What it had is shared by the others, in short tasks."""
+    """The others share its tasks in short ones."""
     slots, pace = {"a": 2, "b": 2, "c": 2}, 0.05
     whole = BLOCKS * pace / 6
     left = BLOCKS - 0.9 * BLOCKS

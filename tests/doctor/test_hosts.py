@@ -14,7 +14,7 @@ from cluster.backends.base import TABLE, Entry, Options
 from cluster.doctor.diagnosis import diagnosis, exit_code
 from cluster.doctor.finding import Finding
 from cluster.doctor.hosts import Visit, checkup, findings
-from cluster.doctor.there import Ear, reached, versions
+from cluster.doctor.there import TokenServer, reached, versions
 from cluster.hosts.fingerprint import failed
 from cluster.hosts.nodes import Node, NodeList
 from cluster.report import text
@@ -82,7 +82,7 @@ def test_a_host_that_is_well_has_no_trouble() -> None:
         ({"clock": (-90.0, 0.2)}, "clock", "warn", "90.000 s behind ours"),
         ({"facts": {}}, "answers", "bad", "no program"),
         ({"facts": FACTS | {"free": 1}}, "disk", "warn", "0.0 GB free"),
-        ({"facts": FACTS | {"writable": False}}, "disk", "bad", "/c cannot be written"),
+        ({"facts": FACTS | {"writable": False}}, "disk", "bad", "/c is not writable"),
         ({"facts": FACTS | {"threads": {"OMP_NUM_THREADS": "2"}}}, "threads", "warn", "4 slots"),
         ({"facts": FACTS | {"modules": {"numba": None}}}, "numba", "warn", "slower"),
         ({"facts": FACTS | {"root": True}}, "user", "warn", "root"),
@@ -188,7 +188,7 @@ def test_slots_that_are_left_out_are_the_cores() -> None:
 def test_a_clock_is_no_further_off_than_was_measured() -> None:
     """Within half the round trip it is as ours; what may be under a second is no trouble."""
     assert troubles(clock=(5.0, 4.5)) == []
-    assert any(f.message == "as ours, to 0.300 s" for f in seen(clock=(0.2, 0.3)))
+    assert any(f.message == "equal to ours within 0.300 s" for f in seen(clock=(0.2, 0.3)))
 
 
 @pytest.mark.fault(84)
@@ -222,11 +222,11 @@ def test_a_connection_that_is_blocked_is_named_both_ways() -> None:
 
 def test_the_exit_code_is_what_a_run_would_come_to() -> None:
     """69 with too few hosts; 1 where one is missed that is not required."""
-    lost = replace(WELL, node=Node("h2"), trouble=("gone", "mend it"))
+    lost = replace(WELL, node=Node("h2"), trouble=("gone", "fix it"))
     few = findings([WELL, lost], SSH, None)
     assert exit_code(few) == 69
     assert few[-1].message == "1 of 2 required hosts can be used; missing: h2"
-    assert few[-1].fix == "mend them, or go on without them: --set nodes.required=1"
+    assert few[-1].fix == "fix them, or continue without them: --set nodes.required=1"
     enough = findings([WELL, lost], SSH, 1)
     assert exit_code(enough) == 1
     assert enough[-1].message == "1 of 2 can be used"
@@ -241,10 +241,13 @@ def test_the_page_has_a_part_for_each_host_and_tables_as_they_are() -> None:
     assert "✗  host   it differs in numpy; do\n         here  h2\n" in page
 
 
-def test_an_ear_is_heard_at_its_address_alone() -> None:
-    """Who answers with another word, or not at all, is not taken for it."""
-    ear = Ear("127.0.0.1")
-    said = reached([("127.0.0.1", ear.port, ear.word), ("127.0.0.1", ear.port, "other")])
-    assert said == ["", "something else answers there"]
-    ear.close()
-    assert reached([("127.0.0.1", ear.port, ear.word)]) == ["Connection refused"]
+def test_a_server_is_recognized_by_its_token() -> None:
+    """A server that sends another token, or none, is reported as a problem."""
+    server = TokenServer("127.0.0.1")
+    place = ("127.0.0.1", server.port, server.token)
+    assert reached([place, ("127.0.0.1", server.port, "other")]) == [
+        "",
+        "something else answers there",
+    ]
+    server.close()
+    assert reached([place]) == ["Connection refused"]

@@ -120,8 +120,8 @@ def test_an_ipv6_address_as_a_key_needs_no_brackets() -> None:
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        (["a", "b", "a"], r"entry 2: the host 'a' stands twice, in entries \[0\] and \[2\]"),
-        ("n[1-3],n2", r"stands twice, in entry \[0\]"),
+        (["a", "b", "a"], r"entry 2: the host 'a' is listed twice, in entries \[0\] and \[2\]"),
+        ("n[1-3],n2", r"is listed twice, in entry \[0\]"),
         ([], "names no host"),
         ([{"host": "a", "slot": 3}], "slot: unknown key; did you mean 'slots'"),
         ([{"slots": 3}], "needs a host"),
@@ -139,7 +139,7 @@ def test_a_wrong_list_names_the_entry(entries: Any, words: str) -> None:
 @pytest.mark.fault(81)
 def test_the_cap_holds_over_all_entries() -> None:
     """Two lists that each are short enough may be too long together."""
-    with pytest.raises(NodeError, match=f"{MAX_NODES:,} are all"):
+    with pytest.raises(NodeError, match=f"at most {MAX_NODES:,}"):
         parse(["a[1-60000]", "b[1-60000]"], Path(), {})
 
 
@@ -231,7 +231,7 @@ def test_a_file_that_is_not_there_is_not_a_host_instead(text: str, tmp_path: Pat
 def test_a_name_in_other_letters_is_the_same_host() -> None:
     """No name server tells them apart."""
     for other in ("N1", "n1.", "N1."):
-        with pytest.raises(NodeError, match="stands twice"):
+        with pytest.raises(NodeError, match="is listed twice"):
             parse(["n1", other], Path(), {})
 
 
@@ -244,14 +244,14 @@ def test_a_name_in_other_letters_is_the_same_host() -> None:
         ("a\n-oX\n", r":2: a host name may not start with '-'"),
         ("a slots=0", ":1: slots must be from 1"),
         ("a slots=", ":1: slots must be a whole number"),
-        ("a:2 slots=3", ":1: slots stand in"),
+        ("a:2 slots=3", ":1: slots are given twice"),
         ("a 4", ":1: '4' is not a setting"),
         ("a slot=4", ":1: 'slot=4' is not a setting"),
-        ("u@a\nv@a", ":2: 'a' had another user"),
+        ("u@a\nv@a", ":2: 'a' has another user"),
         ("a slots=4000\na slots=4000", ":2: the lines of 'a' add up"),
         ("a,4\nb,2", ":1: '4' is a number, not a host name; write slots as host:4"),
-        (":\na", ":1: ':' is GNU parallel's word for this machine; write localhost"),
-        ("[lab]\na", r":1: '\[lab\]' is a section, as Ansible has them; list the hosts alone"),
+        (":\na", ":1: ':' means this machine in GNU parallel only; write localhost"),
+        ("[lab]\na", r":1: '\[lab\]' is a section of an Ansible inventory; list only the hosts"),
         ("[lab:children]\na", r":1: '\[lab:children\]' is a section"),
         ("a ansible_host=10.0.0.1", ":1: 'ansible_host=10.0.0.1' is not a setting"),
         ("a,b,", ":1: a host name is missing; is there a comma too many"),
@@ -340,7 +340,7 @@ def test_auto_outside_of_a_job_is_refused() -> None:
     """Empty variables count as none; this machine is never taken in the place of a job's hosts."""
     environ = {"SLURM_JOB_NODELIST": "", "PBS_NODEFILE": ""}
     assert not nodes.has_allocation(environ)
-    with pytest.raises(NodeError, match="in none of Slurm's or PBS's") as refused:
+    with pytest.raises(NodeError, match="in no job of Slurm or PBS") as refused:
         parse("auto", Path(), environ)
     assert "cluster schedule SPEC --slurm" in (refused.value.fix or "")
 

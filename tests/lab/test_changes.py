@@ -65,7 +65,7 @@ def test_a_host_is_added_and_another_drained_while_it_runs(
         "added": ["h3"],
         "drained": ["h2"],
     }
-    run.await_words(r"hosts: h3 added; h2 to be drained \(asked for\)", 5)
+    run.await_words(r"hosts: h3 added; h2 to be drained \(requested\)", 5)
     run.await_words(r"h2: 0 slots, drained", 10)
     wait("the agent's end", lambda: not pids(lab, "h2", "cluster"), 10)
     run.await_words("h3: 2 slots", 20)
@@ -74,7 +74,7 @@ def test_a_host_is_added_and_another_drained_while_it_runs(
     assert {node["node"]: node["slots"] for node in result["nodes"]} == {"h1": 1, "h2": 1, "h3": 2}
     assert result["failures"] == []
     told = at.events()
-    assert {"h3: added: asked for", "h2: to be drained: asked for"} <= set(told)
+    assert {"h3: added: requested", "h2: to be drained: requested"} <= set(told)
     assert not any(line.startswith("h2: lost") for line in told)
 
 

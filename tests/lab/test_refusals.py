@@ -48,7 +48,7 @@ def with_other(site: Site, package: str, file: str, text: str) -> None:
     lines = f"""
         rm -rf /srv/other && mkdir /srv/other && cp -rs {PACKAGES}/{package} /srv/other/ || exit 1
         for libs in {PACKAGES}/{package}.libs; do ln -s "$libs" /srv/other/; done
-        rm /srv/other/{package}/{file} && cp {PACKAGES}/{package}/{file} /srv/other/{package}/
+        rm /srv/other/{package}/{file} && cp {PACKAGES}/{package}/{file} /srv/other/{package}/{file}
         echo '{text}' >>/srv/other/{package}/{file}
         printf '#!/bin/sh\\nPYTHONPATH=/srv/other exec {Lab.python} "$@"\\n' >/srv/python
         chmod +x /srv/python"""
@@ -64,7 +64,7 @@ def node(site: Site) -> dict[str, Any]:
 
 def another_cluster(site: Site) -> str:
     """A later version of this project."""
-    with_other(site, "cluster", "__init__.py", '__version__ = "9.9.9"')
+    with_other(site, "cluster", "common/version.py", '__version__ = "9.9.9"')
     return r"it differs in cluster:\n +here +h2\ncluster +[\d.]+ +9\.9\.9"
 
 

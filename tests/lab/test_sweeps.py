@@ -124,7 +124,7 @@ def test_the_hosts_of_a_sweep_change_while_it_runs(lab: Lab, tmp_path: Path) -> 
     last = {node["node"]: node["slots"] for node in result["points"][-1]["nodes"]}
     assert last["h2"] == 2
     told = [f"{event['node']}: {event['text']}" for event in result["events"]]
-    assert {"h2: added: asked for", "h1: to be drained: asked for"} <= set(told)
+    assert {"h2: added: requested", "h1: to be drained: requested"} <= set(told)
     await_no_orphans(lab)
 
 

@@ -215,7 +215,7 @@ def test_an_odd_node_is_named_once_for_all_runs(tmp_path: Path, honest: bool) ->
     shelf.turn(lambda: engine, clock=clock)
     odd = [event for event in shelf.events if isinstance(event, Alarm)]
     assert [alarm.node for alarm in odd] == ([] if honest else ["n0"])
-    noted = [note for note in shelf.notes if "standard errors off that of the others" in note]
+    noted = [note for note in shelf.notes if "standard errors away from that of the others" in note]
     assert len(noted) == len(odd)
 
 

@@ -150,7 +150,7 @@ def test_runs_that_compute_something_else_are_not_merged(whole: Path, tmp_path: 
         (("verify", "RUN", "--fraction", "0"), "must be above 0 and at most 1"),
         (("gc",), "which runs?"),
         (("gc", "--older-than", "soon"), "must be a time"),
-        (("gc", "--keep", "0"), "nobody is here to be asked"),
+        (("gc", "--keep", "0"), "cannot ask for confirmation"),
     ],
 )
 def test_a_mistake_is_told(whole: Path, words: tuple[str, ...], told: str) -> None:

@@ -144,9 +144,9 @@ def test_a_part_in_a_store_of_its_own_is_done_when_its_points_are(tmp_path: Path
     """For all who look: its page, its document, `wait`, `ls`; a resume computes no others."""
     folder = Folder(tmp_path)
     page = folder.said("submit", "s.yaml", "--points", "1/2")
-    assert "✓ swept: 3 of 3 done, a part of 5 points" in page
+    assert "✓ swept: 3 of 3 done, part of 5 points" in page
     assert "interrupted" not in page
-    assert "go on with" not in page
+    assert "continue " not in page
     for verb in ("wait", "show", "resume"):
         result = ask(verb, "swept", cwd=tmp_path)
         assert (result["state"], result["resume"]) == ("done", None)
@@ -202,7 +202,7 @@ def test_what_is_for_a_sweep_is_refused_without_one(tmp_path: Path) -> None:
         error = ask("submit", "s.yaml", *words, cwd=tmp_path, code=2)["error"]
         assert word in error["message"]
     run = ask("submit", "s.yaml", cwd=tmp_path)["run"]
-    assert "no sweep" in ask("show", run, "--csv", cwd=tmp_path, code=2)["error"]["message"]
+    assert "not a sweep" in ask("show", run, "--csv", cwd=tmp_path, code=2)["error"]["message"]
 
 
 @pytest.mark.fault(38)
@@ -216,7 +216,7 @@ def test_a_signal_drains_all_points_and_a_resume_ends_right(tmp_path: Path) -> N
     result = only_document(out, "submit")
     assert (result["state"], result["stopped_by"]) == ("interrupted", "SIGINT")
     assert all(point["drained"] for point in result["points"])
-    assert err.count("SIGINT: finishing what was started") == 1
+    assert err.count("SIGINT: finishing tasks in progress") == 1
     resumed = ask(*arguments(result["resume"]), cwd=tmp_path)
     assert resumed["state"] == "done"
     assert digests(resumed) == digests(folder.submit("--store", "unbroken"))
@@ -449,7 +449,7 @@ def test_set_makes_and_changes_a_sweep(tmp_path: Path) -> None:
     for text in ("params.share=range(1, 5, 1),9", "sweep.matrix.params.share=[range(1, 5, 1)]"):
         refused = cluster("validate", "s.yaml", "--set", text, cwd=tmp_path)
         assert refused.returncode == 2
-        assert "stand alone, not in a list" in refused.stderr
+        assert "cannot be part of a list" in refused.stderr
 
 
 def test_plan_of_a_sweep_says_what_it_would_cost(tmp_path: Path) -> None:

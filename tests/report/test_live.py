@@ -86,7 +86,7 @@ def test_piped_progress_is_plain_lines() -> None:
         "run pi-1 on processes: 0 of 1,000 blocks of 100 samples are counted\n"
         "n1: 2 slots, ready\n"
         "2.1 s: 2.1 % of 1,000 blocks, 3.120(36), 1.00 k/s, 1m 38s left\n"
-        "max_time is over: finishing what was started\n"
+        "max_time is reached: finishing tasks in progress\n"
     )
 
 
@@ -101,7 +101,7 @@ def test_lines_come_at_growing_intervals() -> None:
 def test_a_signal_says_how_to_stop_at_once() -> None:
     """Draining may take a while, and the person should know the way out."""
     assert told(PlainOutput, Draining("SIGINT")) == (
-        "SIGINT: finishing what was started; once more to stop at once\n"
+        "SIGINT: finishing tasks in progress; repeat to stop at once\n"
     )
 
 
@@ -124,7 +124,7 @@ def test_failures_are_bounded() -> None:
     """A run of thousands of failures tells five, and how many there were."""
     lines = told(QuietOutput, *[FAILED] * 5000).splitlines()
     assert len(lines) == 6
-    assert lines[-1] == "5,000 attempts failed; the first 5 are told above"
+    assert lines[-1] == "5,000 attempts failed; the first 5 are shown above"
 
 
 def test_a_histogram_and_an_endless_goal_have_their_words() -> None:

@@ -77,7 +77,7 @@ digest      {DIGEST}
 from  to  count  estimate     95 % interval       errors off
    0   1    900  0.900 0(95)  0.879 8 to 0.917 1       +0.00
    1   2     90  0.090 0(90)  0.073 7 to 0.109 4       -1.10
-outside     0 below, 10 above the edges, in no bin: an edge of -inf or inf would take them in
+outside     0 below, 10 above the edges, in no bin: an edge of -inf or inf would include them
 
 {TITLES}{ROW}"""
 
@@ -95,10 +95,10 @@ digest      {DIGEST}
   Traceback:
     line 3
   ValueError: bad luck
-try it here cluster repro pi-1 --block 7
+reproduce   cluster repro pi-1 --block 7
 
 {TITLES}{ROW}{SECOND_ROW}
-go on with  cluster resume pi-1
+continue    cluster resume pi-1
 """
 
 GOLDEN = {"pi": PI_TEXT, "mean": MEAN_TEXT, "bins": BINS_TEXT, "failed": FAILED_TEXT}
@@ -133,10 +133,10 @@ def test_zero_hits_show_an_interval_with_a_width() -> None:
     ("state", "stopped_by", "words"),
     [
         ("done", "target", "done: the target is met"),
-        ("partial", "max_time", "partial: max_time was over"),
+        ("partial", "max_time", "partial: max_time was reached"),
         ("partial", "nodes", "partial: no usable node was left"),
         ("interrupted", "SIGTERM", "interrupted: SIGTERM"),
-        ("interrupted", None, "interrupted: its process ended without a word"),
+        ("interrupted", None, "interrupted: its process ended without recording why"),
     ],
 )
 def test_a_state_comes_with_its_cause(state: str, stopped_by: str | None, words: str) -> None:
@@ -147,7 +147,7 @@ def test_a_state_comes_with_its_cause(state: str, stopped_by: str | None, words:
 def test_a_run_that_did_not_drain_names_the_missing_blocks() -> None:
     """Blocks that were started and lost may bias what is left; the holes are named."""
     text = plain(result(UNDRAINED))
-    assert "drained     no: blocks were started and not finished, the estimate may be bias" in text
+    assert "drained     no: blocks were started but not finished, the estimate may be bias" in text
     assert "(missing: 2, 4 to 8)" in text
 
 
@@ -162,7 +162,7 @@ def test_a_failure_comes_with_traceback_block_and_command() -> None:
 def test_a_failure_of_an_unknown_block_has_no_command() -> None:
     """There is no block that one could try."""
     text = plain(result(replace(FAILED, failures=[replace(FAILURE, block=None, traceback="")])))
-    assert "a block that is not known on n2" in text
+    assert "an unknown block on n2" in text
     assert "repro" not in text
 
 

@@ -112,7 +112,7 @@ def test_a_finding_comes_with_its_cure() -> None:
     assert "!  user   you are root; do not be\n" in plain(text.doctor({"findings": [found]}))
 
 
-@pytest.mark.parametrize(("matches", "word"), [(True, "yes"), (False, "NO"), (None, "not known")])
+@pytest.mark.parametrize(("matches", "word"), [(True, "yes"), (False, "NO"), (None, "unknown")])
 def test_a_repeated_block_says_whether_it_matches(matches: bool | None, word: str) -> None:
     """A block that came out differently is not to be overlooked."""
     assert f"matches     {word}" in plain(text.repro({**REPRO, "matches": matches}))

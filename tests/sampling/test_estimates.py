@@ -47,7 +47,7 @@ def test_zero_hits_and_all_hits_have_a_width() -> None:
 
 
 def test_no_samples_say_nothing() -> None:
-    """Zero samples: no value, and the interval that is all there could be."""
+    """Zero samples: no value, and the largest possible interval."""
     mean = Moments(0, 0, 0).estimate(0.95)
     assert np.isnan([mean.value, mean.std_error]).all()
     assert mean.rel_error == math.inf
@@ -59,7 +59,7 @@ def test_no_samples_say_nothing() -> None:
 @pytest.mark.parametrize("confidence", CONFIDENCES)
 @pytest.mark.parametrize("count", [2, 3, 5, 31, 1000, 99_999, 200_003])
 def test_moments_have_student_s_interval(count: int, confidence: float) -> None:
-    """Half widths are scipy's t quantile, on both sides of where the expansion takes over."""
+    """Half widths agree with scipy's t quantile, on both sides of the switch to the expansion."""
     values = np.random.default_rng(count).exponential(size=count)
     got = Moments.of(values).estimate(confidence)
     error = values.std(ddof=1) / math.sqrt(count)
@@ -85,7 +85,7 @@ def test_one_value_has_no_error() -> None:
     "size", [1e-320, 1e-300, 1e-200, 1e-170, 1e-160, 1e-154, 1e-100, 1e100, 1e154, 1e200, 1e300]
 )
 def test_an_error_is_right_over_the_whole_range_of_doubles(size: float) -> None:
-    """Where squares, or the variance, are no doubles: standard error and interval all the same."""
+    """Squares or the variance overflow: standard error and interval are still right."""
     values = np.random.default_rng(3).normal(1.0, 0.5, 2000)
     blocks = [Moments.of(block * size) for block in np.split(values, 4)]
     got = blocks[0].merge(blocks[1]).merge(blocks[2].merge(blocks[3])).estimate(0.95)
@@ -99,7 +99,7 @@ def test_an_error_is_right_over_the_whole_range_of_doubles(size: float) -> None:
 
 
 def test_blocks_far_apart_have_the_error_of_their_values() -> None:
-    """Each block is of equal values; together they vary by more than a square can say."""
+    """Each block has equal values; together their variance overflows."""
     got = Moments.of([1e200] * 3).merge(Moments.of([-1e200] * 3)).estimate(0.95)
     assert got.value == 0
     assert got.std_error == pytest.approx(1e200 / math.sqrt(5))
@@ -107,7 +107,7 @@ def test_blocks_far_apart_have_the_error_of_their_values() -> None:
 
 
 def test_an_interval_beyond_the_doubles_has_no_end() -> None:
-    """The largest doubles of both signs: the error is one still, the ends are not."""
+    """The largest doubles of both signs: the error is finite, the ends are not."""
     got = Moments.of([1.7e308, -1.7e308]).estimate(0.95)
     assert got.std_error == pytest.approx(1.7e308)
     assert (got.value, got.low, got.high) == (0, -math.inf, math.inf)
@@ -115,7 +115,7 @@ def test_an_interval_beyond_the_doubles_has_no_end() -> None:
 
 @pytest.mark.parametrize("mean", [1e9, -1e9, 1e16, 1e300])
 def test_a_small_spread_about_a_large_mean_is_not_rounded_away(mean: float) -> None:
-    """The half width has all its digits; the ends, which have fewer, lie on both sides."""
+    """The half width keeps all its digits; the ends keep fewer, and lie on both sides."""
     step = math.ulp(mean)
     values = np.full(10_000, mean)
     values[::2] += step
@@ -136,7 +136,7 @@ def test_a_small_spread_about_a_large_mean_is_not_rounded_away(mean: float) -> N
 def test_no_scale_makes_an_error_nought(
     tally: Hits | Histogram | Moments, offset: float, scale: float
 ) -> None:
-    """An interval of width nought would say that nothing is uncertain."""
+    """An interval of width zero would claim certainty."""
     raw, got = tally.estimate(0.95), tally.estimate(0.95, scale, offset)
     assert got.half_width == pytest.approx(abs(scale) * raw.half_width, rel=1e-9, abs=1e-323)
     assert has_width(got)
@@ -144,7 +144,7 @@ def test_no_scale_makes_an_error_nought(
 
 
 def test_an_offset_that_cancels_the_mean_leaves_its_digits() -> None:
-    """A double of the mean alone would be off by more than the error."""
+    """Rounding the mean alone would be off by more than the error."""
     values = np.full(10_000, 1e9)
     values[::2] += math.ulp(1e9)
     got = Moments.of(values).estimate(0.95, 1.0, -1e9)
@@ -174,7 +174,7 @@ def test_a_histogram_estimates_bin_by_bin() -> None:
 
 
 def test_a_histogram_takes_what_numpy_s_returns() -> None:
-    """The counts of np.histogram are an array of integers, and so is what is kept."""
+    """The array of counts that np.histogram returns is accepted."""
     binned: tuple[Any, Any] = np.histogram([0.1, 0.2, 1.5], bins=[0, 1, 2])
     counts, edges = binned
     made = Histogram(edges, counts, 0, 0, 3)
@@ -183,7 +183,7 @@ def test_a_histogram_takes_what_numpy_s_returns() -> None:
 
 
 def test_an_open_bin_is_a_bin_with_its_own_interval() -> None:
-    """Edges of -inf and inf: nothing is outside, and the tails have Wilson's interval as others."""
+    """Edges of -inf and inf: nothing is outside, and the tails have Wilson's interval too."""
     values = [-9.0, -math.inf, 0.5, 7.0, math.inf, 8.0]
     made = Histogram.of(values, [-math.inf, 0, 1, math.inf])
     assert (made.counts, made.underflow, made.overflow) == ((2, 1, 3), 0, 0)
@@ -195,7 +195,7 @@ def test_an_open_bin_is_a_bin_with_its_own_interval() -> None:
 
 
 def test_open_edges_are_json_that_any_reader_takes() -> None:
-    """An infinity is text there, equal tallies have equal texts, and it is read as it was."""
+    """An infinity is text in JSON, equal tallies have equal texts, and it is restored."""
     made = Histogram.of([0.5, 3.0], [-math.inf, 1, math.inf])
     text = json.dumps(made.to_json(), allow_nan=False)
     assert json.loads(text)["edges"] == ["-inf", 1.0, "inf"]
@@ -214,7 +214,7 @@ def test_the_worst_bin_decides() -> None:
 
 
 def test_scarce_counts_the_rarest_event() -> None:
-    """A plain standard error is as blind to misses that were not seen as to hits."""
+    """A plain standard error is zero without misses as it is without hits."""
     assert Hits(98, 100).scarce(plain=True) == 2
     assert Hits(98, 100).scarce(plain=False) == 98
     assert Moments.of([1.0, 2.0]).scarce(plain=True) is None

@@ -72,7 +72,7 @@ def test_a_large_mean_costs_no_digit_of_the_variance() -> None:
 
 @given(st.integers(1, 600) | st.just(2**19), VALUES)
 def test_equal_values_have_no_variance(count: int, value: float) -> None:
-    """A block of equal values has exactly their mean, variance zero, and is told to be blind."""
+    """A block of equal values has exactly their mean, variance zero, and counts as scarce."""
     tally = Moments.of(np.full(count, value))
     assert tally.mean == value
     assert tally.samples * tally.squares == tally.total**2
@@ -81,7 +81,7 @@ def test_equal_values_have_no_variance(count: int, value: float) -> None:
 
 @pytest.mark.parametrize("values", [[1e-320, 2e-320, 5e-324], [1e-170, -2e-170], [5e-324] * 3])
 def test_values_whose_squares_underflow_are_counted(values: list[float]) -> None:
-    """Values too small to square make a possible tally, with their mean."""
+    """Values too small to square give a valid tally with their mean."""
     assert Moments.of(values).mean == pytest.approx(math.fsum(values) / len(values), abs=5e-324)
 
 
@@ -99,7 +99,7 @@ def test_values_whose_squares_underflow_are_counted(values: list[float]) -> None
     ],
 )
 def test_sums_are_those_of_fractions_where_squares_are_no_doubles(values: list[float]) -> None:
-    """Below 1e-154 and above 1e154: the variance is that of exact arithmetic, after a trip too."""
+    """Below 1e-154 and above 1e154 the variance is exact, also after a round trip."""
     tally = Moments.of(values)
     exact = variance([Fraction(value) for value in values])
     spread = Fraction(tally.samples * tally.squares - tally.total**2, 1 << 2148)
@@ -109,7 +109,7 @@ def test_sums_are_those_of_fractions_where_squares_are_no_doubles(values: list[f
 
 
 def test_an_array_gives_the_bits_of_its_contiguous_copy() -> None:
-    """Strides, byte order and the list form do not enter a tally of moments."""
+    """Strides, byte order and lists do not affect a tally of moments."""
     values = np.random.default_rng(1).normal(size=5001)
     expected = Moments.of(values)
     assert Moments.of(np.repeat(values, 2)[::2]) == expected
@@ -120,7 +120,7 @@ def test_an_array_gives_the_bits_of_its_contiguous_copy() -> None:
 
 @given(st.lists(st.floats(-10, 10) | st.sampled_from([-math.inf, math.inf, 0.0, 0.5, 1.0])))
 def test_histogram_counts_as_its_definition_says(values: list[float]) -> None:
-    """Bins are [low, high), the last one closed; what lies outside is counted apart."""
+    """Bins are [low, high), the last one closed; values outside are counted separately."""
     tally = Histogram.of(np.array(values, float), [0, 0.5, 1])
     assert tally.counts[0] == sum(0 <= v < 0.5 for v in values)
     assert tally.counts[1] == sum(0.5 <= v <= 1 for v in values)
@@ -138,7 +138,7 @@ def test_counts_beyond_64_bits_stay_exact() -> None:
 
 
 def test_tallies_of_two_kinds_or_edges_do_not_add_up() -> None:
-    """Merging what cannot be merged is refused, not guessed."""
+    """Merging incompatible tallies is refused."""
     with pytest.raises(ValueError, match="hits and moments do not add up"):
         Hits(1, 2).merge(Moments.of([1.0]))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="different edges"):
@@ -146,5 +146,5 @@ def test_tallies_of_two_kinds_or_edges_do_not_add_up() -> None:
 
 
 def test_nothing_merges_to_nothing() -> None:
-    """No tallies have no sum: there is no kind that it could be of."""
+    """Merging no tallies gives None, since the kind is unknown."""
     assert merged([]) is None

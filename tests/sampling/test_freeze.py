@@ -19,14 +19,14 @@ def coin(rng, samples):
 
 
 def write(folder: Path, **files: str) -> Path:
-    """Write each text to ``name.py`` in the folder, which is given back."""
+    """Write each text to ``name.py`` in the folder; returns the folder."""
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
     return folder
 
 
 def test_a_file_is_named_relative_to_the_spec(tmp_path: Path) -> None:
-    """``file.py:function`` is looked up below the folder that is given, and read whole."""
+    """``file.py:function`` is looked up in the given folder, and read whole."""
     jobs = tmp_path / "jobs"
     jobs.mkdir()
     write(jobs, coin=PLAIN)
@@ -59,7 +59,7 @@ def test_the_sha_is_independent_of_the_folder_and_of_the_file_s_name(tmp_path: P
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_kept(tmp_path: Path) -> None:
-    """A text that Python would import is frozen as it is."""
+    """A text that Python can import is frozen unchanged."""
     text = "\ufeff" + PLAIN.replace("\n", "\r\n")
     (tmp_path / "coin.py").write_bytes(text.encode())
     assert freeze("coin.py:coin", tmp_path).files == {"coin.py": text}
@@ -67,7 +67,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_kept(tmp_path: Path) -> Non
 
 @pytest.mark.fault(20)
 def test_every_byte_of_text_and_the_function_enter_the_sha(tmp_path: Path) -> None:
-    """One more blank, another function, an included file or its name: another sha."""
+    """Another space, function, included file or file name changes the sha."""
     two = PLAIN + "\n\ndef other(rng, samples): return coin(rng, samples)\n"
     write(tmp_path, a=PLAIN, b=PLAIN + " ", two=two, note="", memo="")
     kernels = [
@@ -105,7 +105,7 @@ def test_a_neighbour_that_is_not_included_is_refused(
 ) -> None:
     """An import that works beside the file but not on a node is found before the run."""
     write(tmp_path, helper="", coin=f"{indent}{line}\n{PLAIN}")
-    with pytest.raises(KernelError, match="imports its neighbour 'helper'") as caught:
+    with pytest.raises(KernelError, match="imports 'helper' beside it") as caught:
         freeze("coin.py:coin", tmp_path)
     assert caught.value.fix == "add it to the spec: include: [helper.py]"
 
@@ -113,12 +113,12 @@ def test_a_neighbour_that_is_not_included_is_refused(
 def test_a_neighbour_of_a_neighbour_is_refused_too(tmp_path: Path) -> None:
     """What an included file imports must be included as well."""
     write(tmp_path, far="", near="import far\n", coin="import near\n" + PLAIN)
-    with pytest.raises(KernelError, match=r"near\.py imports its neighbour 'far'"):
+    with pytest.raises(KernelError, match=r"near\.py imports 'far' beside it"):
         freeze("coin.py:coin", tmp_path, ["near.py"])
 
 
 def test_a_relative_import_is_refused(tmp_path: Path) -> None:
-    """A frozen kernel has no package that a dot could mean."""
+    """A frozen kernel has no package that a relative import could refer to."""
     with pytest.raises(KernelError, match="a relative import"):
         freeze("coin.py:coin", write(tmp_path, coin="from . import x\n" + PLAIN))
 
@@ -133,7 +133,7 @@ def test_a_neighbour_named_as_a_standard_module_is_not_taken_for_it(tmp_path: Pa
 @pytest.mark.fault(104)
 @pytest.mark.parametrize("name", ["random", "cluster", "numpy"])
 def test_an_included_file_must_not_hide_a_module(tmp_path: Path, name: str) -> None:
-    """Including a file that stands in for a module everyone uses is refused."""
+    """Including a file that would shadow a common module is refused."""
     write(tmp_path, coin=PLAIN, **{name: ""})
     with pytest.raises(KernelError, match=f"would hide the module '{name}'"):
         freeze("coin.py:coin", tmp_path, [f"{name}.py"])
@@ -142,7 +142,7 @@ def test_an_included_file_must_not_hide_a_module(tmp_path: Path, name: str) -> N
 @pytest.mark.fault(86)
 @pytest.mark.parametrize("name", ["../secret.py", "/etc/hostname", "deep/../../secret.py"])
 def test_an_included_file_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
-    """No name leads out of the kernel's folder: not here, and not where it is unpacked."""
+    """No name leads out of the kernel's folder, neither here nor where it is unpacked."""
     jobs = tmp_path / "jobs"
     (jobs / "deep").mkdir(parents=True)
     write(tmp_path, secret="")
@@ -173,7 +173,7 @@ def test_a_source_without_its_entry_is_refused() -> None:
 def test_what_cannot_be_found_or_read_says_so(
     tmp_path: Path, reference: str, message: str, fix: str | None
 ) -> None:
-    """A wrong file, function, module or text is one clear error, with a cure where there is one."""
+    """A wrong file, function, module or text is one clear error, with a fix if there is one."""
     write(tmp_path, coin=PLAIN, broken="def f(:\n")
     (tmp_path / "latin.py").write_bytes(b"#\xe9\n")
     with pytest.raises(KernelError) as caught:
@@ -213,7 +213,7 @@ def test_no_function_of_another_kind_can_be_named(tmp_path: Path, reference: str
 
 
 def test_functions_are_those_of_the_module_itself() -> None:
-    """Nested functions and methods do not count; those below an ``if`` or ``try`` do."""
+    """Nested functions and methods do not count; those inside an ``if`` or ``try`` do."""
     text = """
 def outer(rng, samples):
     def inner(): pass

@@ -1,4 +1,4 @@
-"""What a kernel's file does while it is imported: held off, bounded, and told with its cure."""
+"""What a kernel's file does on import: prevented, bounded, and reported with a fix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from cluster import cli
 from cluster.sampling.kernels import load
 
-GUARD = 'put what is for running the file itself under if __name__ == "__main__":'
+GUARD = 'put code that runs the file as a script under if __name__ == "__main__":'
 ARGPARSE = "import argparse\np = argparse.ArgumentParser()\np.add_argument('x')\n"
 KERNEL = (
     "\nfrom cluster import Moments\n\ndef k(rng, samples):\n"
@@ -70,7 +70,7 @@ def test_a_file_that_runs_itself_at_import_is_told_of_the_guard(
 
 
 def test_a_file_that_reads_input_at_import_finds_it_at_its_end() -> None:
-    """What is typed, or piped into the command, is not the kernel's: a worker has none either."""
+    """The kernel cannot read the command's input: a worker has none either."""
     spec = written("n = int(input())\n")
     command = [sys.executable, "-m", "cluster", "validate", str(spec)]
     done = subprocess.run(
@@ -83,7 +83,7 @@ def test_a_file_that_reads_input_at_import_finds_it_at_its_end() -> None:
 def test_a_process_that_a_file_starts_at_import_cannot_start_it_again(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """``cluster`` in a subprocess at import is refused there: else each would start the next."""
+    """``cluster`` in a subprocess at import is refused: each would start the next."""
     top = "import subprocess, sys\n"
     top += "subprocess.run([sys.executable, '-m', 'cluster', 'submit', 'k.yaml'])\n"
     assert cli.run(["validate", str(written(top))]) == 0
@@ -93,7 +93,7 @@ def test_a_process_that_a_file_starts_at_import_cannot_start_it_again(
 
 
 def test_optional_arguments_of_a_file_have_their_defaults() -> None:
-    """The file's own argparse sees no arguments of ours, and what it changes is put back."""
+    """The file's own argparse does not see our arguments, and its changes are undone."""
     top = "import argparse\np = argparse.ArgumentParser()\np.add_argument('--n', default=1)\n"
     before = sys.argv
     assert cli.run(["validate", str(written(top + "assert p.parse_args().n == 1\n"))]) == 0
@@ -108,10 +108,10 @@ def test_optional_arguments_of_a_file_have_their_defaults() -> None:
     ],
 )
 def test_an_import_without_an_end_is_ended(top: str) -> None:
-    """After a while it is told that it is slow, and at retry.timeout it is ended, at its line."""
+    """A slow import is reported, and ended at retry.timeout, with its line."""
     written(top, retry="{timeout: 0.5s}")
     code = "import sys; from cluster import cli; from cluster.sampling.kernels import importing\n"
-    code += "importing._PATIENCE = 0.2; sys.exit(cli.run(['validate', 'k.yaml']))"
+    code += "importing._SLOW = 0.2; sys.exit(cli.run(['validate', 'k.yaml']))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
@@ -125,7 +125,7 @@ def test_an_import_without_an_end_is_ended(top: str) -> None:
 def test_any_error_of_an_import_is_told_on_one_line(
     capsys: pytest.CaptureFixture[str], base: str
 ) -> None:
-    """Whatever it derives from, and however many lines its text has."""
+    """Whatever its base class, and however many lines its message has."""
     top = f"class Odd({base}): pass\nraise Odd('one\\n  two')\n"
     assert cli.run(["validate", str(written(top))]) == 2
     assert "k.py does not import: Odd: one two (at k.py:2)\n" in capsys.readouterr().err
@@ -144,7 +144,7 @@ def test_any_error_of_an_import_is_told_on_one_line(
             "(at k.py:1); only text is frozen with a kernel (include): put other",
         ),
         ("T = open('nowhere.csv')\n", "'nowhere.csv' (at k.py:1)\n"),
-        ("import lib.h\n", "(at k.py:1); only what lies below the kernel's folder is frozen"),
+        ("import lib.h\n", "(at k.py:1); only files below the kernel's folder can be frozen"),
         ("import lib.h\n", "jobs/lib and write include: [lib/h.py], or install it here and on"),
         ("import zzz.h\n", "No module named 'zzz' (at k.py:1); install zzz here and on every host"),
         ("import pack.a\n", "add it to the spec: include: [pack/__init__.py, pack/a.py]\n"),
@@ -174,7 +174,7 @@ def test_what_an_import_does_not_find_is_told_with_how_to_bring_it(
 def test_a_file_of_bytes_in_include_is_refused_with_what_to_do(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What is no text cannot travel as text."""
+    """Data that is not text cannot be frozen."""
     Path("b.npy").write_bytes(b"\x93NUMPY")
     assert cli.run(["validate", str(written("", include="[b.npy]"))]) == 2
     assert "b.npy is not UTF-8 at byte 0 (at b.npy); only text is frozen" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Impossible tallies are refused where they are made, and again where they are received."""
+"""Impossible tallies are rejected where they are made, and again where they are received."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FIELDS = [(kind, key) for kind, data in GOOD.items() for key in data]
 @pytest.mark.parametrize(("kind", "key"), FIELDS)
 @given(junk=JUNK)
 def test_junk_in_a_field_is_refused(kind: str, key: str, junk: object) -> None:
-    """None, text, floats, bools, negatives and containers are no field of any tally."""
+    """None, text, floats, bools, negatives and containers are not valid fields of any tally."""
     with pytest.raises(TallyError):
         from_json({**GOOD[kind], key: junk})
 
@@ -40,7 +40,7 @@ def test_junk_in_a_field_is_refused(kind: str, key: str, junk: object) -> None:
 @pytest.mark.fault(56)
 @pytest.mark.parametrize(("kind", "key"), FIELDS)
 def test_a_missing_key_is_refused(kind: str, key: str) -> None:
-    """A tally is read only whole."""
+    """A tally with a missing key is rejected."""
     with pytest.raises(TallyError):
         from_json({name: value for name, value in GOOD[kind].items() if name != key})
 
@@ -49,7 +49,7 @@ def test_a_missing_key_is_refused(kind: str, key: str) -> None:
 @pytest.mark.parametrize("kind", GOOD)
 @pytest.mark.parametrize("extra", ["weight", 7, None])
 def test_an_extra_key_is_refused(kind: str, extra: object) -> None:
-    """A key that no version wrote is not skipped over."""
+    """An unknown key is not ignored."""
     with pytest.raises(TallyError):
         from_json(dict([*GOOD[kind].items(), (extra, 1)]))
 
@@ -57,7 +57,7 @@ def test_an_extra_key_is_refused(kind: str, extra: object) -> None:
 @pytest.mark.fault(56)
 @given(st.recursive(JUNK, lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=5))
 def test_what_is_no_tally_is_refused(junk: object) -> None:
-    """No other JSON value is taken for a tally, and none raises another error."""
+    """No other JSON value is accepted as a tally, and none raises another error."""
     with pytest.raises(TallyError):
         from_json(junk)
 
@@ -86,7 +86,7 @@ def test_impossible_hits_are_refused(hits: Any, samples: Any) -> None:
 
 
 def test_numpy_integers_are_counts() -> None:
-    """A kernel may count with numpy; what it returns is made of Python's own integers."""
+    """A kernel may count with numpy; the tally has Python's integers."""
     tally = Hits(np.int64(3), np.uint32(5))  # type: ignore[arg-type]
     assert tally == Hits(3, 5)
     assert type(tally.hits) is int
@@ -105,7 +105,7 @@ def test_sums_of_no_set_of_values_are_refused(total: Any, squares: Any, samples:
 
 @pytest.mark.fault(58)
 def test_a_variance_that_is_negative_by_one_unit_is_refused() -> None:
-    """The check is exact: one unit in 2**2148 below the least possible sum of squares shows."""
+    """The check is exact: a sum of squares too small by 2**-2148 is detected."""
     least = Moments.of([3.0] * 4)
     with pytest.raises(TallyError, match="negative variance"):
         Moments(least.total, least.squares - 1, least.samples)
@@ -116,7 +116,7 @@ def test_a_variance_that_is_negative_by_one_unit_is_refused() -> None:
     "text", ["0x1p1e9", "0x1p999999999999", "1p", "nan", "0x1p-2000", "0x" + "f" * 9000 + "p+0"]
 )
 def test_a_sum_beyond_any_double_is_refused_at_once(text: str) -> None:
-    """An exponent or a length that no sum of doubles has never becomes a huge integer."""
+    """An impossible exponent or length never becomes a huge integer."""
     with pytest.raises(TallyError, match="not an exact sum"):
         from_json({**GOOD["moments"], "sum": text})
 
@@ -139,7 +139,7 @@ def test_a_sum_beyond_any_double_is_refused_at_once(text: str) -> None:
     ],
 )
 def test_values_without_moments_are_refused(values: Any) -> None:
-    """NaN, infinities, other shapes and dtypes; nothing is only warned of."""
+    """NaN, infinities, other shapes and dtypes are errors, not warnings."""
     with pytest.raises(TallyError):
         Moments.of(values)
 
@@ -190,7 +190,7 @@ def test_values_or_edges_without_bins_are_refused(values: Any, edges: Any) -> No
     [np.array([0.25, 0.75]), np.array([[1], [2]]), np.array([1, -2]), np.array(3), {1, 2}, "12"],
 )
 def test_an_array_that_holds_no_counts_is_refused(counts: Any) -> None:
-    """Densities, weights and other shapes are no counts, though np.histogram may return them."""
+    """Densities, weights and other shapes that np.histogram may return are not counts."""
     with pytest.raises(TallyError, match="count"):
         Histogram((0, 1, 2), counts, 0, 0, 3)
 

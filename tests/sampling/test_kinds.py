@@ -1,4 +1,4 @@
-"""What people write as a kernel: taken where it is right, else told where it is and what to do."""
+"""What people write as a kernel: accepted if valid, else an error with its place and a fix."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def told(folder: Path, text: str, more: str = "") -> str:
 def test_a_default_is_recorded_as_the_spec_would_say_it(
     tmp_path: Path, default: str, recorded: Any
 ) -> None:
-    """Numbers of numpy's are Python's, tuples are lists; and it is what travels and is kept."""
+    """Numbers of numpy become Python's, and tuples lists; these are sent and recorded."""
     params = request_of(tmp_path, f"def k(rng, samples, p={default}):\n{BODY}").params
     assert params == {"p": recorded}
     assert type(params["p"]) is type(recorded)
@@ -90,7 +90,7 @@ def test_a_default_is_recorded_as_the_spec_would_say_it(
 
 
 def test_a_numpy_default_has_the_identity_of_the_number(tmp_path: Path) -> None:
-    """The spec that names the default's value asks for the same run as the one that does not."""
+    """A spec that gives the default's value requests the same run as one that does not."""
     text = f"def k(rng, samples, p=np.int64(3)):\n{BODY}"
     assert (
         request_of(tmp_path, text).identity
@@ -120,18 +120,18 @@ def test_a_numpy_default_has_the_identity_of_the_number(tmp_path: Path) -> None:
         ("lambda x: x", "is a function", "text that names it"),
         ("np.random.default_rng(1)", "is a Generator", "draw from the rng"),
         ("object()", "is an object", None),
-        ("{1: 2}", "holds a mapping with a key that is an int, not text", None),
-        ("'\\ud800'", "holds half a surrogate pair", None),
-        ("[{'a': object()}]", "holds an object", None),
-        ("10**5000", "holds an integer of more than 4,300 digits", None),
-        ("Odd(a=1)", "holds what cannot be read", None),
-        ("LOOP", "is nested too deeply, or holds itself", None),
+        ("{1: 2}", "contains a mapping with a key that is an int, not text", None),
+        ("'\\ud800'", "contains a lone surrogate", None),
+        ("[{'a': object()}]", "contains an object", None),
+        ("10**5000", "contains an integer of more than 4,300 digits", None),
+        ("Odd(a=1)", "contains a value that cannot be read", None),
+        ("LOOP", "is nested too deeply, or contains itself", None),
     ],
 )
 def test_a_default_that_no_spec_can_say_is_told(
     tmp_path: Path, default: str, kind: str, cure: str | None
 ) -> None:
-    """Where it is, what it is, which kinds there are, and what to write in its place."""
+    """Where it is, what it is, which types are possible, and what to write in its place."""
     text = "LOOP = []\nLOOP.append(LOOP)\n@dataclasses.dataclass(frozen=True)\nclass P: pass\n"
     text += "class Odd(dict):\n    def items(self): raise LookupError\n"
     words = told(tmp_path, f"{text}@kernel\ndef k(rng, samples, p={default}):\n{BODY}")
@@ -142,7 +142,7 @@ def test_a_default_that_no_spec_can_say_is_told(
 
 
 def test_a_default_that_is_not_used_may_be_anything(tmp_path: Path) -> None:
-    """The spec gives the parameter, so nothing of the default is recorded."""
+    """The spec gives the parameter, so its default is not recorded."""
     text = f"def k(rng, samples, p=object()):\n{BODY}"
     assert request_of(tmp_path, text, "params: {p: 3}\n").params == {"p": 3}
 
@@ -219,13 +219,13 @@ def test_an_object_that_can_be_called_as_a_kernel_is_one(tmp_path: Path, text: s
             "from math import sin as k\n",
             "'k' is imported from 'math' (at k.py:4); name that module",
         ),
-        ("k: int = 3\n", "'k' is no function (at k.py:4)"),
+        ("k: int = 3\n", "'k' is not a function (at k.py:4)"),
         ("k = -" + "-" * 100_000 + "1\n", "k.yaml:1:9: kernel: not Python: "),
         (
             EVIL,
-            "k.py:k cannot be looked at as a function: ValueError: no; write a function",
+            "k.py:k cannot be inspected as a function: ValueError: no; write a function",
         ),
-        ("k = functools.partial(max)\n", "the parameters of k.py:k cannot be found out"),
+        ("k = functools.partial(max)\n", "the parameters of k.py:k cannot be determined"),
         (
             "def k(rng, samples, *rest):\n" + BODY,
             "must name its parameters, not take *rest (at k.py:4); name each",
@@ -233,7 +233,7 @@ def test_an_object_that_can_be_called_as_a_kernel_is_one(tmp_path: Path, text: s
         ("def k(rng, samples, **rest):\n" + BODY, "must name its parameters, not take **rest"),
         (
             "def k(rng, samples, x=1, /):\n" + BODY,
-            "takes 'x' by its place, and params give it by name",
+            "takes 'x' by position, but params pass it by name",
         ),
         (
             "def k(*, rng, samples):\n" + BODY,
@@ -247,12 +247,12 @@ def test_an_object_that_can_be_called_as_a_kernel_is_one(tmp_path: Path, text: s
 def test_what_is_no_kernel_is_told_with_what_to_write(
     tmp_path: Path, text: str, words: str
 ) -> None:
-    """Each kind by its own name, the line of the kernel's file, and the cure."""
+    """What it is, the line of the kernel's file, and the fix."""
     assert words in told(tmp_path, text)
 
 
 def test_a_parameter_may_stand_before_the_slash_where_it_is_given_by_place(tmp_path: Path) -> None:
-    """``f(rng, samples, /, x)`` is a kernel: the first two are given by their place."""
+    """``f(rng, samples, /, x)`` is a kernel: the first two are passed by position."""
     assert request_of(tmp_path, f"def k(rng, samples, /, x=1):\n{BODY}").params == {"x": 1}
 
 
@@ -277,13 +277,13 @@ def test_a_parameter_may_stand_before_the_slash_where_it_is_given_by_place(tmp_p
         ("block=-5", "block must be at least 1 and below 2**63, got -5"),
         ("block=2**70", "block must be at least 1 and below 2**63"),
         ("block=1e5", "block must be an integer, got 100000.0"),
-        ("blok=5", "@kernel has no word 'blok'; did you mean 'block'?"),
+        ("blok=5", "@kernel has no argument 'blok'; did you mean 'block'?"),
         ("variant=3", "variant must be text, got 3"),
-        ("5", "@kernel takes its words by name, as in @kernel(block=100_000), got 5"),
+        ("5", "@kernel takes keyword arguments, as in @kernel(block=100_000), got 5"),
     ],
 )
 def test_an_odd_word_of_the_decorator_is_told(tmp_path: Path, words_of_it: str, words: str) -> None:
-    """Which word it is, what it came to, and the line of the kernel's file."""
+    """Which argument it is, its value, and the line of the kernel's file."""
     answer = told(tmp_path, f"@kernel({words_of_it})\ndef k(rng, samples):\n{BODY}")
     assert answer.startswith("k.yaml:1:9: kernel: ")
     assert words in answer
@@ -302,7 +302,7 @@ def test_an_odd_word_of_the_decorator_is_told(tmp_path: Path, words_of_it: str, 
     ],
 )
 def test_a_numpy_number_is_a_number_to_the_decorator(tmp_path: Path, words: str) -> None:
-    """np.int64 is a block as 7 is, np.float64 a scale, an array a reference."""
+    """An np.int64 is accepted as block, an np.float64 as scale, an array as reference."""
     text = f"@kernel({words})\ndef k(rng, samples):\n{BODY}"
     request = request_of(tmp_path, text, "")
     json.dumps(request.to_json())
@@ -318,7 +318,7 @@ def test_a_numpy_number_is_a_number_to_the_decorator(tmp_path: Path, words: str)
 def test_a_reference_that_fails_is_told_at_the_parameter(
     tmp_path: Path, given: str, place: str
 ) -> None:
-    """Text where a number is wanted, or a value that differs from the default, is pointed at."""
+    """Text in place of a number, or a value that differs from the default, is pointed out."""
     text = "@kernel(reference=lambda length, width: length / width)\n"
     text += f"def k(rng, samples, length=1.0, width=1.0):\n{BODY}"
     words = told(tmp_path, text, f"params: {given}\n")
@@ -328,7 +328,7 @@ def test_a_reference_that_fails_is_told_at_the_parameter(
 
 
 def test_a_reference_that_leaves_python_is_told_too(tmp_path: Path) -> None:
-    """It must not end the command without a word."""
+    """It must not end the command silently."""
     text = "import sys\n@kernel(reference=lambda length: sys.exit(3))\n"
     text += f"def k(rng, samples, length=1.0):\n{BODY}"
     assert "the kernel's reference fails: " in told(tmp_path, text, "params: {length: 2}\n")
@@ -350,7 +350,7 @@ def test_a_reference_that_leaves_python_is_told_too(tmp_path: Path) -> None:
 def test_the_bytes_of_a_kernel_file_are_judged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, code: int
 ) -> None:
-    """A mark, a coding line, letters of another code, no Python: taken, or told with the file."""
+    """A byte order mark, a coding line, another encoding, no Python: accepted, or an error."""
     body = (HEAD + f"def k(rng, samples):\n{BODY}").replace("\n", "\r\n")
     (tmp_path / "k.py").write_bytes(content + body.encode())
     spec = tmp_path / "k.yaml"
@@ -365,9 +365,9 @@ def test_the_bytes_of_a_kernel_file_are_judged(
     ("make", "words"),
     [
         (lambda path: path.mkdir(), "k.py is a folder; name a file in it"),
-        (lambda path: path.symlink_to("nowhere"), "k.py is a link to no file, or no plain file"),
-        (lambda path: path.symlink_to(path), "k.py is a link to no file, or no plain file"),
-        (os.mkfifo, "k.py is a link to no file, or no plain file"),
+        (lambda path: path.symlink_to("nowhere"), "k.py is a broken link, or not a regular file"),
+        (lambda path: path.symlink_to(path), "k.py is a broken link, or not a regular file"),
+        (os.mkfifo, "k.py is a broken link, or not a regular file"),
     ],
 )
 def test_what_is_no_file_is_told_as_what_it_is(

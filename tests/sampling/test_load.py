@@ -77,7 +77,7 @@ def test_an_undecorated_function_is_a_kernel() -> None:
 
 
 def test_the_decorator_describes_a_kernel() -> None:
-    """Its words are numbers, lists or functions of the kernel's own parameters."""
+    """Its arguments are numbers, lists or functions of the kernel's own parameters."""
     dice = loaded(DESCRIBED, "dice")
     assert (dice.form, dice.traits.block, dice.traits.variant) == ("stream", 7, "numpy")
     assert dice.scale(dice.resolve({"sides": 4})) == (8.0, 1.0)
@@ -86,7 +86,7 @@ def test_the_decorator_describes_a_kernel() -> None:
 
 
 def test_a_decorated_function_stays_itself() -> None:
-    """The decorator returns the function it was given, with and without words."""
+    """The decorator returns the function itself, with and without arguments."""
 
     def draw(rng: object, samples: int) -> Hits:
         return Hits(0, samples)
@@ -103,7 +103,7 @@ def test_a_block_must_be_a_positive_integer(block: Any) -> None:
 
 
 def test_an_unknown_word_of_the_decorator_is_refused() -> None:
-    """A misspelt word is not silently without effect."""
+    """A misspelt argument is not silently ignored."""
     with pytest.raises(TypeError, match="scael"):
         kernel(scael=4)  # type: ignore[call-overload]
 
@@ -144,7 +144,7 @@ def test_odd_neighbours_in_the_working_folder_change_nothing(tmp_path: Path) -> 
 
 
 def test_params_are_canonical() -> None:
-    """Defaults are filled in, names sorted, and numbers written as the default writes them."""
+    """Defaults are filled in, names sorted, and numbers converted to the type of the default."""
     coin = loaded(PLAIN)
     filled = coin.resolve({"sides": 3.0, "bias": 1})
     assert list(filled.items()) == [("bias", 1.0), ("name", "x"), ("sides", 3)]
@@ -202,7 +202,7 @@ def test_a_wrapped_function_keeps_its_parameters() -> None:
     ],
 )
 def test_a_file_without_the_kernel_is_refused(text: str, message: str) -> None:
-    """What the text alone could not tell is told by its import, as one error."""
+    """What the text alone does not show is reported by its import, as one error."""
     with pytest.raises(KernelError, match=message):
         loaded(text)
 
@@ -215,7 +215,7 @@ def test_an_error_of_the_import_names_its_line() -> None:
 
 
 def test_two_kernels_each_get_their_own_neighbour() -> None:
-    """Files of one name in two runs do not meet."""
+    """Files of the same name in two runs do not interfere."""
     use = "from helper import SIDES\nfrom cluster import Hits\n\ndef coin(rng, samples):\n    "
     use += "return Hits(SIDES, samples)\n"
     first, second = loaded(use, helper="SIDES = 2\n"), loaded(use, helper="SIDES = 6\n")
@@ -232,7 +232,7 @@ def test_a_load_hides_no_module_that_was_found_before(neighbours: dict[str, str]
 
 
 def test_the_path_does_not_grow_with_every_kernel() -> None:
-    """It has the neighbours of the last kernel, and one folder for the modules of all."""
+    """It has the files of the last kernel, and one folder for the modules of all."""
     sizes = set()
     for number in range(3):
         loaded(f"import helper\n# {number}\n{PLAIN}", helper="")
@@ -264,7 +264,7 @@ def test_files_are_unpacked_once_into_a_private_folder(cache: Path) -> None:
 
 @pytest.mark.fault(20)
 def test_a_tampered_cache_is_healed(cache: Path) -> None:
-    """What stands in the cache is believed only if it is equal, byte by byte."""
+    """The cache is used only if it is equal byte for byte."""
     source = made(PLAIN, helper="")
     load(source)
     folder = cache / "kernels" / source.sha
@@ -281,7 +281,7 @@ def test_a_tampered_cache_is_healed(cache: Path) -> None:
 
 @pytest.mark.fault(20)
 def test_a_compiled_twin_of_a_tampered_file_is_not_believed(cache: Path) -> None:
-    """Python's own cache of a text that was changed and used does not survive the healing."""
+    """Python's bytecode of a tampered text is not used after the repair."""
     source = made(PLAIN)
     load(source)
     file = cache / "kernels" / source.sha / "job.py"

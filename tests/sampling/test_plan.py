@@ -26,7 +26,7 @@ PACES = st.floats(1e-7, 1e3)
 
 
 def checkpoints(goal: Goal, count: int) -> list[int]:
-    """The first so many checkpoints of a goal."""
+    """The first checkpoints of a goal."""
     rule, found = Checkpoints(goal), [0]
     while len(found) <= count:
         found.append(rule.segment(found[-1]).stop)
@@ -48,7 +48,7 @@ def test_checkpoints_start_at_30_and_grow_by_a_tenth_at_most() -> None:
 
 @given(st.integers(0, 10**7), st.integers(1, 10**7))
 def test_a_segment_holds_its_block_and_ends_with_the_goal(block: int, blocks: int) -> None:
-    """Whatever block is asked for first; and the goal's end cuts the last segment short."""
+    """For any order of queries; and the goal's end cuts the last segment short."""
     segment = Checkpoints(Goal(None)).segment(block)
     assert segment.first <= block < segment.stop
     if block < blocks:
@@ -66,7 +66,7 @@ def test_a_range_crosses_where_a_checkpoint_lies_inside(first: int, length: int)
 @pytest.mark.fault(78)
 @given(st.integers(1, 10**15), st.integers(1, 10**9))
 def test_samples_are_rounded_up_to_whole_blocks(samples: int, block: int) -> None:
-    """The fewest blocks that hold so many samples."""
+    """The smallest number of blocks with at least so many samples."""
     blocks = blocks_for(samples, block)
     assert (blocks - 1) * block < samples <= blocks * block
 
@@ -88,7 +88,7 @@ def test_a_goal_survives_json(goal: Goal) -> None:
 def test_a_task_is_neither_longer_than_the_aim_nor_than_its_trust(
     pace: float, seen: int, owed: float
 ) -> None:
-    """At least one block; at most ``aim`` seconds of them, and TRUST times what was seen."""
+    """At least one block; at most ``aim`` seconds, and TRUST times the longest task so far."""
     blocks = task_blocks(pace, seen, owed)
     assert 1 <= blocks <= max(1, min(AIM / pace, seen * TRUST))
 

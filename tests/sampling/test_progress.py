@@ -57,7 +57,7 @@ def test_any_cut_in_any_order_counts_the_same(blocks: int, seed: int) -> None:
 
 @given(st.integers(0, 2**32))
 def test_a_target_stops_at_the_same_checkpoint_in_any_order(seed: int) -> None:
-    """The first checkpoint whose prefix is precise enough, though more blocks are there."""
+    """The first checkpoint whose prefix is precise enough, although more blocks are counted."""
     target = Target(half_width=0.0115)
     goal = Goal(None, target)
     count = counted(goal, pieces(goal, 150, seed))
@@ -68,7 +68,7 @@ def test_a_target_stops_at_the_same_checkpoint_in_any_order(seed: int) -> None:
 
 
 def test_a_target_is_not_judged_while_a_block_of_the_prefix_is_missing() -> None:
-    """Everything but block 7 is there: nothing is met; with it, the first checkpoint is."""
+    """With block 7 missing nothing is met; with it, the first checkpoint is."""
     goal = Goal(None, Target(half_width=0.5))
     rest = [piece for piece in pieces(goal, 120, 1) if not piece[0] <= 7 < piece[1]]
     (gap,) = [piece for piece in pieces(goal, 120, 1) if piece[0] <= 7 < piece[1]]
@@ -91,7 +91,7 @@ def test_a_target_that_is_never_met_ends_with_the_goal() -> None:
 
 
 def test_an_empty_count_has_no_tally_and_no_estimate() -> None:
-    """Nothing is counted, so nothing is said."""
+    """Nothing is counted, so there is no estimate."""
     count = Count(Goal(5), 1, 0)
     assert (count.tally(), count.estimate(), count.finished) == (None, None, False)
 
@@ -107,7 +107,7 @@ def test_an_estimate_is_scaled_and_offset() -> None:
 
 @pytest.mark.parametrize("stranger", [Moments.of([1.0] * BLOCK)])
 def test_a_tally_of_another_kind_is_refused_and_changes_nothing(stranger: Tally) -> None:
-    """Hits and Moments do not add up, wherever they stand."""
+    """Hits and Moments cannot be added, wherever they lie."""
     count = counted(Goal(100), [(0, 3)])
     for place in ((3, 4), (60, 61)):
         with pytest.raises(TallyError, match="do not add up"):

@@ -29,7 +29,7 @@ def applied(steps: list[tuple[str, tuple[int, int]]]) -> tuple[Ranges, set[int]]
 
 @given(STEPS)
 def test_ranges_hold_what_a_set_holds(steps: list[tuple[str, tuple[int, int]]]) -> None:
-    """After any adds and removals: the same blocks, sorted, disjoint, and neighbours joined."""
+    """After any adds and removals: the same blocks, sorted, disjoint, adjacent ranges joined."""
     ranges, plain = applied(steps)
     pairs = list(ranges)
     assert {block for first, stop in pairs for block in range(first, stop)} == plain

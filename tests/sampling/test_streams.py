@@ -55,7 +55,7 @@ def test_first_draws_of_the_generator(place: tuple[int, int, int], expected: Gol
 def test_key_and_counter_of_the_compiled_kernels(
     place: tuple[int, int, int], expected: Golden
 ) -> None:
-    """The key is of (seed, point); the block stands in the counter's two high words."""
+    """The key depends on (seed, point); the block is in the counter's two high words."""
     stream = Stream(*place)
     assert stream.key == expected.key
     assert stream.counter == (0, 0, place[2] % 2**32, place[2] // 2**32)

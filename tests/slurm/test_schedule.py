@@ -52,7 +52,7 @@ def test_a_sweep_of_very_many_points_needs_a_yes(tmp_path: Path) -> None:
     error = schedule(tmp_path, path, *SLURM, code=2)["error"]
     assert (error["message"], error["fix"]) == (
         "the sweep has 100,002 points",
-        "--yes if that is meant",
+        "add --yes to confirm",
     )
     made = schedule(tmp_path, path, *SLURM, "--yes", "--print")
     assert "--quiet --store" in made["files"][0]["text"]
@@ -69,7 +69,7 @@ def test_the_warning_can_be_longer_or_shorter(tmp_path: Path) -> None:
     fix = error["fix"].partition(" or ")[2].split()
     text = schedule(tmp_path, path, "--slurm", "--sbatch", "time=2", *fix, "--print")["files"][0]
     assert "\n#SBATCH --signal=B:USR1@40\n#SBATCH --time=2\n" in text["text"]
-    assert "# 40 s before the limit" in text["text"]
+    assert "USR1 to this script 40 s before the limit" in text["text"]
     for signal in ("USR1@60", "B:TERM@60"):
         error = schedule(tmp_path, path, "--slurm", "--sbatch", f"signal={signal}", code=2)["error"]
         assert "signal=B:USR1@SECONDS" in error["fix"]
@@ -88,7 +88,7 @@ def test_a_script_of_somebody_else_stays(tmp_path: Path) -> None:
     path = str(spec(tmp_path))
     place = Path(schedule(tmp_path, path, *SLURM, "--print")["files"][0]["path"])
     place.write_text("#!/bin/sh\n")
-    assert "not of cluster's making" in json.dumps(schedule(tmp_path, path, *SLURM, code=2))
+    assert "was not written by cluster" in json.dumps(schedule(tmp_path, path, *SLURM, code=2))
     assert schedule(tmp_path, path, "--remove")["removed"] == []
     assert place.read_text() == "#!/bin/sh\n"
 

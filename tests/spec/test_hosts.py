@@ -38,14 +38,14 @@ def spec(folder: Path, text: str) -> Spec:
 def test_host_files_are_remembered_with_the_hosts_they_gave(
     tmp_path: Path, text: str, files: list[tuple[str, tuple[str, ...]]]
 ) -> None:
-    """In every way to name one; and after their way through the ledger."""
+    """For every way to name a host file, and also after a round trip through the ledger."""
     made = spec(tmp_path, text)
     assert made.nodes.files == tuple(HostFile(*file) for file in files)
     assert Spec.from_json(made.to_json()).nodes == made.nodes
 
 
 def test_overrides_of_hosts_take_the_files_away_and_others_do_not(tmp_path: Path) -> None:
-    """A resume on other hosts is on these."""
+    """A resume with other hosts uses only these."""
     made = spec(tmp_path, "nodes: one.txt")
     assert made.revised(["nodes.required=1"]).nodes.files == made.nodes.files
     assert made.revised(["backend=mpi"]).nodes.files == made.nodes.files
@@ -54,7 +54,7 @@ def test_overrides_of_hosts_take_the_files_away_and_others_do_not(tmp_path: Path
 
 
 def test_defaults_hold_for_hosts_that_say_nothing(tmp_path: Path) -> None:
-    """Those of the list and of a file; what a host says itself wins."""
+    """Of the list and of a file; a host's own settings win."""
     made = spec(
         tmp_path,
         "nodes:\n  hosts: [x:3, {host: y, user: bob}]\n  file: two.txt\n"
@@ -81,14 +81,14 @@ def test_defaults_hold_for_hosts_that_say_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_defaults_are_told_at_their_place(tmp_path: Path, text: str, words: str) -> None:
-    """Also where no host needs them."""
+    """Even if no host needs the defaults."""
     with pytest.raises(SpecError) as caught:
         spec(tmp_path, f"nodes: {{hosts: [x], defaults: {text}}}")
     assert words in str(caught.value)
 
 
 def test_hosts_of_options_are_texts_or_mappings() -> None:
-    """As in a spec; what is wrong names the option and the text."""
+    """As in a spec; an error names the option and the text."""
     assert hosts_of(["n[1-2]:4", "{host: z, user: ada}"], "--add") == (
         Node("n1", slots=4),
         Node("n2", slots=4),
@@ -97,7 +97,7 @@ def test_hosts_of_options_are_texts_or_mappings() -> None:
     for text, words in (
         ("n[1", "'[' without ']' (column 2)"),
         ("{host: z, slots: none}", "slots: must be"),
-        ("{slots: 2}", "host: this key is needed"),
+        ("{slots: 2}", "host: this required key is missing"),
         ("{host: [z", "--add '{host: [z'"),
         ("-oProxyCommand=x", "may not start with '-'"),
     ):
@@ -111,7 +111,7 @@ STANDS = "kernel: k.py:f\nsamples: 1e3\nbackend: dispy\nnodes: [{host: a, attach
 
 
 def test_a_stock_node_is_met_only_on_a_network_that_is_said_to_be_trusted(tmp_path: Path) -> None:
-    """Sealed without the word, and then with a secret; trusted ones may have none."""
+    """Nodes are sealed by default and then need a secret; trusted ones may do without."""
     sealed = parse(STANDS + "dispy: {secret: {env: S}}\n", "s.yaml", tmp_path)
     trusted = parse(STANDS + "dispy: {network: trusted}\n", "s.yaml", tmp_path)
     assert [Options.of(each).own for each in (sealed, trusted)] == [

@@ -1,4 +1,4 @@
-"""A spec from its text: what is accepted, and every problem at its place."""
+"""Reading a spec from its text: what is accepted, and the position of every problem."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def read(text: str | bytes, *overrides: str) -> Spec:
 
 
 def case(text: str, expected: str, *faults: int) -> ParameterSet:
-    """A text, the line that it gives, and the cases of the catalogue that it belongs to."""
+    """A text, the message for it, and the cases of the catalogue that it belongs to."""
     return pytest.param(text, expected, marks=[pytest.mark.fault(fault) for fault in faults])
 
 
 def problems(text: str | bytes, *overrides: str) -> list[str]:
-    """The lines that a person sees."""
+    """The lines that a user sees."""
     with pytest.raises(SpecError) as caught:
         read(text, *overrides)
     return [str(problem) for problem in caught.value.problems]
@@ -98,7 +98,7 @@ LONG = "x" * 70_000
     ],
 )
 def test_an_error_is_no_longer_than_people_read(text: str, tmp_path: Path) -> None:
-    """What is quoted keeps its ends, and of thousands of problems the first ones are told."""
+    """A long quotation is cut in its middle, and only the first of many problems are shown."""
     (tmp_path / "k.py").write_text("def k(rng, samples):\n    return 0\n")
     path = tmp_path / "long.yaml"
     path.write_text(f"{text}\nsamples: 1\n")
@@ -165,7 +165,7 @@ def test_a_short_spec_has_the_defaults() -> None:
     [("a/my spec (2).yaml", "my-spec-2-"), ("-rf.yaml", "rf"), ("\u03c0.yaml", "run"), ("", "run")],
 )
 def test_a_file_s_name_becomes_a_safe_one(file: str, name: str) -> None:
-    """What no name may hold is left out of it."""
+    """Characters that a name cannot have are dropped."""
     assert parse(GOOD, file, Path(), (), {}).name == name
 
 
@@ -173,7 +173,7 @@ def test_a_file_s_name_becomes_a_safe_one(file: str, name: str) -> None:
     "until", ["{max_time: 10}", "{max_time: 10, max_samples: 1e6}", "{rel_error: 1e-3}"]
 )
 def test_a_limit_or_a_target_stands_in_for_samples(until: str) -> None:
-    """Any of them says when to stop."""
+    """Each of them is enough to say when to stop."""
     assert read(f"kernel: k.py:f\nuntil: {until}").samples is None
 
 
@@ -206,7 +206,7 @@ def test_a_time_is_a_number_of_seconds_or_has_units(text: str, seconds: float) -
 
 @pytest.mark.parametrize("kernel", ["pkg.mod:f", "k.py:f", "../j/k.py:_f1", "/a b/k.py:f"])
 def test_a_kernel_is_a_module_or_a_file(kernel: str) -> None:
-    """Whether it is there, a later room says."""
+    """Whether the kernel exists is checked later."""
     assert read(f"kernel: {kernel}\nsamples: 1").kernel == kernel
 
 
@@ -227,7 +227,7 @@ NODES: list[tuple[str, list[tuple[str, int | None]]]] = [
     "nodes", ["auto", "[auto]", "{hosts: auto}", "{hosts: [auto], required: 3}"]
 )
 def test_a_spec_for_the_hosts_of_a_job_can_be_read_outside_of_one(nodes: str) -> None:
-    """It is scheduled there; its hosts come with the job, also after a change."""
+    """It can be scheduled outside a job; its hosts come with the job, even after an override."""
     spec = parse(f"{GOOD}nodes: {nodes}", "s.yaml", Path(), (), {})
     assert spec.nodes.hosts == ()
     assert spec.nodes.required == (3 if "required" in nodes else None)
@@ -236,8 +236,8 @@ def test_a_spec_for_the_hosts_of_a_job_can_be_read_outside_of_one(nodes: str) ->
 
 
 def test_hosts_of_a_job_beside_others_need_the_job() -> None:
-    """Else the others would be all."""
-    with pytest.raises(SpecError, match="in none of Slurm's or PBS's"):
+    """Otherwise the other hosts would silently be the only ones."""
+    with pytest.raises(SpecError, match="in no job of Slurm or PBS"):
         parse(f"{GOOD}nodes: [auto, n1]", "s.yaml", Path(), (), {})
 
 
@@ -287,7 +287,7 @@ def test_nodes_may_be_written_in_many_ways(
     ],
 )
 def test_samples_that_cannot_be_meant(text: str, expected: str) -> None:
-    """What was wanted, what came, and where."""
+    """What was expected, what was found, and where."""
     (line,) = problems(f"kernel: k.py:f\n{text}\n")
     assert line.startswith(f"s.yaml:{expected}")
 
@@ -305,7 +305,7 @@ BAD_NAMES = ["../../x", "/abs", ".", "''", "x" * 300, '"a\\nb"', "-rf", "$(id)",
         ("seed: abc", "3:7: seed: must be a whole number, got the text 'abc'"),
         ("params: 3", "3:9: params: must be a mapping, got 3; write it as name: value"),
         ("params: {a b: 3}", "3:10: params.'a b': 'a b' is not the name of a parameter"),
-        ("params: {if: 3}", "3:10: params.if: 'if' is a word of Python's own"),
+        ("params: {if: 3}", "3:10: params.if: 'if' is a keyword of Python"),
         ("params: {\ufb01: 3}", "3:10: params.\ufb01: '\ufb01' is not the name"),
         case("params: {a: [1, .nan]}", "3:17: params.a[1]: must be finite, got .nan", 77),
         ("until: 3", "3:8: until: must be a mapping, got 3"),
@@ -324,9 +324,12 @@ BAD_NAMES = ["../../x", "/abs", ".", "''", "x" * 300, '"a\\nb"', "-rf", "$(id)",
         ("until: {max_time: 1, confidence: 0}", "3:34: until.confidence: must be above 0, got 0"),
         ("until: {max_time: 1, confidence: x}", "3:34: until.confidence: must be a number, got"),
         ("until: {max_time: 1, confidence: .nan}", "3:34: until.confidence: must be finite"),
-        ("until: {min_samples: 3}", "3:22: until.min_samples: goes with a precision target"),
-        ("until: {max_samples: 3}", "3:22: until.max_samples: goes with a precision target"),
-        ("until: {half_width: 1}", "2:10: samples: cannot stand beside a target, until.half_width"),
+        ("until: {min_samples: 3}", "3:22: until.min_samples: needs a precision target"),
+        ("until: {max_samples: 3}", "3:22: until.max_samples: needs a precision target"),
+        (
+            "until: {half_width: 1}",
+            "2:10: samples: cannot be combined with a target, until.half_width",
+        ),
         ("include: a.py", "3:10: include: must be a list, got the text 'a.py'; write it as [a, b]"),
         ("include: [../a.py]", "3:11: include[0]: must stay below the kernel's folder"),
         ("include: [/a.py]", "3:11: include[0]: must be a file below the kernel's folder"),
@@ -349,8 +352,8 @@ BAD_NAMES = ["../../x", "/abs", ".", "''", "x" * 300, '"a\\nb"', "-rf", "$(id)",
         case("until: {halfwidth: 3}", "3:9: until.halfwidth: unknown key; did you mean", 69),
         case("zzz: 3", "3:1: zzz: unknown key; the keys here are name, ", 69),
         case('"a\\n b": 3', "3:1: 'a\\n b': unknown key", 96),
-        case("extends: base.yaml", "3:1: extends: unknown key; a spec holds all of its keys", 80),
-        case("imports: [a.yaml]", "3:1: imports: unknown key; a spec holds all of its keys", 80),
+        case("extends: base.yaml", "3:1: extends: unknown key; a spec has all of its keys", 80),
+        case("imports: [a.yaml]", "3:1: imports: unknown key; a spec has all of its keys", 80),
         case("include: base.yaml", "3:10: include: lists files that the kernel imports", 80),
         case("nodes: !include b.yaml", "3:8: nodes: has the tag '!include'; YAML tags", 80),
         ("sweep: {a: 1}", "3:9: sweep.a: unknown key; the keys here are matrix, zip, include"),
@@ -363,11 +366,11 @@ BAD_NAMES = ["../../x", "/abs", ".", "''", "x" * 300, '"a\\nb"', "-rf", "$(id)",
         ("nodes: 'n[2-1]'", "3:11: nodes: the range 2-1 runs backwards; write 1-2"),
         ("nodes: {hosts: 'n[2-1]'}", "3:19: nodes.hosts: the range 2-1 runs backwards; write 1-2"),
         case("nodes:\n  - a\n  - -x", "5:5: nodes[1]: a host name may not start", 83),
-        case("nodes:\n  - a\n  - b\n  - a", "6:5: nodes[2]: the host 'a' stands twice, in", 82),
+        case("nodes:\n  - a\n  - b\n  - a", "6:5: nodes[2]: the host 'a' is listed twice, in", 82),
         ("nodes:\n  - host: n[2-1]", "4:13: nodes[0].host: the range 2-1 runs backwards"),
         ("nodes:\n  - host: a\n    slots: 0", "5:12: nodes[0].slots: must be at least 1, got 0"),
         ("nodes:\n  - host: a:1\n    slots: 1", "5:12: nodes[0].slots: slots in the host and as"),
-        ("nodes:\n  - slots: 1", "4:5: nodes[0].host: this key is needed, and missing"),
+        ("nodes:\n  - slots: 1", "4:5: nodes[0].host: this required key is missing"),
         ("nodes:\n  - host: a\n    slot: 1", "5:5: nodes[0].slot: unknown key; did you mean"),
         ("nodes: {host: a}", "3:9: nodes.host: unknown key; did you mean 'hosts'?"),
         ("nodes: [{host: a, env: {A: 1}}]", "3:28: nodes[0].env.A: must be text, got 1; quote it"),
@@ -392,7 +395,7 @@ def test_each_problem_is_told_at_its_place(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        case("samples: 3", "1:1: kernel: this key is needed, and missing", 70),
+        case("samples: 3", "1:1: kernel: this required key is missing", 70),
         ("kernel: os\nsamples: 1", "1:9: kernel: must be module:function or file.py:function"),
         ("kernel: a.py\nsamples: 1", "1:9: kernel: must be module:function or"),
         ("kernel: a-b:f\nsamples: 1", "1:9: kernel: must be module:function or"),
@@ -409,7 +412,7 @@ def test_each_problem_is_told_at_its_place(text: str, expected: str) -> None:
     ],
 )
 def test_a_spec_that_is_none_is_told_so(text: str, expected: str) -> None:
-    """The same for what is wrong with the whole."""
+    """The same for problems of the spec as a whole."""
     (line,) = problems(text)
     assert line.startswith(f"s.yaml:{expected}")
 
@@ -452,7 +455,7 @@ def test_problems_are_objects_too() -> None:
 
 
 def test_no_wording_of_pydantic_comes_through() -> None:
-    """Every type of error that the models can raise has words of our own."""
+    """Every type of error that the models can raise has a message of ours."""
     kinds = set()
     for value in [None, True, 3, 1.5, "x", [], [[]], {}, {"x": {}}, object()]:
         for key in Spec.model_fields:
@@ -488,7 +491,7 @@ def test_a_spec_is_deeply_immutable() -> None:
 
 
 def test_a_spec_survives_json_and_copies() -> None:
-    """What is recorded of a run is read back equal, without its file."""
+    """The recorded spec of a run is read back equal, without its file."""
     spec = read(FULL, "samples=null", "nodes.required=1")
     again = Spec.from_json(json.loads(json.dumps(spec.to_json())))
     assert again == spec
@@ -500,7 +503,7 @@ def test_a_spec_survives_json_and_copies() -> None:
 
 
 def test_a_recorded_spec_is_checked_when_it_is_read() -> None:
-    """A ledger that was edited by hand is no way around the rules."""
+    """Editing the ledger by hand does not bypass the validation."""
     data = {**read(GOOD).to_json(), "samples": 0, "block": 0}
     with pytest.raises(SpecError) as caught:
         Spec.from_json(data)
@@ -540,14 +543,14 @@ store: runs
     ],
 )
 def test_a_later_room_reports_at_the_key_s_place(path: str, place: str) -> None:
-    """A key that is not in the text has the place of the nearest one above it."""
+    """A key that is not in the text has the position of the nearest one above it."""
     problem = read(PLACES).problem(path, "m")
     assert str(problem).startswith(f"s.yaml:{place}: ")
     assert problem.message == "m"
 
 
 def test_a_problem_of_a_key_that_was_set_names_the_option() -> None:
-    """The text is not to blame then."""
+    """The problem is not in the text then."""
     spec = read(f"{GOOD}nodes: [a, b]\nparams: {{d: 1, e: 2}}", "params.d=3", "nodes[1].slots=2")
     assert str(spec.problem("params.d", "m", "f")) == "--set: params.d: m; f"
     assert str(spec.problem("params.e", "m")) == "s.yaml:4:19: params.e: m"
@@ -556,7 +559,7 @@ def test_a_problem_of_a_key_that_was_set_names_the_option() -> None:
 
 
 def test_a_file_is_loaded(tmp_path: Path) -> None:
-    """Its folder is the base, and errors name it as the person did."""
+    """Its folder is the base, and errors name it as the user did."""
     file = tmp_path / "job.yaml"
     file.write_text(GOOD)
     spec = load(file, ["samples=5"])
@@ -565,7 +568,7 @@ def test_a_file_is_loaded(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_a_spec_error(tmp_path: Path) -> None:
-    """A missing one with the nearest name, a folder, and a name that none can have."""
+    """A missing file with the nearest name, a folder, and an impossible name."""
     (tmp_path / "job.yaml").write_text(GOOD)
     for name, words in {
         "jobs.yaml": "No such file or directory; did you mean 'job.yaml'",
@@ -600,7 +603,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(sorted(Spec.model_fields)), VALUES))
 def test_any_values_are_a_spec_or_a_spec_error(data: dict[str, Any]) -> None:
-    """Whatever the keys hold: a spec that survives JSON, or problems in our words."""
+    """For any values: a spec that survives JSON, or problems in our words."""
     spec, lines = outcome(json.dumps({"kernel": "k.py:f", "samples": 1, **data}))
     if spec is not None:
         assert Spec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
@@ -611,14 +614,14 @@ def test_any_values_are_a_spec_or_a_spec_error(data: dict[str, Any]) -> None:
 
 @given(st.binary(max_size=120) | st.text(max_size=120).map(lambda text: text.encode()))
 def test_any_bytes_are_a_spec_or_a_spec_error(source: bytes) -> None:
-    """Nothing else comes of any file."""
+    """No file has any other result."""
     spec, lines = outcome(source)
     assert (spec is None) == bool(lines)
 
 
 @given(st.text(max_size=30) | st.text("abn[0].=,'\"{}: ", max_size=30))
 def test_any_override_is_a_spec_or_a_spec_error(override: str) -> None:
-    """Nothing else comes of any ``--set``."""
+    """No ``--set`` has any other result."""
     spec, lines = outcome(GOOD, override)
     assert (spec is None) == bool(lines)
 
@@ -636,7 +639,7 @@ def outcome(text: str | bytes, *overrides: str) -> tuple[Spec | None, list[str]]
     [("2GiB", 2**31), ("1.5 GB", 1_500_000_000), ("500MB", 500_000_000), (2**30, 2**30)],
 )
 def test_a_size_is_bytes_or_a_number_with_a_unit(text: object, size: int) -> None:
-    """Decimal units and binary ones; what a run records is the bytes."""
+    """Decimal and binary units; a run records the number of bytes."""
     spec = parse(f"{GOOD}retry: {{memory: {text}}}\n", "spec.yaml", Path())
     assert spec.retry.memory == size
 
@@ -653,7 +656,7 @@ def test_a_size_is_bytes_or_a_number_with_a_unit(text: object, size: int) -> Non
 def test_a_kernel_that_is_not_named_in_full_is_told_those_of_its_file(
     tmp_path: Path, given: str, words: str
 ) -> None:
-    """Whoever names the file alone is shown what it has."""
+    """Naming only the file lists its kernels."""
     (tmp_path / "k.py").write_text(
         "def one(rng, samples): ...\ndef help(): ...\ndef two(stream, samples): ...\n"
     )
@@ -664,7 +667,7 @@ def test_a_kernel_that_is_not_named_in_full_is_told_those_of_its_file(
 
 @pytest.mark.parametrize("given", ["22:00-24:00", "9:00-17:00", "22-6"])
 def test_a_window_that_is_none_is_told_how_midnight_is_written(given: str) -> None:
-    """24:00 is an hour that many write; it is 00:00 here."""
+    """24:00 is a common mistake for 00:00."""
     lines = problems(f"kernel: a:b\nsamples: 1\nschedule: {{window: '{given}'}}\n")
     assert len(lines) == 1
     assert lines[0].startswith("s.yaml:3:20: schedule.window: must be a window such as 22:00-06:00")

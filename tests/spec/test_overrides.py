@@ -41,7 +41,7 @@ def hosts(spec: Spec) -> list[tuple[str, int | None]]:
     ],
 )
 def test_a_value_is_set_by_the_rules_of_the_spec(override: str, key: str, expected: Any) -> None:
-    """The text after '=' is one YAML value; missing mappings are made."""
+    """The text after '=' is one YAML value; missing mappings are created."""
     spec = read(GOOD, override)
     assert getattr(spec, key) == expected
     assert spec.overrides == (override,)
@@ -99,9 +99,9 @@ def test_without_nodes_the_first_entry_is_this_machine() -> None:
         ("samples=# 1", "--set: samples: the value is empty"),
         ("samples.x=1", "--set: samples: is 1000000.0, so it has no key 'x'"),
         ("samplse=1", "--set: samplse: unknown key; did you mean 'samples'?"),
-        ("samplse=null", "--set: samplse: is not in the spec, so it cannot be left out"),
+        ("samplse=null", "--set: samplse: is not in the spec, so it cannot be removed"),
         ("until.half_width=0", "--set: until.half_width: must be above 0, got 0"),
-        ("params.x={a: 1, a: 2}", "--set: params.x: a: the key stands twice"),
+        ("params.x={a: 1, a: 2}", "--set: params.x: a: duplicate key"),
         ("include[0]=a.py", "--set: include: is not in the spec, so it has no entries to set"),
         ("nodes[1].slots=4", "--set: nodes[1]: the list has 1 entry, counted from 0"),
         ("sweep.a=1", "--set: sweep.a: unknown key; the keys here are matrix, zip, include"),
@@ -112,7 +112,7 @@ def test_without_nodes_the_first_entry_is_this_machine() -> None:
     ],
 )
 def test_a_wrong_override_names_the_option(override: str, expected: str) -> None:
-    """Its problems have no line, and say which option they are about."""
+    """Its problems have no line, and name the option."""
     with pytest.raises(SpecError) as caught:
         read(GOOD, override)
     assert any(str(problem).startswith(expected) for problem in caught.value.problems)
@@ -126,7 +126,7 @@ def test_all_wrong_overrides_are_told_at_once() -> None:
 
 
 def test_a_spec_is_revised_without_its_file() -> None:
-    """A resume may change where a run works, and an extension what it aims at."""
+    """A resume may change where a run works, and an extension its goal."""
     spec = read(f"{GOOD}nodes: [a, b]", "seed=3")
     there = spec.revised(["nodes.required=1", "backend=serial"])
     assert (there.nodes.required, there.backend, there.seed) == (1, "serial", 3)

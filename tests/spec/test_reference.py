@@ -1,4 +1,4 @@
-"""The JSON Schema and the reference say what the reader does."""
+"""The JSON Schema and the reference agree with the reader."""
 
 from __future__ import annotations
 
@@ -51,6 +51,15 @@ def test_every_key_has_a_description_in_both() -> None:
             assert f"| `{key}` |" in text
 
 
+def test_a_default_is_written_as_in_a_spec() -> None:
+    """The reference has YAML's ``true`` and lists, not Python's."""
+    rows = [line.split(" | ") for line in reference().split("\n") if line.startswith("| `")]
+    defaults = {row[0].removeprefix("| "): row[2] for row in rows if len(row) == 4}
+    assert defaults["`keep_going`"] == "`true`"
+    assert defaults["`on`"] == '`["done", "failed", "partial"]`'
+    assert defaults["`store`"] == "`runs`"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -62,7 +71,7 @@ def test_every_key_has_a_description_in_both() -> None:
     ],
 )
 def test_a_good_spec_fits_the_schema(text: str) -> None:
-    """An editor marks nothing that is right."""
+    """An editor marks no valid spec as wrong."""
     assert accepts(text)
 
 
@@ -110,13 +119,13 @@ def test_a_good_spec_fits_the_schema(text: str) -> None:
     ],
 )
 def test_a_bad_spec_does_not_fit_the_schema(text: str) -> None:
-    """What an editor can know to be wrong, it marks; and the reader agrees."""
+    """The schema rejects what it can, and the reader agrees."""
     assert not accepts(text)
     assert outcome(text)[0] is None
 
 
 def test_a_new_key_is_one_field() -> None:
-    """Reading, schema, JSON and messages follow from the model."""
+    """Parsing, schema, JSON and messages follow from a field of the model."""
 
     class Later(Spec):
         """A spec of a later version."""
@@ -136,7 +145,7 @@ def test_a_new_key_is_one_field() -> None:
 
 
 def test_the_examples_of_the_reference_are_specs() -> None:
-    """What stands in a fence of YAML can be copied."""
+    """The YAML examples of the docs are valid."""
     blocks = reference().split("```yaml\n")[1:]
     assert blocks
     for block in blocks:

@@ -35,7 +35,7 @@ def at(text: str) -> float:
     ],
 )
 def test_a_window_is_open_across_midnight(now: str, closes: str | None) -> None:
-    """From its opening up to, and without, its closing."""
+    """From its opening to before its closing."""
     assert NIGHT.closes_at(at(now)) == (None if closes is None else at(closes))
 
 
@@ -70,7 +70,7 @@ def test_a_time_that_comes_twice_opens_once() -> None:
 
 
 def test_a_time_that_is_skipped_opens_an_hour_later_by_the_clock() -> None:
-    """02:30 is not there on 2026-03-29; the window opens at 03:30, once."""
+    """02:30 is skipped on 2026-03-29; the window opens at 03:30, once."""
     window = Window.parse("02:30-05:00", BERLIN)
     assert window.opening(date(2026, 3, 29)) == at("2026-03-29T03:30+02:00")
     assert window.closes_at(at("2026-03-29T03:29+02:00")) is None
@@ -87,7 +87,7 @@ def test_a_window_that_the_clocks_skip_is_not_open_that_day() -> None:
 
 @pytest.mark.fault(35)
 def test_a_late_start_belongs_to_the_opening_it_missed() -> None:
-    """The machine was off: the start in the morning is that night's, up to the next opening."""
+    """The machine was off: a start in the morning belongs to that night, up to the next opening."""
     assert NIGHT.date_of(at("2026-07-02T09:00+02:00")) == date(2026, 7, 1)
     assert NIGHT.date_of(at("2026-07-02T21:59:59+02:00")) == date(2026, 7, 1)
     assert NIGHT.date_of(at("2026-07-02T22:00:00+02:00")) == date(2026, 7, 2)
@@ -107,7 +107,7 @@ def test_dates_and_openings_agree_over_a_year() -> None:
     "text", ["", "22:00", "22-06", "24:00-06:00", "22:60-06:00", "22:00-22:00", "2:00-06:00"]
 )
 def test_what_is_no_window_is_refused(text: str) -> None:
-    """With an example of one."""
+    """The error has an example."""
     with pytest.raises(WindowError):
         Window.parse(text, BERLIN)
 
@@ -122,7 +122,7 @@ def test_a_zone_that_nobody_knows_is_refused(zone: str) -> None:
 
 
 def test_the_zone_is_the_one_that_was_named() -> None:
-    """The same wall clock elsewhere is another instant."""
+    """The same wall-clock time in another zone is another instant."""
     tokyo = Window.parse("22:00-06:00", "Asia/Tokyo")
     assert tokyo.zone == ZoneInfo("Asia/Tokyo")
     assert tokyo.opening(date(2026, 7, 1)) == at("2026-07-01T22:00+09:00")
@@ -131,7 +131,7 @@ def test_the_zone_is_the_one_that_was_named() -> None:
 def test_without_a_name_the_zone_is_the_machine_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """/etc/localtime says it, not TZ, which a start by cron has not; without one it is UTC."""
+    """It is /etc/localtime and not TZ, which cron does not set; without that file it is UTC."""
     found = [tokyo for folder in TZPATH if (tokyo := Path(folder, "Asia", "Tokyo")).exists()]
     need(found, "the tz database: apt install tzdata")
     place = tmp_path / "zoneinfo" / "Asia" / "Tokyo"
@@ -152,7 +152,7 @@ def test_without_a_name_the_zone_is_the_machine_s(
     "zone", ["UTC", "Europe/Berlin", "Pacific/Kiritimati", "Pacific/Pago_Pago"]
 )
 def test_a_clock_at_the_end_of_all_dates_has_a_window_or_a_word(zone: str) -> None:
-    """To the last nights of the year 9999 there is one; then the clock is told to be wrong."""
+    """Up to the last nights of 9999 there is a date; beyond, the clock is reported as wrong."""
     night = Window.parse("22:00-06:00", zone)
     for day in (datetime(9998, 12, 31, 23, tzinfo=UTC), datetime(9999, 12, 28, 12, tzinfo=UTC)):
         now = day.timestamp()

@@ -1,4 +1,4 @@
-"""The reader of YAML: the rules of 1.2, a place for everything, and a bound on everything."""
+"""The YAML reader: the rules of 1.2, positions of all values, and limits."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cluster.spec.yaml12 import MAX_DEPTH, Document, read
 
 
 def value(text: str) -> Any:
-    """What a value means; the text is right."""
+    """The data of a valid text."""
     document = read(f"a: {text}")
     assert document.findings == []
     return document.data["a"]
 
 
 def told(source: str | bytes) -> str:
-    """All findings, one a line: place, path, message, fix."""
+    """All findings, one per line: position, path, message, fix."""
     lines = (
         f"{found.mark.line}:{found.mark.column}: {'.'.join(map(str, found.path))}: "
         f"{found.message}; {found.fix}"
@@ -72,48 +72,48 @@ def told(source: str | bytes) -> str:
     ],
 )
 def test_a_value_means_what_yaml_1_2_says(text: str, expected: Any) -> None:
-    """Only true and false are truth values, and times and dates are text."""
+    """Only true and false are booleans, and times and dates are text."""
     got = value(text)
     assert got == expected
     assert type(got) is type(expected)
 
 
 def test_what_json_escapes_in_two_halves_is_one_letter() -> None:
-    """JSON is YAML, and writes letters beyond U+FFFF as a pair."""
+    """JSON is YAML, and writes characters beyond U+FFFF as surrogate pairs."""
     assert read('{"\\ud83c\\udfb2": "\\ud83c\\udfb2"}').data == {"\U0001f3b2": "\U0001f3b2"}
 
 
 def test_not_a_number_is_read() -> None:
-    """`.nan` is a float; the models refuse it where it stands."""
+    """`.nan` is a float here; the models reject it."""
     assert math.isnan(value(".nan"))
 
 
 @pytest.mark.fault(67)
 @pytest.mark.parametrize("text", ["010", "-010", "08", "0_10"])
 def test_a_leading_zero_is_an_error(text: str) -> None:
-    """It was octal in YAML 1.1 and is decimal in 1.2: the person must say which."""
+    """It is octal in YAML 1.1 and decimal in 1.2: the user must say which."""
     assert "could be decimal or octal" in told(f"a: {text}")
 
 
 @pytest.mark.fault(68)
 def test_a_duplicate_key_names_both_lines() -> None:
-    """The second one is pointed at, and no other value is lost."""
+    """The position is that of the second one, and no other value is lost."""
     text = "a: 1\nb: 2\na: 3\n"
-    assert told(text).startswith("3:1: a: the key stands twice, on line 1 and again on line 3")
+    assert told(text).startswith("3:1: a: duplicate key, on line 1 and again on line 3")
     assert read(text).data == {"a": 1, "b": 2}
 
 
 @pytest.mark.fault(71)
 def test_crlf_and_a_byte_order_mark_are_accepted() -> None:
-    """Files of Windows are as good as any."""
+    """Windows line endings are accepted."""
     assert read("\ufeffa: 1\r\nb: 2\r\n".encode()).data == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize(
     ("source", "start", "words"),
     [
-        pytest.param("a:\n\tb: 1", "2:1", "a tab stands where", marks=pytest.mark.fault(71)),
-        pytest.param("a:\t1", "1:3", "a tab stands where", marks=pytest.mark.fault(71)),
+        pytest.param("a:\n\tb: 1", "2:1", "a tab where", marks=pytest.mark.fault(71)),
+        pytest.param("a:\t1", "1:3", "a tab where", marks=pytest.mark.fault(71)),
         pytest.param("\xa0a: 1", "1:1", "looks like a space", marks=pytest.mark.fault(71)),
         pytest.param("a: \xa01", "1:4", "no-break", marks=pytest.mark.fault(71)),
         pytest.param("a:\xa01", "1:1", "no-break", marks=pytest.mark.fault(71)),
@@ -123,7 +123,7 @@ def test_crlf_and_a_byte_order_mark_are_accepted() -> None:
         pytest.param("", "1:1", "the file is empty", marks=pytest.mark.fault(72)),
         pytest.param("# c\n\n", "1:1", "the file is empty", marks=pytest.mark.fault(72)),
         pytest.param("a: 1\n---\nb: 2", "2:1", "second document", marks=pytest.mark.fault(72)),
-        pytest.param("a: &x [*x]", "1:8", "inside of its own", marks=pytest.mark.fault(73)),
+        pytest.param("a: &x [*x]", "1:8", "inside its own", marks=pytest.mark.fault(73)),
         pytest.param("<<: {a: 1}", "1:1", "merge keys", marks=pytest.mark.fault(73)),
         pytest.param(
             "a: !!python/object x", "1:4", "'!!python/object'", marks=pytest.mark.fault(74)
@@ -135,9 +135,9 @@ def test_crlf_and_a_byte_order_mark_are_accepted() -> None:
         pytest.param("a: 1".encode("utf-16"), "1:1", "UTF-16", marks=pytest.mark.fault(75)),
         pytest.param("a: 1\nb: \0", "2:4", "U+0000) at byte 8", marks=pytest.mark.fault(75)),
         pytest.param("a: \x1b[1m", "1:4", "control", marks=pytest.mark.fault(75)),
-        pytest.param("a: \ud800", "1:4", "half a surrogate", marks=pytest.mark.fault(75)),
+        pytest.param("a: \ud800", "1:4", "a lone surrogate", marks=pytest.mark.fault(75)),
         pytest.param("a: caf\udce9", "1:7", "0xe9 at offset 6", marks=pytest.mark.fault(75)),
-        pytest.param('a: "\\ud800"', "1:4", "half a surrogate", marks=pytest.mark.fault(75)),
+        pytest.param('a: "\\ud800"', "1:4", "a lone surrogate", marks=pytest.mark.fault(75)),
         pytest.param('a: "\\0"', "1:4", "control character", marks=pytest.mark.fault(75)),
         pytest.param('a: "\\U00110000"', "1:1", "not valid YAML", marks=pytest.mark.fault(75)),
         pytest.param("a: *.py", "1:5", "quote it", marks=pytest.mark.fault(76)),
@@ -152,8 +152,8 @@ def test_crlf_and_a_byte_order_mark_are_accepted() -> None:
         ("a: [b", "1:6", "close the list"),
         ("a: {b: 1", "1:9", "close the mapping"),
         ("a: {b[1]: [c[1]]}", "1:6", "quote"),
-        ("a:\n  b: 1\n c: 2", "3:2", "not lined up"),
-        ("- a\nb: 1", "2:1", "not lined up"),
+        ("a:\n  b: 1\n c: 2", "3:2", "not aligned"),
+        ("- a\nb: 1", "2:1", "not aligned"),
         ("a: 1\nb\nc: 2", "2:1", "without ':'"),
         ("a: 1\nb:\n- n1\n-n2\n", "4:1", "write a list item as '- item', with a space"),
         ("b:\n  - n1\n  -n2\nc: 1\n", "3:3", "write a list item as '- item'"),
@@ -172,7 +172,7 @@ def test_crlf_and_a_byte_order_mark_are_accepted() -> None:
 def test_what_is_no_spec_is_told_with_its_place(
     source: str | bytes, start: str, words: str
 ) -> None:
-    """Every kind of broken text has words of its own, and points at where it was broken."""
+    """Every kind of syntax error has its own message, at the position of its cause."""
     lines = told(source)
     assert lines.startswith(start)
     assert words in lines
@@ -180,18 +180,18 @@ def test_what_is_no_spec_is_told_with_its_place(
 
 
 def test_a_wide_colon_in_text_that_is_quoted_or_a_comment_is_fine() -> None:
-    """Only where it stands for a colon is it an error."""
+    """It is an error only in place of a colon."""
     assert told("# \uff1a\na: '\u6ce8: b\uff1a'\nc: |\n  d\uff1a1\n\u6ce8\uff1a: 1") != ""
     assert told("# \uff1a\na: 'b\uff1ac'\nc: |\n  d\uff1a1\ne: \u8ba1\u7b97\uff1a\u03c0\n") == ""
 
 
 def test_findings_do_not_hide_each_other() -> None:
-    """All that leaves the rest readable is told at once."""
+    """All errors after which parsing can continue are reported at once."""
     assert len(told("a: 010\nb: !x 1\na: 2\n? [c]\n: 1\n").splitlines()) == 4
 
 
 def test_everything_read_has_its_place() -> None:
-    """Values and keys, in flow and in block, by their path."""
+    """Positions of values and keys, in flow and block style, by their path."""
     document = read("a: 1\nb:\n  - {c: 'x'}\n  - |\n    y\n")
     assert document.keys["b", 0, "c"][:2] == (3, 6)
     assert document.values["b", 0, "c"] == (3, 9, 1)
@@ -223,7 +223,7 @@ def test_depth_is_bounded(opening: str) -> None:
 
 @pytest.mark.fault(73)
 def test_depth_is_bounded_through_aliases() -> None:
-    """An alias brings the depth of what it stands for."""
+    """An alias counts with the depth of its anchor's value."""
     lines = ["a0: &a0 [1]", *(f"a{i}: &a{i} [[[[[[[*a{i - 1}]]]]]]]" for i in range(1, 6))]
     assert "deeper than 32" in told("\n".join(lines))
 
@@ -280,7 +280,7 @@ except SpecError as error:
 @pytest.mark.fault(73)
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_bomb_is_refused_in_a_second_and_64_mib(bomb: str) -> None:
-    """Time is the process's own, so that other work on the machine does not count."""
+    """CPU time, so that other work on the machine does not count."""
     command = [sys.executable, "-c", HARNESS.format(bomb=BOMBS[bomb])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -292,7 +292,7 @@ def test_a_bomb_is_refused_in_a_second_and_64_mib(bomb: str) -> None:
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode()))
 def test_any_bytes_are_a_document(source: bytes) -> None:
-    """Whatever is read, nothing but a document comes, and what is not read is told."""
+    """Any input gives a document, and what could not be read is in its findings."""
     document = read(source)
     assert isinstance(document, Document)
     assert document.data is not None or document.findings or document.values
@@ -317,5 +317,5 @@ SOUP = st.lists(st.sampled_from([*PIECES, *ODD]), max_size=40).map("".join)
 
 @given(SOUP)
 def test_any_heap_of_punctuation_is_a_document(text: str) -> None:
-    """The same for texts that are nearly YAML."""
+    """The same for texts that are almost YAML."""
     assert isinstance(read(text), Document)

@@ -239,7 +239,7 @@ def test_stop_now_leaves_what_was_started(tmp_path: Path) -> None:
     wait_for((tmp_path / "begun").exists)
     process = cluster("stop", run, "--timeout", "0.2", cwd=tmp_path)
     assert process.returncode == 75
-    assert "drains, and is held by process" in process.stderr
+    assert "is draining, and still held by process" in process.stderr
     begun = time.monotonic()
     assert ask("stop", run, "--now", cwd=tmp_path)["state"] == "interrupted"
     assert time.monotonic() - begun < 8

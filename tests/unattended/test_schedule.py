@@ -152,7 +152,7 @@ def test_a_start_that_finds_the_run_held_says_by_whom(tmp_path: Path) -> None:
         (["--start", "--print"], "--start runs the spec now"),
         (["--systemd"], "--at"),
         (["--systemd", "--slurm"], "by which scheduler?"),
-        (["--cron", NIGHTLY, "--sbatch", "time=1"], "are for Slurm"),
+        (["--cron", NIGHTLY, "--sbatch", "time=1"], "need --slurm"),
         (["--slurm", "--parts", "4"], "is for a sweep"),
         (["--slurm", "--sbatch", "signal=B:TERM@9"], "needs sbatch's option signal"),
         (["--slurm", "--at", "22:00"], "must be five fields"),

@@ -212,9 +212,9 @@ def test_a_resume_by_hand_keeps_to_the_window_unless_it_is_taken_off(tmp_path: P
     ("lines", "words"),
     [
         ("schedule: {window: 25:00-06:00}", "a window such as"),
-        ("schedule: {window: 06:00-06:00}", "must not close when it opens"),
+        ("schedule: {window: 06:00-06:00}", "must not close at the time it opens"),
         ("schedule: {window: 1}", "must be text"),
-        ("schedule: {timezone: Europe/Berlin}", "a time zone goes with a window"),
+        ("schedule: {timezone: Europe/Berlin}", "a time zone needs a window"),
         ("schedule: {window: 22:00-06:00, timezone: Mars/Base}", "unknown time zone 'Mars/Base'"),
         ("schedule: {windows: 22:00-06:00}", "did you mean 'window'?"),
         ("schedule: [a]", "must be a mapping"),

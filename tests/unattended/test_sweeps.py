@@ -169,7 +169,7 @@ def test_attach_passes_ctrl_c_on_to_a_sweep(tmp_path: Path) -> None:
     code, out, err = ended(attached, signal.SIGINT)
     assert code == 143, err
     assert "0 of 3 points done" in out
-    assert "interrupted, by SIGTERM" in out
+    assert "interrupted, stopped by SIGTERM" in out
 
 
 def test_a_sweep_that_is_computed_in_parts_stops_as_one(tmp_path: Path) -> None:

@@ -30,10 +30,6 @@ class Listening(NamedTuple):
     port: int
     dispynode: int
 
-    def __str__(self) -> str:
-        words = f"listening at {self.address} port {self.port}; while a run is here, its dispynode"
-        return f"{words} at {self.address} port {self.dispynode}"
-
 
 class AttachedNode:
     """A node that stands.

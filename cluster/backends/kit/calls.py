@@ -23,9 +23,9 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from cluster.backends.base import TABLE
 from cluster.backends.driver import DriverBackend
 from cluster.backends.kit.remote import RemoteProcess
+from cluster.common.engines import entries
 from cluster.hosts.connect import Host
 
 Call = Callable[[str], str]
@@ -74,10 +74,15 @@ class CallEngine(DriverBackend):
         if "unfit" not in said:
             self._tell_place(host, said)
             return
-        name = self.module.rpartition(".")[2]
-        install = next((row.install for row in TABLE if row.name == name), None)
-        fix = f"there: {install}" if install else "install there what it needs"
-        host.refuse(f"its server cannot start: {said['unfit']}", fix)
+        host.refuse(f"its server cannot start: {said['unfit']}", installation(self.module))
+
+
+def installation(module: str) -> str:
+    """What to do on a host that lacks an engine's module, or one that this needs."""
+    found = next((e for e in entries() if e.target.partition(":")[0] == module), None)
+    if found is not None and found.package:
+        return f"there: pip install {found.package}"
+    return f"there: {found.install}" if found and found.install else "install there what it needs"
 
 
 def url(scheme: str, address: str, port: int | None = None) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
-from cluster import __version__
 from cluster.common.backoff import ListeningClock, backoff
+from cluster.common.version import __version__
 from cluster.hosts.child_process import Child
 from cluster.hosts.connect import srun
 from cluster.hosts.connect.lacking import installing

@@ -1,7 +1,7 @@
-"""Where a run may work: host lists in every form that people have them in, as tuples of Node.
+"""Parses host lists, in all the forms that users have them in, into tuples of :class:`Node`.
 
-A host list is plain text that ends up in the arguments of ssh and mpirun, so a name is taken only
-if it cannot be read as an option or by a shell.
+A host list is plain text that ends up in the arguments of ssh and mpirun. So a name is accepted
+only if no program can take it for an option, and no shell gives any of its characters a meaning.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _FILE_NAME = re.compile(
     r"\.(txt|hosts|lst|list|csv|ini|cfg|conf|ya?ml|json)$"
     r"|(host|machine|node)s?[_-]?(file|list)([._-][^/]*)?$"
 )
-# What no name of a file beside the spec has.
+# Characters of a host list that the name of a file beside the spec does not have.
 _LISTED = re.compile(r"[\[\],:@/]")
 
 
@@ -79,22 +79,23 @@ def parse(
     """The nodes of a list of entries, each host once.
 
     Args:
-        entries: strings and mappings as in :func:`parse_entry`; or one string.
+        entries: strings and mappings as in :func:`parse_entry`; or a single string.
         base_dir: the folder that host files are relative to.
-        environ: where the scheduler's variables are looked for.
+        environ: environment variables, for those of a scheduler.
 
     Raises:
-        NodeError: naming the entry and the column; a host that stands twice; no host at all.
+        NodeError: an entry is invalid, with its index and the column; a host is listed twice; there
+            is no host.
     """
     listed = [entries] if isinstance(entries, str) else entries
-    roster = HostCollection()
+    collection = HostCollection()
     for index, entry in enumerate(listed):
         try:
-            roster.add(index, parse_entry(entry, base_dir, environ, roster.room))
+            collection.add(index, parse_entry(entry, base_dir, environ, collection.room))
         except NodeError as error:
             error.entry = index
             raise
-    return roster.close()
+    return collection.close()
 
 
 def parse_entry(
@@ -105,11 +106,16 @@ def parse_entry(
 ) -> tuple[Node, ...]:
     """The nodes of one entry.
 
-    A mapping has the keys of :class:`Node`, and its host may be a host list that they all hold
-    for. A string is ``auto``, the name of a host file, or a host list as in :func:`expand`.
+    Args:
+        entry: a mapping with the keys of :class:`Node`, whose host may be a host list, to all of
+            which the other keys apply; or a string: ``auto``, the name of a host file, or a host
+            list as in :func:`expand`.
+        base_dir: the folder that host files are relative to.
+        environ: environment variables, for those of a scheduler.
+        room: the greatest number of hosts.
 
     Raises:
-        NodeError: as in :func:`expand` and :func:`read_hostfile`; an unknown key.
+        NodeError: an unknown key, an invalid host list or host file, or more hosts than ``room``.
     """
     if not isinstance(entry, str):
         return _from_mapping(entry, room)
@@ -123,7 +129,7 @@ def parse_entry(
 
 def names_file(text: str, base_dir: Path) -> bool:
     """Whether an entry is the name of a host file, relative to a folder."""
-    # '4/host' has a slash too. A file that is there must not hide this machine.
+    # '4/host' is a host with slots; 'localhost' is this machine, even if there is such a file.
     if re.match(r"[0-9]+/[^/]+$", text) or _CONTROL.search(text) or text == "localhost":
         return False
     if "/" in text or _FILE_NAME.search(text):
@@ -132,10 +138,11 @@ def names_file(text: str, base_dir: Path) -> bool:
 
 
 def read_beside(name: str, base_dir: Path) -> tuple[Node, ...]:
-    """The nodes of a host file that is named relative to a folder.
+    """The nodes of a host file whose name is relative to a folder.
 
     Raises:
-        NodeError: as in :func:`read_hostfile`; the file lies elsewhere, or has another name.
+        NodeError: there is no such file, with one that may be meant; or it is invalid, as in
+            :func:`read_hostfile`.
     """
     path = base_dir / name
     if not path.exists():
@@ -146,16 +153,17 @@ def read_beside(name: str, base_dir: Path) -> tuple[Node, ...]:
 
 
 def _check_no_file(text: str, base_dir: Path) -> None:
-    """See that a text is no name of a host file that was only looked for in the wrong place.
+    """Refuse a host name that more likely is a misspelt or misplaced host file.
 
     Raises:
-        NodeError: it would be taken for a host, and hardly is one.
+        NodeError: there is a file of that name in the current folder, or one of a similar name
+            beside the spec.
     """
     if text == "localhost" or _CONTROL.search(text):
         return
     if _is_file(Path(text)):
-        words = f"{text!r} is a file in the current folder, and host files are relative to the spec"
-        raise NodeError(words, fix=f"{_way_to(text, base_dir)}; or {{host: {text}}} for a host")
+        reason = f"{text!r} is a file in the current folder; host files are relative to the spec"
+        raise NodeError(reason, fix=f"{_way_to(text, base_dir)}; or {{host: {text}}} for a host")
     names = [] if _LISTED.search(text) else [n for n in _files(base_dir) if _FILE_NAME.search(n)]
     if close := get_close_matches(text, names, n=1, cutoff=0.85):
         fix = f"did you mean {close[0]!r}? or {{host: {text}}} for a host"
@@ -163,7 +171,7 @@ def _check_no_file(text: str, base_dir: Path) -> None:
 
 
 def _way_to(name: str, base_dir: Path) -> str:
-    """How a spec in a folder names a file of the current one."""
+    """Advice on how a spec in a folder has to name a file in the current folder."""
     way = os.path.relpath(name, base_dir)
     return f"write {way if '/' in way else f'./{way}'}"
 
@@ -172,12 +180,12 @@ def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError:
-        # A host list may be longer than a file's name can be.
+        # A host list may be longer than the system allows for a file name.
         return False
 
 
 def _files(folder: Path) -> tuple[str, ...]:
-    """The names in a folder; it is read once for all entries of a list."""
+    """The names in a folder; cached, because each entry of a list asks for them."""
     try:
         return _names_at(str(folder), folder.stat().st_mtime_ns)
     except OSError:
@@ -206,7 +214,7 @@ def _hosts_of(host: object, room: int) -> tuple[Node, ...]:
     if not isinstance(host, str):
         raise NodeError("a node needs a host", key="host")
     try:
-        # The one place where an IPv6 address needs no brackets: nothing else can follow it.
+        # Here an IPv6 address needs no brackets, because no slots can follow it.
         return (Node(host),) if is_ipv6(host) else expand(host, room)
     except NodeError as error:
         error.key = "host"
@@ -221,12 +229,12 @@ def _with_keys(node: Node, given: Mapping[str, Any]) -> Node:
 
 
 class HostCollection:
-    """Hosts as they are collected, entry by entry; each may be named once.
+    """Collects the nodes of a list, entry by entry; each host may be listed once.
 
     Attributes:
         nodes: all nodes so far, in order.
-        room: how many more there may be. What was refused has used up its room too, so that no
-            list of wrong entries is expanded over and over.
+        room: how many more nodes there may be. Refused entries count as well, so a list of many
+            invalid entries costs no more time than a valid one.
     """
 
     def __init__(self) -> None:
@@ -237,15 +245,20 @@ class HostCollection:
     def add(self, entry: int, group: Sequence[Node]) -> None:
         """Add the nodes of an entry.
 
+        Args:
+            entry: the 0-based index of the entry.
+            group: its nodes.
+
         Raises:
-            NodeError: a host that stands twice, naming both entries; more than 100,000 hosts.
+            NodeError: a host is listed twice, with the indices of both entries; or there are more
+                than 100,000 hosts.
         """
         fits = len(group) <= self.room
         self.room = max(0, self.room - len(group))
         if not fits:
             raise NodeError(f"more than {MAX_NODES:,} hosts up to here", entry=entry)
         for node in group:
-            # A name server does not tell N1, n1 and n1. apart.
+            # For DNS, N1, n1 and n1. are the same name.
             name = node.host.lower().removesuffix(".")
             if name in self._entry_of:
                 raise NodeError(_twice(node.host, self._entry_of[name], entry), entry=entry)
@@ -265,4 +278,4 @@ class HostCollection:
 
 def _twice(host: str, first: int, second: int) -> str:
     places = f"in entry [{first}]" if first == second else f"in entries [{first}] and [{second}]"
-    return f"the host {host!r} stands twice, {places}"
+    return f"the host {host!r} is listed twice, {places}"

@@ -14,24 +14,24 @@ from cluster.hosts.nodes.node import MAX_NODES, MAX_SLOTS, Node, NodeError, is_i
 _EQUALS = re.compile(r"\s*=\s*")
 _SECTION = re.compile(r"\[[A-Za-z_][^\]]*\]")
 _MAX_FILE = 4 * 2**20
-# A scheduler may write a host once for each of its slots.
+# Some schedulers write a host once for each of its slots.
 _MAX_ENTRIES = 4 * MAX_NODES
 
-# Keys of a line that place workers or name interfaces; they say nothing about slots.
+# Keys of a line that bind workers or name interfaces; they do not change the number of slots.
 _IGNORED_KEYS = frozenset({"ifname", "binding", "max_slots", "max-slots"})
 
 
 def read_hostfile(path: Path, bare: int | None = None) -> tuple[Node, ...]:
     """The nodes of an Open MPI (``host slots=4``) or MPICH (``host:4``) host file.
 
-    The lines of a host add up; a line without slots then counts as one.
+    If a host has several lines, their slots are added; a line without slots counts as one.
 
     Args:
         path: the file, at most 4 MiB of UTF-8.
-        bare: the slots of a host that stands once, without slots; None: its usable cores.
+        bare: slots of a host that is listed once and without slots; None: its usable cores.
 
     Raises:
-        NodeError: naming the file and the line.
+        NodeError: the file cannot be read, or a line is invalid, with its number.
     """
     found: dict[str, Node] = {}
     entries = 0
@@ -57,7 +57,7 @@ def _fail(message: str, fix: str | None = None) -> NoReturn:
 def _text_of(path: Path) -> str:
     try:
         if not path.is_file():
-            # A named pipe or a device would be read for ever.
+            # Reading a named pipe or a device might never end.
             _fail(f"{path} is not a file" if path.exists() else f"no file {path}")
         with path.open("rb") as file:
             data = file.read(_MAX_FILE + 1)
@@ -71,13 +71,13 @@ def _text_of(path: Path) -> str:
 
 
 def _words(line: str) -> Sequence[str]:
-    """The words of a line before its comment, which may be in any encoding."""
+    """The words of a line, without its comment; only the comment may be in another encoding."""
     text = line.partition("#")[0]
     try:
         text.encode()
     except UnicodeEncodeError:
         _fail("not UTF-8", "save the file as UTF-8; host names are ASCII")
-    # Open MPI takes blanks around the equals sign.
+    # Open MPI allows spaces around the equals sign.
     return _EQUALS.sub("=", text).split()
 
 
@@ -86,8 +86,8 @@ def _line_nodes(words: Sequence[str]) -> tuple[Node, ...]:
         return ()
     if _SECTION.fullmatch(" ".join(words)) and not is_ipv6(words[0].strip("[]")):
         _fail(
-            f"{' '.join(words)!r} is a section, as Ansible has them",
-            "list the hosts alone, a line each, as: host slots=4",
+            f"{' '.join(words)!r} is a section of an Ansible inventory",
+            "list only the hosts, one a line, as: host slots=4",
         )
     settings = dict(map(_setting, words[1:]))
     nodes = expand(words[0])
@@ -95,7 +95,7 @@ def _line_nodes(words: Sequence[str]) -> tuple[Node, ...]:
     if not keys:
         return nodes
     if nodes[0].slots is not None:
-        _fail(f"slots stand in {words[0]!r} and in '{keys[0]}='")
+        _fail(f"slots are given twice: in {words[0]!r} and by '{keys[0]}='")
     slots = parse_slots(settings[keys[0]])
     return tuple(replace(node, slots=slots) for node in nodes)
 
@@ -111,7 +111,7 @@ def _added(before: Node | None, node: Node) -> Node:
     if before is None:
         return node
     if before.user != node.user:
-        _fail(f"{node.host!r} had another user on a line before")
+        _fail(f"{node.host!r} has another user on an earlier line")
     slots = (before.slots or 1) + (node.slots or 1)
     if slots > MAX_SLOTS:
         _fail(f"the lines of {node.host!r} add up to more than {MAX_SLOTS:,} slots")

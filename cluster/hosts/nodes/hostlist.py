@@ -1,6 +1,6 @@
-"""Slurm host lists: ``n[01-16,20]``, ``a[1-2],b3``, ``host:4``, ``4/host``.
+"""Expands Slurm host lists: ``n[01-16,20]``, ``a[1-2],b3``, ``host:4``, ``4/host``.
 
-Sizes are computed before anything is expanded: ``n[1-999999999]`` is refused at once.
+The size of a list is computed before it is expanded, so ``n[1-999999999]`` is refused at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ENTRY = re.compile(
     r"(?:(?P<before>[0-9]+)/)?(?:(?P<user>[^@]*)@)?(?P<host>.*?)(?::(?P<after>[^:\[\]]*))?",
     re.DOTALL,
 )
-# What people write for something else.
+# Common mistakes in host names, and what to write instead.
 _MEANT = (
     (r"[0-9]+", "write slots as host:4"),
     (r"\w[\w.]*(\s+\w[\w.]*)+", "separate hosts by commas"),
@@ -40,7 +40,7 @@ _FORM = "write it as n[01-16,20]"
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """One choice for a piece of a host name: a text, or the numbers of a range."""
+    """The alternatives for a piece of a host name: a single text, or the numbers of a range."""
 
     text: str
     numbers: range | None = None
@@ -59,7 +59,7 @@ class _Names:
 
 
 class _Entry(NamedTuple):
-    """One entry of a host list before it is expanded: each piece of the name has its choices."""
+    """An entry of a host list before its expansion, with the alternatives for each piece."""
 
     column: int
     pieces: Sequence[Sequence[_Names]]
@@ -74,32 +74,35 @@ class _Entry(NamedTuple):
 def expand(text: str, room: int = MAX_NODES, *, ports: bool = False) -> tuple[Node, ...]:
     """The nodes of one host list: ``n[01-16,20]``, ``a[1-2],b3``, ``host:4``, ``4/host``.
 
-    An entry is ``[SLOTS/][USER@]HOST[:SLOTS]``; an IPv6 address stands in brackets, ``[::1]:4``.
-    A host may be named twice here: :class:`cluster.hosts.nodes.HostCollection` judges the whole
-    list.
+    An entry is ``[SLOTS/][USER@]HOST[:SLOTS]``, with IPv6 addresses in brackets: ``[::1]:4``.
+    Duplicate hosts are not refused here, but by :class:`cluster.hosts.nodes.HostCollection`.
 
     Args:
-        text: the list.
-        room: so many hosts there may be; it is judged before any is made.
-        ports: a person may have meant one by ``:22``, which is then refused. In a host file it is
-            a number of slots.
+        text: the host list.
+        room: the greatest number of hosts, which is checked before the expansion.
+        ports: refuse ``:22``, by which a user may mean a port. In a host file it is a number of
+            slots.
 
     Raises:
-        NodeError: with the column of what is wrong; more hosts than there is room for.
+        NodeError: the list is invalid, with the column; or it has more hosts than ``room``.
     """
     entries = [_parse_entry(entry, column, ports) for entry, column in _split(text)]
     total = sum(entry.size for entry in entries)
     if total > room:
         left = "" if room == MAX_NODES else f"; there is room for {room:,} more"
-        raise NodeError(f"{total:,} hosts, and {MAX_NODES:,} are all that a list may hold{left}")
+        raise NodeError(f"{total:,} hosts; a list may have at most {MAX_NODES:,}{left}")
     return tuple(node for entry in entries for node in _expand_entry(entry))
 
 
 def parse_slots(digits: str, column: int | None = None) -> int:
-    """The number of slots that a text names.
+    """Parse a number of slots.
+
+    Args:
+        digits: the text.
+        column: where it is in the host list, for the error.
 
     Raises:
-        NodeError: not a whole number from 1 to ``MAX_SLOTS``.
+        NodeError: it is not a whole number from 1 to ``MAX_SLOTS``.
     """
     if not _NUMBER.fullmatch(digits):
         raise NodeError(f"slots must be a whole number, got {digits!r}", column)
@@ -111,10 +114,14 @@ def parse_slots(digits: str, column: int | None = None) -> int:
 
 
 def parse_number(digits: str, column: int | None = None) -> int:
-    """The number that digits name.
+    """Parse a text of digits.
+
+    Args:
+        digits: the text.
+        column: where it is in the host list, for the error.
 
     Raises:
-        NodeError: more digits than any number of hosts or slots has.
+        NodeError: it has more digits than any number of hosts or slots.
     """
     if len(digits) > _MAX_DIGITS:
         raise NodeError(f"a number of {len(digits)} digits", column, f"at most {_MAX_DIGITS}")
@@ -127,7 +134,7 @@ def _refuse(fault: str | None, column: int | None, fix: str | None = None) -> No
 
 
 def _split(text: str) -> Iterator[tuple[str, int]]:
-    """Entries between the commas that stand outside brackets, each with its column."""
+    """The entries of a list, split at the commas outside brackets, each with its column."""
     start, opened = 0, None
     for column, letter in enumerate(f"{text},"):
         if column == len(text) and opened is not None:
@@ -140,7 +147,7 @@ def _split(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _toggled(letter: str, opened: int | None, column: int) -> int | None:
-    """Where the bracket that is open now was opened."""
+    """The column of the bracket that is open after this letter, or None."""
     if letter == "[" and opened is not None:
         raise NodeError("a bracket inside a bracket", column, _FORM)
     if letter == "]" and opened is None:
@@ -157,13 +164,13 @@ def _stripped(entry: str, start: int) -> tuple[str, int]:
 
 def _parse_entry(entry: str, column: int, ports: bool) -> _Entry:
     found = _ENTRY.fullmatch(entry)
-    # Every group is optional or takes any text, so the pattern fits whatever is written.
+    # Every group is optional or matches any text, so the pattern matches anything.
     assert found is not None
     at = {name: column + found.start(name) for name in found.groupdict()}
     before, user, host, after = found.groups()
     if not host and after == "":
         fix = f"write {f'{before}/' if before else ''}localhost"
-        raise NodeError("':' is GNU parallel's word for this machine", at["after"] - 1, fix)
+        raise NodeError("':' means this machine in GNU parallel only", at["after"] - 1, fix)
     if user is not None:
         _refuse(user_fault(user), at["user"])
     slots = _slots(before, after, at)
@@ -171,7 +178,7 @@ def _parse_entry(entry: str, column: int, ports: bool) -> _Entry:
         login = f"{user}@" if user else ""
         fix = (
             f"write {{host: {host}, {f'user: {user}, ' if user else ''}port: 22}}, or"
-            f" 22/{login}{host} for as many slots"
+            f" 22/{login}{host} for 22 slots"
         )
         raise NodeError("':22' is 22 slots here, and looks like a port", at["after"], fix)
     return _Entry(column, _pieces(host, at["host"]), slots, user)
@@ -179,14 +186,14 @@ def _parse_entry(entry: str, column: int, ports: bool) -> _Entry:
 
 def _slots(before: str | None, after: str | None, at: dict[str, int]) -> int | None:
     if before is not None and after is not None:
-        raise NodeError("slots stand before and after the host", at["after"], "leave one out")
+        raise NodeError("slots are given before and after the host", at["after"], "leave one out")
     if before is not None:
         return parse_slots(before, at["before"])
     return None if after is None else parse_slots(after, at["after"])
 
 
 def _pieces(host: str, column: int) -> Sequence[Sequence[_Names]]:
-    """What stands outside of brackets and inside, in turn."""
+    """The pieces of a host's name, alternately outside and inside brackets."""
     if host.startswith("[") and host.endswith("]") and ":" in host:
         _refuse(host_fault(host[1:-1]), column + 1)
         return [[_Names(host[1:-1])]]
@@ -200,7 +207,7 @@ def _pieces(host: str, column: int) -> Sequence[Sequence[_Names]]:
 
 
 def _meant(host: str) -> str | None:
-    """How to write what was meant by a text that is no host; None where that cannot be told."""
+    """What to write instead of a text that is not a host name; None if that is unclear."""
     short = host[:80]
     return next((fix for pattern, fix in _MEANT if re.fullmatch(pattern, short)), None)
 

@@ -1,4 +1,4 @@
-"""What this machine has, and what a scheduler gave to this job."""
+"""The cores of this machine, and the hosts that a scheduler has allocated to this job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cluster.hosts.nodes.node import MAX_NODES, Node, NodeError
 
 _DIGITS = re.compile(r"[0-9]+")
 _LOOPBACK = re.compile(r"127(\.[0-9]{1,3}){3}")
-NO_ALLOCATION = "auto are the hosts of a job, and this process is in none of Slurm's or PBS's"
+NO_ALLOCATION = "auto means the hosts of a job, and this process is in no job of Slurm or PBS"
 ALLOCATE = (
     "start it from a job: 'cluster schedule SPEC --slurm' writes the script;"
     " or leave nodes out to use this machine"
@@ -31,11 +31,11 @@ def local() -> Node:
 
 
 def is_local(host: str) -> bool:
-    """Whether a host is this machine, judged by its name alone; no name server is asked."""
+    """Whether a host is this machine, by its name alone: no name is resolved."""
     wanted, own = host.lower(), socket.gethostname().lower()
     if wanted in {"localhost", "::1", own} or _LOOPBACK.fullmatch(wanted):
         return True
-    # A scheduler may write the short name where the machine has the long one, or the reverse.
+    # A scheduler may use the short name of a machine whose own name is qualified, or vice versa.
     bare = "." not in wanted or "." not in own
     return bare and wanted.partition(".")[0] == own.partition(".")[0]
 
@@ -46,10 +46,14 @@ def has_allocation(environ: Mapping[str, str]) -> bool:
 
 
 def allocated(environ: Mapping[str, str], base_dir: Path) -> tuple[Node, ...]:
-    """The hosts that Slurm or PBS gave to this job.
+    """The hosts that Slurm or PBS has allocated to this job.
+
+    Args:
+        environ: environment variables.
+        base_dir: the folder that the path of PBS's node file is relative to.
 
     Raises:
-        NodeError: there is no job; the scheduler's variables do not fit each other.
+        NodeError: this process is in no job, or the scheduler's variables contradict each other.
     """
     for name in _SLURM_HOSTS:
         if slurm := environ.get(name):
@@ -60,10 +64,10 @@ def allocated(environ: Mapping[str, str], base_dir: Path) -> tuple[Node, ...]:
 
 
 def _slurm(hosts: str, environ: Mapping[str, str]) -> tuple[Node, ...]:
-    """A slot for each CPU of each task; where Slurm does not say the job's tasks, for each CPU."""
+    """One slot for each CPU of each task; if the job's tasks are unknown, one for each CPU."""
     nodes = expand(hosts)
     tasks, cpus = "SLURM_TASKS_PER_NODE", "SLURM_JOB_CPUS_PER_NODE"
-    # Inside of a step that variable is about the step, which may have fewer hosts.
+    # Inside a step, the variable of the tasks is that of the step, which may have fewer hosts.
     step = environ.get("SLURM_STEP_ID") and environ.get(cpus)
     if environ.get(tasks) and not step:
         each = int(environ.get("SLURM_CPUS_PER_TASK") or "1")
@@ -76,11 +80,11 @@ def _slurm(hosts: str, environ: Mapping[str, str]) -> tuple[Node, ...]:
 
 
 def _counts(name: str, hosts: str, length: int, environ: Mapping[str, str]) -> list[int]:
-    """What a variable such as ``2(x3),1`` says of each host."""
+    """The number for each host in a variable such as ``2(x3),1``."""
     text = environ[name]
     counts = [pair for part in text.split(",") for pair in _slurm_count(name, part)]
     if sum(times for _, times in counts) != length:
-        raise NodeError(f"{name}={text} does not count the {length} hosts of {hosts}")
+        raise NodeError(f"{name}={text} does not match the {length} hosts of {hosts}")
     return list(chain.from_iterable([count] * times for count, times in counts))
 
 
@@ -88,17 +92,17 @@ def _slurm_count(name: str, part: str) -> Iterator[tuple[int, int]]:
     found = _SLURM_COUNT.fullmatch(part.strip())
     times = parse_number(found[2] or "1") if found else 0
     if not found or not 1 <= times <= MAX_NODES:
-        raise NodeError(f"{name} has {part!r}, which is not of the form 4 or 4(x3)")
+        raise NodeError(f"{name} contains {part!r}, which is not of the form 4 or 4(x3)")
     yield parse_slots(found[1]), times
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use: its affinity, and the CPU quota of its cgroups.
+    """The number of cores that this process may use, by its affinity and its cgroups' CPU quota.
 
-    A quota of 2.5 cores counts as 2: a third worker would be throttled, and the others with it.
+    A quota of 2.5 cores counts as 2: with three workers, all would be throttled.
 
     Args:
-        root: where /proc and /sys are looked for; another one in tests.
+        root: the folder that contains /proc and /sys; another one in tests.
     """
     try:
         cores = len(os.sched_getaffinity(0))
@@ -109,12 +113,12 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The quota in cores of each cgroup, version 1 and 2, that this process is nested in."""
+    """The CPU quotas, in cores, of all cgroups around this process, of version 1 and 2."""
     groups = dict(_own_groups(root))
     for mount, version in _cgroup_mounts(root):
         path = groups.get(version, "/").strip("/")
-        # Inside a container the path may be the host's and not be there: then its parents are
-        # looked at, and in the end the mount itself, which is the container's own group.
+        # In a container, the path may be that on the host and not exist here. The search then
+        # reaches the mount point itself, which is the container's own cgroup.
         for folder in (mount / path, *(mount / path).parents):
             if folder.is_relative_to(mount):
                 yield from _quota(folder, version)
@@ -145,14 +149,14 @@ def _quota(folder: Path, version: int) -> Iterator[float]:
     else:
         names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         words = [word for name in names for word in _lines(folder / name)]
-    # "max" and -1 say that there is no limit.
+    # "max" and -1 mean that there is no quota.
     if len(words) == 2 and all(map(_DIGITS.fullmatch, words)) and int(words[1]):
         yield int(words[0]) / int(words[1])
 
 
 def _lines(path: Path) -> Sequence[str]:
     try:
-        # A mount point or a cgroup may have a name in any encoding.
+        # The names of mount points and cgroups may be in any encoding.
         return path.read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return ()

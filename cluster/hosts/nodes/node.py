@@ -1,4 +1,4 @@
-"""A node, a list of nodes, and what is wrong with one."""
+"""A node, a list of nodes, and the rules for their values."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ MAX_NODES = 100_000
 MAX_SLOTS = 4_096
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})")
-# What inet_aton(3) reads as an address, in one to four numbers, which no name may be.
+# Texts that inet_aton(3) reads as an address, of one to four numbers; they cannot be host names.
 _NUMBERS = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)(\.(0[xX][0-9a-fA-F]*|[0-9]+))*\.?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}")
 _SCOPE = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# Keys that say how ssh reaches a host, and what it starts there.
+# Keys that only apply to hosts that are reached by ssh.
 _OF_SSH = ("python", "user", "port")
 
 
 class NodeError(ValueError):
-    """A host list that cannot be meant.
+    """An invalid node or host list.
 
     Attributes:
         message: what is wrong.
-        column: 0-based offset of the place in the string, or None.
-        fix: how to mend it, or None.
+        column: 0-based column of the fault in the string, or None.
+        fix: how to correct it, or None.
         key: the key of a mapping that is wrong, or None for the whole entry.
-        entry: the 0-based entry of a list, or None where there is no list.
+        entry: the 0-based index of the entry in a list, or None.
     """
 
     def __init__(
@@ -62,19 +62,19 @@ class Node:
 
     Attributes:
         host: a name, an address, or ``localhost``; IPv6 without brackets.
-        slots: workers at a time; None: as many as the host has usable cores.
-        python: the interpreter there; None: the same path as here.
-        user, port: for ssh; None: what ssh's own configuration says.
-        weight: expected speed of a slot beside others, until it was measured.
-        env: variables for the workers, as pairs sorted by name.
-        tags: words that the host can be chosen by.
-        cwd: folder to work in there; None: the home folder, or this folder on this machine.
-        attach: where a node that stands there listens, which is then used in place of ssh; or
+        slots: number of workers; None: the number of the host's usable cores.
+        python: path of the interpreter there; None: the same path as here.
+        user: for ssh; None: as in ssh's own configuration.
+        port: for ssh; None: as in ssh's own configuration.
+        weight: expected speed of a slot relative to others, until it is measured.
+        env: environment variables of the workers, as pairs sorted by name.
+        tags: labels by which the host can be selected.
+        cwd: working directory there; None: the home directory, or on this machine the current one.
+        attach: the port of a node that already runs there, to connect to instead of by ssh; or
             None.
 
     Raises:
-        NodeError: a value out of range, text that is not safe as an argument, or keys that do not
-            go together.
+        NodeError: a value is out of range or unsafe as an argument, or two keys exclude each other.
     """
 
     host: str
@@ -92,8 +92,8 @@ class Node:
         for key, check in _CHECKS.items():
             _check(key, getattr(self, key), check)
         if self.attach is not None and (other := self._for_ssh()):
-            fix = "leave one of the two out; a standing node has its own Python and user"
-            raise NodeError("is for ssh, which attach takes the place of", key=other, fix=fix)
+            fix = "leave one of the two out; a node that is attached has its own Python and user"
+            raise NodeError("is for ssh, which attach replaces", key=other, fix=fix)
 
     def _for_ssh(self) -> str | None:
         return next((key for key in _OF_SSH if getattr(self, key)), None)
@@ -104,9 +104,9 @@ class Node:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Node:
-        """Read what ``to_json`` wrote, also that of a later version, less the keys that are new.
+        """Read what ``to_json`` wrote; keys of a later version are ignored.
 
-        So that a host of another version lives to say which it is.
+        A host of another version can therefore start its agent, and then report its version.
         """
         known = {field.name for field in fields(cls)}
         rest = {"env": tuple(sorted(data["env"].items())), "tags": tuple(data["tags"])}
@@ -115,7 +115,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What holds for every host of a list that does not say otherwise; see :class:`Node`."""
+    """Values for the hosts of a list that do not have their own; see :class:`Node`."""
 
     slots: int | None = None
     python: str | None = None
@@ -129,7 +129,7 @@ class Defaults:
             _check(each.name, getattr(self, each.name), _CHECKS[each.name])
 
     def fill(self, nodes: Iterable[Node]) -> tuple[Node, ...]:
-        """The nodes, with these values where they have none."""
+        """The nodes, with the values that they lack filled in."""
         ours = {each.name: getattr(self, each.name) for each in fields(self)}
         given = {key: value for key, value in ours.items() if value not in (None, ())}
         return tuple(
@@ -145,7 +145,7 @@ class Defaults:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-safe mapping of what is given, from which :meth:`from_json` makes an equal one."""
+        """A JSON-safe mapping of the values; :meth:`from_json` makes an equal object from it."""
         given = {key: value for key, value in asdict(self).items() if value not in (None, ())}
         return {**given, "env": dict(self.env)} if self.env else given
 
@@ -156,7 +156,12 @@ class Defaults:
 
 
 class HostFile(NamedTuple):
-    """A host file of a list, as it was named there, and the hosts that it gave."""
+    """A host file in a list of nodes.
+
+    Attributes:
+        path: its name, as in the list.
+        hosts: the hosts that it listed.
+    """
 
     path: str
     hosts: tuple[str, ...]
@@ -167,11 +172,11 @@ class NodeList:
     """The nodes of a run.
 
     Attributes:
-        hosts: each host once, in the order written.
-        required: so many must be ready at the start; None: all.
-        wait: seconds with no usable slot after which the run drains.
-        files: the host files among the entries; while it runs, they are read again.
-        defaults: for hosts that come later, too.
+        hosts: each host once, in the order of the list.
+        required: how many hosts must be ready at the start; None: all.
+        wait: seconds without a usable slot after which the run drains.
+        files: the host files among the entries, which are read again while the run goes on.
+        defaults: values for these hosts, and for those that are added later.
     """
 
     hosts: tuple[Node, ...]
@@ -192,7 +197,7 @@ class NodeList:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> NodeList:
-        """Read what ``to_json`` wrote; runs of earlier versions have fewer keys."""
+        """Read what ``to_json`` wrote; earlier versions wrote fewer keys."""
         return cls(
             hosts=tuple(map(Node.from_json, data["hosts"])),
             required=data.get("required"),
@@ -203,18 +208,18 @@ class NodeList:
 
 
 def _takes(node: Node, key: str) -> bool:
-    """Whether a node can have the key: one that stands has no use for those of ssh."""
+    """Whether a node can have the key: those for ssh do not apply to a node with ``attach``."""
     return node.attach is None or key not in _OF_SSH
 
 
 def _check(key: str, value: Any, check: Callable[[Any], str | None]) -> None:
-    # There may be 100,000 nodes, and most of their keys are empty.
+    # Empty values are skipped first: there may be 100,000 nodes, with few values each.
     if value is not None and value != () and (reason := check(value)):
         raise NodeError(reason, key=key)
 
 
 def host_fault(text: str) -> str | None:
-    """Why the text cannot be a host's name or address, or None where it can."""
+    """Why a text cannot be a host's name or address; None if it can."""
     if not text:
         return "a host name is missing"
     if text.startswith("-"):
@@ -227,7 +232,7 @@ def host_fault(text: str) -> str | None:
 
 
 def _number_fault(text: str) -> str | None:
-    """Why a text of numbers is no address; ssh would take 4 for 0.0.0.4, and 010 for an octal."""
+    """Why a text of numbers is not an address; ssh would read 4 as 0.0.0.4, and 010 as octal."""
     if text.isdigit():
         return f"{text!r} is a number, not a host name"
     if _NUMBERS.fullmatch(text):
@@ -239,7 +244,7 @@ def _number_fault(text: str) -> str | None:
 
 
 def is_ipv6(text: str) -> bool:
-    """Whether the text is an IPv6 address, without brackets; ``fe80::1%eth0`` too."""
+    """Whether a text is an IPv6 address without brackets, with or without a scope (``%eth0``)."""
     address, percent, scope = text.partition("%")
     try:
         ipaddress.IPv6Address(address)
@@ -249,12 +254,18 @@ def is_ipv6(text: str) -> bool:
 
 
 def user_fault(text: str) -> str | None:
-    """Why the text cannot be a user's name, or None where it can."""
+    """Why a text cannot be a user name; None if it can."""
     return None if _USER.fullmatch(text) else f"{text!r} is not a user name"
 
 
 def range_fault(low: int, high: int, value: int) -> str | None:
-    """Why a number is outside of [low, high], or None where it is inside."""
+    """Why a number is not valid; None if it is.
+
+    Args:
+        low: the least valid number.
+        high: the greatest valid number.
+        value: the number.
+    """
     return None if low <= value <= high else f"must be from {low:,} to {high:,}, got {value}"
 
 
@@ -279,7 +290,7 @@ def _env_fault(env: Iterable[tuple[str, str]]) -> str | None:
         if not _VARIABLE.fullmatch(name):
             return f"{name!r} is not the name of an environment variable"
         if "\0" in value:
-            return f"the value of {name} holds a NUL character"
+            return f"the value of {name} contains a NUL character"
     return None
 
 

@@ -1,8 +1,8 @@
-"""Kernels: the decorator that describes one, and the frozen source that a run is made of.
+"""Kernels: their decorator, their frozen source text, and loading it.
 
-A kernel is a pure function of a stream and a number of samples that returns a tally. A run does
-not refer to its file: the text is frozen at submit, and every worker, now or at a resume years
-later, compiles that text from a private folder named by its hash.
+A kernel is a pure function that draws a number of samples from a stream and returns a tally. A
+run does not depend on the kernel's file: its text is frozen at submit, and every worker, even at
+a resume years later, compiles that text in a private folder named by its hash.
 """
 
 from __future__ import annotations

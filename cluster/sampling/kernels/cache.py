@@ -1,4 +1,4 @@
-"""Where frozen kernels are unpacked: private folders named by their hashes."""
+"""The cache of unpacked kernels: private folders named by the kernels' hashes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pathlib import Path
 from cluster.sampling.kernels.model import KernelSource
 
 _MEMORY = "/dev/shm"
-# Beside the kernels' own folders: a kernel that starts a fresh Python hands it its functions by the
-# name of their module, and there that name leads here.
+# A folder beside those of the kernels, on the path of every process. A kernel that starts another
+# Python (multiprocessing, loky) passes functions to it by the name of their module: the stub of
+# that name in this folder loads the kernel there.
 _MODULES = ".modules"
 _STAND_IN = '''\
 """A kernel's module, for processes that the kernel starts."""
@@ -24,15 +25,15 @@ from cluster.sampling.kernels.load import run_as
 del sys.path[0]
 sys.modules[__name__] = run_as(__name__, pathlib.Path(__file__).parents[1] / "{sha}", {entry!r})
 '''
-# Where this package is, for those processes.
+# The environment variable that tells those processes where this package is.
 ROOT = "CLUSTER_PACKAGE"
 
 
 def cache_folder() -> Path:
-    """Where kernels are unpacked: below CLUSTER_CACHE, XDG_CACHE_HOME or ~/.cache.
+    """Where kernels are unpacked: CLUSTER_CACHE, or ``cluster`` in XDG_CACHE_HOME or ~/.cache.
 
     Raises:
-        OSError: none of them is known: this user has no entry, as in some containers.
+        OSError: neither variable is set, and the user has no home, as in some containers.
     """
     named = os.environ.get("CLUSTER_CACHE")
     if named:
@@ -45,21 +46,31 @@ def cache_folder() -> Path:
 
 
 def module_name(source: KernelSource) -> str:
-    """What a kernel's module is called in every process."""
+    """The name of a kernel's module, the same in every process."""
     return f"_cluster_kernel_{source.sha[:16]}"
 
 
 def modules_folder(folder: Path) -> Path:
-    """Where the modules of kernels are found by name, for one that is unpacked in ``folder``."""
+    """The folder of the importable stubs, beside the folder of an unpacked kernel."""
     return folder.parent / _MODULES
 
 
 def unpack(source: KernelSource) -> Path:
-    """Write the files once, whole or not at all; what is there is believed only if it is equal."""
+    """Write a kernel's files to its folder, unless they are there already.
+
+    Existing files are compared with the text and not trusted otherwise.
+
+    Returns:
+        The folder: in the cache, or else in a temporary folder of this process.
+
+    Raises:
+        OSError: no folder could be written, on disk or in memory.
+    """
     try:
         root = cache_folder() / "kernels"
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = root / source.sha
+        # Whoever owns the folder could swap the kernel's files between check and import.
         if root.stat().st_uid != os.getuid():
             raise PermissionError
         if not _holds(folder, source):
@@ -67,12 +78,12 @@ def unpack(source: KernelSource) -> Path:
         _written(modules_folder(folder), _stand_in(source))
         return folder
     except OSError:
-        # No home, a full or a read-only disk: the kernel still runs, only its cache is lost.
+        # No home, a full or read-only disk: the kernel still runs, only without a cache.
         return _unpack_aside(source)
 
 
 def _unpack_aside(source: KernelSource) -> Path:
-    """In a folder of this process: on the disk for such, else in memory."""
+    """Unpack into a temporary folder of this process: on disk, else in memory."""
     try:
         return _aside(Path(_scratch().name), source)
     except OSError:
@@ -99,29 +110,31 @@ def _holds(folder: Path, source: KernelSource) -> bool:
 
 
 def _replace(folder: Path, source: KernelSource) -> None:
+    """Put the files in place by a rename, so that no other worker sees half of them."""
     fresh = Path(tempfile.mkdtemp(prefix=f".{source.sha[:8]}-", dir=folder.parent))
     try:
         _written(fresh, source.files)
         with suppress(OSError):
             fresh.rename(folder)
             return
-        # Another worker came first, or something else stands there: heal it file by file.
+        # Another worker was faster, or the folder has wrong files: replace it file by file.
         _written(folder, source.files)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _written(folder: Path, files: Mapping[str, str]) -> Path:
-    """The folder, with the files in it."""
+    """Write the files that are missing or differ, each atomically; returns the folder."""
     for name, text in files.items():
         target = folder / name
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not target.is_file() or target.read_bytes() != text.encode():
-            # Homes are shared, and process ids are those of one machine, or of one container.
+            # mkstemp, not a name with the pid: a shared home is written to from several machines
+            # and containers, where pids coincide.
             descriptor, scratch = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(text.encode())
-            # Compilers key their caches by time and size: the same text keeps the same stamp.
+            # numba keys its cache by time and size: the same text keeps the same time stamp.
             os.utime(scratch, (0, 0))
             Path(scratch).replace(target)
     return folder

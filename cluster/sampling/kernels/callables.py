@@ -1,4 +1,4 @@
-"""What may stand as a kernel at a module's level: functions, and objects that can be called."""
+"""Inspection of the callables that may be kernels: functions, and objects with ``__call__``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def layers(call: Any) -> Iterator[Any]:
-    """A callable, and what it calls in turn: wrapped, partial, or the ``__call__`` of its type."""
+    """A callable and, in turn, what it wraps: by ``__wrapped__``, partial or ``__call__``."""
     seen: list[Any] = []
     while call is not None and not any(call is other for other in seen):
         seen.append(call)
@@ -23,7 +23,8 @@ def _next(call: Any) -> Any:
         return call.func
     if inspect.isfunction(call) or inspect.ismethod(call):
         return vars(call).get("__wrapped__") if inspect.isfunction(call) else call.__func__
-    # A compiled function hides its parameters; every wrapper of note keeps the one it wraps.
+    # A compiled function has no signature of its own; numba and others keep the Python function
+    # in __wrapped__.
     wrapped = getattr(call, "__wrapped__", None)
     if callable(wrapped):
         return wrapped
@@ -32,13 +33,14 @@ def _next(call: Any) -> Any:
 
 
 def parameters_of(call: Any) -> list[inspect.Parameter]:
-    """The parameters of a callable, as whoever calls it has to give them.
+    """The parameters that a caller has to pass to a callable.
 
     Raises:
-        ValueError, TypeError: it has none that can be found out, as one of C has not.
+        ValueError, TypeError: it has no signature, as some functions written in C.
     """
     if isinstance(call, functools.partial):
-        # Its own __wrapped__, which update_wrapper sets, has what the partial has given already.
+        # update_wrapper gives a partial a __wrapped__ whose signature still has the parameters
+        # that the partial has bound.
         inner = inspect.unwrap(call.func)
         call = functools.partial(inner, *call.args, **call.keywords)
         return list(inspect.signature(call, follow_wrapped=False).parameters.values())
@@ -46,14 +48,14 @@ def parameters_of(call: Any) -> list[inspect.Parameter]:
 
 
 def place_of(call: Any) -> str | None:
-    """``file.py:line`` of the function below a callable, or None."""
+    """``file.py:line`` of the innermost function of a callable, or None."""
     codes = (getattr(layer, "__code__", None) for layer in layers(call))
     found = [code for code in codes if inspect.iscode(code)]
     return f"{PurePath(found[-1].co_filename).name}:{found[-1].co_firstlineno}" if found else None
 
 
 def oddity(call: Any) -> tuple[str, str] | None:
-    """What a callable is where it cannot be a kernel, and what to write instead."""
+    """Why a callable cannot be a kernel, and what to write instead; None if it can."""
     if inspect.isclass(call):
         return CLASS
     for layer in layers(call):
@@ -64,5 +66,5 @@ def oddity(call: Any) -> tuple[str, str] | None:
     return None
 
 
-CLASS = "is a class", "write a function; an object of it with __call__(self, rng, samples) will do"
+CLASS = "is a class", "write a function, or use an instance with __call__(self, rng, samples)"
 ASYNC = "is an async function, and nothing awaits a kernel", "write def without async"

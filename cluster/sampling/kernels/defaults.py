@@ -1,4 +1,4 @@
-"""The default of a kernel's parameter as a spec would write it: what a run records and sends."""
+"""Defaults of a kernel's parameters as JSON values, as a run records and sends them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from cluster.common.canonical import canonical
 
-SAYABLE = "use numbers, text, true, false, None, lists or mappings with text for keys"
+REPRESENTABLE = "use numbers, text, true, false, None, lists or mappings with text keys"
 
-# By the name of the type, or of one that it derives from: what to write in its place.
+# What to write in place of a value, by the name of its type or of a base class.
 _INSTEAD = {
     "PurePath": "text, and Path({name}) in the kernel",
     "datetime": "text, and datetime.fromisoformat({name}) in the kernel",
@@ -34,44 +34,49 @@ _INSTEAD = {
 }
 
 
-class Unsayable(ValueError):
-    """A value that no spec can say: ``what`` it is, and the ``value`` itself."""
+class Unrepresentable(ValueError):
+    """A value that JSON cannot represent.
+
+    Attributes:
+        what: what is wrong with it, as a verb phrase.
+        value: the offending part, or None.
+    """
 
     def __init__(self, what: str, value: object = None) -> None:
         super().__init__(what)
         self.what, self.value = what, value
 
 
-def stated(value: object) -> object:
-    """The value in the kinds of JSON: the same number, text, list or mapping, of a plain type.
+def plain_value(value: object) -> object:
+    """The equal value of plain JSON types, which the kernel is given on every host.
 
-    Only what stays equal is taken: numpy's numbers, and subclasses of Python's own types, which
-    the kernel is given as the plain value everywhere. What would change its kind (a path, a date,
-    an array) is refused, since a kernel that was tried with the one would be run with the other.
+    numpy's scalars and subclasses of Python's own types are converted, since they stay equal. A
+    path, a date or an array is rejected: a kernel tested with one of these would silently get
+    text or a list in a run.
 
     Raises:
-        Unsayable: it has no such form.
+        Unrepresentable: there is no such value.
     """
     try:
         plain = _plain(value, "is")
-        # What is recorded and sent must be text that UTF-8 has, and that can be read again.
+        # What is recorded and sent must be encodable as UTF-8 and survive a round trip.
         json.loads(json.dumps(plain))
         canonical(plain)
     except UnicodeEncodeError:
-        raise Unsayable("holds half a surrogate pair, which is no text") from None
+        raise Unrepresentable("contains a lone surrogate, which is not valid text") from None
     except RecursionError:
-        raise Unsayable("is nested too deeply, or holds itself") from None
-    except Unsayable:
+        raise Unrepresentable("is nested too deeply, or contains itself") from None
+    except Unrepresentable:
         raise
-    except Exception as error:  # a type of the person's own may raise anything
+    except Exception as error:  # a user-defined type may raise anything
         digits = isinstance(error, ValueError) and "digits" in str(error)
-        what = "an integer of more than 4,300 digits" if digits else "what cannot be read"
-        raise Unsayable(f"holds {what}") from None
+        what = "an integer of more than 4,300 digits" if digits else "a value that cannot be read"
+        raise Unrepresentable(f"contains {what}") from None
     return plain
 
 
-def instead(name: str, value: object) -> str | None:
-    """What a parameter's default could be in place of such a value, or None."""
+def suggestion(name: str, value: object) -> str | None:
+    """What to use in place of such a value as the default of a parameter, or None."""
     if isinstance(value, Enum):
         return f"its value, {type(value).__name__}.{value.name}.value"
     for kind in type(value).__mro__:
@@ -79,15 +84,15 @@ def instead(name: str, value: object) -> str | None:
             return _INSTEAD[kind.__name__].format(name=name)
     if is_dataclass(value):
         return f"a mapping, and {type(value).__name__}(**{name}) in the kernel"
-    return "text that names it, chosen by in the kernel" if callable(value) else None
+    return "text that names it, and look it up in the kernel" if callable(value) else None
 
 
 def _plain(value: Any, verb: str) -> object:
     match value:
         case Mapping():
-            return {_key(key): _plain(item, "holds") for key, item in value.items()}
+            return {_key(key): _plain(item, "contains") for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item, "holds") for item in value]
+            return [_plain(item, "contains") for item in value]
     return value if value is None or isinstance(value, bool) else _scalar(value, verb)
 
 
@@ -101,7 +106,8 @@ def _scalar(value: Any, verb: str) -> int | float | str:
             return str.__str__(value)
     number = _number(value)
     if number is None:
-        raise Unsayable(f"{verb} {_a_kind(value)}, which a spec cannot say", value)
+        what = f"{verb} {_a_kind(value)}, which a spec cannot express"
+        raise Unrepresentable(what, value)
     return number
 
 
@@ -112,15 +118,15 @@ def _a_kind(value: object) -> str:
 
 def _key(key: object) -> str:
     if not isinstance(key, str):
-        raise Unsayable(f"holds a mapping with a key that is {_a_kind(key)}, not text")
+        raise Unrepresentable(f"contains a mapping with a key that is {_a_kind(key)}, not text")
     return str.__str__(key)
 
 
 def _number(value: Any) -> bool | int | float | None:
-    """A number of numpy's as the equal one of Python's; None where there is none."""
+    """A numpy scalar as the equal Python number; None if there is none."""
     import numpy as np
 
     if not isinstance(value, np.generic) or value.dtype.kind not in "biuf":
         return None
-    plain = value.item()  # a long double stays one: it may be no double
+    plain = value.item()  # of a long double this is itself, since a float may not hold it
     return plain if isinstance(plain, bool | int | float) else None

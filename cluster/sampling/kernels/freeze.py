@@ -1,4 +1,4 @@
-"""Freezing a kernel: its text, and the text of what it imports, as they are now."""
+"""Freezing a kernel: recording its text and that of its ``include`` files as they are now."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ from cluster.sampling.kernels.text import (
 
 
 def freeze(reference: str, base: Path, include: Iterable[str] = ()) -> KernelSource:
-    """Read a kernel's text: ``file.py:function`` relative to ``base``, or ``module:function``.
+    """Read a kernel's text. Nothing is imported or run.
 
-    A module is looked up as a file, in the current folder and then along ``sys.path``; nothing is
-    imported or run here.
+    Args:
+        reference: ``file.py:function``, or ``module:function``; a module is searched for as a
+            file in the current folder and then along ``sys.path``.
+        base: the folder that a file is relative to.
+        include: other files to freeze, relative to the kernel's folder.
 
     Raises:
-        KernelError: no such file or function, not a kernel by its first parameter, or a sibling
-            file that is imported but not listed in ``include``.
+        KernelError: a file or the function is missing, its first two parameters are not those of
+            a kernel, or it imports a file beside it that ``include`` does not list.
     """
     place, _, function = reference.rpartition(":")
     path = _find(place, base)
@@ -44,18 +47,24 @@ def freeze(reference: str, base: Path, include: Iterable[str] = ()) -> KernelSou
 
 
 def unfound(error: KernelError, reference: str, base: Path) -> str | None:
-    """What to do about a file or a module that the import of a kernel did not find, or None."""
+    """How to supply a file or module that was missing when a kernel was imported, or None.
+
+    Args:
+        error: of :func:`load`.
+        reference: as for :func:`freeze`.
+        base: likewise.
+    """
     if error.__cause__ is None:
         return None
     return cure_of(error.__cause__, _find(reference.rpartition(":")[0], base).parent)
 
 
 def differing(source: KernelSource, reference: str, base: Path) -> list[str]:
-    """The files of a frozen kernel that have another text now, where they are found and read.
+    """The files of a frozen kernel whose text is different now; files that are gone are ignored.
 
     Args:
         source: the frozen kernel.
-        reference: as :func:`freeze` was given it.
+        reference: as for :func:`freeze`.
         base: likewise.
     """
     try:
@@ -76,11 +85,11 @@ def _find(place: str, base: Path) -> Path:
         path = base / place
         if _is_there(path):
             return path
-        with suppress(OSError):  # a name may be too long for any file
+        with suppress(OSError):  # the name may be too long for the file system
             if path.is_dir():
                 raise KernelError(f"{path} is a folder", fix="name a file in it: file.py:function")
             if path.is_symlink() or path.exists():
-                message = f"{path} is a link to no file, or no plain file"
+                message = f"{path} is a broken link, or not a regular file"
                 raise KernelError(message, fix="name a file")
         raise KernelError(f"no file {path}", fix=nearest(path.name, path.parent))
     parts = place.split(".")
@@ -97,7 +106,7 @@ def _find(place: str, base: Path) -> Path:
 def _is_there(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name may be too long for any file
+    except OSError:  # the name may be too long for the file system
         return False
 
 
@@ -117,6 +126,7 @@ def _check_function(source: KernelSource) -> None:
             fix=did_you_mean(source.function, known)
             or (f"its kernels: {', '.join(kernels)}" if kernels else None),
         )
+    # Otherwise it may be a callable object, which only loading can tell.
     if defined.what is not None:
         raise KernelError(
             f"{source.function!r} {defined.what}",
@@ -126,7 +136,7 @@ def _check_function(source: KernelSource) -> None:
 
 
 def _check_siblings(source: KernelSource, folder: Path) -> None:
-    """Refuse an import that works beside the kernel's file but not on a worker."""
+    """Reject imports that work in the kernel's folder but not on a worker."""
     for file, text in source.files.items():
         if not file.endswith(".py"):
             continue
@@ -137,7 +147,7 @@ def _check_siblings(source: KernelSource, folder: Path) -> None:
             if name != "cluster" and _stands_in(folder, name):
                 listed_files = files_of(folder / name) or [f"{name}.py"]
                 raise KernelError(
-                    f"{file} imports its neighbour {name!r}, which would be missing on a node",
+                    f"{file} imports {name!r} beside it, which would be missing on a node",
                     fix=f"add it to the spec: {include_line(listed_files)}",
                 )
 
@@ -158,7 +168,7 @@ def _imported(tree: ast.Module) -> set[str]:
             if node.level:
                 raise KernelError(
                     f"a relative import (line {node.lineno}): a frozen kernel has no package",
-                    fix="import the neighbour by its plain name, and list it in include",
+                    fix="import the file by its plain name, and list it in include",
                 )
             names.add((node.module or "").partition(".")[0])
     return names

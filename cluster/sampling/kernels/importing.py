@@ -1,4 +1,4 @@
-"""The moment in which a kernel's file is imported: what it must not do then, and for how long."""
+"""Guards around the import of a kernel's file: no input, no runs started, a time limit."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from contextlib import contextmanager, suppress
 
 from cluster.common.errors import KernelError
 
-GUARD = 'put what is for running the file itself under if __name__ == "__main__":'
-# Says so to the processes that a file starts while it is imported: they would import it again.
+GUARD = 'put code that runs the file as a script under if __name__ == "__main__":'
+# Set while a file is imported, for the processes that it starts: they would import it again.
 _VARIABLE = "CLUSTER_IMPORTING"
-_PATIENCE = 10.0
+# Seconds after which a slow import is reported.
+_SLOW = 10.0
 _here = threading.local()
 
 
 class AtImport(KernelError):
-    """A verb of ours that a kernel's file calls while it is imported."""
+    """A kernel's file starts a run while it is being imported."""
 
 
 class ImportTimeout(BaseException):
-    """An import that is over its limit; no ``except Exception`` of the file's can hold it."""
+    """An import exceeded its limit; not an Exception, which the file might catch."""
 
 
 def refuse_verbs() -> None:
-    """Refuse what a kernel's file asks of us while it is imported: it would begin for ever.
+    """Refuse to start a run while a kernel is being imported: the run would import it again.
 
     Raises:
-        AtImport: one is being imported by this thread, or by the process that started this one.
+        AtImport: this thread, or the process that started this one, is importing a kernel.
     """
     owner, _, entry = os.environ.get(_VARIABLE, "").partition(":")
     if getattr(_here, "importing", False) or owner not in ("", str(os.getpid())):
@@ -40,46 +41,46 @@ def refuse_verbs() -> None:
 
 @contextmanager
 def importing(entry: str) -> Iterator[None]:
-    """While a file is imported: it has no arguments, and starts no verb of ours."""
-    words, sys.argv = sys.argv, [entry]
+    """Import a file in this context: ``sys.argv`` is empty, and no run can be started."""
+    arguments, sys.argv = sys.argv, [entry]
     _here.importing = True
     os.environ[_VARIABLE] = f"{os.getpid()}:{entry}"
     try:
         yield
     finally:
-        sys.argv = words
+        sys.argv = arguments
         _here.importing = False
         os.environ.pop(_VARIABLE, None)
 
 
 @contextmanager
 def within(limit: float, entry: str) -> Iterator[None]:
-    """An import that cannot read our input, is told of where it is slow, and ended at a limit.
+    """Import a file in this context: stdin is empty, a slow import is reported, then ended.
 
     Args:
-        limit: seconds; kept in the main thread, and where nobody else has an alarm.
-        entry: the file, for people.
+        limit: seconds; enforced only in the main thread, and if SIGALRM has no other handler.
+        entry: the file's name, for messages.
 
     Raises:
         ImportTimeout: the limit was reached.
     """
-    begun, told = time.monotonic(), False
+    started, reported = time.monotonic(), False
 
-    def look(_number: int, _frame: object) -> None:
-        nonlocal told
-        if time.monotonic() - begun >= limit:
+    def on_alarm(_number: int, _frame: object) -> None:
+        nonlocal reported
+        if time.monotonic() - started >= limit:
             raise ImportTimeout(f"over {limit:g} s, the limit of retry.timeout")
-        if not told:
-            told = True
-            slow = f"{entry} is still being imported after {_PATIENCE:g} s (Ctrl-C ends it)"
+        if not reported:
+            reported = True
+            slow = f"{entry} is still being imported after {_SLOW:g} s (Ctrl-C ends it)"
             sys.stderr.write(f"{slow}; {GUARD}\n")
             sys.stderr.flush()
 
     main = threading.current_thread() is threading.main_thread()
     timed = main and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
     if timed:
-        signal.signal(signal.SIGALRM, look)
-        signal.setitimer(signal.ITIMER_REAL, min(_PATIENCE, limit), min(_PATIENCE, limit))
+        signal.signal(signal.SIGALRM, on_alarm)
+        signal.setitimer(signal.ITIMER_REAL, min(_SLOW, limit), min(_SLOW, limit))
     try:
         with _no_input():
             yield
@@ -91,12 +92,12 @@ def within(limit: float, entry: str) -> Iterator[None]:
 
 @contextmanager
 def _no_input() -> Iterator[None]:
-    """Standard input is at its end, as it is for every worker."""
+    """Standard input is /dev/null here, as it is in every worker."""
     kept = None
-    with suppress(OSError):
+    with suppress(OSError):  # the process may have no standard input
         kept = os.dup(0)
     null = os.open(os.devnull, os.O_RDONLY)
-    if null:
+    if null:  # 0 if standard input was closed: then it is in place already
         os.dup2(null, 0)
         os.close(null)
     try:

@@ -1,4 +1,4 @@
-"""Loading a frozen kernel: its text becomes a module, in this process."""
+"""Loading a frozen kernel: importing its text as a module of this process."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def load(source: KernelSource) -> Kernel:
         return _described(source, call)
     except KernelError:
         raise
-    except Exception as error:  # an object of the person's own may raise anything
-        message = f"{source.name} cannot be looked at as a function: {describe(error)}"
+    except Exception as error:  # a user-defined object may raise anything
+        message = f"{source.name} cannot be inspected as a function: {describe(error)}"
         raise KernelError(message, fix="write a function: def f(rng, samples)") from error
 
 
@@ -61,7 +61,7 @@ def _parameters(source: KernelSource, call: Any) -> tuple[list[str], dict[str, o
         parameters = parameters_of(call)
     except (ValueError, TypeError) as error:
         raise KernelError(
-            f"the parameters of {source.name} cannot be found out: {error}",
+            f"the parameters of {source.name} cannot be determined: {error}",
             where=place_of(call),
             fix="write a function that calls it: def f(rng, samples): ...",
         ) from None
@@ -80,26 +80,26 @@ def _parameters(source: KernelSource, call: Any) -> tuple[list[str], dict[str, o
 
 
 def _judge(source: KernelSource, call: Any, parameter: Parameter) -> None:
-    """Refuse a parameter that cannot be given by its name."""
+    """Reject a parameter that cannot be passed by name."""
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         message = (
             f"{source.name} must name its parameters, not take {str(parameter).partition(':')[0]}"
         )
         raise KernelError(message, where=place_of(call), fix="name each, with a default")
     if parameter.kind is parameter.POSITIONAL_ONLY:
-        message = f"{source.name} takes {parameter.name!r} by its place, and params give it by name"
-        raise KernelError(message, where=place_of(call), fix="put the / before it, or leave it out")
+        message = f"{source.name} takes {parameter.name!r} by position, but params pass it by name"
+        raise KernelError(message, where=place_of(call), fix="move the / before it, or remove it")
 
 
 def _traits(call: Any) -> Traits:
-    """What a decorator says of a callable, or of what that calls."""
-    told = (getattr(layer, "__cluster__", None) for layer in layers(call))
-    return next((traits for traits in told if isinstance(traits, Traits)), Traits())
+    """What ``@kernel`` says about a callable or the function that it wraps."""
+    found = (getattr(layer, "__cluster__", None) for layer in layers(call))
+    return next((traits for traits in found if isinstance(traits, Traits)), Traits())
 
 
 def _import(source: KernelSource, folder: Path) -> ModuleType:
-    """Run the file as a module of its own; its listed neighbours import by their plain names."""
-    _forget_neighbours(source)
+    """Run the file as a module; it can import its ``include`` files by their plain names."""
+    _forget_included(source)
     _make_findable(source, folder)
     try:
         with importing(source.entry):
@@ -111,20 +111,27 @@ def _import(source: KernelSource, folder: Path) -> ModuleType:
 
 
 def run_as(name: str, folder: Path, entry: str) -> ModuleType:
-    """Run the file of an unpacked kernel as the module of that name, here or in a child of it.
+    """Run the file of an unpacked kernel as a module, in a worker or in a child of one.
+
+    Args:
+        name: of the module.
+        folder: where the kernel is unpacked.
+        entry: the file's name.
 
     Raises:
+        KernelError: it is not a Python file.
         Exception, SystemExit: what the file raises.
     """
     if not entry.endswith(".py"):
         raise KernelError(f"{entry} is not a Python file")
-    # Its neighbours are to be found by the path, and loaded likewise.
+    # The files that it imports have to be loaded by our Loader as well.
     sys.path_importer_cache[str(folder)] = FileFinder(str(folder), (Loader, [".py"]))
     loader = Loader(name, str(folder / entry))
     spec = importlib.util.spec_from_file_location(name, folder / entry, loader=loader)
     if spec is None or spec.loader is None:
         raise KernelError(f"{entry} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    # Before it runs: dataclasses and pickle look their module up there.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
@@ -135,14 +142,16 @@ def run_as(name: str, folder: Path, entry: str) -> ModuleType:
 
 
 class Loader(SourceFileLoader):
-    """Python's own, but for sets that are written out in the source.
+    """Python's loader, with a fixed iteration order for constant sets.
 
-    Where hashes collide, the order of a set is also that in which it was filled; and that of a
-    constant one goes by what else this process has compiled, or by who wrote the bytecode.
+    If hashes collide, the iteration order of a set depends on the order of insertion. For a set
+    literal that the compiler folds into a constant, that order depends on what else the process
+    has compiled, or on the process that wrote the bytecode; a kernel that iterates over such a
+    set would draw differently on two hosts.
     """
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """The module's code, whose constant sets were filled in one order."""
+        """The module's code, with constant sets built in sorted order."""
         code = super().get_code(fullname)
         return None if code is None else _ordered(code)
 
@@ -153,13 +162,14 @@ def _ordered(constant: Any) -> Any:
     return frozenset(sorted(constant, key=repr)) if isinstance(constant, frozenset) else constant
 
 
+# The folder of the kernel loaded last, if it is on sys.path for its include files.
 _beside: set[str] = set()
 
 
 def _make_findable(source: KernelSource, folder: Path) -> None:
-    """Have this process, and every Python that a kernel starts from it, find the modules.
+    """Put the kernel's modules on the path of this process and of Pythons that the kernel starts.
 
-    multiprocessing and loky give their children the path that this process has.
+    multiprocessing and loky pass ``sys.path`` on to their children.
     """
     os.environ[ROOT] = str(Path(__file__).parents[2])
     modules = str(modules_folder(folder))
@@ -170,7 +180,7 @@ def _make_findable(source: KernelSource, folder: Path) -> None:
     _beside.clear()
     if len(source.files) > 1:
         _beside.add(str(folder))
-        # A kernel that is named as an installed module must not hide it.
+        # A kernel that has the name of an installed module must not hide it.
         hides = _is_installed(source.entry.removesuffix(".py"))
         sys.path.insert(len(sys.path) if hides else 0, str(folder))
 
@@ -180,18 +190,18 @@ def _is_installed(name: str) -> bool:
 
 
 def _not_imported(error: BaseException, entry: str, folder: Path) -> KernelError:
-    """What ended an import, at its line of the file, and the cure where there is one."""
+    """The error for a failed import, at the line of the kernel's file."""
     where = _line_of(error, folder / entry, entry)
     if isinstance(error, AtImport):
         return KernelError(error.message, where=where, fix=error.fix)
-    # The folder is one of ours, of which nobody has heard.
+    # The path of our cache would only confuse: the user knows the file by its name.
     what = describe(error).replace(f"{folder}{os.sep}", "")
     fix = GUARD if isinstance(error, SystemExit | EOFError | ImportTimeout) else None
     return KernelError(f"{entry} does not import: {what}", where=where, fix=fix)
 
 
-def _forget_neighbours(source: KernelSource) -> None:
-    """Two kernels may each bring a neighbour of one name: the second must not get the first's."""
+def _forget_included(source: KernelSource) -> None:
+    """Unload ``include`` modules: two kernels may each have one of the same name."""
     for file in source.files:
         name = PurePosixPath(file).parts[0].removesuffix(".py")
         if file != source.entry:
@@ -199,6 +209,7 @@ def _forget_neighbours(source: KernelSource) -> None:
 
 
 def _line_of(error: BaseException, path: Path, shown: str) -> str:
+    """``file:line`` of the innermost frame in the kernel's file, or the file alone."""
     trace = error.__traceback__
     line = None
     while trace is not None:

@@ -1,25 +1,26 @@
-"""What a kernel's import did not find: how to bring along what lies beside its file."""
+"""Advice on files and modules that a kernel needs and that are missing on a worker."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path, PurePath
 
-# What only text can be: it is frozen with the kernel, and travels with every task.
+# For files that are not text: a frozen kernel is stored and sent as JSON.
 DATA = (
     "only text is frozen with a kernel (include): put other data where every host has it, and "
     "give its absolute path as a parameter"
 )
+# A path in the folder of an unpacked kernel, as error messages quote it.
 _UNPACKED = re.compile(r"[0-9a-f]{64}/([^'\"\n]+?)(?: not found\b|['\"]|$)", re.MULTILINE)
-_MOST_FILES = 8
+_MAX_LISTED = 8
 
 
 def cure_of(error: BaseException | None, home: Path) -> str | None:
-    """What a person can do about a file or a module that an import did not find, or None.
+    """What the user can do about a file or module that an import did not find, or None.
 
     Args:
         error: what the import raised.
-        home: the folder of the kernel's file, as it is on this machine.
+        home: the folder of the kernel's file on this machine.
     """
     if isinstance(error, ModuleNotFoundError) and error.name:
         return _of_module(error.name.partition(".")[0], home)
@@ -28,8 +29,8 @@ def cure_of(error: BaseException | None, home: Path) -> str | None:
 
 def include(names: list[str]) -> str:
     """The line of a spec that freezes these files with the kernel."""
-    more = ", ..." if len(names) > _MOST_FILES else ""
-    return f"include: [{', '.join(names[:_MOST_FILES])}{more}]"
+    more = ", ..." if len(names) > _MAX_LISTED else ""
+    return f"include: [{', '.join(names[:_MAX_LISTED])}{more}]"
 
 
 def files_of(package: Path) -> list[str]:
@@ -43,7 +44,7 @@ def _of_module(name: str, home: Path) -> str:
             what = name if (folder / name).is_dir() else f"{name}.py"
             listed = files_of(folder / name) or [f"{name}.py"]
             move = f"move {folder / what} to {home / what} and write {include(listed)}"
-            only = "only what lies below the kernel's folder is frozen with it"
+            only = "only files below the kernel's folder can be frozen with it"
             return f"{only}: {move}, or install it here and on every host"
     return f"install {name} here and on every host, for the Python that runs there"
 

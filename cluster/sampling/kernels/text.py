@@ -1,4 +1,4 @@
-"""Kernel files as text: what they define and import, found without running them."""
+"""Static analysis of kernel files: what they define, found without running them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.sampling.kernels.model import DEFAULT_BLOCK, FORMS
 
 
 def form_of(function: ast.FunctionDef) -> str | None:
-    """``rng`` or ``stream`` where a function has a kernel's parameters, else None."""
+    """``rng`` or ``stream`` if a function has the first parameters of a kernel, else None."""
     first = [*function.args.posonlyargs, *function.args.args][:2]
     if len(first) == 2 and first[0].arg in FORMS and first[1].arg == "samples":
         return first[0].arg
@@ -22,7 +22,7 @@ def form_of(function: ast.FunctionDef) -> str | None:
 
 
 def parameters(function: ast.FunctionDef) -> list[str]:
-    """The names of a function's parameters, as they are written; a * before those by name only."""
+    """A function's parameter names as written, with the ``*`` before keyword-only ones."""
     own = function.args
     placed = [each.arg for each in (*own.posonlyargs, *own.args)]
     rest = [f"*{own.vararg.arg}"] if own.vararg else ["*"] if own.kwonlyargs else []
@@ -31,12 +31,12 @@ def parameters(function: ast.FunctionDef) -> list[str]:
 
 
 class Definition(NamedTuple):
-    """What has a name in a file beside a function of the module's level.
+    """The definition of a name that is not a module-level function.
 
     Attributes:
-        line: where.
-        what: what it is, where that is no kernel; None: it is judged when it is loaded.
-        fix: what to write instead.
+        line: its line.
+        what: why it cannot be a kernel; None if only loading it can tell.
+        fix: what to write instead, or None.
     """
 
     line: int
@@ -45,12 +45,13 @@ class Definition(NamedTuple):
 
 
 def other_definition(tree: ast.Module, name: str) -> Definition | None:
-    """What a file defines by a name that is no function of the module's level, or None."""
+    """The definition of a name other than as a module-level function, or None."""
     return _defined_in(tree, name) or _defined_inside(tree, name)
 
 
 def _defined_in(tree: ast.AST, name: str) -> Definition | None:
-    """A class, an async function or an assignment at the module's level."""
+    """A class, an async function, an assignment or an import at module level."""
+    # The last definition of a name counts, as when the file is run.
     found: Definition | None = None
     for node in ast.iter_child_nodes(tree):
         match node:
@@ -79,7 +80,7 @@ def _assigned(value: ast.expr | None, line: int) -> Definition:
         case ast.Name(id=other):
             return Definition(line, f"is another name of {other!r}", f"name {other} itself")
         case None | ast.Constant() | ast.List() | ast.Dict() | ast.Tuple() | ast.Set():
-            return Definition(line, "is no function", "name a function: def f(rng, samples)")
+            return Definition(line, "is not a function", "name a function: def f(rng, samples)")
     return Definition(line)
 
 
@@ -92,7 +93,7 @@ def _brought_in(node: ast.Import | ast.ImportFrom, name: str) -> Definition | No
 
 
 def _defined_inside(tree: ast.AST, name: str) -> Definition | None:
-    """A function inside of another one, or of a class."""
+    """A function inside another one, or inside a class."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -102,7 +103,7 @@ def _defined_inside(tree: ast.AST, name: str) -> Definition | None:
                     "a method of the class" if isinstance(node, ast.ClassDef) else "defined inside"
                 )
                 what = f"is {kind} {node.name!r}, where no worker can find it"
-                return Definition(inner.lineno, what, "move it to the module's level")
+                return Definition(inner.lineno, what, "move it to module level")
     return None
 
 
@@ -119,7 +120,7 @@ def functions(text: str, file: str) -> dict[str, ast.FunctionDef]:
 
 
 def _top_level(tree: ast.AST) -> Iterator[ast.FunctionDef]:
-    """Functions of the module, also below an ``if`` or ``try``; none that a scope hides."""
+    """Module-level functions, including those inside an ``if`` or ``try``."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef):
             yield node
@@ -131,11 +132,12 @@ def listing(places: Iterable[Path]) -> list[dict[str, Any]]:
     """The kernels in files and folders, found without running them.
 
     Returns:
-        One mapping a kernel: ``kernel`` (file:function), ``form``, ``params`` (name: default as
-        written, or None), ``block`` (as the decorator writes it, or the default), ``doc``.
+        One mapping per kernel: ``kernel`` (file:function), ``form``, ``params`` (name: source
+        text of the default, or None), ``block`` (as in the decorator, or the default), ``doc``
+        (the first line of the docstring).
 
     Raises:
-        KernelError: a place that does not exist, or a file that is not Python.
+        KernelError: a place does not exist, or a file is not Python.
     """
     rows = []
     for path in _kernel_files(places):
@@ -146,7 +148,15 @@ def listing(places: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def read(path: Path, name: str) -> str:
-    """The text of a file, which must be UTF-8; errors call it by ``name``."""
+    """The text of a UTF-8 file.
+
+    Args:
+        path: the file.
+        name: what errors call it.
+
+    Raises:
+        KernelError: it cannot be read, or is not UTF-8.
+    """
     try:
         return path.read_bytes().decode()
     except OSError as error:
@@ -158,9 +168,17 @@ def read(path: Path, name: str) -> str:
 
 
 def parse(text: str, file: str) -> ast.Module:
-    """The syntax tree of a file, or a KernelError with its line."""
+    """The syntax tree of a file.
+
+    Args:
+        text: its text.
+        file: what errors call it.
+
+    Raises:
+        KernelError: it is not Python; with the line.
+    """
     try:
-        # Python takes a byte order mark in a file, though not in a string.
+        # Python accepts a byte order mark in a file, but not in a string.
         return ast.parse(text.removeprefix("\ufeff"), file)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
@@ -171,7 +189,7 @@ def parse(text: str, file: str) -> ast.Module:
 
 
 def nearest(name: str, folder: Path) -> str | None:
-    """``did you mean`` for the Python file of a folder that is named most alike, or None."""
+    """``did you mean 'pi.py'?`` for the Python file of the most similar name, or None."""
     try:
         return did_you_mean(name, (path.name for path in folder.glob("*.py")))
     except OSError:

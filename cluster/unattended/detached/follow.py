@@ -1,4 +1,4 @@
-"""Watch a run from any shell: by reading its ledger, which disturbs nobody."""
+"""Watch a run from any shell, by polling its ledger; the run does not notice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cluster.report.result import Result
 from cluster.unattended.detached.halt import halt
 from cluster.unattended.detached.subject import subject
 
-_LOOK_EVERY = 0.5
+_POLL_S = 0.5
 
 
 def follow(
@@ -28,17 +28,17 @@ def follow(
     timeout: float | None = None,
     look: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Return when nobody computes a run, or a sweep, any more; its result.
+    """Wait until no process computes a run or a sweep any more, and return its result.
 
     Args:
-        run: its id, or a beginning of it.
+        run: its id, or a unique prefix of it.
         store: the folder of the ledger.
-        observe: is told the run's progress, as the run itself tells it.
-        timeout: seconds to wait; None: as long as it takes.
-        look: called twice a second; what it says true to ends the watching.
+        observe: receives the run's events, as the run's own observer does.
+        timeout: seconds to wait; None: without limit.
+        look: called twice a second; stop waiting once it returns True.
 
     Raises:
-        Locked: it is computed still when the timeout is over.
+        Locked: the run is still being computed after the timeout.
         UsageError: there is no such run.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
@@ -50,50 +50,69 @@ def follow(
                     observe(event)
             left = deadline - time.monotonic()
             if left <= 0:
-                words = f"{watched.id} is held by {owner} still, after {timeout:g} s"
-                raise Locked(words, fix=command("wait", watched.id, store=store))
-            time.sleep(min(_LOOK_EVERY, left))
+                message = f"{watched.id} is still held by {owner} after {timeout:g} s"
+                raise Locked(message, fix=command("wait", watched.id, store=store))
+            time.sleep(min(_POLL_S, left))
         return watched.result()
 
 
 def attach(run: str, store: Path, observe: Observer, stop: Stop) -> Result:
-    """Follow a run, and pass on the wish to stop: the first one drains it, the second ends it."""
-    asked: list[str] = []
+    """Follow a run, and forward signals to it: the first drains the run, a second stops it at once.
+
+    Args:
+        run: its id, or a unique prefix of it.
+        store: the folder of the ledger.
+        observe: receives the run's events.
+        stop: this process's own signals.
+
+    Raises:
+        StopNow: a signal came that is for this process alone, not for the run.
+        UsageError: there is no such run.
+    """
+    draining = False
 
     def look() -> bool:
-        if stop.reason and not asked:
-            asked.append(halt(run, store, timeout=None))
+        nonlocal draining
+        if stop.reason and not draining:
+            halt(run, store, timeout=None)
+            draining = True
             observe(Draining(stop.reason))
         return False
 
     try:
         return follow(run, store, observe, look=look)
     except StopNow:
-        if not stop.reason:  # some other signal, that is meant for the view alone
+        if not stop.reason:  # a signal that ends only the watching, such as SIGTERM
             raise
         halt(run, store, now=True)
         return follow(run, store)
 
 
 def tail(run: str, store: Path, *, onward: bool = False) -> Iterator[str]:
-    """The log of a run, in pieces; ``onward``: and what is added until nobody computes it.
+    """Yield the log of a detached run, in pieces.
+
+    Args:
+        run: its id, or a unique prefix of it.
+        store: the folder of the ledger.
+        onward: also yield what is appended, until no process computes the run any more.
 
     Raises:
-        UsageError: there is no such run, or none without a terminal.
+        UsageError: there is no such run, or it has no log.
     """
     with Ledger(store) as ledger:
-        said = subject(ledger, run)
-        path = log_of(said.id, store)
+        watched = subject(ledger, run)
+        path = log_of(watched.id, store)
         try:
-            # A store may come from anywhere: its log is read, and not what a link there points to.
+            # A store may come from an untrusted source, so a symbolic link is not followed.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
-            message = f"{said.id} has no log: what it says went to where it was started"
-            raise UsageError(message, fix=command("show", said.id, store=store)) from None
+            message = f"{watched.id} has no log: its output went to where it was started"
+            raise UsageError(message, fix=command("show", watched.id, store=store)) from None
         with open(descriptor, encoding="utf-8", errors="replace") as file:
             while True:
-                running = onward and said.holder() is not None
+                # Checked before the read: what a run writes just before its end is read as well.
+                running = onward and watched.holder() is not None
                 yield from iter(lambda: file.read(1 << 16), "")
                 if not running:
                     return
-                time.sleep(_LOOK_EVERY)
+                time.sleep(_POLL_S)

@@ -1,4 +1,7 @@
-"""The submitter's side of a detached run: start it, and hear its first word."""
+"""The parent's side of a detached run: start it, and wait for its startup message.
+
+The child's side is :mod:`cluster.unattended.detached.output`.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,11 @@ from typing import IO, Any
 
 from cluster.common.errors import EngineError, retold
 
-# A kernel may be slow to import, and compile at that.
+# Seconds until the run has its id: a kernel may be slow to import and to compile.
 _PATIENCE = 120.0
-# From its start to a first usable slot; a run on far hosts is not waited for longer.
+# Seconds from there to the first usable slot; hosts that take longer are not waited for.
 _SETTLING = 5.0
-# From there on to its first task, for what fails in that.
+# Seconds from there to the first finished task, to catch a kernel that fails at once.
 _GRACE = 1.0
 _BOOTSTRAP = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); import cluster; del sys.path[0]; "
@@ -31,8 +34,18 @@ _BOOTSTRAP = (
 
 
 @dataclass
-class Word:
-    """What a detached run has said so far: its id and state, or the error that ended it."""
+class StartupMessage:
+    """What a detached run has reported to its parent so far.
+
+    Attributes:
+        run: its id; None until it has one.
+        state: its state, as in the ledger.
+        code: the exit code, once it is over.
+        error: the error that ended it, as JSON, or None.
+        ready: it has a usable slot.
+        works: it has computed a task.
+        over: it has ended.
+    """
 
     run: str | None = None
     state: str = "running"
@@ -42,24 +55,26 @@ class Word:
     works: bool = False
     over: bool = False
 
-    def hear(self, line: bytes) -> None:
-        """Take in one line of what it says."""
+    def update(self, line: bytes) -> None:
+        """Set the attributes in one JSON line from the run."""
         for name, value in json.loads(line).items():
             setattr(self, name, value)
 
 
-def launch(arguments: Sequence[str], stdin: IO[bytes] | None = None) -> Word:
-    """Start a command of ours in a session of its own; returns its first word.
-
-    That is: its run, once it has computed a task, or its time for that is over; or how it ended,
-    where that was sooner.
+def launch(arguments: Sequence[str], stdin: IO[bytes] | None = None) -> StartupMessage:
+    """Start a ``cluster`` command in a session of its own, and wait for its startup message.
 
     Args:
-        arguments: as they follow ``cluster``, less ``--detach``.
-        stdin: a file with what it reads from standard input; without one there is nothing.
+        arguments: those of ``cluster``, without ``--detach``.
+        stdin: the file to use as its standard input; without one, it is empty.
+
+    Returns:
+        The run, once it has computed a task or the time for that has passed; or how it ended, if
+        that came first.
 
     Raises:
-        ClusterError: it ended at once, by this error.
+        ClusterError: the error with which the command ended before it had a run.
+        EngineError: it ended without any message.
     """
     root = str(Path(__file__).parents[3])
     command = [sys.executable, "-P", "-c", _BOOTSTRAP, root, *arguments]
@@ -73,18 +88,18 @@ def launch(arguments: Sequence[str], stdin: IO[bytes] | None = None) -> Word:
             start_new_session=True,
         )
         os.close(writer)
-        word = Word()
+        message = StartupMessage()
         try:
-            for line in _lines(reader, word):
-                word.hear(line)
+            for line in _lines(reader, message):
+                message.update(line)
         finally:
-            if word.run is None and not word.over:
+            if message.run is None and not message.over:
                 _end(process)
-        if word.error is not None:
-            raise retold(word.code, word.error)
-        if word.run is None:
-            raise _silence(process, early)
-        return word
+        if message.error is not None:
+            raise retold(message.code, message.error)
+        if message.run is None:
+            raise _no_message(process, early)
+        return message
 
 
 @contextmanager
@@ -96,14 +111,14 @@ def _pipe() -> Iterator[tuple[int, int]]:
         os.close(reader)
 
 
-def _lines(reader: int, word: Word) -> Iterator[bytes]:
-    """What it says, line by line, for as long as it is worth to listen."""
+def _lines(reader: int, message: StartupMessage) -> Iterator[bytes]:
+    """Yield the run's lines until it computes, ends, or the time for its next step has passed."""
     begun, named, ready = time.monotonic(), 0.0, 0.0
     rest = b""
-    while not (word.over or word.works):
+    while not (message.over or message.works):
         now = time.monotonic()
-        named = named or (now if word.run else 0.0)
-        ready = ready or (now if word.ready else 0.0)
+        named = named or (now if message.run else 0.0)
+        ready = ready or (now if message.ready else 0.0)
         limit = begun + _PATIENCE
         limit = min(limit, named + _SETTLING) if named else limit
         limit = min(limit, ready + _GRACE) if ready else limit
@@ -117,7 +132,7 @@ def _lines(reader: int, word: Word) -> Iterator[bytes]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """A start that nobody knows by name must not live on: ask it, then make it."""
+    """End a start that has no id yet, by SIGTERM, then SIGKILL: no command could stop it later."""
     for number, seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -126,11 +141,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _silence(process: subprocess.Popen[bytes], early: IO[bytes]) -> EngineError:
-    """The error of a start that has ended, or was ended, without a word."""
+def _no_message(process: subprocess.Popen[bytes], early: IO[bytes]) -> EngineError:
+    """The error for a start that ended, or was ended, without any message."""
     early.seek(0)
-    said = early.read(2000).decode(errors="replace").strip()
+    printed = early.read(2000).decode(errors="replace").strip()
     return EngineError(
         f"the detached run did not start (exit code {process.poll()})",
-        fix=said or "try it without --detach, to see where it stops",
+        fix=printed or "try it without --detach, to see where it stops",
     )

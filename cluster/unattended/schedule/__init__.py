@@ -1,7 +1,8 @@
-"""Scheduled starts: written for cron, systemd or Slurm, which run them. No daemon of our own.
+"""Scheduled starts, which cron, systemd or Slurm run: there is no daemon of our own.
 
-A scheduler's module has ``text`` (what it would be given, and where), ``install`` and ``remove``;
-another one finds its place in the table below, and a flag of its own in the verb.
+Each scheduler is a module with three functions: ``text`` (what it would be given, and where),
+``install`` and ``remove``. A new one is added to ``SCHEDULERS``, with a flag of the command
+``schedule``.
 """
 
 from __future__ import annotations
@@ -41,21 +42,26 @@ def put(
     at: str | None = None,
     printed: bool = False,
 ) -> dict[str, Any]:
-    """Have a scheduler start a spec in the current folder; the document of what it was given.
+    """Have cron or systemd start a spec in the current folder.
 
     Args:
-        spec: its file.
-        start: what each start is given.
-        cron: the times, for cron.
-        systemd: for systemd, ``at`` a calendar event, or when the spec's window opens.
-        at: see above.
-        printed: nothing is touched.
+        spec: path of its file.
+        start: options of each start.
+        cron: for cron: five fields, or a nickname such as ``@daily``.
+        systemd: use systemd.
+        at: for systemd: a calendar event; None: when the spec's window opens.
+        printed: only return what would be written.
+
+    Returns:
+        The JSON document of what the scheduler was given.
 
     Raises:
-        UsageError: none or two schedulers, or a time that is none.
-        SpecError: the spec would not start.
-        SecretError: it needs a secret that a scheduled start would not have.
-        EngineError: the scheduler is not there, or refuses.
+        UsageError: no scheduler or more than one, or an invalid time.
+        SpecError: the spec is invalid.
+        SecretError: the spec needs a secret from the environment, which a scheduled start does not
+            have.
+        EngineError: the scheduler is missing, or refuses.
+        StoreError: the crontab is being edited, or a unit could not be written.
     """
     if (cron is not None) + systemd != 1:
         raise UsageError("by which scheduler?", fix="give --cron 'TIMES', --systemd or --slurm")
@@ -65,16 +71,26 @@ def put(
     kind, when = ("cron", cron) if cron is not None else ("systemd", at or _opening(loaded))
     job = job_of(spec, loaded.store, start)
     if loaded.notify and loaded.notify.webhook:
-        filled(loaded.notify.webhook, {})  # where these run it there are no variables
+        filled(loaded.notify.webhook, {})  # cron and systemd do not pass our environment on
     return _given(kind, job, when, job.log, printed)
 
 
 def batch(spec: Path, order: Order, start: Start, *, printed: bool = False) -> dict[str, Any]:
-    """Write a script that Slurm can be given, again and again; the document of it.
+    """Write a batch script, which the user submits to Slurm.
+
+    Args:
+        spec: path of its file.
+        order: options of the script.
+        start: options of each start.
+        printed: only return what would be written.
+
+    Returns:
+        The JSON document of the script.
 
     Raises:
-        UsageError: an order that cannot be meant; parts of what is no sweep.
-        SpecError: the spec would not start.
+        UsageError: an option of the script is invalid, or asks for parts where there is no sweep.
+        SpecError: the spec is invalid.
+        StoreError: the script could not be written.
     """
     loaded = _loaded(spec, start)
     if order.parts is not None and loaded.sweep is None:
@@ -84,10 +100,11 @@ def batch(spec: Path, order: Order, start: Start, *, printed: bool = False) -> d
 
 
 def _check_file(spec: Path) -> None:
-    """Refuse a spec that is piped in: each start of a scheduler reads it anew."""
+    """Refuse a spec from a pipe: every start has to read it again."""
     if is_stream(spec):
         raise UsageError(
-            f"a scheduler needs a spec that stays: {spec} is read once", fix="save it as a file"
+            f"a scheduler needs the spec as a file: {spec} can be read only once",
+            fix="save it as a file",
         )
 
 
@@ -102,7 +119,7 @@ def _loaded(spec: Path, start: Start) -> Spec:
 def _given(
     kind: str, job: ScheduledJob, when: str | Order, log: Path, printed: bool
 ) -> dict[str, Any]:
-    """Have a scheduler take a job, unless it is only to be shown; the document of it."""
+    """Give a job to a scheduler, unless it is only to be printed; returns the JSON document."""
     scheduler = SCHEDULERS[kind]
     made = scheduler.text(job, when)
     job.check()
@@ -119,16 +136,31 @@ def _given(
 
 
 def remove(spec: Path) -> dict[str, Any]:
-    """Take away what any scheduler was given of a spec, which need not be there any more."""
+    """Remove the scheduled starts of a spec from every scheduler.
+
+    Args:
+        spec: path of its file, which may have been deleted.
+
+    Returns:
+        The JSON document: the job's name, and the schedulers that had it.
+
+    Raises:
+        UsageError: the spec is a pipe, or the crontab's markers do not match.
+        EngineError: a scheduler refuses.
+        StoreError: the crontab is being edited.
+    """
     _check_file(spec)
     name = name_of(spec)
-    taken = [kind for kind, scheduler in SCHEDULERS.items() if scheduler.remove(name, spec)]
-    return {"name": name, "removed": taken}
+    removed = [kind for kind, scheduler in SCHEDULERS.items() if scheduler.remove(name, spec)]
+    return {"name": name, "removed": removed}
 
 
 def _opening(spec: Spec) -> str:
-    """When the window of a spec opens, as a calendar event of systemd."""
+    """The time at which the spec's window opens, as a calendar event of systemd."""
     if spec.schedule is None or spec.schedule.window is None:
-        raise UsageError("when?", fix="give --at 'Mon..Fri 22:00', or the spec a schedule.window")
+        raise UsageError(
+            "no time is given: the spec has no schedule.window",
+            fix="give --at 'Mon..Fri 22:00', or the spec a schedule.window",
+        )
     zone = f" {spec.schedule.timezone}" if spec.schedule.timezone else ""
     return f"*-*-* {spec.schedule.window[:5]}:00{zone}"

@@ -20,21 +20,30 @@ _TRIES = 5
 
 
 def text(job: ScheduledJob, when: str) -> Scheduled:
-    """The lines of a job; ``when`` is five fields, or a word such as ``@daily``.
+    """The crontab lines of a job; nothing is written.
+
+    Args:
+        job: what is started.
+        when: five fields, or a nickname such as ``@daily``.
 
     Raises:
-        UsageError: it is not.
+        UsageError: the time is invalid, or cron cannot run the command as given.
     """
     block = crontab.put("", job.name, [_line(job, when)])
     return Scheduled(((f"crontab of {_user()}", block),), (("crontab", "-"),))
 
 
 def install(job: ScheduledJob, when: str) -> Scheduled:
-    """Put the lines into the crontab, in the place of those that the job had.
+    """Write a job's lines into the crontab, and replace those that it had.
+
+    Args:
+        job: what is started.
+        when: five fields, or a nickname such as ``@daily``.
 
     Raises:
-        UsageError: they cannot be written as lines.
+        UsageError: the time is invalid, or the crontab's markers do not match.
         EngineError: there is no crontab(1), or it refuses this user.
+        StoreError: the crontab is being edited.
     """
     line = _line(job, when)
     _change(lambda before: crontab.put(before, job.name, [line]))
@@ -50,7 +59,7 @@ def remove(name: str, _spec: Path) -> bool:
 
 
 class _NoCrontab(EngineError):
-    """No crontab(1): no cron, and no lines in it."""
+    """This user has no crontab, so it has no lines of ours either."""
 
 
 def _line(job: ScheduledJob, when: str) -> str:
@@ -61,10 +70,10 @@ def _line(job: ScheduledJob, when: str) -> str:
 
 
 def _change(edit: Callable[[str], str]) -> bool:
-    """Edit the crontab; whether that changed anything.
+    """Edit the crontab; returns whether that changed anything.
 
-    crontab(1) has no lock. So it is read again before it is written, and again afterwards: what
-    somebody else wrote in between is edited afresh, and never written over by what was read before.
+    crontab(1) has no lock. So the crontab is read again before it is written, and once more
+    afterwards; if another program has changed it in between, the edit starts over from its text.
     """
     with _one_of_ours():
         for _ in range(_TRIES):
@@ -85,7 +94,7 @@ def _change(edit: Callable[[str], str]) -> bool:
 
 @contextmanager
 def _one_of_ours() -> Iterator[None]:
-    """Of our own commands one edits at a time: they lock the user's home, which leaves nothing."""
+    """Serialize our own commands by a lock on the home directory, which leaves no file behind."""
     entry = _entry()
     try:
         home = os.open(entry.pw_dir if entry else "/", os.O_RDONLY | os.O_CLOEXEC)
@@ -119,8 +128,7 @@ def _busy() -> StoreError:
 def _read() -> str:
     done = _crontab("-l")
     if done.returncode == 0:
-        # The lines of others are bytes of any encoding: UTF-8 or not, they are written back as
-        # they came.
+        # Other lines may be in any encoding; surrogateescape writes their bytes back unchanged.
         return done.stdout.decode(errors="surrogateescape")
     if b"no crontab for" in done.stderr:
         return ""
@@ -153,18 +161,18 @@ def _crontab(argument: str, lines: str = "") -> subprocess.CompletedProcess[byte
 
 def _refused(done: subprocess.CompletedProcess[bytes]) -> EngineError:
     said = done.stderr.decode(errors="replace").strip()
-    kind = EngineError if _entry() else _NoCrontab  # a user without an entry has no crontab
+    kind = EngineError if _entry() else _NoCrontab  # a user without a passwd entry has no crontab
     return kind(f"crontab: {said or f'exit code {done.returncode}'}")
 
 
 def _user() -> str:
-    """Whose crontab it is; a bare environment has no USER."""
+    """This user's name, from the passwd database: a bare environment has no USER."""
     entry = _entry()
     return entry.pw_name if entry else f"user {os.getuid()}"
 
 
 def _entry() -> pwd.struct_passwd | None:
-    """Of this user in the table of users; in a container there may be none."""
+    """This user's passwd entry; None where there is none, as in some containers."""
     try:
         return pwd.getpwuid(os.getuid())
     except KeyError:

@@ -1,4 +1,4 @@
-"""What a scheduler is to run: one command that needs no shell, no terminal and no environment."""
+"""The job that a scheduler runs: a command that needs no shell, terminal or environment."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from pathlib import Path
 
 from cluster.common.errors import UsageError, retold
 
-# All that cron gives to a job, at the least.
+# The least environment that a job gets: cron's.
 BARE = {"PATH": "/usr/bin:/bin"}
+# Seconds for a spec to be validated; its kernel may be slow to import.
 _PATIENCE = 120.0
 
 
 @dataclass(frozen=True)
 class Start:
-    """What each start of a spec is given beside it.
+    """The options of each start.
 
     Attributes:
-        overrides: texts of ``--set``.
-        store: instead of the spec's.
-        yes: more than 100,000 points of a sweep are meant.
+        overrides: values of ``--set``.
+        store: replaces the spec's store, if given.
+        yes: confirm a sweep of more than 100,000 points.
     """
 
     overrides: tuple[str, ...] = ()
@@ -36,15 +37,15 @@ class Start:
 
 @dataclass(frozen=True)
 class ScheduledJob:
-    """A spec, to be started again and again.
+    """A spec with all that its starts need.
 
     Attributes:
-        name: of the spec's file, and eight digits for its path; one to each spec of a machine.
+        name: the file name of the spec and a hash of its path, unique on this machine.
         spec: its absolute path.
-        folder: in which it works.
-        store: absolute.
-        overrides: texts of ``--set``.
-        yes: more than 100,000 points of a sweep are meant.
+        folder: absolute path of the working directory.
+        store: absolute path of the store.
+        overrides: values of ``--set``.
+        yes: confirm a sweep of more than 100,000 points.
     """
 
     name: str
@@ -56,20 +57,20 @@ class ScheduledJob:
 
     @property
     def log(self) -> Path:
-        """What its starts say before they have a run, whose log goes on with it."""
+        """The log of its starts; once a start has a run, its output goes to the run's log."""
         return self.store / "logs" / f"schedule-{self.name}.log"
 
     @property
     def command(self) -> list[str]:
-        """What is run, word by word, all paths absolute."""
+        """The command of a start, as arguments; all paths are absolute."""
         places = ["--folder", str(self.folder), "--store", str(self.store), "--log", str(self.log)]
         return [*_program("schedule"), str(self.spec), "--start", *places, *self._sets()]
 
     def check(self) -> None:
-        """See that the spec is right, and that it is so with a scheduler's bare environment.
+        """Validate the spec in a scheduler's bare environment.
 
         Raises:
-            ClusterError: what a start would end with.
+            ClusterError: the error with which a start would end.
         """
         validate = [*_program("validate"), str(self.spec), "--json", *self._sets()]
         validate += ["--yes"] if self.yes else []
@@ -82,10 +83,10 @@ class ScheduledJob:
         try:
             document = json.loads(done.stdout)
         except ValueError:
-            said = done.stderr.strip().rpartition("\n")[2]
+            last = done.stderr.strip().rpartition("\n")[2]
             raise UsageError(
-                f"{sys.executable} does not find cluster by itself: {said}",
-                fix="a scheduled start has no PYTHONPATH: install the project into that Python",
+                f"{sys.executable} cannot import cluster without PYTHONPATH: {last}",
+                fix="install the project for that Python: a scheduled start has no PYTHONPATH",
             ) from None
         raise retold(done.returncode, document)
 
@@ -95,22 +96,33 @@ class ScheduledJob:
 
 @dataclass(frozen=True)
 class Scheduled:
-    """What a scheduler is given: files and their texts, and the commands that make it read them."""
+    """What a scheduler is given.
+
+    Attributes:
+        files: the path, or what else names the place, and the text of each file.
+        commands: the commands that make the scheduler read them, as arguments.
+    """
 
     files: tuple[tuple[str, str], ...]
     commands: tuple[tuple[str, ...], ...]
 
 
 def job_of(spec: Path, store: str | Path, start: Start) -> ScheduledJob:
-    """The job of a spec in the current folder, to which its store is relative."""
+    """The job that starts a spec in the current folder.
+
+    Args:
+        spec: path of its file.
+        store: the spec's store; like that of ``start``, relative to the current folder.
+        start: options of each start.
+    """
     folder = Path.cwd()
     place = folder / (start.store or store)
     return ScheduledJob(name_of(spec), spec.absolute(), folder, place, start.overrides, start.yes)
 
 
 def name_of(spec: Path) -> str:
-    """The name of a spec's job, by whatever path; the spec need not be there any more."""
-    # A spec that is a link keeps a name of its own; the way to its folder does not matter.
+    """The name of a spec's job, the same for every path to it; the file may have been deleted."""
+    # Links are resolved in the folder's path only: a spec that is a link itself is another spec.
     path = os.path.join(os.path.realpath(spec.parent), spec.name).encode(errors="surrogateescape")
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", spec.stem).lstrip("._-")[:40] or "run"
     return f"{stem}-{hashlib.sha256(path).hexdigest()[:8]}"
@@ -131,5 +143,5 @@ def _run_bare(command: Sequence[str], folder: Path) -> subprocess.CompletedProce
 
 
 def _program(verb: str) -> list[str]:
-    # -P: a file random.py in the folder must not stand in for the real one.
+    # -P: a file random.py in the working directory must not shadow the standard library's.
     return [sys.executable, "-P", "-m", "cluster", verb]

@@ -1,4 +1,4 @@
-"""A batch script in the folder of the job, to be handed in by sbatch, and lines for scrontab."""
+"""A batch script in the job's folder, for sbatch, and lines for scrontab."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _PATIENCE = 20.0
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked of Slurm.
+    """The options of a batch script.
 
     Attributes:
-        at: five fields, for lines of scrontab; None: the script is handed in by hand.
-        options: of sbatch, as ``time=2:00:00``; ``signal=B:USR1@N`` is the script's own warning.
-        parts: tasks of an array, each with its part of a sweep; None: no array.
+        at: five fields for scrontab; None: no lines for scrontab.
+        options: options of sbatch, such as ``time=2:00:00``; ``signal=B:USR1@N`` sets the warning.
+        parts: number of array tasks, each of which computes a part of a sweep; None: no array.
     """
 
     at: str | None = None
@@ -40,10 +40,10 @@ class Order:
 
 
 def text(job: ScheduledJob, order: Order) -> Scheduled:
-    """The script of a job, and the lines of scrontab where a time is asked for.
+    """The script of a job, and the lines for scrontab if a time is given; nothing is written.
 
     Raises:
-        UsageError: an option, a time or a number that cannot be meant.
+        UsageError: an option, a time or a number is invalid.
     """
     file = _file(job.folder, job.name)
     most = _array_limit() if order.parts else MAX_ARRAY
@@ -71,16 +71,17 @@ def text(job: ScheduledJob, order: Order) -> Scheduled:
 
 
 def install(job: ScheduledJob, order: Order) -> Scheduled:
-    """Write the script. Handing it in is the person's: a job may cost something.
+    """Write the script. The user submits it, because a job may cost something.
 
     Raises:
-        UsageError: see :func:`text`; a file of that name is not ours.
-        StoreError: it could not be written.
+        UsageError: an option, a time or a number is invalid, or there is a file of that name that
+            this command did not write.
+        StoreError: the script could not be written.
     """
     made = text(job, order)
     file, written = Path(made.files[0][0]), made.files[0][1]
     if file.exists() and not _is_ours(file):
-        raise UsageError(f"{file} is not of cluster's making", fix="move it away")
+        raise UsageError(f"{file} was not written by cluster", fix="move it away")
     try:
         file.write_text(written, "utf-8")
         file.chmod(0o755)
@@ -90,7 +91,7 @@ def install(job: ScheduledJob, order: Order) -> Scheduled:
 
 
 def remove(name: str, spec: Path) -> bool:
-    """Take a job's script away; whether there was one in the current folder, or its spec's."""
+    """Remove a job's script from the current folder and the spec's; whether there was one."""
     folders = {Path.cwd().resolve(), Path(os.path.realpath(spec.parent))}
     files = [file for file in (_file(each, name) for each in folders) if _is_ours(file)]
     for file in files:
@@ -99,7 +100,7 @@ def remove(name: str, spec: Path) -> bool:
 
 
 def log(job: ScheduledJob) -> Path:
-    """What its jobs say: a file for each, over all of its starts."""
+    """The pattern of its logs: each Slurm job has one, which its restarts append to."""
     return job.folder / f"cluster-{job.name}-*.log"
 
 
@@ -115,10 +116,10 @@ def _is_ours(file: Path) -> bool:
 
 
 def _array_limit() -> int:
-    """How large an array may be: what this site's Slurm says, else what Slurm has by itself."""
-    words = ("scontrol", "show", "config")
+    """The site's MaxArraySize; Slurm's default if scontrol does not report one."""
+    command = ("scontrol", "show", "config")
     try:
-        done = subprocess.run(words, check=False, capture_output=True, timeout=_PATIENCE)
+        done = subprocess.run(command, check=False, capture_output=True, timeout=_PATIENCE)
     except (OSError, subprocess.TimeoutExpired):
         return MAX_ARRAY
     return array_limit(done.stdout.decode(errors="replace"))

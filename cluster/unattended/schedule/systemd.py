@@ -1,4 +1,4 @@
-"""A service and a timer of the user's own systemd."""
+"""A service and a timer for the user's systemd instance."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cluster.common.files import replace
 from cluster.unattended.schedule.job import Scheduled, ScheduledJob
 
 _PATIENCE = 30.0
-# A drain finishes what was started; only then what is left is killed.
+# Seconds for a drain, which finishes the blocks being drawn; after that, systemd kills the run.
 _STOPPING = 900
 
 _SERVICE = """\
-# Written by `cluster schedule`; `cluster schedule SPEC --remove` takes it away.
+# Written by `cluster schedule`; `cluster schedule SPEC --remove` removes it.
 [Unit]
 Description=cluster: {spec}
 
@@ -23,20 +23,20 @@ Description=cluster: {spec}
 Type=oneshot
 WorkingDirectory={folder}
 ExecStart={command}
-# partial, until the next start goes on; and held by an earlier start, which goes on itself
+# 3: partial, the next start continues. 75: an earlier start is still computing the run.
 SuccessExitStatus=3 75
-# SIGTERM drains the run, so only its first process gets it
+# SIGTERM drains the run, so only the main process gets it
 KillMode=mixed
 TimeoutStopSec={stopping}
 """
 _TIMER = """\
-# Written by `cluster schedule`; `cluster schedule SPEC --remove` takes it away.
+# Written by `cluster schedule`; `cluster schedule SPEC --remove` removes it.
 [Unit]
 Description=cluster: {spec}
 
 [Timer]
 OnCalendar={when}
-# a start that was missed, because the machine was off, is made up for once
+# if starts were missed because the machine was off, start once when it is back
 Persistent=true
 
 [Install]
@@ -45,10 +45,14 @@ WantedBy=timers.target
 
 
 def text(job: ScheduledJob, when: str) -> Scheduled:
-    """The two units of a job; ``when`` is a calendar event, as OnCalendar= has it.
+    """The two units of a job; nothing is written.
+
+    Args:
+        job: what is started.
+        when: a calendar event, as in ``OnCalendar=``.
 
     Raises:
-        UsageError: a path or the time cannot stand in a unit.
+        UsageError: the time is invalid, or a path cannot be written into a unit.
     """
     if not when.isprintable() or not when.strip():
         raise UsageError(f"--at must be a calendar event such as 'Mon..Fri 22:00', got {when!r}")
@@ -65,15 +69,15 @@ def text(job: ScheduledJob, when: str) -> Scheduled:
 
 
 def _check_calendar(when: str) -> None:
-    """Ask systemd whether it knows a time, where it is there to be asked.
+    """Validate a calendar event by ``systemd-analyze``, if it is installed.
 
     Raises:
-        UsageError: it does not; else the timer would be written, and never start anything.
+        UsageError: it is invalid. A timer with it would never start anything.
     """
-    words = ("systemd-analyze", "calendar", "--", when)
+    command = ("systemd-analyze", "calendar", "--", when)
     try:
         done = subprocess.run(
-            words,
+            command,
             capture_output=True,
             check=False,
             encoding="utf-8",
@@ -83,53 +87,57 @@ def _check_calendar(when: str) -> None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return
-    # By its words: it also fails where it cannot work at all, which says nothing of the time.
-    said = done.stderr.strip()
-    if done.returncode and "calendar" in said:
+    # The exit code is not enough: it also fails where systemd-analyze itself does not work.
+    printed = done.stderr.strip()
+    if done.returncode and "calendar" in printed:
         fix = "give a calendar event such as 'Mon..Fri 22:00', see 'man systemd.time'"
-        raise UsageError(f"--at: {said}", fix=fix)
+        raise UsageError(f"--at: {printed}", fix=fix)
 
 
 def install(job: ScheduledJob, when: str) -> Scheduled:
-    """Write both units, and have the user's systemd read them and start the timer.
+    """Write both units, have the user's systemd load them, and start the timer.
+
+    Args:
+        job: what is started.
+        when: a calendar event, as in ``OnCalendar=``.
 
     Raises:
-        UsageError: see :func:`text`.
-        StoreError: they could not be written.
-        EngineError: systemd does not answer; the units are there all the same.
+        UsageError: the time is invalid, or a path cannot be written into a unit.
+        StoreError: the units could not be written.
+        EngineError: systemd failed to load them; they are kept.
     """
     made = text(job, when)
     for path, unit in made.files:
         _write(Path(path), unit)
     for command in made.commands:
-        said = _told(command)
-        if said is not None:
+        error = _run(command)
+        if error is not None:
             raise EngineError(
-                f"the units are written, but '{' '.join(command)}' failed: {said}",
-                fix="where the user's systemd runs, give that command again",
+                f"the units are written, but '{' '.join(command)}' failed: {error}",
+                fix="run that command again where the user's systemd is running",
             )
     return made
 
 
 def remove(name: str, _spec: Path) -> bool:
-    """Stop a job's timer, and take both units away; whether there were any."""
+    """Stop a job's timer and remove both units; returns whether there were any."""
     try:
         paths = [path for path in _paths(name) if path.exists()]
     except _NoHome:
         return False
     if not paths:
         return False
-    # Before the files go: without them systemd does not know what to disable. Where it does not
-    # run at all, there is nothing to stop.
-    _told(("systemctl", "--user", "disable", "--now", _paths(name)[1].name))
+    # Disabled before the files are removed, because systemd needs them for that. A failure is
+    # ignored: where systemd does not run, there is no timer to stop.
+    _run(("systemctl", "--user", "disable", "--now", _paths(name)[1].name))
     for path in paths:
         path.unlink(missing_ok=True)
-    _told(_RELOAD)
+    _run(_RELOAD)
     return True
 
 
 class _NoHome(StoreError):
-    """No place for units, and so none in it."""
+    """The user has no directory for units, so there are none of ours either."""
 
 
 _RELOAD = ("systemctl", "--user", "daemon-reload")
@@ -139,7 +147,7 @@ def _paths(name: str) -> tuple[Path, Path]:
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     if not os.path.isabs(home):
         raise _NoHome(
-            f"there is no folder for units: the home of user {os.getuid()} is not known",
+            f"there is no directory for units: the home of user {os.getuid()} is unknown",
             fix="set HOME or XDG_CONFIG_HOME",
         )
     folder = Path(home) / "systemd" / "user"
@@ -153,8 +161,8 @@ def _write(path: Path, unit: str) -> None:
         raise StoreError(f"{error.strerror or error}", where=str(path)) from None
 
 
-def _told(command: tuple[str, ...]) -> str | None:
-    """Run a command of systemd's; what it said where it failed, None where it did not."""
+def _run(command: tuple[str, ...]) -> str | None:
+    """Run a systemd command; returns its error message, or None if it succeeded."""
     try:
         done = subprocess.run(
             command,
@@ -170,10 +178,10 @@ def _told(command: tuple[str, ...]) -> str | None:
 
 
 def _word(word: str) -> str:
-    """One word of ExecStart=, in quotes where it needs them (systemd.service(5)).
+    """One argument of ExecStart=, quoted if necessary (see systemd.service(5)).
 
     Raises:
-        UsageError: no unit can hold it.
+        UsageError: it has a character that a unit cannot have.
     """
     escaped = _escaped(word).replace("$", "$$")
     plain = all(letter.isalnum() or letter in "%@+=:,./_-$" for letter in escaped)
@@ -183,7 +191,9 @@ def _word(word: str) -> str:
 
 
 def _escaped(value: str) -> str:
-    """A value in which no % is a specifier of systemd's."""
+    """A value whose % signs systemd does not read as specifiers."""
     if not value.isprintable():
-        raise UsageError(f"no unit can hold {value!r}: it has a letter that cannot be printed")
+        raise UsageError(
+            f"a systemd unit cannot contain {value!r}: it has a character that cannot be printed"
+        )
     return value.replace("%", "%%")

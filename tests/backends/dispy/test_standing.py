@@ -295,9 +295,8 @@ def test_a_node_of_another_version_is_refused_with_the_differences(
     """The handshake is the same as over ssh, before any block."""
     ours = Path(cluster.__file__).parent
     shutil.copytree(ours, tmp_path / "old" / "cluster")
-    init = tmp_path / "old" / "cluster" / "__init__.py"
-    text = init.read_text().replace(f'"{cluster.__version__}"', '"0.0.7"')
-    init.write_text(text)
+    version = tmp_path / "old" / "cluster" / "common" / "version.py"
+    version.write_text(version.read_text().replace(cluster.__version__, "0.0.7"))
     nodes = tmp_path / "old" / "cluster" / "hosts" / "nodes" / "node.py"
     nodes.write_text(nodes.read_text().replace("attach", "moor"))  # a key that it does not know
     start(root=tmp_path / "old")
@@ -359,7 +358,7 @@ def test_the_doctor_meets_a_node_as_a_run_does(start: Start, secret: Path, port:
         f"dispy: {{secret: {{file: {secret.name}}}}}"
     )
     found = diagnosis(secret.parent, spec)
-    assert found["host"]["message"].startswith("by the node that stands at its port; Python ")
+    assert found["host"]["message"].startswith("by the attached node at its port; Python ")
     assert found["ports"]["status"] == "ok"
     await_no_children(process)
     process.terminate()

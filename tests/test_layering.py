@@ -331,3 +331,12 @@ def test_help_loads_nothing_heavy() -> None:
 def test_importing_the_package_loads_nothing_heavy(module: str) -> None:
     """A worker that needs one room does not pay for the others."""
     assert loaded_by("-c", f"import {module}") & HEAVY == set()
+
+
+@pytest.mark.parametrize("engine", ["dispy", "scoop"])
+def test_an_engine_is_named_in_its_own_files_alone(engine: str) -> None:
+    """Options, words and places of an engine come from its ENTRY; no common code knows them."""
+    own = ROOT / "cluster" / "backends" / engine
+    files = [path for path in (ROOT / "cluster").rglob("*.py") if own not in path.parents]
+    assert files
+    assert [str(path) for path in files if engine in path.read_text("utf-8").lower()] == []

@@ -197,9 +197,9 @@ class Backend(ABC):
         return None
 
     @staticmethod
-    def has_agent(_node: Node, _options: Options) -> bool:
-        """Whether an agent runs on a node, which can be asked; for an engine of several hosts."""
-        return True
+    def foreign(_node: Node, _options: Options) -> str:
+        """What a node is that stands and is none of ours, in words; empty elsewhere."""
+        return ""
 
     @staticmethod
     def reach(node: Node, options: Options) -> Sequence[str]:
@@ -284,6 +284,17 @@ def kind(name: str) -> type[Backend]:
         raise EngineError(f"{found.target} {reason}", fix=cure(found))
     engine: type[Backend] = made
     return engine
+
+
+def node_that_stands() -> Callable[..., Any]:
+    """What makes a node that stands by itself, of the engine that has such nodes.
+
+    Raises:
+        EngineError: that is not installed here.
+    """
+    found = need(next(each.name for each in built_in() if each.node))
+    made: Callable[..., Any] = imported(found._replace(target=found.node))
+    return made
 
 
 def _misfit(found: Entry, made: object) -> str:

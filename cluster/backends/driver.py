@@ -3,10 +3,10 @@
 When an engine dies, hangs or must be killed, nothing else does: what was given to it is given to a
 fresh one. The two sides talk JSON lines over a socket that is on no disk and answers only this
 user; what the engine prints is for people. To the driver go ``{"setup": ...}``, ``{"host": ...}``,
-``{"gone": name}``, ``{"work": ...}`` and ``{"task": [...], "node": name or null}``; from it come
-``{"driver": pid}``, ``{"up": name, "slots": n, "reason": text}``, ``{"down": name, "reason":
-text}``, ``{"outcome": [...]}``, ``{"lost": id, "reason": text}``, ``{"beat": n}`` each second and
-``{"wrong": text, "fix": text}``.
+``{"gone": name, "reason": text}``, ``{"revoke": [ids]}`` and ``{"task": [...], "node": name or
+null}``; from it come ``{"driver": pid}``, ``{"up": name, "slots": n, "reason": text}``, ``{"down":
+name, "reason": text}``, ``{"outcome": [...]}``, ``{"lost": id, "reason": text}``, ``{"beat": n}``
+each second and ``{"wrong": text, "fix": text}``.
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from cluster.backends.base import Options
 from cluster.backends.hosted import Hosted
+from cluster.backends.kit.remote import RemoteProcess
 from cluster.common.backoff import ListeningClock
 from cluster.common.descriptors import raised
 from cluster.common.errors import EngineError
 from cluster.hosts.child_process import Child
-from cluster.hosts.connect import Host
+from cluster.hosts.connect import Fleet, Host
 from cluster.hosts.jsonlines import Connection, Listener, SocketConnection, dial
 from cluster.hosts.nodes import Node
+from cluster.hosts.worker_pool import python_command
 from cluster.sampling.task import Outcome, Task, Work
 
 _ADDRESS = "CLUSTER_DRIVER"
@@ -144,13 +147,25 @@ class DriverProcess:
 
 
 class DriverBackend(Hosted):
-    """An engine of several hosts whose tasks travel through a driver."""
+    """An engine of several hosts: a driver here, and processes of the engine's own on the hosts.
+
+    The driver knows each process as a host, by the name that the process has here.
+
+    Attributes:
+        driver, process: the modules whose ``main`` they run.
+        what: what the person is told that a process on a host is.
+    """
+
+    driver: ClassVar[str]
+    process: ClassVar[str]
+    what: ClassVar[str]
 
     def __init__(self, nodes: Sequence[Node], options: Options) -> None:
         super().__init__(nodes, options)
         self._driver: DriverProcess | None = None
         self._up: dict[str, tuple[int, str]] = {}
         self._ready_hosts: dict[str, Host] = {}
+        self._remotes: dict[str, list[RemoteProcess]] = {}
         self._barren = 0
         self._reason_down = "the engine is not up yet"
 
@@ -158,24 +173,26 @@ class DriverBackend(Hosted):
 
     def _command(self) -> Sequence[str]:
         """The arguments that start its driver."""
-        raise NotImplementedError
+        return python_command(sys.executable, self.driver)
 
-    def _environment(self) -> Mapping[str, str]:
-        """The environment of its driver."""
-        return os.environ
-
-    def _setup(self, work: Work) -> dict[str, Any]:
+    def _setup(self) -> dict[str, Any]:
         """What the driver is told first; the place for secrets."""
         return {}
 
     def _join(self, host: Host) -> None:
-        """A ready host is to be used by a driver that does not know it yet."""
+        """A ready host is to be used by a driver that does not know it yet: see :meth:`_run_on`."""
         raise NotImplementedError
+
+    def _on_process(self, host: Host, remote: RemoteProcess, said: Mapping[str, Any]) -> None:
+        """A process of the engine on a host said something."""
+        raise NotImplementedError
+
+    def _on_said(self, message: Mapping[str, Any]) -> None:
+        """The driver said something that only its engine understands."""
 
     # -- what Hosted asks -------------------------------------------------------------------------
 
     def _begin(self, work: Work) -> None:
-        self._work = work
         self._start_driver()
 
     def _stop(self) -> None:
@@ -189,29 +206,75 @@ class DriverBackend(Hosted):
 
     def _on_gone(self, host: Host) -> None:
         self._ready_hosts.pop(host.name, None)
-        self._up.pop(host.name, None)
-        self._say({"gone": host.name})
+        for remote in self._remotes.pop(host.name, ()):
+            self._forget(remote, host.reason)
 
     def _slots(self, host: Host) -> int:
-        return min(host.usable, self._up.get(host.name, (0, ""))[0])
+        return min(host.usable, sum(slots for slots, _ in self._states(host)))
 
     def _reason(self, host: Host) -> str:
-        return self._up.get(host.name, (0, self._reason_down))[1]
+        return min(self._states(host), default=(0, self._reason_down))[1]
+
+    def _states(self, host: Host) -> list[tuple[int, str]]:
+        """The slots that each of its processes gives, and why so many."""
+        names = [remote.name for remote in self._remotes.get(host.name, ())]
+        return [self._up[name] for name in names if name in self._up]
 
     def _give(self, task: Task, host: Host | None) -> None:
         self._say({"task": task, "node": host.name if host else None})
+
+    def _revoke(self, fleet: Fleet, wanted: Collection[int]) -> Collection[int]:
+        fresh = super()._revoke(fleet, wanted)
+        if fresh:
+            self._say({"revoke": sorted(fresh)})
+        return fresh
 
     def _flush(self) -> None:
         if self._driver is not None:
             self._driver.send()
 
     def _tend(self) -> Iterator[Outcome]:
+        now = self._attention.now
+        for name, remotes in self._remotes.items():
+            for remote in remotes:
+                if reason := remote.tend(now, used=bool(self._up.get(remote.name, (0, ""))[0])):
+                    self._forget(remote, reason)
+                    self._up[name] = 0, reason
+                    remote.name = name
         if self._driver is None:
             return
         for message in self._driver.messages():
             yield from self._heard(message)
         if fault := self._driver.fault:
             yield from self._renew(fault)
+
+    def _on_told(self, host: Host, message: dict[str, Any]) -> None:
+        for remote in self._remotes.get(host.name, ()):
+            said = remote.hear(message, self._attention.now)
+            if said is not None:
+                self._on_process(host, remote, said)
+
+    # -- the processes on the hosts ---------------------------------------------------------------
+
+    def _run_on(self, host: Host, first: Mapping[str, Any], count: int = 1) -> None:
+        """Have processes of the engine on a host, in the place of those that are there.
+
+        Args:
+            host: a ready one.
+            first: what each is told first; the place for secrets.
+            count: so many.
+        """
+        for remote in self._remotes.get(host.name, ()):
+            remote.kill("", self._attention.now)
+        self._remotes[host.name] = [
+            RemoteProcess(self.what, host, self.process, first, self.options.ready)
+            for _ in range(count)
+        ]
+
+    def _forget(self, remote: RemoteProcess, reason: str) -> None:
+        """A process is gone, for this reason, with what it had."""
+        self._say({"gone": remote.name, "reason": reason})
+        self._up.pop(remote.name, None)
 
     # -- the driver -------------------------------------------------------------------------------
 
@@ -221,9 +284,9 @@ class DriverBackend(Hosted):
 
     def _start_driver(self) -> None:
         self._driver = DriverProcess(
-            self._command(), self._environment(), self._selector, self.options.ready
+            self._command(), os.environ, self._selector, self.options.ready
         )
-        self._driver.say({"setup": self._setup(self._work)})
+        self._driver.say({"setup": self._setup()})
 
     def _heard(self, message: Mapping[str, Any]) -> Iterator[Outcome]:
         if "outcome" in message:
@@ -241,9 +304,6 @@ class DriverBackend(Hosted):
             raise EngineError(str(message["wrong"]), fix=message.get("fix"))
         else:
             self._on_said(message)
-
-    def _on_said(self, message: Mapping[str, Any]) -> None:
-        """The driver said something that only its engine understands."""
 
     def _renew(self, fault: str) -> Iterator[Outcome]:
         """The driver is of no use: what it had is owed, and a fresh one is told of the hosts.

@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Source
 from cluster.common.backoff import ListeningClock
+from cluster.common.engines import that_attach
 from cluster.common.errors import NodesMissing, UsageError
 from cluster.hosts.connect import Change, Fleet, Host, HostEvent, HostState
 from cluster.hosts.fingerprint import is_one_machine
@@ -22,7 +23,6 @@ from cluster.sampling.task import Outcome, Task, Work
 
 # A revoked task is answered for once its worker is killed, which is done at once.
 _UNANSWERED = 15.0
-_ATTACH = "leave attach out; or resume the run with backend dispy and dispy: {secret: ...}"
 
 
 class Hosted(Backend):
@@ -133,7 +133,7 @@ class Hosted(Backend):
         for node in nodes:
             if node.attach is not None and not self.options.attaches:
                 reason = f"{node.host}: this run cannot attach to a node that stands"
-                raise UsageError(reason, fix=_ATTACH)
+                raise UsageError(reason, fix=_how_to_attach())
         self.nodes = tuple(nodes)
         if self._fleet is not None:
             wanted = {node.host: node for node in nodes}
@@ -353,3 +353,8 @@ class Hosted(Backend):
             for host in [fleet.hosts[name]] if name in fleet.hosts else fleet.hosts.values():
                 host.say({"revoke": [number]})
         return fresh
+
+
+def _how_to_attach() -> str:
+    able = (f"{each.name} and {each.name}: {{{each.attach[0]}: ...}}" for each in that_attach())
+    return f"leave attach out; or resume the run with backend {' or '.join(able)}"

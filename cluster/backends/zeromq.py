@@ -1,9 +1,7 @@
 """The engine ``zeromq``: requests and replies over ZeroMQ, encrypted by its own CURVE.
 
-A host's server listens on one port, at the address by which the host is reached. Both ends derive
-two key pairs from the run's secret, the server's and the clients'. CURVE authenticates the server
-to its clients; clients are authenticated by a ZAP handler (ZeroMQ RFC 27), without which CURVE
-admits any client.
+A host's server listens on one port, at the address by which the host is reached, and lets in who
+knows the run's secret; see :mod:`cluster.backends.kit.curve`.
 """
 
 from __future__ import annotations
@@ -12,10 +10,9 @@ import threading
 from typing import Any
 
 import zmq
-from zmq.utils import z85
 
+from cluster.backends.kit import curve
 from cluster.backends.kit.calls import Announce, Call, CallEngine, Where, url
-from cluster.backends.kit.identity import derived
 from cluster.common.engines import Entry
 
 ENTRY = Entry(
@@ -28,7 +25,8 @@ ENTRY = Entry(
 )
 # Threads that answer calls: a driver has two callers, and those of its predecessor may linger.
 _ANSWERING = 4
-_LONGEST, _HANDSHAKE, _BEAT, _DEAD = 64 << 20, 10_000, 2_000, 10_000  # bytes, milliseconds
+_BEAT, _DEAD = 2.0, 10.0
+_HANDSHAKE = 10_000  # milliseconds
 
 
 class Engine(CallEngine):
@@ -46,14 +44,13 @@ def serve(draw: Call, first: Where, announce: Announce) -> None:
         announce: called with the ``port``.
     """
     context = zmq.Context()
-    gate, front, back = (context.socket(kind) for kind in (zmq.REP, zmq.ROUTER, zmq.DEALER))
-    gate.bind("inproc://zeromq.zap.01")
-    threading.Thread(target=_keep, args=(gate, _keys(first, "caller")[0])).start()
+    front, back = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    curve.keep(context, first["secret"])
     back.bind("inproc://draw")
     for _ in range(_ANSWERING):
         threading.Thread(target=_answer, args=(context.socket(zmq.REP), draw)).start()
-    _set_options(front, first, "server")
-    front.curve_server, front.zap_domain, front.zap_enforce_domain = True, b"cluster", True
+    curve.serve(front, first["secret"], _BEAT, _DEAD)
+    _set_options(front, first)
     announce({"port": front.bind_to_random_port(url("tcp", first["address"]))})
     zmq.proxy(front, back)
 
@@ -65,20 +62,11 @@ def dial(where: Where) -> Call:
         where: ``address``, ``port``, ``secret``, and ``patience`` in seconds.
     """
     caller: Any = zmq.Context.instance().socket(zmq.REQ)
-    _set_options(caller, where, "caller")
-    caller.curve_serverkey = _keys(where, "server")[0]
+    curve.call(caller, where["secret"], _BEAT, _DEAD)
+    _set_options(caller, where)
     caller.rcvtimeo = caller.sndtimeo = int(where["patience"] * 1000)
     caller.connect(url("tcp", where["address"], where["port"]))
     return lambda text: caller.send_string(text) or caller.recv_string()  # send returns None
-
-
-def _keep(gate: Any, key: bytes) -> None:
-    """In a thread: the ZAP handler, which admits clients that have proved the clients' key."""
-    while True:
-        version, request, _domain, _address, _identity, *proof = gate.recv_multipart()
-        known = proof == [b"CURVE", key]
-        status = (b"200", b"OK") if known else (b"400", b"not of this run")
-        gate.send_multipart([version, request, *status, b"", b""])
 
 
 def _answer(replies: Any, draw: Call) -> None:
@@ -88,13 +76,5 @@ def _answer(replies: Any, draw: Call) -> None:
         replies.send_string(draw(replies.recv_string()))
 
 
-def _set_options(socket: Any, place: Where, side: str) -> None:
-    socket.curve_publickey, socket.curve_secretkey = _keys(place, side)
-    socket.linger, socket.maxmsgsize, socket.ipv6 = 0, _LONGEST, ":" in place["address"]
-    socket.handshake_ivl, socket.heartbeat_ivl, socket.heartbeat_timeout = _HANDSHAKE, _BEAT, _DEAD
-
-
-def _keys(place: Where, side: str) -> tuple[bytes, bytes]:
-    """The public and the private key of one side, 32 bytes each."""
-    private = derived(place["secret"], f"zeromq {side}")
-    return z85.decode(zmq.curve_public(z85.encode(private))), private
+def _set_options(socket: Any, place: Where) -> None:
+    socket.linger, socket.ipv6, socket.handshake_ivl = 0, ":" in place["address"], _HANDSHAKE

@@ -107,7 +107,7 @@ _POLL = 0.2
     "--port",
     type=click.IntRange(1, 65_534),
     required=True,
-    help="port to listen on; a run's dispynode takes the next one",
+    help="port to listen on; a process of a run takes the next one",
 )
 @click.option("--secret-file", type=click.Path(), help="file with the secret; its mode is 0600")
 @click.option("--secret-env", metavar="NAME", help="environment variable with the secret")
@@ -121,15 +121,14 @@ def _node(
     slots: int | None,
     as_json: bool,
 ) -> None:
-    from cluster.backends.base import need
-    from cluster.backends.dispy.standing import AttachedNode, own_address
+    from cluster.backends.base import node_that_stands
     from cluster.common.secret import Secret
 
-    need("dispy")
+    made = node_that_stands()
     if (secret_file is None) is (secret_env is None):
         raise UsageError("a node needs one secret", fix="--secret-file FILE or --secret-env NAME")
     secret = Secret(secret_env, secret_file).read()
-    node = AttachedNode(address or own_address(), port, secret, slots, tell=_say)
+    node = made(address, port, secret, slots, tell=_say)
     with signals() as stop:
         document = node.listening._asdict()
         answer(document, as_json, lambda: text.node(document))

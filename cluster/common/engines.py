@@ -69,6 +69,7 @@ class Entry(NamedTuple):
         exact: whether it refuses a host on which a needed module has another version than here.
         attach: it accepts nodes with ``attach`` if one of these options is set; each is an
             option's name, or ``name=value``. Empty: it accepts none.
+        node: the ``module:class`` that ``cluster node`` starts for it; empty: it has none.
         about: what its options are for; empty if it has none.
         options: its options in a spec.
         target: ``module:class``; set by the registry, like the fields below.
@@ -85,6 +86,7 @@ class Entry(NamedTuple):
     routes: tuple[str, ...] = ()
     exact: bool = False
     attach: tuple[str, ...] = ()
+    node: str = ""
     about: str = ""
     options: tuple[Option, ...] = ()
     target: str = ""
@@ -109,6 +111,11 @@ class Entry(NamedTuple):
             if own[name] == value if equals else own[name] is not None:
                 return True
         return False
+
+
+def that_attach() -> tuple[Entry, ...]:
+    """The engines that accept nodes with ``attach``."""
+    return tuple(entry for entry in entries() if entry.attach)
 
 
 def names() -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class Visit:
 
     Attributes:
         node: the host as the spec has it.
-        stock: it is a stock dispynode, which can only draw: it has no agent to ask.
+        foreign: what it is if it is no node of ours, which is only asked to draw; else empty.
         trouble: why it has no agent, and the fix; both empty if it has one.
         hello: the agent's handshake.
         probe: the outcome of the kernel's probe, see
@@ -66,7 +66,7 @@ class Visit:
     """
 
     node: Node
-    stock: bool = False
+    foreign: str = ""
     trouble: tuple[str, str] = ("", "")
     hello: Mapping[str, Any] = field(default_factory=dict)
     probe: str = ""
@@ -80,7 +80,7 @@ class Visit:
     def way(self) -> str:
         """How the host was reached, in words."""
         if self.node.attach is not None:
-            return f"by {'a stock dispynode' if self.stock else 'the attached node'} at its port"
+            return f"by {self.foreign or 'the attached node'} at its port"
         return "this machine, without ssh" if is_here(self.node) else "over ssh"
 
 
@@ -138,7 +138,7 @@ def _of_host(visit: Visit, entry: Entry) -> Iterator[Finding]:
     yield _cores(visit)
     if visit.clock is not None:
         yield _clock(visit, *visit.clock)
-    if visit.stock:
+    if visit.foreign:
         return
     if not visit.facts:
         fix = "check that programs can be started there"
@@ -298,7 +298,7 @@ def visit(nodes: Sequence[Node], work: Work, entry: Entry, options: Options) -> 
     """
     engine = kind(entry.name)
     reach = partial(engine.reach, options=options)
-    visits = [Visit(node, not engine.has_agent(node, options)) for node in nodes]
+    visits = [Visit(node, engine.foreign(node, options)) for node in nodes]
     with (
         selectors.DefaultSelector() as selector,
         closing(Tour(visits, work, selector, reach)) as tour,
@@ -431,7 +431,7 @@ class Tour:
     def _ready(self) -> list[Host]:
         """The hosts that can be sent requests."""
         hosts = self._fleet.hosts.values()
-        return [host for host in hosts if host.ready and not self.visits[host.name].stock]
+        return [host for host in hosts if host.ready and not self.visits[host.name].foreign]
 
     @staticmethod
     def _is_settled(host: Host) -> bool:

@@ -122,7 +122,8 @@ class Marker:
     """
 
     SIZE = 16
-    _NONE = -1
+    # The number of no task: those of probes are negative, too.
+    _NONE = -(1 << 63)
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, self.SIZE)

@@ -189,10 +189,10 @@ def validated_sweep(document: Document) -> list[Part]:
 
 
 def node(document: Document) -> list[Part]:
-    """The page of ``node``: where this machine listens."""
-    address, port, dispynode = (document[key] for key in ("address", "port", "dispynode"))
-    listening = f"listening at {address} port {port}; during a run its dispynode listens at"
-    return [Line(f"{listening} {address} port {dispynode}")]
+    """The page of ``node``: where this machine listens; the last key is what else does in a run."""
+    (_, address), (_, port), (what, further) = document.items()
+    listening = f"listening at {address} port {port}; during a run its {what} listens at"
+    return [Line(f"{listening} {address} port {further}")]
 
 
 def either(found: Result, store: str | Path, *, short: bool) -> list[Part]:

@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from cluster.common.engines import built_in
 from cluster.hosts.nodes import (
     MAX_NODES,
     MAX_SLOTS,
@@ -107,7 +108,7 @@ class NodeForm(Frozen):
     attach: Annotated[int, Whole(1, 65_534)] | None = Field(
         default=None,
         description="Port of a node that already runs there (cluster node), used instead of ssh; "
-        "with backend dispy.",
+        f"with backend {' or '.join(each.name for each in built_in() if each.attach)}.",
     )
 
 

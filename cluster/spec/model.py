@@ -246,7 +246,7 @@ class Spec(Frozen):
             return
         entry = engines.entry(self.backend)
         if entry is None or not entry.attach:
-            able = " or ".join(each.name for each in engines.entries() if each.attach)
+            able = " or ".join(each.name for each in engines.that_attach())
             message = f"must be {able} if a node has attach, got {self.backend}"
             yield self.problem("backend", message)
         elif not entry.attaches(self.engine_options(self.backend)):

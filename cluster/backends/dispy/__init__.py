@@ -16,6 +16,7 @@ ENTRY = Entry(
     kind="hosted",
     routes=("from", "to"),
     attach=("secret", "network=trusted"),
+    node="cluster.backends.dispy.standing:AttachedNode",
     about="How nodes with attach are met; backend dispy.",
     options=(
         Option(

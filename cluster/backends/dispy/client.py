@@ -7,23 +7,22 @@ elsewhere. Its own waiting, retrying, recovering and cancelling are not used, fo
 from __future__ import annotations
 
 import atexit
-import os
-import queue
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from cluster.backends.dispy import job, shim
 from cluster.backends.dispy.seal import Seal
+from cluster.backends.kit.door import Door
+from cluster.backends.kit.mailbox import Mailbox
 
-PULSE = 2.0
-_PING = 1.0
+_PULSE, _PING = 2.0, 1.0
 
 
 class Event(NamedTuple):
     """What dispy told: of a job by its ``name``, or of the node at an ``address``.
 
     Attributes:
-        kind: ``up``, ``down``, ``deaf``, ``answer`` or ``lost``.
+        kind: ``up``, ``down``, ``answer`` or ``lost``; of the driver's own looks, ``useless``.
         text: the answer, or why there is none.
     """
 
@@ -37,22 +36,19 @@ class Client:
     """A dispy cluster of explicit nodes, which need not be there yet.
 
     Args:
-        seal: for all connections; None for plain ones.
+        seal: for all connections; None for plain ones, to stock nodes.
         token: dispy's own secret, where there is no seal.
-        alone: the nodes are stock ones, where no agent keeps workers or tells that it is dead:
-            dispy does, after 5 pulses that did not come.
 
     Attributes:
-        wake: a descriptor that can be read when there are events.
+        events: what happened, as dispy's threads told it.
     """
 
-    def __init__(self, seal: Seal | None, token: str = "", *, alone: bool = False) -> None:
-        self._seal, self._token, self._alone = seal, seal.token if seal else token, alone
+    def __init__(self, seal: Seal | None, token: str = "") -> None:
+        self._seal, self._token = seal, seal.token if seal else token
         self._dispy = shim.install(seal)
-        self._gates: dict[str, shim.TlsGate] = {}
+        self._gates: dict[str, Door] = {}
         self._cluster: Any = None
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.events: Mailbox[Event] = Mailbox()
 
     def add(self, address: str, port: int, jobs: int, here: str) -> None:
         """Use the node there, once it answers, in place of any before it at that address.
@@ -92,38 +88,24 @@ class Client:
         compute = self._cluster._compute
         return {"compute_id": compute.id, "auth": compute.auth, "node_ip_addr": address}
 
-    def events(self) -> Iterator[Event]:
-        """What happened since the last call."""
-        try:
-            os.eventfd_read(self.wake)
-        except BlockingIOError:
-            return
-        while not self._events.empty():
-            yield self._events.get()
-
     # -- dispy's thread calls these ---------------------------------------------------------------
 
     def job_status(self, done: Any) -> None:
         """A job has ended, or never began."""
         if done.status == self._dispy.DispyJob.Finished and isinstance(done.result, str):
-            self.tell(Event("answer", done.ip_addr, str(done.id), done.result))
+            self.events.put(Event("answer", done.ip_addr, str(done.id), done.result))
         else:
             words = (done.exception or "dispy gave it up").strip().splitlines()[-1]
-            self.tell(Event("lost", done.ip_addr or "", str(done.id), words))
+            self.events.put(Event("lost", done.ip_addr or "", str(done.id), words))
 
     def cluster_status(self, status: int, node: Any, given: Any) -> None:
         """A node has come or gone, or has taken a job with it."""
         if status == self._dispy.DispyNode.Initialized:
-            self.tell(Event("up", node.ip_addr))
+            self.events.put(Event("up", node.ip_addr))
         elif status == self._dispy.DispyNode.Closed:
-            self.tell(Event("down", node.ip_addr))
+            self.events.put(Event("down", node.ip_addr))
         elif status == self._dispy.DispyJob.Abandoned:
-            self.tell(Event("lost", "", str(given.id), "its node is gone"))
-
-    def tell(self, event: Event) -> None:
-        """Something happened; from any thread."""
-        self._events.put(event)
-        os.eventfd_write(self.wake, 1)
+            self.events.put(Event("lost", "", str(given.id), "its node is gone"))
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -132,8 +114,8 @@ class Client:
         if here in self._gates:
             return
         known = next(iter(self._gates.values()), None)
-        gate = shim.TlsGate(here, known.port if known else 0, self._seal)
-        self._gates[here] = gate
+        sealed = self._seal.server if self._seal else None
+        self._gates[here] = Door(here, known.port if known else 0, sealed, shim.CALLERS)
         if self._cluster is not None:
             self._answer_at(here, self._cluster._cluster)
 
@@ -148,7 +130,7 @@ class Client:
         same = {"host": here, "secret": self._token, "keyfile": proof, "certfile": proof}
         # There is one of it, which the cluster then finds: it must hear before it calls.
         inner = dispy._Cluster(**same)
-        draw, prepare = job.ALONE if self._alone else job.OURS
+        draw, prepare = job.OURS if self._seal else job.ALONE
         self._answer_at(here, inner)
         self._cluster = dispy.JobCluster(
             draw,
@@ -156,15 +138,15 @@ class Client:
             depends=[],
             setup=prepare,
             reentrant=False,
-            pulse_interval=PULSE,
+            pulse_interval=_PULSE,
             ping_interval=_PING,
             job_status=self.job_status,
             cluster_status=self.cluster_status,
             loglevel=dispy.logger.WARNING,
             **same,
         )
-        if not self._alone:
-            inner.pulse_interval = None
+        # Whether a node is there is told by an agent.
+        inner.pulse_interval = None
         # They wait without end for every job.
         atexit.unregister(self._cluster.shutdown)
         atexit.unregister(inner.shutdown)

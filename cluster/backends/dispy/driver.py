@@ -11,21 +11,20 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.backends.dispy.client import PULSE, Client, Event
+from cluster.backends.dispy.client import Client, Event
 from cluster.backends.dispy.probe import Place
 from cluster.backends.dispy.seal import Seal
-from cluster.backends.kit.carry import carry
+from cluster.backends.kit.carry import Carrier, carry
 from cluster.common.errors import EngineError
 
-_AGAIN = 1.0
-# Within which dispy calls a node that let go of us.
-_CALL = 10.0
 # A node that so many looks in a row did not find cannot be reached, whatever its host says.
 _LOOK, _DEAF = 2.0, 3
+_UNREACHED = "its dispynode cannot be reached from here: does a firewall let TCP through?"
+_LOST = "dispy lost its node"
 
 
 @dataclass
@@ -37,33 +36,40 @@ class HostNode:
         place: where its node listens.
         jobs: that it takes at a time.
         up: it has accepted us.
+        lost: dispy has given it up. It still holds what it had of us, and turns us away.
         waiting: tasks that it has not been sent yet.
         out: ids of tasks that it was sent and has not answered.
-        mending: how often it was reached again; a count that ends what an earlier one began.
     """
 
     name: str
     place: Place
     jobs: int
     up: bool = False
+    lost: bool = False
     waiting: deque[Sequence[Any]] = field(default_factory=deque)
     out: set[int] = field(default_factory=set)
 
 
-class DispyDriver:
+class DispyDriver(Carrier):
     """What carries tasks over dispy; see :class:`cluster.backends.kit.carry.Carrier`.
 
     Args:
-        client: dispy's.
-        seal: for all connections, or None.
-        token: dispy's own secret, where there is no seal.
+        setup: ``secret``, of the run.
     """
 
-    def __init__(self, client: Client, seal: Seal | None, token: str = "") -> None:
-        self._client, self._seal, self._token = client, seal, token
+    def __init__(self, setup: Mapping[str, Any]) -> None:
+        self._seal = Seal(str(setup["secret"]))
+        self._client = Client(self._seal)
         self._seats: dict[str, HostNode] = {}
         self._news: list[Mapping[str, Any]] = []
-        self.wake = self._client.wake
+        self._on: dict[str, Callable[[Event], None]] = {
+            "up": self._on_up,
+            "down": self._on_down,
+            "useless": self._on_useless,
+            "answer": self._on_answer,
+            "lost": self._on_lost,
+        }
+        self.wake = self._client.events.bell
 
     # -- what the parent says ---------------------------------------------------------------------
 
@@ -77,7 +83,7 @@ class DispyDriver:
             return
         if twin is not None:
             self._lose(twin, "its node was started anew")
-        place = Place(address, int(told["port"]), self._seal, self._token)
+        place = Place(address, int(told["port"]), self._seal)
         self._seats[address] = HostNode(name, place, int(told["jobs"]))
         try:
             self._client.add(address, place.port, int(told["jobs"]), str(told["here"]))
@@ -86,11 +92,11 @@ class DispyDriver:
         else:
             self._watch(self._seats[address])
 
-    def leave(self, name: str) -> None:
-        """A host is gone."""
+    def leave(self, name: str, reason: str) -> None:
+        """See Carrier."""
         seat = self._named(name)
         if seat is not None:
-            self._lose(seat, "its host is gone")
+            self._lose(seat, reason)
             del self._seats[seat.place.address]
             self._client.remove(seat.place.address)
 
@@ -103,27 +109,34 @@ class DispyDriver:
             seat.waiting.append(task)
             self._send(seat)
 
+    def revoke(self, ids: Sequence[int]) -> None:
+        """See Carrier."""
+        for seat in self._seats.values():
+            for task in [task for task in seat.waiting if task[0] in ids]:
+                seat.waiting.remove(task)
+                self._say({"lost": task[0], "reason": "revoked before it was begun"})
+
     # -- what dispy says --------------------------------------------------------------------------
 
     def tend(self) -> list[Mapping[str, Any]]:
         """What happened."""
-        for event in self._client.events():
-            getattr(self, f"_on_{event.kind}")(event)
+        for event in self._client.events.take():
+            self._on[event.kind](event)
         news, self._news = self._news, []
         return news
 
     def _on_up(self, event: Event) -> None:
         seat = self._seats.get(event.address)
         if seat is not None:
-            seat.up = True
+            seat.up, seat.lost = True, False
             self._say({"up": seat.name, "slots": seat.jobs, "reason": "ready"})
 
     def _on_down(self, event: Event) -> None:
         seat = self._seats.get(event.address)
         if seat is not None and seat.up:
-            self._lose(seat, "dispy lost its node")
-            self._say({"down": seat.name, "reason": "dispy lost its node"})
-            threading.Thread(target=self._mend, args=(seat,), daemon=True).start()
+            seat.lost = True
+            self._lose(seat, _LOST)
+            self._say({"down": seat.name, "reason": _LOST})
 
     def _on_answer(self, event: Event) -> None:
         self._settle(event)
@@ -143,19 +156,16 @@ class DispyDriver:
                 return True
         return False
 
-    def _text(self, task: Sequence[Any]) -> str:
-        return json.dumps(task, separators=(",", ":"))
-
     # -- inside -----------------------------------------------------------------------------------
 
     def _send(self, seat: HostNode) -> None:
         """As many as the node takes; more would be turned away."""
         while seat.waiting and seat.up and len(seat.out) < seat.jobs:
             task = seat.waiting.popleft()
-            if self._client.submit(str(task[0]), seat.place.address, self._text(task)):
+            if self._client.submit(str(task[0]), seat.place.address, json.dumps(task)):
                 seat.out.add(task[0])
             else:
-                self._say({"lost": task[0], "reason": "dispy lost its node"})
+                self._say({"lost": task[0], "reason": _LOST})
 
     def _lose(self, seat: HostNode, reason: str) -> None:
         seat.up = False
@@ -164,32 +174,8 @@ class DispyDriver:
         seat.out.clear()
         seat.waiting.clear()
 
-    def _mend(self, seat: HostNode) -> None:
-        """In a thread: a node that dispy gave up still holds what it had of us, and turns away.
-
-        It is told to let go; dispy's next call then takes it back. What it has computed meanwhile
-        it sends at its next pulse, which is waited for. One that was taken back holds what it has
-        of us anew, and is not told again.
-        """
-        while self._is_lost(seat):
-            time.sleep(_AGAIN)
-            try:
-                seat.place.info()
-                time.sleep(PULSE)
-                if self._is_lost(seat):
-                    seat.place.release(self._client.held(seat.place.address))
-            except EngineError:
-                continue
-            called = time.monotonic()
-            while self._is_lost(seat) and time.monotonic() - called < _CALL:
-                time.sleep(_AGAIN)
-
-    def _is_lost(self, seat: HostNode) -> bool:
-        """Whether dispy has not taken a node back, which is still that of its host."""
-        return self._seats.get(seat.place.address) is seat and not seat.up
-
     def _watch(self, seat: HostNode) -> None:
-        """Have the parent told where a node cannot be reached: dispy never says so."""
+        """Have a node replaced that is of no use, whatever its host says: dispy never says so."""
 
         def look() -> None:
             failures = 0
@@ -200,15 +186,16 @@ class DispyDriver:
                     failures = 0
                 except EngineError:
                     failures += 1
-                if failures >= _DEAF:
-                    self._client.tell(Event("deaf", seat.place.address))
+                if seat.lost or failures >= _DEAF:
+                    words = _LOST if seat.lost else _UNREACHED
+                    self._client.events.put(Event("useless", seat.place.address, text=words))
 
         threading.Thread(target=look, daemon=True).start()
 
-    def _on_deaf(self, event: Event) -> None:
+    def _on_useless(self, event: Event) -> None:
         seat = self._seats.get(event.address)
         if seat is not None:
-            self._say({"deaf": seat.name})
+            self._say({"useless": seat.name, "reason": event.text})
 
     def _named(self, name: str) -> HostNode | None:
         return next((seat for seat in self._seats.values() if seat.name == name), None)
@@ -219,12 +206,7 @@ class DispyDriver:
 
 def main() -> None:
     """Serve until the parent ends. Started by the dispatcher, never by hand."""
-    carry(_of)
-
-
-def _of(setup: Mapping[str, Any]) -> DispyDriver:
-    seal = Seal(str(setup["secret"]))
-    return DispyDriver(Client(seal), seal)
+    carry(DispyDriver)
 
 
 if __name__ == "__main__":

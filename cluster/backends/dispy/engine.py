@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from cluster.backends.base import Options
-from cluster.backends.dispy.relay import relay_command
+from cluster.backends.dispy.relay import command
 from cluster.backends.dispy.seal import fresh_secret
-from cluster.backends.dispy.stock import RISK, stock_command
+from cluster.backends.dispy.stock import RISK
 from cluster.backends.driver import DriverBackend
 from cluster.backends.kit.remote import RemoteProcess
 from cluster.common.secret import Secret
 from cluster.hosts.connect import Host, agent_command, start_agent
 from cluster.hosts.nodes import Node
-from cluster.hosts.worker_pool import python_command
-from cluster.sampling.task import Outcome, Task, Work
+from cluster.sampling.task import Task
 
-_DRIVER = "cluster.backends.dispy.driver"
-_NODE = "cluster.backends.dispy.node"
+_STOCK, _RELAY = "cluster.backends.dispy.stock", "cluster.backends.dispy.relay"
 # A job only waits for the host's workers; with as many again, none of these waits for a job.
 _AHEAD = 2
-_NONE = (0, "")
-_UNREACHED = "its dispynode cannot be reached from here: does a firewall let TCP through?"
 
 
 def secret_of(options: Options) -> Secret | None:
@@ -41,6 +36,9 @@ def is_trusted(options: Options) -> bool:
 class Engine(DriverBackend):
     """Hosts' own dispynodes, started by their agents and known to one driver."""
 
+    driver = "cluster.backends.dispy.driver"
+    process, what = "cluster.backends.dispy.node", "its dispynode"
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         secret = secret_of(self.options)
@@ -48,7 +46,6 @@ class Engine(DriverBackend):
             secret.read()  # what is wrong with it is told before anything begins
         self._secret = fresh_secret()
         self._warned = False
-        self._nodes: dict[str, RemoteProcess] = {}
 
     def _kinds(self) -> dict[str, Any]:
         reach = partial(self.reach, options=self.options)
@@ -60,38 +57,29 @@ class Engine(DriverBackend):
         if node.attach is None:
             return agent_command(node)
         secret = secret_of(options)
-        if is_trusted(options):
-            return stock_command(node.host, node.attach, secret, options)
-        assert secret is not None
-        return relay_command(node.host, node.attach, secret)
+        module = _STOCK if is_trusted(options) else _RELAY
+        return command(module, node.host, node.attach, secret)
 
     @staticmethod
-    def has_agent(node: Node, options: Options) -> bool:
-        """A stock dispynode has none."""
-        return node.attach is None or not is_trusted(options)
+    def foreign(node: Node, options: Options) -> str:
+        """A stock dispynode."""
+        stock = node.attach is not None and is_trusted(options)
+        return "a stock dispynode" if stock else ""
 
-    def _command(self) -> Sequence[str]:
-        return python_command(sys.executable, _DRIVER)
-
-    def _setup(self, work: Work) -> dict[str, Any]:
+    def _setup(self) -> dict[str, Any]:
         return {"secret": self._secret}
 
     def _join(self, host: Host) -> None:
         """A node serves the client that it began with; a fresh one gets a fresh node."""
         if self._is_stock(host):
             return
-        if known := self._nodes.get(host.name):
-            known.kill("", self._attention.now)
         # One that stands has named its ports; a firewall may know them.
         port = 0 if host.node.attach is None else host.node.attach + 1
-        first = {**self._place(host), "port": port, "secret": self._secret}
-        self._nodes[host.name] = RemoteProcess(
-            "its dispynode", host, _NODE, first, self.options.ready
-        )
+        self._run_on(host, {**self._place(host), "port": port, "secret": self._secret})
 
     def _is_stock(self, host: Host) -> bool:
-        """One that knows nothing of us: what stands in its agent's place carries the tasks."""
-        return not self.has_agent(host.node, self.options)
+        """One that starts an agent for us, to which the tasks go, and nothing else."""
+        return bool(self.foreign(host.node, self.options))
 
     def _slots(self, host: Host) -> int:
         return host.usable if self._is_stock(host) else super()._slots(host)
@@ -109,28 +97,15 @@ class Engine(DriverBackend):
         else:
             super()._give(task, host)
 
-    def _on_gone(self, host: Host) -> None:
-        self._nodes.pop(host.name, None)
-        super()._on_gone(host)
-
-    def _on_told(self, host: Host, message: dict[str, Any]) -> None:
-        known = self._nodes.get(host.name)
-        said = known.hear(message, self._attention.now) if known else None
-        if said is not None:
-            self._say({"host": {**self._place(host), "port": said["port"]}})
-
-    def _tend(self) -> Iterator[Outcome]:
-        for name, known in self._nodes.items():
-            if reason := known.tend(self._attention.now, used=bool(self._up.get(name, _NONE)[0])):
-                self._say({"gone": name})
-                self._up[name] = 0, reason
-        yield from super()._tend()
+    def _on_process(self, host: Host, remote: RemoteProcess, said: Mapping[str, Any]) -> None:
+        self._say({"host": {**self._place(host), "port": said["port"]}})
 
     def _on_said(self, message: Mapping[str, Any]) -> None:
-        """The driver cannot reach a node; where its host is there, a fresh one is tried."""
-        known = self._nodes.get(message.get("deaf", ""))
-        if known and known.heard is not None and self._ready_hosts[message["deaf"]].ready:
-            known.kill(_UNREACHED, self._attention.now)
+        """The driver has no use for a node; where its host is there, a fresh one is tried."""
+        name = message.get("useless", "")
+        for node in self._remotes.get(name, ()):
+            if node.heard is not None and self._ready_hosts[name].ready:
+                node.kill(message["reason"], self._attention.now)
 
     def _place(self, host: Host) -> dict[str, Any]:
         """Where a host's node is, and where it finds us."""

@@ -35,7 +35,7 @@ def prepare():  # type: ignore[no-untyped-def]
 
 
 def draw_alone(text):  # type: ignore[no-untyped-def]
-    """Draw a task where no agent keeps workers; JSON in, JSON out."""
+    """Start an agent where none stands; JSON in, JSON out."""
     return cluster_alone(text)
 
 
@@ -44,6 +44,9 @@ def prepare_alone():  # type: ignore[no-untyped-def]
     global cluster_alone  # noqa: PLW0603 - see prepare
     try:
         from cluster.backends.dispy.alone import answer as cluster_alone
+        from cluster.hosts.process_tree import die_with_parent
+
+        die_with_parent()
     except ImportError as error:
         import json
 

@@ -12,17 +12,17 @@ import multiprocessing
 import os
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from cluster.backends.dispy import job, shim
 from cluster.backends.dispy.probe import Place
 from cluster.backends.dispy.seal import Seal
+from cluster.backends.kit.door import Door
+from cluster.backends.kit.process import Say, beat, end, run
 from cluster.common.errors import EngineError
-from cluster.hosts.process_tree import die_with_parent, is_alive
-from cluster.hosts.worker import PipeLines, take_descriptors
+from cluster.hosts.process_tree import is_alive
 
 _TICK = 1.0
 _PROBES = 2.0
@@ -37,28 +37,22 @@ _ROUNDS = 2
 
 def main() -> None:
     """Serve until killed; the agent does that. Never started by hand."""
-    os.register_at_fork(after_in_child=die_with_parent)
-    lines = PipeLines(*take_descriptors())
-    wanted = lines.read()
+    run(_serve)
+
+
+def _serve(wanted: Mapping[str, Any], say: Say) -> None:
     try:
         # What a killed one left in its folder keeps another from starting there.
         folder = tempfile.mkdtemp(prefix="dispynode-", dir=os.environ["CLUSTER_FOLDER"])
         node = DispyNode(wanted, folder)
         node.open()
     except OSError as error:
-        _end(f"dispynode could not begin: {error}{_want_of_memory()}")
-    lines.write({"port": node.port})
-    threading.Thread(target=_tell, args=(node, lines), daemon=True).start()
+        end(f"dispynode could not begin: {error}{_want_of_memory()}")
+    say({"port": node.port})
+    beat(say, node.beat)
     while True:
         time.sleep(_TICK)
         node.look()
-
-
-def _tell(node: DispyNode, lines: PipeLines) -> None:
-    """In a thread: say that this process is alive; a look may take as long as the node is slow."""
-    while time.monotonic() - node.looked < _HUNG:
-        lines.write({"beat": node.looked})
-        time.sleep(_TICK)
 
 
 class DispyNode:
@@ -78,7 +72,7 @@ class DispyNode:
         seal = Seal(str(wanted["secret"]))
         dispy = shim.install(seal, job.check)
         multiprocessing.set_start_method("fork")
-        self._gate = shim.TlsGate(self._address, int(wanted["port"]), seal)
+        self._gate = Door(self._address, int(wanted["port"]), seal.server, shim.CALLERS)
         self.port = self._gate.port
         self._place = Place(self._address, self.port, seal)
         self._dispynode = _dispynode(dispy, self._address, self.port, seal, folder)
@@ -96,12 +90,17 @@ class DispyNode:
         self._gate.open(shim.requests_of(self._dispynode, sealed=True))
         self._place.info(_PATIENCE)
 
+    def beat(self) -> Mapping[str, Any] | None:
+        """A sign of life; none where it hangs. A look may take as long as the node is slow."""
+        hangs = time.monotonic() - self.looked > _HUNG
+        return None if hangs else {"beat": self.looked}
+
     def look(self) -> None:
         """See what dispynode does not: jobs that were killed, and that it is past help itself."""
         self.looked = time.monotonic()
         self._answer_for_the_dead()
         if any(_has_ended(client.setup_proc) for client in list(self._dispynode.clients.values())):
-            _end("the process that jobs are forked from has ended")
+            end("the process that jobs are forked from has ended")
         if time.monotonic() >= self._probe_at:
             self._probe_at = time.monotonic() + _PROBES
             self._listen()
@@ -112,7 +111,7 @@ class DispyNode:
         except EngineError as error:
             self._deaf += 1
             if self._deaf >= _DEAF:
-                _end(f"dispynode is deaf: {error}")
+                end(f"dispynode is deaf: {error}")
         else:
             self._deaf = 0
 
@@ -126,7 +125,7 @@ class DispyNode:
             if rounds == _ROUNDS:
                 self._dispynode.reply_Q.put(_terminated(jobs[uid].job_reply))
             elif rounds > _ROUNDS + _DEAF:
-                _end("a job was killed while it answered, and holds up all answers")
+                end("a job was killed while it answered, and holds up all answers")
 
 
 def _dispynode(dispy: Any, address: str, port: int, seal: Seal, folder: str) -> Any:
@@ -181,12 +180,6 @@ def _want_of_memory() -> str:
 
 def _has_ended(process: Any) -> bool:
     return process is not None and not process.is_alive()
-
-
-def _end(reason: str) -> NoReturn:
-    sys.stderr.write(f"{reason}\n")
-    sys.stderr.flush()
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,27 @@
-"""Bytes both ways between a sealed connection and two descriptors, in one thread."""
+"""Bytes both ways between a sealed connection and two descriptors; and an agent at its end."""
 
 from __future__ import annotations
 
+import json
 import os
 import select
+import signal
 import ssl
+import subprocess
+import sys
 import time
 from contextlib import suppress
+
+from cluster.hosts.worker_pool import python_command
 
 _CHUNK = 1 << 16
 _MOST = 1 << 20
 # What was read when one side ended is still offered to the other one for so many seconds.
 _GRACE = 3.0
+# Of a dispatcher's first message: bytes, and seconds within which it must come.
+_LONGEST, _FIRST = 16 << 20, 10.0
+# Seconds within which an agent ends of which nobody wants anything more.
+DYING = 10.0
 
 
 def carry(sealed: ssl.SSLSocket, source: int, sink: int, first: bytes = b"") -> None:
@@ -24,6 +34,63 @@ def carry(sealed: ssl.SSLSocket, source: int, sink: int, first: bytes = b"") -> 
         first: to be written to ``sink`` before all else.
     """
     _Pipe(sealed, source, sink, first).run()
+
+
+def serve_agent(connection: ssl.SSLSocket, slots: int | None) -> None:
+    """Start an agent on this host for the dispatcher at the other end, and end with either.
+
+    Args:
+        connection: one that has shaken hands.
+        slots: at most so many workers; None: as many as the dispatcher asks for.
+
+    Raises:
+        OSError: the dispatcher says nothing, or nothing sensible.
+    """
+    first = _first_line(connection, slots)
+    there, here = connection.getpeername(), connection.getsockname()
+    # What sshd tells those that it starts, in the same words.
+    told = f"{there[0]} {there[1]} {here[0]} {here[1]}"
+    agent = subprocess.Popen(
+        python_command(sys.executable, "cluster.hosts.agent"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "SSH_CONNECTION": told},
+    )
+    assert agent.stdin is not None
+    assert agent.stdout is not None
+    with agent.stdin, agent.stdout:
+        carry(connection, agent.stdout.fileno(), agent.stdin.fileno(), first)
+    try:
+        agent.wait(DYING)
+    except subprocess.TimeoutExpired:
+        os.killpg(agent.pid, signal.SIGKILL)
+        agent.wait()
+
+
+def _first_line(connection: ssl.SSLSocket, slots: int | None) -> bytes:
+    """The dispatcher's first message, with no more slots than these.
+
+    Raises:
+        ConnectionError: none came, or it is none.
+    """
+    connection.settimeout(_FIRST)
+    data = b""
+    while b"\n" not in data:
+        chunk = connection.recv(_CHUNK)
+        if not chunk or len(data) > _LONGEST:
+            raise ConnectionError("no first message")
+        data += chunk
+    line, _, rest = data.partition(b"\n")
+    try:
+        message = json.loads(line)
+        message["way"] = "ssh"  # whose words the agent is told its addresses in
+        node = message["node"]
+        if slots is not None:
+            node["slots"] = min(node["slots"] or slots, slots)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConnectionError(f"not a first message: {error}") from None
+    return json.dumps(message).encode() + b"\n" + rest
 
 
 class _Pipe:

@@ -26,29 +26,21 @@ class Seal:
 
     Attributes:
         token: what dispy itself is given as its secret.
+        server: for the side that is connected to.
     """
 
     def __init__(self, secret: str) -> None:
         # Guessing is made slow: the certificate is shown to whoever connects.
         derived = hashlib.scrypt(secret.encode(), salt=_SALT, n=1 << 14, r=8, p=1, dklen=64)
         self.token = derived[32:].hex()
-        self._server = context(ssl.PROTOCOL_TLS_SERVER, derived[:32])
+        self.server = context(ssl.PROTOCOL_TLS_SERVER, derived[:32])
         self._client = context(ssl.PROTOCOL_TLS_CLIENT, derived[:32])
-
-    def server(self, connection: socket.socket) -> ssl.SSLSocket:
-        """The side that was connected to."""
-        _at_once(connection)
-        return self._server.wrap_socket(connection, server_side=True)
 
     def client(self, connection: socket.socket, *, handshake: bool = True) -> ssl.SSLSocket:
         """The side that connects."""
-        _at_once(connection)
+        # Small messages leave at once: dispy writes each in two parts, then waits.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self._client.wrap_socket(connection, do_handshake_on_connect=handshake)
-
-
-def _at_once(connection: socket.socket) -> None:
-    """Have small messages leave at once: dispy writes each in two parts, then waits."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def fresh_secret() -> str:

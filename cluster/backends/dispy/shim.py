@@ -13,21 +13,15 @@ import pickle
 import socket
 import ssl
 import sys
-import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from cluster.backends.dispy.seal import Seal
 
 VERSION = "4.15.2"
-HANDSHAKE = 10.0
-# Handshakes of one caller at a time; more are hung up on.
-_MOST = 256
-_PAUSE = 0.05
+# Every job's answer is a call of its own, and many nodes may have one at the same moment.
+CALLERS = 1024
 
 # All that dispy's messages are made of when no file travels and job and answer are text.
 _ALLOWED = {
@@ -131,7 +125,7 @@ def _tls(seal: Seal | None) -> SimpleNamespace:
 
 
 def no_server(_self: Any, *_args: Any, task: Any = None) -> Iterator[None]:
-    """In place of a server of dispy's; a :class:`TlsGate` lets callers in instead."""
+    """In place of a server of dispy's; a door of the kit lets callers in instead."""
     yield None
 
 
@@ -140,77 +134,14 @@ def silence(_self: Any, *_args: Any, **_more: Any) -> Iterator[None]:
     yield None
 
 
-class TlsGate:
-    """A listening socket whose callers are let in only once they have proved themselves.
-
-    Each shakes hands in a thread of its own: one that is slow, or says nothing, keeps out nobody.
-
-    Args:
-        address, port: the only place to listen on; port 0 is any that is free.
-        seal: for the handshake; None lets in everybody.
-
-    Attributes:
-        port: where it listens.
-
-    Raises:
-        OSError: nothing can listen there.
-    """
-
-    def __init__(self, address: str, port: int, seal: Seal | None) -> None:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._socket = socket.create_server((address, port), family=family, backlog=128)
-        self.port: int = self._socket.getsockname()[1]
-        self._seal = seal
-        self._lock, self._callers = threading.Lock(), Counter[str]()
-
-    def open(self, let_in: Callable[[socket.socket, Any], None]) -> None:
-        """Accept callers from now on; ``let_in`` is called with connection and address of each."""
-        threading.Thread(target=self._serve, args=(let_in,), daemon=True).start()
-
-    def _serve(self, let_in: Callable[[socket.socket, Any], None]) -> None:
-        while True:
-            try:
-                connection, address = self._socket.accept()
-            except OSError:
-                time.sleep(_PAUSE)  # out of descriptors, most likely
-                continue
-            if self._callers[address[0]] >= _MOST:
-                connection.close()
-                continue
-            self._count(address[0], 1)
-            meeting = threading.Thread(
-                target=self._meet, args=(connection, address, let_in), daemon=True
-            )
-            meeting.start()
-
-    def _meet(
-        self, connection: socket.socket, address: Any, let_in: Callable[[socket.socket, Any], None]
-    ) -> None:
-        try:
-            connection.settimeout(HANDSHAKE)
-            if self._seal is not None:
-                connection = self._seal.server(connection)
-            let_in(connection, address)
-        except OSError:
-            with suppress(OSError):
-                connection.close()
-        finally:
-            self._count(address[0], -1)
-
-    def _count(self, caller: str, more: int) -> None:
-        with self._lock:
-            self._callers[caller] += more
-            if not self._callers[caller]:
-                del self._callers[caller]
-
-
-def requests_of(owner: Any, *, sealed: bool) -> Callable[[socket.socket, Any], None]:
-    """What gives the callers of a gate to a dispy client or node, as its own server would."""
+def requests_of(owner: Any, *, sealed: bool) -> Callable[[socket.socket], None]:
+    """What gives the callers of a door to a dispy client or node, as its own server would."""
     from pycos import AsyncSocket, Task
 
     proof = "sealed" if sealed else None
 
-    def let_in(connection: socket.socket, address: Any) -> None:
+    def let_in(connection: socket.socket) -> None:
+        address = connection.getpeername()
         Task(owner.tcp_req, AsyncSocket(connection, keyfile=proof, certfile=proof), address)
 
     return let_in

@@ -8,27 +8,19 @@ connection the agent ends, and all that came of it; the node stands on.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from cluster.backends.dispy.pipe import carry
+from cluster.backends.dispy.pipe import DYING, serve_agent
 from cluster.backends.dispy.seal import Seal
-from cluster.backends.dispy.shim import HANDSHAKE, TlsGate
+from cluster.backends.kit.door import HANDSHAKE, Door
 from cluster.common.errors import UsageError
 from cluster.hosts.scratch import hostname
-from cluster.hosts.worker_pool import python_command
-
-_LONGEST = 16 << 20
-_DYING = 10.0
 
 
 class Listening(NamedTuple):
@@ -43,7 +35,8 @@ class AttachedNode:
     """A node that stands.
 
     Args:
-        address, port: the only place to listen on; port 0 is any that is free.
+        address: the only one to listen at; None: the one that this host's name stands for.
+        port: there; 0 is any that is free.
         secret: what a dispatcher must know.
         slots: at most so many workers; None: as many as the dispatcher asks for.
         tell: called with what happens, for people.
@@ -53,11 +46,17 @@ class AttachedNode:
     """
 
     def __init__(
-        self, address: str, port: int, secret: str, slots: int | None, tell: Callable[[str], None]
+        self,
+        address: str | None,
+        port: int,
+        secret: str,
+        slots: int | None,
+        tell: Callable[[str], None],
     ) -> None:
         self._slots, self._tell = slots, tell
+        address = address or own_address()
         try:
-            self._gate = TlsGate(address, port, Seal(secret))
+            self._gate = Door(address, port, Seal(secret).server)
         except OSError as error:
             reason = f"nothing can listen at {address} port {port}: {error.strerror}"
             raise UsageError(reason, fix=_ADDRESS) from None
@@ -74,11 +73,13 @@ class AttachedNode:
         if self._connection is not None:
             with suppress(OSError):
                 self._connection.shutdown(socket.SHUT_RDWR)
-            self._lock.acquire(timeout=_DYING + 1)
+            self._lock.acquire(timeout=DYING + 1)
 
-    def _let_in(self, connection: socket.socket, address: Any) -> None:
+    def _let_in(self, connection: socket.socket) -> None:
         """In a thread of its own."""
         assert isinstance(connection, ssl.SSLSocket)
+        address = connection.getpeername()
+        connection.settimeout(HANDSHAKE)
         with connection:
             if not self._lock.acquire(blocking=False):
                 self._turn_away(connection)
@@ -88,7 +89,7 @@ class AttachedNode:
                 self._held = f"a dispatcher at {address[0]} since {clock} by its own clock"
                 self._connection = connection
                 self._tell(f"a dispatcher came from {address[0]}")
-                self._serve(connection, address)
+                serve_agent(connection, self._slots)
                 self._tell(f"the dispatcher from {address[0]} has gone")
             finally:
                 self._connection = None
@@ -100,52 +101,6 @@ class AttachedNode:
         # What it says meanwhile is read: an end with something unread would lose our answer.
         while connection.recv(1 << 16):
             pass
-
-    def _serve(self, connection: ssl.SSLSocket, address: tuple[str, int]) -> None:
-        first = self._first_line(connection)
-        here = connection.getsockname()
-        # What sshd tells those that it starts, in the same words.
-        told = f"{address[0]} {address[1]} {here[0]} {here[1]}"
-        agent = subprocess.Popen(
-            python_command(sys.executable, "cluster.hosts.agent"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            env={**os.environ, "SSH_CONNECTION": told},
-        )
-        assert agent.stdin is not None
-        assert agent.stdout is not None
-        with agent.stdin, agent.stdout:
-            carry(connection, agent.stdout.fileno(), agent.stdin.fileno(), first)
-        try:
-            agent.wait(_DYING)
-        except subprocess.TimeoutExpired:
-            os.killpg(agent.pid, signal.SIGKILL)
-            agent.wait()
-
-    def _first_line(self, connection: ssl.SSLSocket) -> bytes:
-        """The dispatcher's first message, with no more slots than this node gives.
-
-        Raises:
-            ConnectionError: none came, or it is none.
-        """
-        connection.settimeout(HANDSHAKE)
-        data = b""
-        while b"\n" not in data:
-            chunk = connection.recv(1 << 16)
-            if not chunk or len(data) > _LONGEST:
-                raise ConnectionError("no first message")
-            data += chunk
-        line, _, rest = data.partition(b"\n")
-        try:
-            message = json.loads(line)
-            message["way"] = "ssh"  # whose words the agent is told its addresses in
-            node = message["node"]
-            if self._slots is not None:
-                node["slots"] = min(node["slots"] or self._slots, self._slots)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise ConnectionError(f"not a first message: {error}") from None
-        return json.dumps(message).encode() + b"\n" + rest
 
 
 def own_address() -> str:

@@ -20,23 +20,17 @@ Neither reads anything of a peer that has not proved the secret: see
 from __future__ import annotations
 
 import secrets
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from cluster.backends.driver import DriverBackend
 from cluster.backends.kit.remote import RemoteProcess
 from cluster.common.engines import entries
 from cluster.hosts.connect import Host
-from cluster.hosts.worker_pool import python_command
-from cluster.sampling.task import Outcome, Work
 
 Call = Callable[[str], str]
 Where = Mapping[str, Any]
 Announce = Callable[[Where], object]
-
-_DRIVER = "cluster.backends.kit.links"
-_SERVER = "cluster.backends.kit.server"
 
 
 class CallEngine(DriverBackend):
@@ -47,27 +41,24 @@ class CallEngine(DriverBackend):
     """
 
     module: ClassVar[str]
+    driver = "cluster.backends.kit.links"
+    process, what = "cluster.backends.kit.server", "its server"
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._secret = secrets.token_hex(32)
-        self._servers: dict[str, RemoteProcess] = {}
-        self._places: dict[str, dict[str, Any]] = {}
 
-    def _command(self) -> Sequence[str]:
-        return python_command(sys.executable, _DRIVER)
-
-    def _setup(self, work: Work) -> dict[str, Any]:
+    def _setup(self) -> dict[str, Any]:
         return {"module": self.module}
 
     def _join(self, host: Host) -> None:
         """A server outlives a driver: a fresh one is told of those that there are."""
-        if host.name not in self._servers:
-            first = {**self._first(host), "module": self.module}
-            ready = self.options.ready
-            self._servers[host.name] = RemoteProcess("its server", host, _SERVER, first, ready)
-        elif host.name in self._places:
-            self._say({"host": self._places[host.name]})
+        if host.name not in self._remotes:
+            self._run_on(host, {**self._first(host), "module": self.module})
+            return
+        (server,) = self._remotes[host.name]
+        if server.said is not None:
+            self._tell_place(host, server.said)
 
     def _first(self, host: Host) -> dict[str, Any]:
         return {
@@ -76,30 +67,14 @@ class CallEngine(DriverBackend):
             "slots": host.hello["slots"],
         }
 
-    def _on_gone(self, host: Host) -> None:
-        self._servers.pop(host.name, None)
-        self._places.pop(host.name, None)
-        super()._on_gone(host)
+    def _tell_place(self, host: Host, announced: Mapping[str, Any]) -> None:
+        self._say({"host": {"name": host.name, **self._first(host), **announced}})
 
-    def _on_told(self, host: Host, message: dict[str, Any]) -> None:
-        server = self._servers.get(host.name)
-        said = server.hear(message, self._attention.now) if server else None
-        if said is None:
+    def _on_process(self, host: Host, remote: RemoteProcess, said: Mapping[str, Any]) -> None:
+        if "unfit" not in said:
+            self._tell_place(host, said)
             return
-        if "unfit" in said:
-            host.refuse(f"its server cannot start: {said['unfit']}", installation(self.module))
-            return
-        self._places[host.name] = {"name": host.name, **self._first(host), **said}
-        self._say({"host": self._places[host.name]})
-
-    def _tend(self) -> Iterator[Outcome]:
-        for name, server in self._servers.items():
-            used = bool(self._up.get(name, (0, ""))[0])
-            if reason := server.tend(self._attention.now, used=used):
-                self._places.pop(name, None)
-                self._say({"gone": name})
-                self._up[name] = 0, reason
-        yield from super()._tend()
+        host.refuse(f"its server cannot start: {said['unfit']}", installation(self.module))
 
 
 def installation(module: str) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import selectors
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from cluster.backends.driver import connect
@@ -29,11 +31,15 @@ class Carrier(Protocol):
     def join(self, host: Mapping[str, Any]) -> None:
         """Use a host, in the place of any of that name; what is in it is the engine's affair."""
 
-    def leave(self, name: str) -> None:
-        """Have no more to do with a host; nobody waits for the tasks that it has."""
+    def leave(self, name: str, reason: str) -> None:
+        """Have no more to do with a host; the tasks that it has are lost, for this reason."""
 
     def send(self, task: Sequence[Any], name: str | None) -> None:
         """Have a task drawn by that host (None: by any)."""
+
+    def revoke(self, ids: Sequence[int]) -> None:
+        """Drop those of these tasks that no host has yet, each as lost; not every engine can."""
+        return
 
     def tend(self) -> Iterable[Mapping[str, Any]]:
         """What came about, as the dispatcher is told it: ``outcome``, ``lost``, ``up``, ``down``.
@@ -66,6 +72,19 @@ def carry(
     os._exit(0)
 
 
+@contextmanager
+def _ended_at_once() -> Iterator[None]:
+    """End where a carrier fails: what an engine leaves for the exit may wait without end."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)
+
+
+@_ended_at_once()
 def _serve(
     make: Callable[[Mapping[str, Any]], Carrier], wire: Connection, selector: selectors.BaseSelector
 ) -> None:
@@ -94,4 +113,6 @@ def _pass_on(message: Mapping[str, Any], carrier: Carrier) -> None:
     elif "host" in message:
         carrier.join(message["host"])
     elif "gone" in message:
-        carrier.leave(message["gone"])
+        carrier.leave(message["gone"], message.get("reason", "its host is gone"))
+    elif "revoke" in message:
+        carrier.revoke(message["revoke"])

@@ -21,9 +21,9 @@ from typing import Any, NoReturn
 
 from cluster.backends.kit.identity import derived, identity
 
-_HANDSHAKE = 10.0
-# Callers that may be shaking hands at a time. A further one takes the place of the oldest, which an
-# honest one, done within milliseconds, hardly ever is.
+Use = Callable[[socket.socket], object]
+
+HANDSHAKE = 10.0
 _CALLERS = 128
 # What this process, or the machine, may have too little of for a while.
 _SCARCE, _PAUSE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), 0.1
@@ -31,39 +31,98 @@ _SCARCE, _PAUSE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), 0.1
 _VANISHED = 20
 
 
+class Door:
+    """A listening socket whose callers are let in once they have shaken hands.
+
+    Each does so in a thread of its own: one that is slow, or says nothing, keeps out nobody.
+
+    Args:
+        address, port: the only place to listen at; port 0 is any that is free.
+        sealed: for the handshake; None lets in everybody.
+        most: callers that may be shaking hands at a time. A further one takes the place of the
+            oldest, which an honest one, done within milliseconds, hardly ever is.
+
+    Attributes:
+        port: where it listens.
+
+    Raises:
+        OSError: nothing can listen there.
+    """
+
+    def __init__(
+        self, address: str, port: int, sealed: ssl.SSLContext | None, most: int = _CALLERS
+    ) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._entrance = socket.create_server((address, port), family=family, backlog=_CALLERS)
+        self.port: int = self._entrance.getsockname()[1]
+        self._sealed, self._most = sealed, most
+        self._callers: deque[socket.socket] = deque()
+
+    def open(self, use: Use) -> None:
+        """As :meth:`serve`, in a thread."""
+        threading.Thread(target=self.serve, args=(use,), daemon=True).start()
+
+    def serve(self, use: Use) -> NoReturn:
+        """Have callers let in for ever; each is ``use``'s to close, unless that raises OSError."""
+        while True:
+            try:
+                plain, _ = self._entrance.accept()
+            except OSError as error:
+                if error.errno in _SCARCE:
+                    time.sleep(_PAUSE)
+                continue
+            with suppress(OSError):  # it has hung up already
+                self._greet(plain, use)
+            if len(self._callers) > self._most:
+                _hang_up(self._callers.popleft())
+
+    def _greet(self, plain: socket.socket, use: Use) -> None:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        caller = plain
+        if self._sealed is not None:
+            caller = self._sealed.wrap_socket(
+                plain, server_side=True, do_handshake_on_connect=False
+            )
+        self._callers.append(caller)
+        threading.Thread(target=self._admit, args=(caller, use), daemon=True).start()
+
+    def _admit(self, caller: socket.socket, use: Use) -> None:
+        try:
+            try:
+                if isinstance(caller, ssl.SSLSocket):
+                    caller.settimeout(HANDSHAKE)
+                    caller.do_handshake()
+            finally:
+                with suppress(ValueError):  # it was the oldest
+                    self._callers.remove(caller)
+            caller.settimeout(None)
+            use(caller)
+        except OSError:
+            caller.close()
+
+
 def listen(
-    first: Mapping[str, Any],
-    use: Callable[[ssl.SSLSocket], object],
-    announce: Callable[[Mapping[str, Any]], object],
+    first: Mapping[str, Any], use: Use, announce: Callable[[Mapping[str, Any]], object]
 ) -> NoReturn:
     """Have connections used, each in a thread of its own, for ever.
 
     Args:
         first: ``address``, the only one to listen at, and ``secret``.
-        use: is given each connection whose other end has proved the secret, and closes it.
+        use: is given each connection whose other end has proved the secret.
         announce: is told the ``port``.
 
     Raises:
         OSError: nothing can listen at that address.
     """
-    sealed = _context(ssl.PROTOCOL_TLS_SERVER, first["secret"])
-    family = socket.AF_INET6 if ":" in first["address"] else socket.AF_INET
-    entrance = socket.create_server((first["address"], 0), family=family, backlog=_CALLERS)
-    callers: deque[ssl.SSLSocket] = deque()
-    announce({"port": entrance.getsockname()[1]})
-    while True:
-        try:
-            plain, _ = entrance.accept()
-        except OSError as error:
-            if error.errno in _SCARCE:
-                time.sleep(_PAUSE)
-            continue
-        with suppress(OSError):  # it has hung up already
-            caller = sealed.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-            callers.append(caller)
-            threading.Thread(target=_admit, args=(caller, callers, use), daemon=True).start()
-        if len(callers) > _CALLERS:
-            _hang_up(callers.popleft())
+
+    def watched(connection: socket.socket) -> None:
+        with connection:
+            _watch(connection)
+            use(connection)
+
+    door = Door(first["address"], 0, server_context(first["secret"]))
+    announce({"port": door.port})
+    door.serve(watched)
 
 
 def connect(where: Mapping[str, Any]) -> ssl.SSLSocket:
@@ -77,41 +136,29 @@ def connect(where: Mapping[str, Any]) -> ssl.SSLSocket:
         OSError: nobody answers there in time, or nobody who knows the secret.
     """
     plain = socket.create_connection((where["address"], where["port"]), where["patience"])
-    _set_options(plain)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _watch(plain)
     return _context(ssl.PROTOCOL_TLS_CLIENT, where["secret"]).wrap_socket(plain)
 
 
-def _admit(
-    caller: ssl.SSLSocket,
-    callers: deque[ssl.SSLSocket],
-    use: Callable[[ssl.SSLSocket], object],
-) -> None:
-    with suppress(OSError), caller:
-        try:
-            caller.settimeout(_HANDSHAKE)
-            caller.do_handshake()
-        finally:
-            with suppress(ValueError):  # it was the oldest
-                callers.remove(caller)
-        caller.settimeout(None)
-        _set_options(caller)
-        use(caller)
-
-
-def _hang_up(caller: ssl.SSLSocket) -> None:
+def _hang_up(caller: socket.socket) -> None:
     """End a connection that another thread is at; that thread closes it."""
     with suppress(OSError):
         socket.socket.shutdown(caller, socket.SHUT_RDWR)
 
 
-def _set_options(connection: socket.socket) -> None:
-    """Have small messages leave at once, and a dead peer noticed."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _watch(connection: socket.socket) -> None:
+    """Have a dead peer noticed."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _VANISHED // 2)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _VANISHED // 4)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _VANISHED * 1000)
+
+
+def server_context(secret: str) -> ssl.SSLContext:
+    """For the side that :func:`connect` connects to."""
+    return _context(ssl.PROTOCOL_TLS_SERVER, secret)
 
 
 @lru_cache(maxsize=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,8 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from cluster.backends.kit.calls import Call, Where
-from cluster.backends.kit.carry import carry
+from cluster.backends.kit.carry import Carrier, carry
+from cluster.backends.kit.mailbox import Mailbox
 from cluster.common.backoff import ListeningClock, backoff
 
 Dial = Callable[[Where], Call]
@@ -113,7 +113,7 @@ class HostLine:
         self.giving = self.failures = 0
 
 
-class Links:
+class Links(Carrier):
     """The carrier of call engines; see :class:`cluster.backends.kit.carry.Carrier`.
 
     Args:
@@ -122,10 +122,10 @@ class Links:
     """
 
     def __init__(self, dial: Dial, silent: float = _SILENT) -> None:
-        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._dial, self._silent = dial, silent
         self._lines: dict[str, HostLine] = {}
-        self._news: SimpleQueue[tuple[Link, list[Any] | str]] = SimpleQueue()
+        self._news: Mailbox[tuple[Link, list[Any] | str]] = Mailbox()
+        self.wake = self._news.bell
         self._lost: list[dict[str, Any]] = []
         self._clock = ListeningClock()
         self._number = time.monotonic_ns()
@@ -136,10 +136,10 @@ class Links:
             self._drop(before, "its server was started anew")
         self._lines[str(host["name"])] = HostLine(host, self._silent)
 
-    def leave(self, name: str) -> None:
+    def leave(self, name: str, reason: str) -> None:
         """See Carrier."""
         if line := self._lines.pop(name, None):
-            self._drop(line, "its host is gone")
+            self._drop(line, reason)
 
     def send(self, task: Sequence[Any], name: str | None) -> None:
         """See Carrier."""
@@ -153,11 +153,8 @@ class Links:
     def tend(self) -> Iterator[Mapping[str, Any]]:
         """See Carrier."""
         now = self._clock.look()
-        with suppress(BlockingIOError):
-            os.eventfd_read(self.wake)
-        with suppress(Empty):
-            while True:
-                yield from self._hear(*self._news.get_nowait(), now)
+        for link, news in self._news.take():
+            yield from self._hear(link, news, now)
         for line in self._lines.values():
             if line.link is None:
                 if now >= line.due:
@@ -182,7 +179,6 @@ class Links:
     def _tell(self, link: Link, news: list[Any] | str) -> None:
         """From a link's threads."""
         self._news.put((link, news))
-        os.eventfd_write(self.wake, 1)
 
     def _hear(self, link: Link, news: list[Any] | str, now: float) -> Iterator[Mapping[str, Any]]:
         line = next((line for line in self._lines.values() if line.link is link), None)

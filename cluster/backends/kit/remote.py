@@ -28,13 +28,17 @@ class RemoteProcess:
         ready: seconds within which it must be of use.
 
     Attributes:
+        name: what the engine's driver knows it by; that of its host, until it is given another.
         heard: when it last said something; None before its first word.
+        said: what that was, less the beats; None before.
     """
 
     def __init__(
         self, what: str, host: Host, module: str, first: Mapping[str, Any], ready: float
     ) -> None:
+        self.name = host.name
         self.heard: float | None = None
+        self.said: Mapping[str, Any] | None = None
         self._what, self._host, self._module, self._first = what, host, module, first
         self._ready = ready
         self._command: int | None = None
@@ -78,7 +82,10 @@ class RemoteProcess:
             return None
         self.heard = now
         said: Mapping[str, Any] = message["message"]
-        return None if "beat" in said else said
+        if "beat" in said:
+            return None
+        self.said = said
+        return said
 
     def kill(self, reason: str, now: float) -> None:
         """End it, for this reason; another one is started."""
@@ -104,4 +111,4 @@ class RemoteProcess:
             self._failures = 0
         self._due = now + (backoff(self._failures - 1, 1.0, _LONGEST) if self._failures else 0.0)
         self._failures += 1
-        self._command, self.heard, self._lost = None, None, reason
+        self._command, self.heard, self.said, self._lost = None, None, None, reason

@@ -8,21 +8,16 @@ text}`` where what the engine needs is not installed for this Python.
 from __future__ import annotations
 
 import json
-import os
 import socket
-import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
-from typing import NoReturn
+from typing import Any
 
-from cluster.backends.kit.remote import BEAT
+from cluster.backends.kit.process import Say, beat, end, run
 from cluster.hosts.agent_client import slots_address
 from cluster.hosts.jsonlines import dial
-from cluster.hosts.process_tree import die_with_parent
-from cluster.hosts.worker import PipeLines, take_descriptors
 
 # What a slow network, 1 Mbit/s, carries within a second or two; a longer outcome travels alone.
 _MOST_TOGETHER = 1 << 17
@@ -30,23 +25,16 @@ _MOST_TOGETHER = 1 << 17
 
 def main() -> None:
     """Serve until killed; the agent does that. Never started by hand."""
-    die_with_parent()
-    lines = PipeLines(*take_descriptors())
-    first = lines.read()
-    threading.Thread(target=_beat, args=(lines,), daemon=True).start()
+    run(_serve)
+
+
+def _serve(first: Mapping[str, Any], say: Say) -> None:
+    beat(say)
     try:
         engine = import_module(first["module"])
-        engine.serve(Exchange(slots_address()).answer, first, lines.write)
+        engine.serve(Exchange(slots_address()).answer, first, say)
     except ImportError as error:
-        lines.write({"unfit": str(error)})
-    except Exception as error:
-        _end(f"{type(error).__name__}: {error}")
-
-
-def _beat(lines: PipeLines) -> None:
-    while True:
-        lines.write({"beat": time.monotonic()})
-        time.sleep(BEAT)
+        say({"unfit": str(error)})
 
 
 class Exchange:
@@ -131,13 +119,7 @@ class _Session:
                     self._outcomes.append(line.rstrip("\n"))
                     self._changed.notify()
         if not self._closed:
-            _end("the agent of this host has gone")
-
-
-def _end(reason: str) -> NoReturn:
-    sys.stderr.write(f"{reason}\n")
-    sys.stderr.flush()
-    os._exit(1)
+            end("the agent of this host has gone")
 
 
 if __name__ == "__main__":

@@ -94,11 +94,14 @@ class Coordinator:
     def join(self, host: Mapping[str, Any]) -> None:
         """See Carrier: a world is of the hosts that it was launched with."""
 
-    def leave(self, name: str) -> None:
-        """See Carrier."""
+    def leave(self, name: str, reason: str) -> None:
+        """See Carrier: with a host its world ends."""
+
+    def revoke(self, ids: Sequence[int]) -> None:
+        """See Carrier: a rank passes a task on at once, to an agent that is told of this too."""
 
     def send(self, task: Sequence[Any], name: str | None) -> None:
-        """See Carrier."""
+        """See Carrier: a task for the rank of a host."""
         self._world.lines[self._ranks[name or ""]].queue(task)
 
     def tend(self) -> Iterator[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ __all__ = ["Engine"]
 
 ENTRY = Entry(
     "scoop",
-    "SCOOP's futures on several hosts, every message signed",
+    "SCOOP's futures on several hosts, encrypted by ZeroMQ's CURVE",
     needs=("scoop", "zmq", "greenlet"),
     install="pip install 'cluster-montecarlo[scoop]'",
     kind="hosted",

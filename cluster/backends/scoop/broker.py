@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
 from scoop.broker import brokerzmq
 
-from cluster.backends.scoop.seal import Forged, Stamps
-from cluster.backends.scoop.shim import watch_connections
+from cluster.backends.kit import curve
+from cluster.backends.kit.calls import url
+from cluster.backends.kit.mailbox import Mailbox
+from cluster.backends.scoop.shim import BEAT, DEAD
 
 _TICK = 100
 _FRAMES = {
@@ -27,36 +26,10 @@ _FRAMES = {
 }
 
 
-class Mailbox:
-    """A queue between two threads, with a bell that a poller hears."""
-
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[Any] = SimpleQueue()
-        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def put(self, thing: object) -> None:
-        """Add something, and ring."""
-        self._queue.put(thing)
-        os.eventfd_write(self.bell, 1)
-
-    def take(self) -> list[Any]:
-        """All that is there."""
-        try:
-            os.eventfd_read(self.bell)
-        except BlockingIOError:
-            return []
-        things = []
-        while True:
-            try:
-                things.append(self._queue.get_nowait())
-            except Empty:
-                return things
-
-
 class BrokerGate:
     """Stands for the broker's task socket.
 
-    What is forged, malformed or of a kind that no worker of ours sends is dropped; a worker is
+    What is malformed or of a kind that no worker of ours sends is dropped; a worker is
     given tasks only once it was admitted; and what cannot be delivered goes to another worker
     instead of ending the broker.
 
@@ -69,15 +42,21 @@ class BrokerGate:
         turned: when the broker's thread was last seen at work, on the monotonic clock.
     """
 
-    def __init__(self, broker: Any, key: str) -> None:
+    def __init__(self, broker: Any) -> None:
         self._broker, self._socket = broker, broker.task_socket
-        self._stamps = Stamps(key)
         self._ids: dict[bytes, bytes] = {}
         self._admitted: set[bytes] = set()
         self._early: set[bytes] = set()
         self._due: deque[list[bytes]] = deque()
         self._message: list[bytes] = []
-        self.orders, self.news = Mailbox(), Mailbox()
+        self.orders: Mailbox[tuple[str, Any]] = Mailbox()
+        self.news: Mailbox[tuple[str, Any, Any]] = Mailbox()
+        self._obey: dict[str, Callable[[Any], None]] = {
+            "listen": self._listen,
+            "admit": self._admit,
+            "bar": self._bar,
+            "forget": self._forget,
+        }
         self.turned = time.monotonic()
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
@@ -93,7 +72,7 @@ class BrokerGate:
             ready = dict(self._poller.poll(_TICK))
             if self.orders.bell in ready:
                 for word, what in self.orders.take():
-                    getattr(self, f"_{word}")(what)
+                    self._obey[word](what)
             elif self._socket in ready and self._take():
                 return True
 
@@ -113,10 +92,7 @@ class BrokerGate:
             self.news.put(("sent", self._ids.pop(frames[2], b""), frames[0]))
 
     def _take(self) -> bool:
-        try:
-            message = self._stamps.open(self._socket.recv_multipart())
-        except Forged:
-            return False
+        message = self._socket.recv_multipart()
         if len(message) < 2 or len(message) != _FRAMES.get(message[1], 0):
             return False
         if message[1] == brokerzmq.TASK:
@@ -156,10 +132,9 @@ class BrokerGate:
             self._broker.available_workers.remove(worker)
 
     def _listen(self, address: str) -> None:
-        place = f"tcp://[{address}]" if ":" in address else f"tcp://{address}"
         sockets = (self._socket, self._broker.info_socket)
         try:
-            ports = [socket.bind_to_random_port(place) for socket in sockets]
+            ports = [socket.bind_to_random_port(url("tcp", address)) for socket in sockets]
         except zmq.ZMQError as error:
             self.news.put(("deaf", address, str(error)))
         else:
@@ -170,16 +145,21 @@ class Broker:
     """A broker of SCOOP; hosts reach it where it was ordered to listen, the origin by ``place``.
 
     Args:
-        key: of the run.
+        secret: of the run.
+
+    Attributes:
+        context: of ZeroMQ, outside of which nobody finds ``place``.
     """
 
-    def __init__(self, key: str) -> None:
-        # In no file system; what is said there is stamped as well.
-        self.place = f"ipc://@cluster-{secrets.token_hex(16)}"
+    place = "inproc://scoop"
+
+    def __init__(self, secret: str) -> None:
         self._broker = brokerzmq.Broker(f"{self.place}-task", f"{self.place}-info")
-        watch_connections(self._broker.task_socket)
-        watch_connections(self._broker.info_socket)
-        self.gate = self._broker.task_socket = BrokerGate(self._broker, key)
+        self.context = self._broker.context
+        curve.keep(self.context, secret)
+        for socket in (self._broker.task_socket, self._broker.info_socket):
+            curve.serve(socket, secret, BEAT, DEAD)
+        self.gate = self._broker.task_socket = BrokerGate(self._broker)
         self._thread = threading.Thread(target=self._broker.run, daemon=True)
         self._thread.start()
 

@@ -1,35 +1,32 @@
 """The driver: a process of its own with SCOOP's broker, and an origin that never works itself.
 
-Beside what every driver is told, it is told ``{"listen": address}``, ``{"admit": worker}``,
-``{"left": worker, "reason": text}`` and ``{"revoke": [ids]}``, and tells ``{"listens": address,
-"ports": [...]}``, ``{"deaf": address, "reason": text}``, ``{"sent": [ids], "worker": name}``, and
-``{"kept": [ids], "worker": name}`` of tasks whose outcomes the host's agent will tell by itself.
+To the origin a host is a SCOOP worker, ``{"name": text, "shut": whether it gets nothing now}``, or,
+before there are any, a place where the broker is to listen for some, ``{"listen": address}``.
+Beside what every driver tells, it tells ``{"listens": address, "ports": [...]}``, ``{"deaf":
+address, "reason": text}``, ``{"sent": [ids], "worker": name}``, ``{"barred": worker}`` once that
+gets nothing any more, and ``{"kept": [ids], "worker": name}`` of tasks whose outcomes the host's
+agent will tell by itself.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import selectors
-import sys
+import select
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import greenlet
 import zmq
 from scoop import _control, futures
+from scoop._comm import scoopzmq
 
-from cluster.backends.driver import connect
+from cluster.backends.kit.carry import Carrier, carry
 from cluster.backends.scoop import shim
 from cluster.backends.scoop.broker import Broker
 from cluster.backends.scoop.job import draw
-from cluster.backends.scoop.seal import SealedPickle
-from cluster.hosts.jsonlines import Connection
-from cluster.hosts.process_tree import die_with_parent
 
-_BEAT = 1.0
-_TICK = 200
 # An idle worker and a task that waits for one come together within a moment, or never will; a
 # worker that is stopped is noticed earlier, by whoever started it.
 _STUCK = 15.0
@@ -52,93 +49,101 @@ class Batch:
     worker: str = ""
 
 
-class Origin:
-    """What is told and what is answered.
+class Origin(Carrier):
+    """What carries tasks over SCOOP.
 
     Args:
-        setup: ``key``.
-        wire: to the parent.
-        selector: watches it.
+        setup: ``secret``, of the run.
     """
 
-    def __init__(
-        self, setup: Mapping[str, Any], wire: Connection, selector: selectors.BaseSelector
-    ) -> None:
-        shim.patch(setup["key"], _ORIGIN)
-        self._sealed = SealedPickle(setup["key"])
-        self._wire, self._selector = wire, selector
-        self._broker = Broker(setup["key"])
+    def __init__(self, setup: Mapping[str, Any]) -> None:
+        self._broker = Broker(setup["secret"])
+        shim.patch(setup["secret"], _ORIGIN, self._broker.context)
         self._gate = self._broker.gate
-        self._waiting: dict[int, list[Any]] = {}
+        self._waiting: dict[int, Sequence[Any]] = {}
         self._open: dict[bytes, Batch] = {}
         self._workers: set[str] = set()
         self._left: dict[str, str] = {}
-        self._beat = 0.0
+        self._news: list[Mapping[str, Any]] = []
         self._flowed = time.monotonic()
+        self._on: dict[str, Callable[[Any, Any], None]] = {
+            "sent": self._on_sent,
+            "barred": lambda worker, _: self._say({"barred": worker.decode()}),
+            "listens": lambda address, ports: self._say({"listens": address, "ports": ports}),
+            "deaf": lambda address, reason: self._say({"deaf": address, "reason": reason}),
+        }
         shim.bootstrap_origin(self._broker.place)
-
-    def serve(self) -> None:
-        """Until the parent ends or says so, or the broker is of no use."""
-        queue = _control.execQueue
+        # SCOOP starts as ever; its first task comes back here at once, and never ends.
+        futures._startup(greenlet.getcurrent().switch)
+        self._queue = _control.execQueue
         # Never ask for tasks: an origin that works is deaf meanwhile.
-        queue.lowwatermark = queue.highwatermark = -1.0
-        poller = zmq.Poller()
-        for source in (queue.socket.socket.socket, self._selector, self._gate.news.bell):
-            poller.register(source, zmq.POLLIN)
-        while not self._wire.ended and not self._wire.wrong:
-            for message in self._wire.messages():
-                if "end" in message:
-                    return
-                self._hear(message)
-            queue.updateQueue()
-            self._hear_gate()
-            self._take_in()
-            self._hand_out()
-            queue.flush()
-            self._beat_or_end()
-            self._wire.send()
-            poller.poll(_TICK)
-            for key, mask in self._selector.select(0):
-                key.data(mask)
+        self._queue.lowwatermark = self._queue.highwatermark = -1.0
+        self._socket = self._queue.socket.socket
+        self._bells = select.epoll()
+        for bell in (self._gate.news.bell, self._socket.getsockopt(zmq.FD)):
+            self._bells.register(bell, select.EPOLLIN)
+        self.wake = self._bells.fileno()
 
-    def _hear(self, message: Mapping[str, Any]) -> None:
-        if "task" in message:
-            self._waiting[int(message["task"][0])] = message["task"]
-        elif "listen" in message:
-            self._gate.orders.put(("listen", message["listen"]))
-        elif "admit" in message:
-            self._workers.add(message["admit"])
-            self._gate.orders.put(("admit", message["admit"].encode()))
-        elif "bar" in message:
-            self._workers.discard(message["bar"])
-            self._gate.orders.put(("bar", message["bar"].encode()))
-        elif "left" in message:
-            self._lose_worker(message["left"], message["reason"])
-        elif "revoke" in message:
-            for number in self._waiting.keys() & set(message["revoke"]):
-                del self._waiting[number]
-                self._lose(number, "revoked before it was begun")
+    # -- what the dispatcher says -----------------------------------------------------------------
 
-    def _hear_gate(self) -> None:
+    def join(self, host: Mapping[str, Any]) -> None:
+        """See the module."""
+        if "listen" in host:
+            self._gate.orders.put(("listen", host["listen"]))
+            return
+        worker = str(host["name"])
+        if host["shut"]:
+            self._workers.discard(worker)
+        else:
+            self._workers.add(worker)
+        self._gate.orders.put(("bar" if host["shut"] else "admit", worker.encode()))
+        self._say({"up": worker, "slots": 1, "reason": "ready"})
+
+    def leave(self, name: str, reason: str) -> None:
+        """See Carrier."""
+        self._left[name] = reason
+        self._workers.discard(name)
+        self._gate.orders.put(("forget", name.encode()))
+        for batch_name, batch in tuple(self._open.items()):
+            if batch.worker == name:
+                self._drop(batch_name, reason)
+
+    def send(self, task: Sequence[Any], name: str | None) -> None:
+        """See Carrier."""
+        self._waiting[int(task[0])] = task
+
+    def revoke(self, ids: Sequence[int]) -> None:
+        """See Carrier."""
+        for number in self._waiting.keys() & set(ids):
+            del self._waiting[number]
+            self._lose(number, "revoked before it was begun")
+
+    # -- what SCOOP says --------------------------------------------------------------------------
+
+    def tend(self) -> list[Mapping[str, Any]]:
+        """See Carrier."""
+        self._queue.updateQueue()
         for word, what, more in self._gate.news.take():
-            if word == "sent":
-                self._on_sent(what, more.decode())
-            elif word == "barred":
-                self._wire.queue({"barred": what.decode()})
-            elif word == "listens":
-                self._wire.queue({"listens": what, "ports": more})
-            else:
-                self._wire.queue({"deaf": what, "reason": more})
+            self._on[word](what, more)
+        self._take_in()
+        self._hand_out()
+        self._queue.flush()
+        if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            # To send takes in what has come, too, and its descriptor then says no more of that.
+            self._gate.news.ring()
+        self._end_if_stuck()
+        news, self._news = self._news, []
+        return news
 
-    def _on_sent(self, name: bytes, worker: str) -> None:
-        batch = self._open.get(name)
+    def _on_sent(self, name: bytes, by: bytes) -> None:
+        batch, worker = self._open.get(name), by.decode()
         if batch is None:
             return
         batch.worker = worker
         if worker in self._left:
             self._drop(name, self._left[worker])
         else:
-            self._wire.queue({"sent": batch.ids, "worker": worker})
+            self._say({"sent": batch.ids, "worker": worker})
 
     def _take_in(self) -> None:
         """Pass on what came back."""
@@ -147,9 +152,9 @@ class Origin:
                 continue
             answer = _answer(batch.future)
             for outcome in answer.get("outcomes", ()):
-                self._wire.queue({"outcome": outcome})
+                self._say({"outcome": outcome})
             if answer.get("left"):
-                self._wire.queue({"kept": answer["left"], "worker": batch.worker})
+                self._say({"kept": answer["left"], "worker": batch.worker})
             self._drop(name, answer.get("lost"))
 
     def _hand_out(self) -> None:
@@ -163,16 +168,9 @@ class Origin:
             ids = list(self._waiting)[: min(share, _MOST_TOGETHER)]
             tasks = [self._waiting.pop(number) for number in ids]
             future = futures.submit(draw, json.dumps(tasks, separators=(",", ":")))
-            self._open[self._sealed.dumps(future.id)] = Batch(ids, future)
+            self._open[_name(future)] = Batch(ids, future)
 
-    def _lose_worker(self, worker: str, reason: str) -> None:
-        """It is gone, with what it had."""
-        self._left[worker] = reason
-        self._workers.discard(worker)
-        self._gate.orders.put(("forget", worker.encode()))
-        for name, batch in tuple(self._open.items()):
-            if batch.worker == worker:
-                self._drop(name, reason)
+    # -- inside -----------------------------------------------------------------------------------
 
     def _drop(self, name: bytes, reason: str | None) -> None:
         """Have no more to do with a batch; with a reason, its tasks are lost."""
@@ -182,25 +180,29 @@ class Origin:
         batch.future._delete()
 
     def _lose(self, number: int, reason: str) -> None:
-        self._wire.queue({"lost": number, "reason": reason})
+        self._say({"lost": number, "reason": reason})
 
-    def _beat_or_end(self) -> None:
-        """Say that all is well; a broker that is of no use ends this process."""
+    def _say(self, message: Mapping[str, Any]) -> None:
+        self._news.append(message)
+
+    def _end_if_stuck(self) -> None:
+        """A broker that is of no use ends this process; another one is started."""
         now = time.monotonic()
         if self._flows():
             self._flowed = now
         if now - self._flowed > _STUCK or not self._broker.works(_STUCK):
-            sys.stderr.write(f"SCOOP's broker has passed nothing on for {_STUCK:g} s\n")
-            sys.stderr.flush()
-            os._exit(1)
-        if now - self._beat >= _BEAT:
-            self._beat = now
-            self._wire.queue({"beat": now})
+            raise RuntimeError(f"SCOOP's broker has passed nothing on for {_STUCK:g} s")
 
     def _flows(self) -> bool:
         """Whether no batch waits for a worker while a worker waits for a batch."""
         busy = {batch.worker for batch in self._open.values()}
         return "" not in busy or not self._workers - busy
+
+
+def _name(future: Any) -> bytes:
+    """As SCOOP tells its broker of a future."""
+    name: bytes = scoopzmq.pickle.dumps(future.id, scoopzmq.pickle.HIGHEST_PROTOCOL)
+    return name
 
 
 def _answer(future: Any) -> dict[str, Any]:
@@ -211,18 +213,8 @@ def _answer(future: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serve until the parent ends, or says so. Started by the dispatcher, never by hand."""
-    die_with_parent()
-    with selectors.DefaultSelector() as selector:
-        wire = connect(selector)
-        while not wire.ended and not wire.has_messages:
-            for key, mask in selector.select(_BEAT):
-                key.data(mask)
-        if wire.has_messages:
-            futures._startup(Origin(wire.next()["setup"], wire, selector).serve)
-        wire.send()
-    # SCOOP's exit handlers wait without end.
-    os._exit(0)
+    """Serve until the parent ends. Started by the dispatcher, never by hand."""
+    carry(Origin)
 
 
 if __name__ == "__main__":

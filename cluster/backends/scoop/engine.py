@@ -3,81 +3,49 @@
 from __future__ import annotations
 
 import secrets
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.backends.base import Health
 from cluster.backends.driver import DriverBackend
+from cluster.backends.kit.remote import RemoteProcess
 from cluster.backends.scoop.pin import VERSION, refusal
-from cluster.backends.scoop.seal import fresh_key
-from cluster.common.backoff import backoff
 from cluster.common.errors import EngineError
-from cluster.hosts.connect import Fleet, Host, HostState
-from cluster.hosts.worker_pool import python_command
+from cluster.hosts.connect import Host
 from cluster.sampling.task import Outcome, Work
 
-_DRIVER = "cluster.backends.scoop.driver"
-_WORKER = "cluster.backends.scoop.worker"
-# A SCOOP worker that was not heard of for so long is stopped; one that says for so long that it is
-# at something else than what the broker gave it will never have that drawn.
-_SILENT, _ASTRAY = 10.0, 5.0
-_STEADY, _LONGEST = 30.0, 15.0
+# A worker that says for so long that it is at something else than what the broker gave it will
+# never have that drawn.
+_ASTRAY = 5.0
 
 
 @dataclass(eq=False)
-class WorkerProcess:
-    """One SCOOP worker of a host: there are as many as slots, so that each has one.
+class Worker:
+    """A SCOOP worker that the broker has answered.
 
     Attributes:
-        name: in SCOOP, another one at every start.
-        command: the number under which the host's agent knows it; None: it is to be started.
-        since, heard: when it was started, and when it was heard of last.
-        joined, admitted: the broker has answered it, and may give it tasks.
-        barred: the broker said that it gives it nothing any more.
         has, given: the tasks that the broker gave it last, and when.
         at: the first task of what it is having drawn, by its own words.
-        ending: why it was ended.
-        failures: how many ended in a row.
-        due: when to start it.
+        barred: the broker has said that it gives it nothing any more.
     """
 
-    name: str = ""
-    command: int | None = None
-    since: float = 0.0
-    heard: float = 0.0
-    joined: bool = False
-    admitted: bool = False
-    barred: bool = False
     has: Sequence[int] = field(default_factory=list)
     given: float = 0.0
     at: int | None = None
-    ending: str = ""
-    failures: int = 0
-    due: float = 0.0
-
-    def fault(self, now: float, ready: float, open_tasks: Collection[int]) -> str:
-        """Why it is of no use any more, or empty."""
-        if not self.joined:
-            late = now - self.since > ready
-            return f"its SCOOP worker did not join within {ready:g} s" if late else ""
-        if now - self.heard > _SILENT:
-            return f"its SCOOP worker was not heard of for {_SILENT:g} s"
-        owes = self.has and self.heard - self.given > _ASTRAY and self.at != self.has[0]
-        if owes and any(number in open_tasks for number in self.has):
-            return "its SCOOP worker does not have what the broker gave it"
-        return ""
+    barred: bool = False
 
 
 class Engine(DriverBackend):
-    """SCOOP's workers, started by the hosts' agents, and one driver with broker and origin."""
+    """SCOOP's workers, as many as slots on each host, and one driver with broker and origin."""
 
     chooses = True
+    driver = "cluster.backends.scoop.driver"
+    process, what = "cluster.backends.scoop.worker", "its SCOOP worker"
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._seats: dict[str, list[WorkerProcess]] = {}
+        self._workers: dict[str, Worker] = {}
         self._doors: dict[str, list[int]] = {}
 
     @staticmethod
@@ -91,12 +59,11 @@ class Engine(DriverBackend):
     def _kinds(self) -> dict[str, Any]:
         return {}  # the broker tells which worker has a task
 
-    def _command(self) -> Sequence[str]:
-        return python_command(sys.executable, _DRIVER)
-
-    def _setup(self, work: Work) -> dict[str, Any]:
-        self._key = fresh_key()
-        return {"key": self._key}
+    def _setup(self) -> dict[str, Any]:
+        self._secret = secrets.token_hex(32)
+        self._doors.clear()
+        self._workers.clear()
+        return {"secret": self._secret}
 
     def _begin(self, work: Work) -> None:
         reason, fix = refusal()
@@ -104,59 +71,66 @@ class Engine(DriverBackend):
             raise EngineError(f"the dispatcher: {reason}", fix=fix)
         super()._begin(work)
 
-    def _start_driver(self) -> None:
-        self._doors.clear()
-        super()._start_driver()
-
     def _join(self, host: Host) -> None:
-        """Its SCOOP workers, if it has any, are those of a broker that is gone."""
+        """Its workers are those of one broker, and start once that listens where the host sees us.
 
-    def _renew(self, fault: str) -> Iterator[Outcome]:
-        for host in self._fleet.hosts.values() if self._fleet else ():
-            self._leave(host, "")
-        yield from super()._renew(fault)
-
-    def _on_gone(self, host: Host) -> None:
-        self._leave(host, host.reason)
-        super()._on_gone(host)
+        A fresh broker gets fresh ones.
+        """
+        address = str(host.hello["dispatcher"])
+        ports = self._doors.get(address)
+        first = {"secret": self._secret, "name": host.name, "address": address, "ports": ports}
+        self._run_on(host, first, int(host.hello["slots"]) if ports else 0)
+        if ports is None:
+            self._doors[address] = []
+            self._say({"host": {"listen": address}})
 
     def _bar(self, host: Host, shut: bool) -> None:
-        for seat in self._seats.get(host.name, ()):
-            if seat.admitted:
-                seat.barred = False
-                self._say({"bar" if shut else "admit": seat.name})
+        for remote in self._remotes.get(host.name, ()):
+            if worker := self._workers.get(remote.name):
+                worker.barred = False
+                self._tell_of(remote, shut)
 
     def _may_go(self, host: Host) -> bool:
         """Once the broker has said that it gives the host nothing more."""
-        shut = all(seat.barred or not seat.admitted for seat in self._seats.get(host.name, ()))
-        return shut and super()._may_go(host)
-
-    def _revoke(self, fleet: Fleet, wanted: Collection[int]) -> Collection[int]:
-        fresh = super()._revoke(fleet, wanted)
-        if fresh:
-            self._say({"revoke": sorted(fresh)})
-        return fresh
+        names = [remote.name for remote in self._remotes.get(host.name, ())]
+        workers = [self._workers[name] for name in names if name in self._workers]
+        return all(worker.barred for worker in workers) and super()._may_go(host)
 
     def _lost(self, host: Host) -> Iterator[Outcome]:
-        """What no worker has is not kept for hosts that may come back."""
+        """Its workers may have missed what the broker sent them: once it is heard, it gets others.
+
+        What no worker has is not kept for hosts that may come back.
+        """
+        for remote in self._remotes.get(host.name, ()):
+            remote.kill(host.reason, self._attention.now)
         before = set(self._taken)
         yield from super()._lost(host)
         self._say({"revoke": sorted(before - self._taken.keys())})
+
+    def _forget(self, remote: RemoteProcess, reason: str) -> None:
+        self._workers.pop(remote.name, None)
+        super()._forget(remote, reason)
 
     # -- what is heard ----------------------------------------------------------------------------
 
     def _on_said(self, message: Mapping[str, Any]) -> None:
         if "listens" in message:
-            self._doors[message["listens"]] = list(message["ports"])
+            self._on_listens(str(message["listens"]), list(message["ports"]))
         elif "deaf" in message:
             self._refuse_all(str(message["deaf"]), str(message["reason"]))
         elif "sent" in message:
             self._on_sent(message["sent"], str(message["worker"]))
         elif "barred" in message:
-            for seat in self._seats.get(str(message["barred"]).rpartition(":")[0], ()):
-                seat.barred = seat.barred or seat.name == message["barred"]
+            if worker := self._workers.get(str(message["barred"])):
+                worker.barred = True
         elif "kept" in message:
             self._now_has(str(message["worker"]), [])
+
+    def _on_listens(self, address: str, ports: list[int]) -> None:
+        self._doors[address] = ports
+        for host in self._ready_hosts.values():
+            if host.hello.get("dispatcher") == address:
+                self._join(host)
 
     def _on_sent(self, ids: Sequence[int], worker: str) -> None:
         """The broker gave these tasks to a worker."""
@@ -166,10 +140,9 @@ class Engine(DriverBackend):
             if number in self._taken:
                 self._taken[number] = self._taken[number][0], name
 
-    def _now_has(self, worker: str, ids: Sequence[int]) -> None:
-        for seat in self._seats.get(worker.rpartition(":")[0], ()):
-            if seat.name == worker:
-                seat.has, seat.given = ids, self._attention.now
+    def _now_has(self, name: str, ids: Sequence[int]) -> None:
+        if worker := self._workers.get(name):
+            worker.has, worker.given = ids, self._attention.now
 
     def _refuse_all(self, address: str, reason: str) -> None:
         """The broker cannot listen where these hosts see us."""
@@ -181,87 +154,24 @@ class Engine(DriverBackend):
                     "use the backend ssh, which needs no connection from the hosts",
                 )
 
-    def _on_told(self, host: Host, message: dict[str, Any]) -> None:
-        number = message.get("said", message.get("exited"))
-        seats = self._seats.get(host.name, [])
-        seat = next((each for each in seats if each.command == number), None)
-        if seat is None or number is None:
-            return
-        if "exited" in message:
-            self._lose_seat(host, seat, f"its SCOOP worker ended: {message['how']}")
-        elif "unfit" in message["message"]:
-            host.refuse(message["message"]["unfit"], message["message"]["fix"])
-        else:
-            seat.heard, seat.at = self._attention.now, message["message"].get("at")
-            if not seat.joined:
-                seat.joined = True
-                self._count(host, "ready")
+    def _on_process(self, host: Host, remote: RemoteProcess, said: Mapping[str, Any]) -> None:
+        if "unfit" in said:
+            host.refuse(said["unfit"], said["fix"])
+        elif "joined" in said:
+            remote.name = str(said["joined"])
+            self._workers[remote.name] = Worker()
+            self._tell_of(remote, host.name in self._shut)
+        elif worker := self._workers.get(remote.name):
+            worker.at, now = said["at"], self._attention.now
+            if self._is_astray(worker, now):
+                remote.kill(f"{self.what} does not have what the broker gave it", now)
 
-    # -- what is done -----------------------------------------------------------------------------
+    def _is_astray(self, worker: Worker, now: float) -> bool:
+        """Whether the broker gave it what it has not, and will never have."""
+        owes = worker.has and worker.at != worker.has[0]
+        late = now - worker.given > _ASTRAY
+        return bool(owes and late and any(number in self._taken for number in worker.has))
 
-    def _tend(self) -> Iterator[Outcome]:
-        yield from super()._tend()
-        now = self._attention.now
-        for host in self._fleet.hosts.values() if self._fleet else ():
-            if host.standing in (HostState.READY, HostState.STARTING) and host.hello:
-                self._tend_host(host, now)
-            else:
-                self._leave(host, host.reason)
-
-    def _tend_host(self, host: Host, now: float) -> None:
-        """Its SCOOP workers are started while it still shakes hands, to be there once it has."""
-        address = str(host.hello["dispatcher"])
-        ports = self._doors.get(address)
-        if ports is None:
-            self._doors[address] = []
-            self._say({"listen": address})
-        if not ports:
-            return
-        if host.name not in self._seats:
-            self._seats[host.name] = [WorkerProcess() for _ in range(int(host.hello["slots"]))]
-        for seat in self._seats[host.name]:
-            self._tend_seat(host, seat, now)
-
-    def _tend_seat(self, host: Host, seat: WorkerProcess, now: float) -> None:
-        if seat.command is None:
-            if now >= seat.due:
-                self._start_seat(host, seat, now)
-        elif not seat.ending:
-            seat.ending = seat.fault(now, self.options.ready, self._taken)
-            if seat.ending:
-                host.kill(seat.command)
-            elif host.ready and seat.joined and not seat.admitted and host.name not in self._shut:
-                seat.admitted = True
-                self._say({"admit": seat.name})
-
-    def _start_seat(self, host: Host, seat: WorkerProcess, now: float) -> None:
-        address = str(host.hello["dispatcher"])
-        seat.name, seat.since = f"{host.name}:{secrets.token_hex(8)}", now
-        first = {
-            "key": self._key,
-            "name": seat.name,
-            "address": address,
-            "ports": self._doors[address],
-        }
-        seat.command = host.start_module(_WORKER, first)
-
-    def _lose_seat(self, host: Host, seat: WorkerProcess, how: str) -> None:
-        """Another one is started, after a pause that grows."""
-        reason, now = seat.ending or how, self._attention.now
-        self._say({"left": seat.name, "reason": reason})
-        failures = 0 if seat.joined and now - seat.since > _STEADY else seat.failures
-        pause = backoff(failures - 1, 1.0, _LONGEST) if failures else 0.0
-        seats = self._seats[host.name]
-        seats[seats.index(seat)] = WorkerProcess(failures=failures + 1, due=now + pause)
-        self._count(host, reason)
-
-    def _leave(self, host: Host, reason: str) -> None:
-        """End its SCOOP workers, or have them ended once it is heard again."""
-        for seat in self._seats.pop(host.name, ()):
-            if seat.command is not None:
-                host.kill(seat.command)
-                self._say({"left": seat.name, "reason": reason})
-        self._up.pop(host.name, None)
-
-    def _count(self, host: Host, reason: str) -> None:
-        self._up[host.name] = sum(seat.joined for seat in self._seats[host.name]), reason
+    def _tell_of(self, remote: RemoteProcess, shut: bool) -> None:
+        """Have the broker give a worker tasks, or none."""
+        self._say({"host": {"name": remote.name, "shut": shut}})

@@ -1,7 +1,7 @@
 """What is changed in SCOOP 0.7.2.0 on every side; its internals are taken as a fixed API.
 
 * Only the broker listens: replies go through it, so that workers and the origin open no port.
-* All that reaches it is stamped, and all that is unpickled is signed.
+* Only who knows the run's secret reaches it, and is read: SCOOP unpickles whatever comes.
 * Status reports, which a thread sends on another thread's socket, and the resending that follows
   from them, are gone: the dispatcher knows what it is owed.
 """
@@ -17,14 +17,13 @@ import zmq
 from scoop import _types
 from scoop._comm import scoopzmq
 from scoop.bootstrap.__main__ import Bootstrap
-from scoop.broker import brokerzmq
 
+from cluster.backends.kit import curve
 from cluster.backends.scoop import job
-from cluster.backends.scoop.seal import SealedPickle, Stamps
 
 _ANSWER = 20.0
-_BEAT, _DEAD = 5.0, 20.0
-LONGEST = 64 << 20
+# ZeroMQ itself sees that a connection is dead, and keeps it from being forgotten.
+BEAT, DEAD = 5.0, 20.0
 
 
 class _Silent:
@@ -51,65 +50,53 @@ class _Direct(_Silent):
         scoop.worker = self._name.encode()
 
 
-class _Stamped:
-    """The socket to the broker; everything sent is stamped."""
-
-    def __init__(self, socket: Any, stamps: Stamps) -> None:
-        self.socket, self._stamps = socket, stamps
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.socket, name)
-
-    def send(self, frame: bytes) -> None:
-        """One frame."""
-        self.send_multipart([frame])
-
-    def send_multipart(self, frames: Sequence[bytes]) -> None:
-        """A message."""
-        stamp = self._stamps.stamp(scoop.worker, frames)
-        self.socket.send_multipart([*frames, stamp])
-
-
 class _Poller(zmq.Poller):
     """Polls what there is to poll."""
 
     def register(self, socket: Any, flags: int = zmq.POLLIN) -> None:
         """See zmq."""
         if not isinstance(socket, _Silent):
-            super().register(getattr(socket, "socket", socket), flags)
+            super().register(socket, flags)
 
 
 class _Zmq:
-    """The module ``zmq`` as SCOOP's communicator sees it."""
+    """The module ``zmq`` as SCOOP's communicator sees it, perhaps with a context that is there."""
 
     Poller = _Poller
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def Context(self) -> Any:  # noqa: N802 - as it is called there
+        """The one that is there, or a fresh one."""
+        return self._context or zmq.Context()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(zmq, name)
 
 
-def patch(key: str, name: str) -> None:
+def patch(secret: str, name: str, context: Any = None) -> None:
     """Change SCOOP in this process.
 
     Args:
-        key: of the run's broker.
+        secret: of the run.
         name: of this process, drawn for it alone.
+        context: of a broker of this process; None: that is reached by a network.
     """
-    sealed, stamps = SealedPickle(key), Stamps(key)
     made = scoopzmq.ZMQCommunicator.createZMQSocket
 
     def create(self: Any, kind: int) -> Any:
         if kind == zmq.ROUTER:
             return _Direct(name)
         socket = made(self, kind)
-        watch_connections(socket)
+        if context is None:
+            curve.call(socket, secret, BEAT, DEAD)
         # SCOOP reads only what it has seen to be there, but for the broker's first answers.
         socket.setsockopt(zmq.RCVTIMEO, int(_ANSWER * 1000))
         socket.setsockopt(zmq.SNDTIMEO, int(_ANSWER * 1000))
-        return _Stamped(socket, stamps) if kind == zmq.DEALER else socket
+        return socket
 
-    scoopzmq.zmq = _Zmq()
-    scoopzmq.pickle = brokerzmq.pickle = sealed
+    scoopzmq.zmq = _Zmq(context)
     scoopzmq.ZMQCommunicator.createZMQSocket = create
     scoopzmq.ZMQCommunicator.addPeer = _nothing
     scoopzmq.ZMQCommunicator._reportFutures = _nothing
@@ -150,14 +137,6 @@ def bootstrap_origin(place: str) -> Bootstrap:
     return _bootstrap(
         "--origin", "--brokerHostname", "127.0.0.1", "--taskPort", "9", "--metaPort", "9"
     )
-
-
-def watch_connections(socket: Any) -> None:
-    """Have ZeroMQ itself see that a connection is dead, and keep it from being forgotten."""
-    socket.setsockopt(zmq.HEARTBEAT_IVL, int(_BEAT * 1000))
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(_DEAD * 1000))
-    # A longer message is taken in, before it can be looked at, from nobody.
-    socket.setsockopt(zmq.MAXMSGSIZE, LONGEST)
 
 
 def _bootstrap(*words: str) -> Bootstrap:

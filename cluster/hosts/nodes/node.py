@@ -309,6 +309,6 @@ _CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "env": _env_fault,
     "tags": _tags_fault,
     "cwd": _text_fault,
-    # The next port is that of its dispynode.
+    # At the next port a run has a process of its own there.
     "attach": partial(range_fault, 1, 65_534),
 }

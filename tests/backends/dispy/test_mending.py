@@ -1,4 +1,4 @@
-"""A node that dispy gave up after one failed connection is taken back, or replaced."""
+"""A node that dispy gave up after one failed connection is replaced."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def driven(kind: bytes, number: int, blocks: int, options: Options | None = None
 
 @pytest.mark.slow
 def test_a_job_that_was_not_sent_costs_a_few_seconds() -> None:
-    """The node is told once to let go, and is then left alone."""
+    """Dispy gives the node up, which then turns it away: a fresh one takes its place."""
     run = driven(b"JOB:", 8, 60)
     assert (run.ending.state.value, len(run.rows)) == ("done", 60)
     assert run.ending.wall < 60

@@ -367,29 +367,3 @@ def test_the_doctor_meets_a_node_as_a_run_does(start: Start, secret: Path, port:
     assert found["host"]["message"] == (
         f"no node answers at 127.0.0.1 port {port}: Connection refused"
     )
-
-
-def test_a_stock_node_that_went_before_we_began_is_parted_with(port: int) -> None:
-    """There is nothing that it could hold, and the words for why it cannot be used stay."""
-    code = f"""
-import os, selectors
-from cluster.backends.dispy.probe import Place, Unreachable
-from cluster.backends.dispy.stock import Stock
-from cluster.hosts.nodes import Node
-from cluster.testing import work_of
-from cluster.hosts.jsonlines import Connection
-with selectors.DefaultSelector() as selector:
-    stock = Stock(Connection(None, 1, selector), Place("127.0.0.1", {port}, None), "", {{}})
-    node = Node("127.0.0.1", attach={port})
-    try:
-        stock.hear({{"node": node.to_json(), "work": work_of().to_json()}})
-    except Unreachable:
-        stock.part()
-        os._exit(0)
-os._exit(1)
-"""
-    root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, timeout=SECONDS, check=False
-    )
-    assert done.returncode == 0, done.stderr

@@ -234,7 +234,7 @@ def linked(dial: Callable[[Any], Callable[[str], str]], **more: Any) -> Iterator
     links = Links(dial, **more)
     links.join({"name": "h", "slots": 1, "address": "127.0.0.1", "port": 9})
     yield links
-    links.leave("h")
+    links.leave("h", "its host is gone")
 
 
 def heard(links: Links, word: str, seconds: float = 10.0) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def test_callers_that_shake_no_hands_are_few_and_end(
     place: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One too many takes the place of the oldest; the others are ended after a while."""
-    monkeypatch.setattr(door, "_HANDSHAKE", 0.5)
+    monkeypatch.setattr(door, "HANDSHAKE", 0.5)
     with ExitStack() as strangers:
         silent = [
             strangers.enter_context(socket.create_connection((place["address"], place["port"]), 5))
@@ -114,6 +114,18 @@ def test_callers_that_shake_no_hands_are_few_and_end(
             assert _is_ended(stranger, 3)
         for stranger in silent[-5:]:
             assert _is_ended(stranger, 5)
+
+
+def test_a_door_without_a_seal_lets_in_everybody_and_one_with_it_nobody_else() -> None:
+    """The same door serves plain callers: those of stock nodes on a trusted network."""
+    for sealed, answer in ((None, b"in"), (door.context(ssl.PROTOCOL_TLS_SERVER, bytes(32)), b"")):
+        made = door.Door("127.0.0.1", 0, sealed)
+        made.open(lambda connection: connection.sendall(b"in"))
+        with socket.create_connection(("127.0.0.1", made.port), 5) as caller:
+            caller.sendall(NOISE[0])
+            with suppress(ConnectionResetError):
+                # Whoever makes noise in place of a handshake is told so by TLS, and hung up on.
+                assert caller.recv(2) in (answer, b"\x15\x03")
 
 
 def _is_ended(connection: socket.socket, seconds: float) -> bool:

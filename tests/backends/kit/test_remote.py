@@ -13,6 +13,8 @@ from cluster.hosts.connect import Host
 class Recorded:
     """A host's agent that only notes what it is to do."""
 
+    name = "h"
+
     def __init__(self) -> None:
         self.ready = True
         self.started: list[tuple[str, Any]] = []
@@ -48,7 +50,9 @@ def test_what_it_says_is_passed_on_and_a_beat_is_not(remote: RemoteProcess) -> N
     assert remote.hear({"said": 1, "message": {"port": 5}}, 101.0) == {"port": 5}
     assert remote.hear({"said": 1, "message": {"beat": 1.0}}, 102.0) is None
     assert remote.hear({"said": 7, "message": {"port": 5}}, 103.0) is None
-    assert remote.heard == 102.0
+    assert (remote.heard, remote.said) == (102.0, {"port": 5})
+    remote.kill("enough", 103.0)
+    assert remote.said is None
 
 
 def test_one_that_ended_is_started_again_at_once_then_after_pauses_that_grow(

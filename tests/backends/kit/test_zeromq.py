@@ -14,6 +14,7 @@ import pytest
 zmq = pytest.importorskip("zmq")
 
 from cluster.backends import zeromq  # noqa: E402 - it imports zmq
+from cluster.backends.kit import curve  # noqa: E402 - it imports zmq
 
 # A caller has no close: what it has ends when nobody has it any more.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -76,7 +77,7 @@ def test_only_who_knows_the_secret_is_answered_or_read(
                 if keys:
                     stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
                     known = SECRET if keys == 2 else "b" * 64
-                    stranger.curve_serverkey = zeromq._keys({"secret": known}, "server")[0]
+                    stranger.curve_serverkey = curve.keys(known, "server")[0]
                 stranger.rcvtimeo = 500
                 stranger.connect(f"tcp://127.0.0.1:{place['port']}")
                 stranger.send_string("stranger")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,7 +18,6 @@ import pytest
 
 from cluster.backends.base import Items, Options, Pause, Source
 from cluster.backends.scoop.engine import Engine
-from cluster.backends.scoop.seal import SealedPickle, Stamps, fresh_key
 from cluster.hosts.nodes import Node
 from cluster.hosts.process_tree import descendants
 from cluster.hosts.worker_pool import python_command
@@ -29,9 +29,11 @@ pytest.importorskip("scoop")
 
 from scoop.broker import brokerzmq  # noqa: E402
 
+from cluster.backends.kit import curve  # noqa: E402 - it imports zmq
 from cluster.backends.scoop.broker import Broker  # noqa: E402 - it imports scoop
-from cluster.backends.scoop.shim import LONGEST, patch  # noqa: E402
 
+SECRET = "a" * 64
+Speak = Callable[..., "Speaker"]
 # Of TEST-NET-1: no machine has it.
 NOWHERE = "192.0.2.1"
 SLOW = """
@@ -47,18 +49,20 @@ def f(stream, samples):
 """
 
 
-@pytest.fixture(scope="module")
-def key() -> str:
-    """Of one broker; SCOOP's modules can be changed only once in a process."""
-    key = fresh_key()
-    patch(key, "nobody")
-    return key
+class Mark:
+    """Touches a file when it is unpickled: harmless, and seen."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
 
 
 @pytest.fixture
-def broker(key: str) -> Iterator[Broker]:
+def broker() -> Iterator[Broker]:
     """One at work."""
-    broker = Broker(key)
+    broker = Broker(SECRET)
     yield broker
     # As a worker of SCOOP would end it, if the gate let that pass.
     broker.gate._due.append([b"", brokerzmq.SHUTDOWN])
@@ -67,22 +71,28 @@ def broker(key: str) -> Iterator[Broker]:
 
 
 class Speaker:
-    """Speaks SCOOP with the broker, with the run's key, as a worker does."""
+    """Speaks SCOOP with the broker as a worker does.
 
-    def __init__(self, context: Any, place: str, key: str, name: bytes) -> None:
+    Args:
+        keys: makes the socket one that may, or may not.
+    """
+
+    def __init__(
+        self, context: Any, place: str, name: bytes, keys: Callable[[Any], object]
+    ) -> None:
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.IDENTITY, name)
         self.socket.setsockopt(zmq.IPV6, 1)
+        keys(self.socket)
         self.socket.connect(place)
-        self._stamps, self._name = Stamps(key), name
 
     def close(self) -> None:
         """Say no more."""
         self.socket.close(0)
 
     def say(self, *frames: bytes) -> None:
-        """A message with its stamp."""
-        self.socket.send_multipart([*frames, self._stamps.stamp(self._name, frames)])
+        """A message."""
+        self.socket.send_multipart(frames)
 
     def hear(self, seconds: float = 5.0) -> list[bytes]:
         """A message, or nothing."""
@@ -91,33 +101,76 @@ class Speaker:
         )
         return frames
 
+    def greet(self) -> bool:
+        """Be a worker that has just started; whether it was answered."""
+        self.say(b"I", pickle.dumps({"headless": False}))
+        return all(self.hear(2.0) for _ in range(2))
+
+
+def friendly(socket: Any) -> None:
+    """With the keys of a process of the run."""
+    curve.call(socket, SECRET, 5.0, 20.0)
+
+
+def knowing(socket: Any) -> None:
+    """With keys of its own, and the public one of the broker."""
+    friendly(socket)
+    socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
+
+
+def foreign(socket: Any) -> None:
+    """With the keys of another run."""
+    curve.call(socket, "b" * 64, 5.0, 20.0)
+
 
 @pytest.fixture
-def speak(key: str) -> Iterator[Callable[[str, bytes], Speaker]]:
+def speak() -> Iterator[Speak]:
     """Makes speakers of a place and a name, which are closed after the test."""
     with zmq.Context() as context, ExitStack() as made:
-        yield lambda place, name: made.enter_context(closing(Speaker(context, place, key, name)))
+        yield lambda place, name, keys=friendly: made.enter_context(
+            closing(Speaker(context, place, name, keys))
+        )
 
 
 def news(broker: Broker, seconds: float = 5.0) -> list[Any]:
     """What the broker's thread tells next."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if told := broker.gate.news.take():
+        if told := list(broker.gate.news.take()):
             return told
         time.sleep(0.01)
     return []
 
 
+def place_of(broker: Broker) -> str:
+    """Where it listens, which it is told here."""
+    broker.gate.orders.put(("listen", "127.0.0.1"))
+    ((_, _, ports),) = news(broker)
+    return f"tcp://127.0.0.1:{ports[0]}"
+
+
+@pytest.mark.parametrize("keys", [lambda _socket: None, foreign, knowing], ids=str)
+def test_who_does_not_know_the_secret_is_neither_answered_nor_read(
+    broker: Broker, speak: Speak, keys: Callable[[Any], object], tmp_path: Path
+) -> None:
+    """Nothing that it sends is unpickled, whatever name it takes."""
+    place = place_of(broker)
+    stranger = speak(place, b"h1:a", keys)
+    stranger.say(b"I", pickle.dumps(Mark(tmp_path / "mark")))
+    assert stranger.hear(0.5) == []
+    assert speak(place, b"h1:a").greet()
+    assert not (tmp_path / "mark").exists()
+    assert broker.works(5.0)
+
+
 def test_a_worker_gets_tasks_once_it_is_admitted_and_until_it_is_forgotten(
-    broker: Broker, speak: Callable[[str, bytes], Speaker], key: str
+    broker: Broker, speak: Speak
 ) -> None:
     """A host that has not shaken hands, or has gone, is given nothing."""
-    sealed, names = SealedPickle(key), (b"h1:a", b"h2:b", b"origin")
-    first, second, origin = (speak(f"{broker.place}-task", name) for name in names)
+    place = place_of(broker)
+    first, second, origin = (speak(place, name) for name in (b"h1:a", b"h2:b", b"origin"))
     for worker in (first, second):
-        worker.say(b"I", sealed.dumps({"headless": False}))
-        assert len([worker.hear() for _ in range(2)]) == 2
+        assert worker.greet()
         worker.say(b"RQ")
     origin.say(b"T", b"id 1", b"one")
     assert first.hear(0.3) == second.hear(0.3) == []
@@ -136,32 +189,26 @@ def test_a_worker_gets_tasks_once_it_is_admitted_and_until_it_is_forgotten(
 
 
 @pytest.mark.fault(102)
-def test_a_message_that_is_too_long_is_not_taken_in(
-    broker: Broker, speak: Callable[[str, bytes], Speaker], key: str
-) -> None:
+def test_a_message_that_is_too_long_is_not_taken_in(broker: Broker, speak: Speak) -> None:
     """Nobody knows whose it is before all of it is there: its sender is hung up on instead."""
-    broker.gate.orders.put(("listen", "127.0.0.1"))
-    ((_, _, ports),) = news(broker)
-    place = f"tcp://127.0.0.1:{ports[0]}"
+    place = place_of(broker)
     stranger, worker = (speak(place, name) for name in (b"stranger", b"h1:a"))
     with stranger.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) as hung_up:
-        stranger.socket.send(bytes(LONGEST + 1))
+        stranger.socket.send(bytes(curve.LONGEST + 1))
         assert hung_up.poll(10_000)
         stranger.socket.disable_monitor()
     stranger.close()
-    worker.say(b"I", SealedPickle(key).dumps({"headless": False}))
-    assert len([worker.hear() for _ in range(2)]) == 2
+    assert worker.greet()
     assert broker.works(5.0)
 
 
 def test_a_worker_that_is_barred_keeps_its_turn_until_it_is_admitted_again(
-    broker: Broker, speak: Callable[[str, bytes], Speaker], key: str
+    broker: Broker, speak: Speak
 ) -> None:
     """It asks once and waits; what was sent before it was barred is told before that."""
-    sealed = SealedPickle(key)
-    worker, origin = (speak(f"{broker.place}-task", name) for name in (b"h1:a", b"origin"))
-    worker.say(b"I", sealed.dumps({"headless": False}))
-    assert len([worker.hear() for _ in range(2)]) == 2
+    place = place_of(broker)
+    worker, origin = (speak(place, name) for name in (b"h1:a", b"origin"))
+    assert worker.greet()
     broker.gate.orders.put(("admit", b"h1:a"))
     worker.say(b"RQ")
     time.sleep(0.3)
@@ -175,7 +222,7 @@ def test_a_worker_that_is_barred_keeps_its_turn_until_it_is_admitted_again(
 
 
 def test_the_broker_listens_where_it_is_told_and_says_where_it_cannot(
-    broker: Broker, speak: Callable[[str, bytes], Speaker], key: str
+    broker: Broker, speak: Speak
 ) -> None:
     """At each address by itself, those of IPv6 too."""
     addresses = [
@@ -188,9 +235,7 @@ def test_the_broker_listens_where_it_is_told_and_says_where_it_cannot(
         ((word, where, ports),) = news(broker)
         assert (word, where, len(set(ports))) == ("listens", address, 2)
         place = f"tcp://[{address}]:{ports[0]}" if ":" in address else f"tcp://{address}:{ports[0]}"
-        worker = speak(place, address.encode())
-        worker.say(b"I", SealedPickle(key).dumps({"headless": False}))
-        assert worker.hear()
+        assert speak(place, address.encode()).greet()
     broker.gate.orders.put(("listen", NOWHERE))
     ((word, where, reason),) = news(broker)
     assert (word, where) == ("deaf", NOWHERE)
@@ -267,7 +312,7 @@ def stopped_while_it_draws(word: str, folder: Path) -> list[Any]:
     ("word", "reason"),
     [
         ("scoop.driver", "the engine's driver was lost: it was not heard of"),
-        ("scoop.worker", "its SCOOP worker was not heard of"),
+        ("scoop.worker", "its SCOOP worker was silent"),
     ],
 )
 def test_a_stopped_process_of_scoop_is_replaced(word: str, reason: str, tmp_path: Path) -> None:
@@ -337,7 +382,7 @@ def test_an_ssh_session_of_the_person_is_not_taken_for_one_of_ours(tmp_path: Pat
 @pytest.mark.slow
 def test_a_worker_that_cannot_reach_the_broker_ends_and_says_where_it_is() -> None:
     """Within half a minute: no wait without end."""
-    first = {"key": fresh_key(), "name": "h:1", "address": "127.0.0.1", "ports": [9, 9]}
+    first = {"secret": SECRET, "name": "h:1", "address": "127.0.0.1", "ports": [9, 9]}
     done = subprocess.run(
         python_command(sys.executable, "cluster.backends.scoop.worker"),
         input=json.dumps(first) + "\n",

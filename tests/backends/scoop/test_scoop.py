@@ -12,13 +12,10 @@ from typing import Any
 
 import pytest
 
-from cluster.backends.scoop.seal import Forged, SealedPickle, Stamps, fresh_key
 from tests.backends.submitted import LOOPBACK, digest, listening, result, start, waited
 
 zmq = pytest.importorskip("zmq")
 pytest.importorskip("scoop")
-
-BROKEN = (b"", b"\x80\x04.", b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f" + bytes(54))
 
 
 class Marker:
@@ -46,32 +43,6 @@ def attack(port: int, mark: Path) -> None:
     context.destroy(100)
 
 
-def test_a_pickle_without_the_key_is_not_loaded(tmp_path: Path) -> None:
-    """What another key signed, or none, is refused before it is unpickled."""
-    ours, theirs = SealedPickle(fresh_key()), SealedPickle(fresh_key())
-    assert ours.loads(ours.dumps(("a", 1))) == ("a", 1)
-    mark = tmp_path / "mark"
-    for data in (theirs.dumps(Marker(mark)), pickle.dumps(Marker(mark)), *BROKEN):
-        with pytest.raises(pickle.PickleError):
-            ours.loads(data)
-    assert not mark.exists()
-
-
-def test_a_message_counts_once_and_only_from_its_sender() -> None:
-    """A replay, a changed frame, another sender's name and a foreign key are all refused."""
-    key = fresh_key()
-    sender, broker = Stamps(key), Stamps(key)
-    stamp = sender.stamp(b"w", [b"RQ"])
-    for message in ([b"x", b"RQ", stamp], [b"w", b"S", stamp], [b"w", stamp], [b"w", b"RQ", b""]):
-        with pytest.raises(Forged):
-            broker.open(message)
-    assert broker.open([b"w", b"RQ", stamp]) == [b"w", b"RQ"]
-    with pytest.raises(Forged):
-        broker.open([b"w", b"RQ", stamp])
-    with pytest.raises(Forged):
-        Stamps(fresh_key()).open([b"w", b"RQ", stamp])
-
-
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of worker processes alone."""
@@ -89,6 +60,25 @@ def test_a_killed_process_of_scoop_changes_nothing(
     time.sleep(2.0)
     for pid in list(waited(run, victim))[:1]:
         os.kill(pid, signal.SIGKILL)
+    assert digest(result(run)) == wanted != ""
+
+
+@pytest.mark.slow
+@pytest.mark.fault(8)
+def test_a_host_that_was_silent_gets_fresh_workers(wanted: str, tmp_path: Path) -> None:
+    """What was sent to the old ones meanwhile may be lost, which neither end would notice."""
+    run = start("scoop", tmp_path)
+    before = waited(run, "scoop.worker")
+    time.sleep(2.0)
+    (agent,) = waited(run, "cluster.hosts.agent")
+    os.kill(agent, signal.SIGSTOP)
+    time.sleep(8.0)
+    os.kill(agent, signal.SIGCONT)
+    end = time.monotonic() + 30
+    while (after := waited(run, "scoop.worker")) & before:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert after
     assert digest(result(run)) == wanted != ""
 
 

@@ -271,11 +271,8 @@ def change_nodes(
 
 def _meant(ledger: Ledger, name: str) -> tuple[str, list[Run]]:
     """The id of a run, and its row; or that of a sweep, and its runs, those that end last first."""
-    sweep = sweeps.named(ledger, name)
-    if sweep is None:
-        row = ledger.run(name)
-        return row.id, [row]
-    return sweep.id, [run for _, _, run in sweeps.runs_of(ledger, sweep)][::-1]
+    job = sweeps.job_named(ledger, name)
+    return job.id, [run for _, _, run in sweeps.runs_of(ledger, job)][::-1]
 
 
 def _computed_now(ledger: Ledger, name: str, rows: Sequence[Run]) -> Run:

@@ -12,7 +12,16 @@ from cluster.ledger.locks import Owner, holder
 from cluster.ledger.moves import compact, judged, remove, take_over
 from cluster.ledger.paths import log_of
 from cluster.ledger.requests import request_of, spec_of
-from cluster.ledger.rows import Counted, Damaged, NodeChangeRequest, NodeTotals, Run, Speed
+from cluster.ledger.rows import (
+    Counted,
+    Damaged,
+    JobRow,
+    NodeChangeRequest,
+    NodeTotals,
+    Run,
+    Speed,
+    SweepRow,
+)
 from cluster.ledger.store import Ledger, Where, opened
 from cluster.ledger.tables import SCHEMA
 from cluster.ledger.writer import GroupCommitter, RunWriter
@@ -25,6 +34,7 @@ __all__ = [
     "Counted",
     "Damaged",
     "GroupCommitter",
+    "JobRow",
     "Ledger",
     "NodeChangeRequest",
     "NodeTotals",
@@ -32,6 +42,7 @@ __all__ = [
     "Run",
     "RunWriter",
     "Speed",
+    "SweepRow",
     "Where",
     "compact",
     "file_system",

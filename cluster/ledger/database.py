@@ -14,7 +14,8 @@ from cluster.common.errors import Locked, StoreError
 from cluster.common.files import make_folder
 from cluster.ledger.faults import BUSY, is_full, no_store, translated
 from cluster.ledger.judge import is_time
-from cluster.ledger.locks import Owner
+from cluster.ledger.locks import Owner, holder
+from cluster.ledger.paths import LOCKS, folder_of
 from cluster.ledger.places import (
     check_ours,
     check_place,
@@ -93,7 +94,7 @@ class Database:
                 self.check_writable()
             try:
                 self.db = self._opened(read=not (create or write))
-                self._prepare(create)
+                self._prepare(create, read=not (create or write))
             except BaseException:
                 self.close()
                 raise
@@ -227,22 +228,46 @@ class Database:
                 fix="nothing that was counted is lost; resume there, or here when that has ended",
             )
 
-    def _prepare(self, create: bool) -> None:
+    def _prepare(self, create: bool, *, read: bool) -> None:
         (version,) = self.db.execute("PRAGMA user_version").fetchone()
         if version == 0:
             if not create:
                 raise no_store(self.store)
             self._make_tables()
         elif version in UPGRADES:
-            if not self.writable:
-                self.db = private_copy(self.db, self._open)
-            self._upgrade()
+            self._upgrade_or_copy(read)
         elif version != SCHEMA:
             raise StoreError(
                 f"the store has format {version}, this version reads format {SCHEMA}",
                 where=str(self.path),
                 fix="use the version of cluster that wrote it, or another --store",
             )
+
+    def _upgrade_or_copy(self, read: bool) -> None:
+        """Bring a store of an older format up to date, unless its older version is at work in it.
+
+        That one would fail at the next row of a table that is no longer there: so a reader looks
+        at a private copy meanwhile, and nobody else writes.
+        """
+        owner = next(self._holders(), None)
+        if owner is not None and not read:
+            raise Locked(
+                f"an older version of cluster computes a run of this store: {owner}",
+                where=str(self.path),
+                fix=f"wait for it, or have it end what it has begun: kill -TERM {owner.pid}",
+            )
+        if owner is not None or not self.writable:
+            self.writable = False
+            self.db = private_copy(self.db, self._open)
+        self._upgrade()
+
+    def _holders(self) -> Iterator[Owner]:
+        """Who holds the runs of the store now."""
+        folder = folder_of(self.store, LOCKS)
+        for path in folder.iterdir() if folder.is_dir() else ():
+            owner = holder(path)
+            if owner is not None:
+                yield owner
 
     def _upgrade(self) -> None:
         with self._transaction():

@@ -492,9 +492,8 @@ def is_text(value: object) -> bool:
 Kinds = Mapping[str, Callable[[Any], bool]]
 _OR_WORD, _OR_COUNT = _or_none(is_word), _or_none(is_count)
 #: What is believed of the columns of each table, as far as they are read row by row.
+SPAN: Kinds = {"started": is_time, "wall": _or_none(is_finite)}
 SESSION: Kinds = {
-    "started": is_time,
-    "wall": _or_none(is_finite),
     "host": is_word,
     "pid": is_count,
     "backend": is_word,
@@ -514,8 +513,6 @@ FAILURE: Kinds = {
 }
 EVENT: Kinds = {"at": is_time, "node": _OR_WORD, "text": is_text}
 SPARE: Kinds = {"first": is_count, "stop": is_count, "node": is_word, "verdict": is_word}
-POOL: Kinds = {"started": is_time, "wall": is_finite, "backend": is_word, "nodes": is_slots}
-
 
 #: All but the run.
 OUTCOME: Kinds = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.common.errors import StoreError
 from cluster.ledger.faults import translated
-from cluster.ledger.judge import OUTCOME, SESSION, wrong_column
+from cluster.ledger.judge import OUTCOME, SESSION, SPAN, wrong_column
 from cluster.ledger.locks import holder
 from cluster.ledger.paths import log_of
 from cluster.ledger.rows import Counted, Run
@@ -19,10 +19,17 @@ from cluster.sampling.tally import Tally, TallyError
 from cluster.sampling.task import checked, checksum
 
 # All that hangs on a run, the run itself last.
-_TABLES = ("outcome", "spare", "failure", "event", "session", "wish", "point")
-_STARTS = {name: SESSION[name] for name in ("started", "wall", "host", "pid", "backend", "nodes")}
+_TABLES = ("outcome", "spare", "failure", "event", "turn", "wish", "point")
+# Of a session of another store: the key of a schedule is not ours.
+_STARTS = {**SPAN, **{name: SESSION[name] for name in ("host", "pid", "backend", "nodes")}}
 # Rows that are read at a time.
 _MANY = 1000
+# A run's sessions; those of a sweep stay with the sweep.
+_ALONE = (
+    "SELECT s.key FROM session AS s JOIN turn AS t ON t.session = s.key"
+    " WHERE t.run = ? AND s.sweep IS NULL"
+)
+_HAS_TURN = "EXISTS (SELECT 1 FROM turn WHERE turn.session = session.key)"
 _EMPTY = "SELECT key FROM sweep WHERE key NOT IN (SELECT sweep FROM point)"
 
 
@@ -73,22 +80,25 @@ def take_over(ledger: Ledger, run: Run, giver: Ledger, given: Run, without: Coll
         taken = ledger.db.total_changes - before
         if taken:
             ledger.db.execute(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,))
-            ledger.db.executemany(
-                f"INSERT INTO session (run, {', '.join(_STARTS)}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (run.key, *row)
-                    for row in giver.sound(
-                        "session",
-                        _STARTS,
-                        giver.all(
-                            f"SELECT key, {', '.join(_STARTS)} FROM session"
-                            " WHERE run = ? ORDER BY key",
-                            (given.key,),
-                        ),
-                    )
-                ],
-            )
+            _take_sessions(ledger, run, giver, given)
     return taken
+
+
+def _take_sessions(ledger: Ledger, run: Run, giver: Ledger, given: Run) -> None:
+    """Make the turns of another store's run sessions of this one, which was computed alone."""
+    rows = giver.all(
+        "SELECT t.key, t.started, t.wall, s.host, s.pid, s.backend, s.nodes"
+        " FROM turn AS t JOIN session AS s ON s.key = t.session WHERE t.run = ? ORDER BY t.key",
+        (given.key,),
+    )
+    for row in giver.believed("session", _STARTS, rows):
+        session = ledger.db.execute(
+            f"INSERT INTO session ({', '.join(_STARTS)}) VALUES (?, ?, ?, ?, ?, ?)", row
+        ).lastrowid
+        ledger.db.execute(
+            "INSERT INTO turn (session, run, started, wall) VALUES (?, ?, ?, ?)",
+            (session, run.key, *row[:2]),
+        )
 
 
 def remove(ledger: Ledger, run: Run) -> None:
@@ -100,8 +110,10 @@ def remove(ledger: Ledger, run: Run) -> None:
     """
     with ledger.lock(run.id):
         with ledger.transaction():
+            alone = ledger.all(_ALONE, (run.key,))
             for table in _TABLES:
                 ledger.db.execute(f"DELETE FROM {table} WHERE run = ?", (run.key,))
+            ledger.db.executemany(f"DELETE FROM session WHERE key = ? AND NOT {_HAS_TURN}", alone)
             ledger.db.execute("DELETE FROM run WHERE key = ?", (run.key,))
             _remove_empty_sweeps(ledger)
         for path in (log_of(run.id, ledger.store), ledger.lock_path(run.id)):
@@ -110,9 +122,10 @@ def remove(ledger: Ledger, run: Run) -> None:
 
 
 def _remove_empty_sweeps(ledger: Ledger) -> None:
-    pools = f"SELECT key FROM pool WHERE sweep IN ({_EMPTY})"
-    ledger.db.execute(f"DELETE FROM pool_event WHERE pool IN ({pools})")
-    ledger.db.execute(f"DELETE FROM pool WHERE sweep IN ({_EMPTY})")
+    ledger.db.execute(f"DELETE FROM event WHERE sweep IN ({_EMPTY})")
+    ledger.db.execute(f"DELETE FROM session WHERE sweep IN ({_EMPTY}) AND NOT {_HAS_TURN}")
+    # A run that was a point once, and was replaced, keeps the times at which it was computed.
+    ledger.db.execute(f"UPDATE session SET sweep = NULL WHERE sweep IN ({_EMPTY})")
     ledger.db.execute(f"DELETE FROM sweep WHERE key IN ({_EMPTY})")
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from cluster.common.errors import ClusterError, StoreError
-from cluster.ledger.rows import Run
+from cluster.ledger.rows import Run, SweepRow
 from cluster.ledger.store import AGAIN, Ledger
-from cluster.ledger.sweeps import SweepRow
 from cluster.spec import Spec
 from cluster.spec.request import Request
 

@@ -39,6 +39,40 @@ class Run(NamedTuple):
     total: Tally | None = None
     marks: tuple[str | None, str | None] = (None, None)
 
+    @property
+    def backend(self) -> str:
+        """The name of the engine that its spec asks for."""
+        return str(self.definition["spec"]["backend"])
+
+
+class SweepRow(NamedTuple):
+    """A row of the table of sweeps.
+
+    Attributes:
+        asked: the places of the points that its starts were to compute; None: all.
+        faults: what of the row could not be believed and was left out, in words.
+    """
+
+    key: int
+    id: str
+    name: str
+    created: float
+    request: str
+    spec: dict[str, Any]
+    stopped_by: str | None
+    progress: dict[str, Any] | None
+    asked: frozenset[int] | None
+    faults: tuple[str, ...] = ()
+
+    @property
+    def backend(self) -> str:
+        """The name of the engine that its spec asks for."""
+        return str(self.spec["backend"])
+
+
+#: What one start computes: a run alone, or a sweep.
+JobRow = Run | SweepRow
+
 
 class Damaged(NamedTuple):
     """A row of the table of runs, or of sweeps, that cannot be believed.

@@ -17,13 +17,10 @@ from cluster.ledger.database import Database
 from cluster.ledger.faults import translated
 from cluster.ledger.judge import (
     COLUMNS,
-    EVENT,
     FAILURE,
-    SESSION,
     SPARE,
     Kinds,
     Wrong,
-    is_count,
     is_id,
     is_time,
     is_word,
@@ -41,8 +38,8 @@ from cluster.sampling.task import checksum
 
 #: The folder of a store.
 Where = str | Path
-# What a result tells of: the first failures, the newest events.
-_MOST_FAILURES, _MOST_EVENTS = 100, 1000
+# Of many failures a result has the first.
+_MOST_FAILURES = 100
 _MOST_BLOCKS = 1 << 62
 _MOST_SECONDS = "1e12"
 # Text is more than any number to SQLite, and so is what no clock can give.
@@ -209,7 +206,7 @@ class Ledger(Database):
         """Who holds the run's lock now, or None."""
         return holder(self.lock_path(run.id))
 
-    # -- sessions and locks -------------------------------------------------------------------
+    # -- locks ----------------------------------------------------------------------------------
 
     @contextmanager
     def lock(self, run: str) -> Iterator[None]:
@@ -231,26 +228,6 @@ class Ledger(Database):
             yield
         finally:
             unlock(descriptor)
-
-    def sessions(self, run: Run) -> list[dict[str, Any]]:
-        """Every start of a run: started, seconds, host, pid, backend, nodes (slots by name).
-
-        ``seconds`` of one that was killed, or goes on, are those to its last outcome; ``start`` is
-        the key of a scheduled one.
-        """
-        rows = self.all(
-            "SELECT key, started, coalesce(wall, (SELECT max(received) FROM outcome WHERE"
-            " run = s.run AND received >= s.started AND received < s.next) - s.started, 0.0),"
-            " host, pid, backend, nodes, start FROM"
-            " (SELECT *, lead(started, 1, 9e99) OVER (ORDER BY key) AS next FROM session"
-            "  WHERE run = ?) AS s ORDER BY key",
-            (run.key,),
-        )
-        names = ("started", "seconds", "host", "pid", "backend", "nodes", "start")
-        sound = self.sound("session", SESSION, rows)
-        return [
-            {**dict(zip(names, row, strict=True)), "nodes": json.loads(row[5])} for row in sound
-        ]
 
     # -- wishes -------------------------------------------------------------------------------
 
@@ -363,15 +340,6 @@ class Ledger(Database):
         )
         return [Speed(node_name(row[0]), *map(sum_of, row[1:])) for row in rows]
 
-    def uncounted_blocks(self, run: Run) -> dict[str, int]:
-        """Blocks that each node was given or computed, and that were not counted."""
-        rows = self.all(
-            "SELECT node, sum(n) FROM (SELECT node, blocks AS n FROM failure WHERE run = ?"
-            " UNION ALL SELECT node, stop - first FROM spare WHERE run = ?) GROUP BY node",
-            (run.key, run.key),
-        )
-        return {node_name(node): int(sum_of(blocks)) for node, blocks in rows}
-
     def failures(self, run: Run) -> list[dict[str, Any]]:
         """The first failures of a run, in order of time."""
         rows = self.all(
@@ -379,68 +347,13 @@ class Ledger(Database):
             (run.key, _MOST_FAILURES),
         )
         return [
-            dict(zip(FAILURE, row, strict=True)) for row in self.sound("failure", FAILURE, rows)
+            dict(zip(FAILURE, row, strict=True)) for row in self.believed("failure", FAILURE, rows)
         ]
-
-    def failure_counts(self, run: Run) -> dict[str, int]:
-        """How many attempts failed on each node."""
-        sql = "SELECT node, count(*) FROM failure WHERE run = ? GROUP BY node"
-        return {node_name(node): attempts for node, attempts in self.all(sql, (run.key,))}
-
-    def events(self, run: Run) -> list[dict[str, Any]]:
-        """What happened to nodes and to the run, in order of time: of many, the newest."""
-        return self.newest_events("event WHERE run = ?", run.key)
-
-    def newest_events(self, of: str, key: int) -> list[dict[str, Any]]:
-        """The newest rows of a table of events, in order of time; ``of``: which, with a key."""
-        rows = self.all(
-            f"SELECT rowid, at, node, text FROM {of} ORDER BY rowid DESC LIMIT ?",
-            (key, _MOST_EVENTS),
-        )
-        sound = self.sound(of.partition(" ")[0], EVENT, reversed(rows))
-        return [dict(zip(EVENT, row, strict=True)) for row in sound]
-
-    def events_since(self, run: Run, number: int) -> list[tuple[int, str | None, str]]:
-        """The events of a run after one of a number: the number, node and text of each."""
-        return self.heard("event WHERE run = ?", run.key, number)
-
-    def heard(self, of: str, key: int, number: int) -> list[tuple[int, str | None, str]]:
-        """The same of a table of events; ``of``: which, with a key."""
-        rows = self.all(
-            f"SELECT rowid, rowid, at, node, text FROM {of} AND rowid > ? ORDER BY rowid",
-            (key, number),
-        )
-        kinds = {"rowid": is_count, **EVENT}
-        sound = self.sound(of.partition(" ")[0], kinds, rows)
-        return [(number, node, text) for number, _, node, text in sound]
 
     def troubles(self, run: Run) -> bool:
         """Whether anything is told of a run beside what was counted: most have none."""
         sql = " UNION ALL ".join(f"SELECT 1 FROM {name} WHERE run = ?" for name in _TROUBLES)
         return bool(self.all(f"{sql} LIMIT 1", (run.key,) * len(_TROUBLES)))
-
-    def note(self, run: Run, text: str) -> None:
-        """Record what happened to a run; from any process, for it is no result."""
-        with self.transaction():
-            self.db.execute(
-                "INSERT INTO event VALUES (?, ?, NULL, ?)", (run.key, time.time(), text)
-            )
-
-    def ask(self, run: Run, wish: str, since: float) -> bool:
-        """Record a wish of somebody else to who computes a run; False where it was asked before.
-
-        Args:
-            run: the run.
-            wish: in words.
-            since: wishes of before, to another start of the run, are over.
-        """
-        with self.transaction():
-            found = self.db.execute(
-                "INSERT INTO event SELECT ?, ?, NULL, ? WHERE NOT EXISTS"
-                " (SELECT 1 FROM event WHERE run = ? AND text = ? AND at >= ?)",
-                (run.key, time.time(), wish, run.key, wish, since),
-            )
-            return found.rowcount == 1
 
     def spares(self, run: Run) -> list[tuple[int, int, str, str]]:
         """What was computed and not counted: first, stop, node, verdict."""
@@ -448,7 +361,7 @@ class Ledger(Database):
             "SELECT rowid, first, stop, node, verdict FROM spare WHERE run = ? ORDER BY rowid",
             (run.key,),
         )
-        return self.sound("spare", SPARE, rows)
+        return self.believed("spare", SPARE, rows)
 
     def set_aside(self, run: Run, row: Counted, verdict: str) -> None:
         """Take a range out of what is counted, and keep it: its blocks are owed again."""
@@ -462,15 +375,15 @@ class Ledger(Database):
 
     def writer(self, run: Run) -> RunWriter:
         """The thread that writes what a dispatcher counts."""
-        return RunWriter(self.scribe(), run, alone=True)
+        return RunWriter(self.committer(), run, alone=True)
 
-    def scribe(self) -> GroupCommitter:
+    def committer(self) -> GroupCommitter:
         """The thread that writes what the dispatcher of several runs counts."""
         return GroupCommitter(self)
 
     # -- what could not be believed -----------------------------------------------------------
 
-    def sound(
+    def believed(
         self, table: str, kinds: Kinds, rows: Iterable[tuple[Any, ...]]
     ) -> list[tuple[Any, ...]]:
         """The rows that can be believed, without their first column, which is their number.

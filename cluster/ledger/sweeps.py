@@ -1,4 +1,4 @@
-"""Sweeps in the ledger: which runs they have, and what happened to the pools that computed them."""
+"""Sweeps in the ledger, and which runs are their points."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from cluster.common.errors import StoreError
 from cluster.ledger.judge import (
-    POOL,
     Wrong,
     is_count,
     is_id,
@@ -19,12 +18,10 @@ from cluster.ledger.judge import (
     parsed,
     sweep_progress,
 )
-from cluster.ledger.locks import Owner
 from cluster.ledger.marks import End, What, point_mark, sweep_mark, taken_apart
-from cluster.ledger.rows import Damaged, Run
-from cluster.ledger.store import POSSIBLE, Ledger, node_name, sum_of
-from cluster.ledger.tables import FINISH, UNENDED
-from cluster.ledger.writer import MOST_SLOTS, GroupCommitter
+from cluster.ledger.rows import Damaged, JobRow, Run, SweepRow
+from cluster.ledger.store import Ledger
+from cluster.ledger.tables import FINISH
 
 _COLUMNS = (
     "key",
@@ -42,26 +39,6 @@ _NEWEST_FIRST = "ORDER BY created DESC, key DESC"
 _AGAIN = "submit its spec again, which enters its points anew, or restore the store from a copy"
 # So many values of one statement every SQLite takes.
 _MANY = 500
-_EVENTS = "pool_event WHERE pool IN (SELECT key FROM pool WHERE sweep = ?)"
-
-
-class SweepRow(NamedTuple):
-    """A row of the table of sweeps.
-
-    Attributes:
-        faults: what of the row could not be believed and was left out, in words.
-    """
-
-    key: int
-    id: str
-    name: str
-    created: float
-    request: str
-    spec: dict[str, Any]
-    stopped_by: str | None
-    progress: dict[str, Any] | None
-    asked: frozenset[int] | None
-    faults: tuple[str, ...] = ()
 
 
 class Fresh(NamedTuple):
@@ -75,22 +52,20 @@ class Fresh(NamedTuple):
     goal: Mapping[str, Any]
 
 
-class PoolTotals(NamedTuple):
-    """What a node counted for one run while pools of a sweep were up; times in seconds."""
-
-    node: str
-    run: int
-    tasks: int
-    blocks: int
-    wall: float
-    cpu: float
-    lost: float
-
-
 def named(ledger: Ledger, name: str) -> SweepRow | None:
     """The sweep of that id, the newest of that name, or the only one whose id starts so."""
     key = ledger.sweep_key(name)
     return None if key is None else _sweeps(ledger, "WHERE key = ?", (key,))[0]
+
+
+def job_named(ledger: Ledger, name: str) -> JobRow:
+    """The sweep of a name, as :func:`named` finds it, or else the run: see :meth:`Ledger.run`.
+
+    Raises:
+        UsageError: there is neither.
+        StoreError: its row cannot be believed.
+    """
+    return named(ledger, name) or ledger.run(name)
 
 
 def listed(ledger: Ledger) -> list[SweepRow]:
@@ -125,25 +100,27 @@ def runs_of_others(ledger: Ledger, name: str) -> frozenset[int]:
     return frozenset(run for (run,) in rows)
 
 
-def runs_of(ledger: Ledger, sweep: SweepRow) -> list[tuple[int, Mapping[str, Any], Run]]:
-    """A sweep's points, in order: place, what the sweep gave it, and its run.
+def runs_of(ledger: Ledger, job: JobRow) -> list[tuple[int, Mapping[str, Any], Run]]:
+    """A sweep's points, in order: place, what the sweep gave it, and its run; or a run alone.
 
     One whose run is removed in that moment is a point no more.
 
     Raises:
         StoreError: a point, or its run, cannot be believed.
     """
+    if isinstance(job, Run):
+        return [(0, {}, job)]
     rows = ledger.all(
-        "SELECT place, run, given, mark FROM point WHERE sweep = ? ORDER BY place", (sweep.key,)
+        "SELECT place, run, given, mark FROM point WHERE sweep = ? ORDER BY place", (job.key,)
     )
     where = "WHERE key IN (SELECT run FROM point WHERE sweep = ?)"
-    runs = {run.key: run for run in ledger.selected(where, (sweep.key,))}
-    points = [(place, _given(ledger, sweep, place, *row), row[0]) for place, *row in rows]
+    runs = {run.key: run for run in ledger.selected(where, (job.key,))}
+    points = [(place, _given(ledger, job, place, *row), row[0]) for place, *row in rows]
     found: list[tuple[int, Mapping[str, Any], Run]] = [
         (place, given, runs[run]) for place, given, run in points if run in runs
     ]
     for place, given, run in found:
-        _check_given(ledger, sweep, place, given, run)
+        _check_given(ledger, job, place, given, run)
     return found
 
 
@@ -208,33 +185,6 @@ def runs_beside(ledger: Ledger, these: Sequence[str]) -> list[Run | Damaged]:
     begun = "SELECT 1 FROM json_each(?) WHERE substr(run.id, 1, length(value) + 1) = value || '.'"
     where = f"WHERE NOT EXISTS ({begun}) {_NEWEST_FIRST}"
     return list(ledger.rows(where, (json.dumps(these),)))
-
-
-def begun_by(ledger: Ledger, sweep: SweepRow) -> dict[int, tuple[str, int]]:
-    """Which process, host and pid, gave out the first task of the newest start of each run."""
-    rows = ledger.all(
-        "SELECT run, host, pid, max(key) FROM session"
-        " WHERE run IN (SELECT run FROM point WHERE sweep = ?) GROUP BY run",
-        (sweep.key,),
-    )
-    return {run: (host, pid) for run, host, pid, _ in rows}
-
-
-def had_their_time(ledger: Ledger, sweep: SweepRow, start: str) -> frozenset[int]:
-    """The runs (keys) that a scheduled start computed last, and left by a limit of time.
-
-    That limit is the run's own, or the whole sweep's: then none of its runs is to get more.
-    """
-    newest = "SELECT start FROM session WHERE run {} ORDER BY key DESC LIMIT 1"
-    ours = "(SELECT run FROM point WHERE sweep = s.key)"
-    rows = ledger.all(
-        "SELECT p.run FROM sweep AS s JOIN point AS p ON p.sweep = s.key JOIN run AS r"
-        f" ON r.key = p.run WHERE s.key = ? AND (s.stopped_by = 'max_time'"
-        f" AND ({newest.format('IN ' + ours)}) = ?"
-        f" OR r.stopped_by = 'max_time' AND ({newest.format('= p.run')}) = ?)",
-        (sweep.key, start, start),
-    )
-    return frozenset(run for (run,) in rows)
 
 
 def with_rows(ledger: Ledger, sweep: SweepRow) -> set[int]:
@@ -316,178 +266,6 @@ def stopped(ledger: Ledger, sweep: SweepRow, reason: str | None) -> None:
     """Record what ended a start of a sweep early."""
     with ledger.transaction():
         ledger.db.execute("UPDATE sweep SET stopped_by = ? WHERE key = ?", (reason, sweep.key))
-
-
-def begin_pool(ledger: Ledger, sweep: SweepRow, backend: str, nodes: Mapping[str, int]) -> int:
-    """Enter a start of a sweep on a backend; the pool's key."""
-    me = Owner.here()
-    ledger.own()
-    with ledger.transaction():
-        row = ledger.db.execute(
-            "INSERT INTO pool (sweep, started, host, pid, backend, nodes)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (sweep.key, time.time(), me.host, me.pid, backend, json.dumps(dict(nodes))),
-        )
-    assert row.lastrowid is not None
-    return row.lastrowid
-
-
-def end_pool(ledger: Ledger, pool: int, wall: float) -> None:
-    """Record that a pool ended by itself after so many seconds."""
-    with ledger.transaction():
-        ledger.db.execute("UPDATE pool SET wall = ? WHERE key = ?", (wall, pool))
-
-
-def pools(ledger: Ledger, sweep: SweepRow) -> list[dict[str, Any]]:
-    """Every start of a sweep: started, wall, backend, nodes; a killed one ended with an outcome."""
-    rows = ledger.all(
-        "SELECT key, started, coalesce(wall, (SELECT max(received) FROM outcome WHERE run IN"
-        " (SELECT run FROM point WHERE sweep = p.sweep) AND received >= p.started AND"
-        " received < p.next) - started, 0), backend, nodes FROM"
-        " (SELECT *, lead(started, 1, 9e99) OVER (ORDER BY key) AS next FROM pool"
-        "  WHERE sweep = ?) AS p ORDER BY key",
-        (sweep.key,),
-    )
-    sound = ledger.sound("pool", POOL, rows)
-    return [{**dict(zip(POOL, row, strict=True)), "nodes": json.loads(row[3])} for row in sound]
-
-
-def pool_totals(ledger: Ledger, sweep: SweepRow) -> list[PoolTotals]:
-    """What each node counted for each run while pools of the sweep were up."""
-    lost = "max(0.0, (o.received - o.created) - o.wall)"
-    rows = ledger.all(
-        f"SELECT o.node, o.run, count(*), sum(o.stop - o.first), sum({POSSIBLE.format('o.wall')}),"
-        f" sum({POSSIBLE.format('o.cpu')}), sum(CASE WHEN o.started > 0 THEN {lost} ELSE 0.0 END)"
-        " FROM outcome AS o WHERE o.run IN (SELECT run FROM point WHERE sweep = ?)"
-        " AND EXISTS (SELECT 1 FROM pool WHERE sweep = ? AND o.received >= started AND"
-        " o.received <= started + coalesce(wall, 9e99)) GROUP BY o.node, o.run",
-        (sweep.key, sweep.key),
-    )
-    return [PoolTotals(node_name(row[0]), row[1], *map(sum_of, row[2:])) for row in rows]
-
-
-def pool_faults(ledger: Ledger, sweep: SweepRow) -> dict[str, tuple[int, int]]:
-    """What each node failed while pools of the sweep were up: attempts, and blocks not counted."""
-    up = (
-        "run IN (SELECT run FROM point WHERE sweep = ?) AND EXISTS (SELECT 1 FROM pool"
-        " WHERE sweep = ? AND at >= started AND at <= started + coalesce(wall, 9e99))"
-    )
-    rows = ledger.all(
-        f"SELECT node, sum(failed), sum(blocks) FROM (SELECT node, 1 AS failed, blocks FROM failure"
-        f" WHERE {up} UNION ALL SELECT node, 0, stop - first FROM spare WHERE {up}) GROUP BY node",
-        (sweep.key,) * 4,
-    )
-    return {node: (failed, blocks) for node, failed, blocks in rows}
-
-
-def pool_events(ledger: Ledger, sweep: SweepRow) -> list[dict[str, Any]]:
-    """What happened to nodes while pools of the sweep were up, in order of time.
-
-    Of many, the newest.
-    """
-    return ledger.newest_events(_EVENTS, sweep.key)
-
-
-def pool_events_since(
-    ledger: Ledger, sweep: SweepRow, number: int
-) -> list[tuple[int, str | None, str]]:
-    """Those after one of a number: the number, node and text of each."""
-    return ledger.heard(_EVENTS, sweep.key, number)
-
-
-def last_pool_event(ledger: Ledger, sweep: SweepRow) -> int:
-    """The number of the newest of them; 0 where there is none."""
-    return int(ledger.all(f"SELECT coalesce(max(rowid), 0) FROM {_EVENTS}", (sweep.key,))[0][0])
-
-
-def note(ledger: Ledger, job: str, text: str) -> None:
-    """Record what happened to a run or a sweep, by its id, beside its computing.
-
-    Of a sweep that is kept with its last pool, if it has one.
-    """
-    found = _sweeps(ledger, "WHERE id = ?", (job,))
-    if not found:
-        ledger.note(ledger.run(job), text)
-        return
-    with ledger.transaction():
-        ledger.db.execute(
-            "INSERT INTO pool_event SELECT key, ?, NULL, ? FROM pool WHERE sweep = ?"
-            " ORDER BY key DESC LIMIT 1",
-            (time.time(), text, found[0].key),
-        )
-
-
-class SweepWriter:
-    """What a dispatcher hands over of runs as a whole, to be written in groups.
-
-    Args:
-        scribe: writes it.
-        pool: the key of the start of a sweep; None: it is of a run alone.
-        backend, nodes: the engine, and the slots of its nodes.
-        start: the key of a scheduled start; None: it is a person's.
-    """
-
-    def __init__(
-        self,
-        scribe: GroupCommitter,
-        pool: int | None,
-        backend: str,
-        nodes: Mapping[str, int],
-        start: str | None,
-    ) -> None:
-        self._scribe, self._pool, self._backend, self._start = scribe, pool, backend, start
-        self._nodes = dict(nodes)
-        self._me = Owner.here()
-
-    def begin(self, run: Run, at: float) -> None:
-        """A start of a run; of a point, when its first task is given out."""
-        # It may end in the same group: what begins it is done first.
-        if run.state != "running":
-            self._scribe.put(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,), late=False)
-        self._scribe.put(
-            "INSERT INTO session (run, started, host, pid, backend, nodes, start)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                run.key,
-                at,
-                self._me.host,
-                self._me.pid,
-                self._backend,
-                json.dumps(self._nodes),
-                self._start,
-            ),
-            late=False,
-        )
-
-    def end(self, run: Run, at: float, wall: float) -> None:
-        """That start ended by itself after so many seconds."""
-        sql = "UPDATE session SET wall = ? WHERE run = ? AND started = ?"
-        self._scribe.put(sql, (wall, run.key, at))
-
-    def finish(self, run: Run, end: End) -> None:
-        """How a run ended; see :meth:`Ledger.finish`."""
-        self._scribe.put(FINISH, (*end, end.mark(run.id), run.key))
-
-    def note(self, node: str | None, text: str, at: float) -> None:
-        """What happened to a node, or to the engine."""
-        self._scribe.put("INSERT INTO pool_event VALUES (?, ?, ?, ?)", (self._pool, at, node, text))
-
-    def slots(self, node: str, slots: int) -> None:
-        """A node has had so many slots, for all runs that are begun and have not ended."""
-        self._nodes[node] = most = max(slots, self._nodes.get(node, 0))
-        row = f'$."{node}"', most, f'$."{node}"', self._pool
-        self._scribe.put(f"UPDATE pool SET {MOST_SLOTS} WHERE key = ?", row)
-        self._scribe.put(
-            f"UPDATE session SET {MOST_SLOTS} WHERE wall IS NULL AND run IN (SELECT run FROM point"
-            " WHERE sweep = (SELECT sweep FROM pool WHERE key = ?)) AND started >="
-            " (SELECT started FROM pool WHERE key = ?) AND host = ? AND pid = ?",
-            (*row, self._pool, self._me.host, self._me.pid),
-        )
-
-    def progress(self, sweep: SweepRow, progress: Mapping[str, object]) -> None:
-        """Replace what readers see of the sweep."""
-        text = json.dumps(dict(progress))
-        self._scribe.put("UPDATE sweep SET progress = ? WHERE key = ?", (text, sweep.key))
 
 
 def _places(places: frozenset[int] | None) -> str | None:

@@ -22,9 +22,7 @@ _GROUP = 0.02
 _MOST_WAITING = 20_000
 # Seconds without a sign of the disk: longer than it may wait for another process that writes.
 _HUNG = 2 * BUSY
-# The most at a time: a node that is lost has had them all the same.
-MOST_SLOTS = "nodes = json_set(nodes, ?, max(?, coalesce(json_extract(nodes, ?), 0)))"
-_SLOTS = f"UPDATE session SET {MOST_SLOTS} WHERE key = (SELECT max(key) FROM session WHERE run = ?)"
+_NOTE = "INSERT INTO event (run, at, node, text) VALUES (?, ?, ?, ?)"
 
 
 class GroupCommitter:
@@ -198,24 +196,24 @@ class RunWriter:
     """What a dispatcher hands over of one run.
 
     Args:
-        scribe: writes it.
+        committer: writes it.
         run: the run.
-        alone: the scribe writes of no other run, and is closed with this.
+        alone: the committer writes of no other run, and is closed with this.
     """
 
-    def __init__(self, scribe: GroupCommitter, run: Run, *, alone: bool = False) -> None:
-        self._scribe, self._run, self._alone = scribe, run, alone
+    def __init__(self, committer: GroupCommitter, run: Run, *, alone: bool = False) -> None:
+        self._committer, self._run, self._alone = committer, run, alone
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         if self._alone:
-            self._scribe.__exit__(*exc_info)
+            self._committer.__exit__(*exc_info)
 
     def count(self, task: Task, outcome: Outcome, received: float) -> None:
         """Count the blocks of an outcome."""
-        self._scribe.count(
+        self._committer.count(
             (
                 self._run.key,
                 outcome.first,
@@ -250,36 +248,32 @@ class RunWriter:
             fault.message,
             fault.traceback,
         )
-        self._scribe.put("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._committer.put("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def spare(self, outcome: Outcome, verdict: str, at: float) -> None:
         """Keep an outcome that is not counted, with the reason."""
         row = (self._run.key, outcome.first, outcome.stop, outcome.node, at, verdict, outcome.tally)
-        self._scribe.put("INSERT INTO spare VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        self._committer.put("INSERT INTO spare VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def event(self, node: str | None, text: str, at: float) -> None:
         """Record what happened to a node, or to the run."""
-        self._scribe.put("INSERT INTO event VALUES (?, ?, ?, ?)", (self._run.key, at, node, text))
-
-    def slots(self, node: str, slots: int) -> None:
-        """Record that a node has had so many slots, in this start of the run."""
-        self._scribe.put(_SLOTS, (f'$."{node}"', slots, f'$."{node}"', self._run.key))
+        self._committer.put(_NOTE, (self._run.key, at, node, text))
 
     def answer(self, wish: int, answer: Mapping[str, object]) -> None:
         """Tell a person what became of a wish."""
-        self._scribe.put("UPDATE wish SET answer = ? WHERE key = ?", (json.dumps(answer), wish))
+        self._committer.put("UPDATE wish SET answer = ? WHERE key = ?", (json.dumps(answer), wish))
 
     def probe(self, tally: str) -> None:
         """Record how a probe of the kernel came out where the run was begun, once."""
         # One that cannot be believed is no answer: it is replaced.
         once = "" if any("probe" in fault for fault in self._run.faults) else " AND probe IS NULL"
         sql = f"UPDATE run SET probe = ?, probed = ? WHERE key = ?{once}"
-        self._scribe.put(sql, (tally, probe_mark(self._run.id, tally), self._run.key))
+        self._committer.put(sql, (tally, probe_mark(self._run.id, tally), self._run.key))
 
     def progress(self, progress: Mapping[str, object]) -> None:
         """Replace what readers see of the running estimate."""
-        self._scribe.progress(self._run, progress)
+        self._committer.progress(self._run, progress)
 
     def flush(self, timeout: float = _HUNG) -> None:
         """Return when all that was handed over is durable; see :meth:`GroupCommitter.flush`."""
-        self._scribe.flush(timeout)
+        self._committer.flush(timeout)

@@ -8,8 +8,7 @@ from typing import Any
 
 from cluster.dispatch import Clock, Stop, SystemClock
 from cluster.dispatch.events import Event, Observer
-from cluster.ledger import Run
-from cluster.ledger.sweeps import SweepRow
+from cluster.ledger import JobRow, Run, SweepRow
 from cluster.sampling.progress import Count
 from cluster.spec import Spec
 from cluster.spec.request import Request
@@ -93,9 +92,14 @@ class Job:
         return cls(request.spec, [Member(0, {}, request, run)])
 
     @property
+    def row(self) -> JobRow:
+        """The row of the sweep, or of the run alone."""
+        return self.sweep or self.members[0].run
+
+    @property
     def id(self) -> str:
         """The id of the run, or of the sweep."""
-        return self.sweep.id if self.sweep else self.members[0].run.id
+        return self.row.id
 
     @property
     def request(self) -> str:

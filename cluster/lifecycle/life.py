@@ -21,7 +21,7 @@ from cluster.common.errors import ClusterError, StoreError, UsageError
 from cluster.common.states import State
 from cluster.dispatch import Ending
 from cluster.dispatch.events import Closed, Noted, Started
-from cluster.ledger import Ledger, Run, Where, opened, request_of, spec_of, sweeps
+from cluster.ledger import Ledger, Run, Where, opened, request_of, sessions, spec_of, sweeps
 from cluster.ledger.holds import Holds
 from cluster.lifecycle.entering import (
     enough,
@@ -197,7 +197,7 @@ def held(
 
         def note(words: str) -> None:
             with suppress(ClusterError):  # a failed notification does the run no harm
-                sweeps.note(ledger, job, words)
+                sessions.note(ledger, sweeps.job_named(ledger, job), words)
 
         told = Notification(
             job, spec.name, spec.notify, note, caller.tell, lambda: job_result(ledger, job)
@@ -273,10 +273,10 @@ def _spent(ledger: Ledger, job: Job, start: str | None) -> frozenset[int]:
     if start is None:
         return frozenset()
     if job.sweep is not None:
-        return sweeps.had_their_time(ledger, job.sweep, start)
+        return sessions.had_their_time(ledger, job.sweep, start)
     run = ledger.run(job.id)
-    sessions = ledger.sessions(run)
-    over = run.stopped_by == "max_time" and sessions and sessions[-1]["start"] == start
+    starts = sessions.sessions_of(ledger, run)
+    over = run.stopped_by == "max_time" and starts and starts[-1]["start"] == start
     return frozenset([run.key]) if over else frozenset()
 
 
@@ -368,7 +368,7 @@ def _note_outdated(ledger: Ledger, job: Job, members: Sequence[Member], caller: 
     for request in {member.request.source.sha: member.request for member in members}.values():
         if words := outdated(request):
             caller.tell(Noted(words))
-            sweeps.note(ledger, job.id, words)
+            sessions.note(ledger, job.row, words)
 
 
 def _leave_for_window(ledger: Ledger, job: Job, members: Sequence[Member]) -> None:

@@ -27,6 +27,7 @@ from cluster.hosts.nodes import NodeList
 from cluster.ledger import GroupCommitter, Ledger, NodeChangeRequest, RunWriter, log_of, sweeps
 from cluster.ledger.holds import Holds
 from cluster.ledger.marks import End
+from cluster.ledger.sessions import SessionWriter, begin
 from cluster.lifecycle.job import Caller, Job, Member
 from cluster.lifecycle.print_log import PrintLog
 from cluster.sampling.progress import Count
@@ -78,12 +79,12 @@ class Session:
         self._spec = job.spec
         self._by_tag = {member.run.id: member for member in members}
         self._kin: dict[tuple[str, int], dict[str, Pace]] = defaultdict(dict)
-        # When each run was begun, on both clocks.
-        self._begun: dict[int, tuple[float, float]] = {}
+        # When each run was begun, on the steady clock.
+        self._begun: dict[int, float] = {}
         self._released: list[tuple[int, str]] = []
-        self._scribe: GroupCommitter
-        self._diary: sweeps.SweepWriter
-        self._roster: Membership
+        self._committer: GroupCommitter
+        self._writer: SessionWriter
+        self._membership: Membership
         self._kernels = _kernels(members, job.members)
         self._probes = [member.request.probe for member in self._kernels]
         self._with_rows = sweeps.with_rows(ledger, job.sweep) if job.sweep else set()
@@ -102,29 +103,31 @@ class Session:
             self._spec = self._spec.model_copy(update={"nodes": nodes})
         slots = {node.host: node.slots or 0 for node in placed(self._spec.nodes.hosts)}
         begun = self._clock.steady()
-        pool = sweeps.begin_pool(ledger, sweep, backend, slots) if sweep else None
-        with ledger.scribe() as self._scribe:
-            self._diary = sweeps.SweepWriter(
-                self._scribe, pool, backend, slots, self._context.start
-            )
-            writer = RunWriter(self._scribe, self._members[0].run)
-            self._roster = _roster_of(self._job, self._wishes, self._spec.nodes, writer)
+        session = self._entered(backend, slots)
+        with ledger.committer() as self._committer:
+            self._writer = SessionWriter(self._committer, self._job.row, session)
+            writer = RunWriter(self._committer, self._members[0].run)
+            self._membership = _membership_of(self._job, self._wishes, self._spec.nodes, writer)
             reason = self._dispatched(backend)
-            self._scribe.flush()
-        if sweep and pool is not None:
-            # From its own beginning on: what was received in that time was received by this pool.
-            sweeps.end_pool(ledger, pool, self._clock.steady() - begun)
-            if reason is not None:  # before the last run is let go of: who waits for it looks then
-                sweeps.stopped(ledger, sweep, reason)
+            # From its own beginning on: what was received in that time was received in it.
+            self._writer.close(self._clock.steady() - begun)
+            self._committer.flush()
+        if sweep and reason is not None:  # before the last lock goes: who waits for it looks then
+            sweeps.stopped(ledger, sweep, reason)
         for member in self._members:
             self._holds.release(member.run.id)
         return reason
 
+    def _entered(self, backend: str, slots: Mapping[str, int]) -> int:
+        """Enter the session; a run alone begins with it, before its engine is there."""
+        if self._job.sweep is None:
+            self._begun[0] = self._clock.steady()
+        now = self._stamps.now()
+        return begin(self._ledger, self._job.row, backend, slots, self._context.start, now)
+
     def _dispatched(self, backend: str) -> str | None:
         """Give out the tasks of all runs, until nothing is left to wait for."""
         caller, context = self._caller, self._context
-        if self._job.sweep is None:
-            self.began(0)
         many = MultiScheduler(
             self,
             len(self._members),
@@ -134,7 +137,7 @@ class Session:
             self._tell,
         )
         left = None if context.over is None else context.over - self._clock.steady()
-        loop = Loop(many, caller.stop or Stop(), left, context.closes, self._roster)
+        loop = Loop(many, caller.stop or Stop(), left, context.closes, self._membership)
         loop.run(lambda: self._engine(backend, many))
         last = many.progress(loop.wall)
         caller.tell(last)
@@ -168,7 +171,7 @@ class Session:
         def probed(number: int, tally: str) -> None:
             # An engine that is started anew is held to it, too.
             self._probes[number] = tally
-            RunWriter(self._scribe, kernels[number].run).probe(tally)
+            RunWriter(self._committer, kernels[number].run).probe(tally)
 
         options = replace(
             Options.of(self._spec, backend),
@@ -178,7 +181,7 @@ class Session:
             probes=tuple(self._probes),
             probed=probed,
         )
-        return create(backend, self._roster.nodes, options)
+        return create(backend, self._membership.nodes, options)
 
     def _wishes(self) -> Iterator[NodeChangeRequest]:
         """New wishes for a run that this process computes; other parts of a sweep have others."""
@@ -219,12 +222,12 @@ class Session:
             request.work(run.id),
             self._count(number),
             policy_of(request),
-            RunWriter(self._scribe, run),
+            RunWriter(self._committer, run),
             self._clock,
             self._tell,
             lambda first, stop: list(ledger.counted(run, first, stop)),
             nodes,
-            weights={node.host: node.weight for node in self._roster.nodes},
+            weights={node.host: node.weight for node in self._membership.nodes},
             kin=self._kin[request.source.sha, request.block],
             # The tasks of a run alone need not say whose they are.
             tag=run.id if self._job.sweep else "",
@@ -246,30 +249,29 @@ class Session:
     def began(self, number: int) -> None:
         """See :class:`cluster.dispatch.many.RunRegistry`; a run alone begins before its engine."""
         if number not in self._begun:
-            self._begun[number] = self._stamps.now(), self._clock.steady()
-            self._diary.begin(self._members[number].run, self._begun[number][0])
+            self._begun[number] = self._clock.steady()
+            self._writer.begin(self._members[number].run, self._stamps.now())
 
     def ended(self, number: int, core: RunScheduler, ending: Ending) -> None:
         """See :class:`cluster.dispatch.many.RunRegistry`."""
         member = self._members[number]
-        record_end(self._diary, member, core.count, ending)
+        record_end(self._writer, member, core.count, ending)
         if number in self._begun:
-            now, steady = self._begun[number]
-            self._diary.end(member.run, now, self._clock.steady() - steady)
+            self._writer.end(member.run, self._clock.steady() - self._begun[number])
         if ending.state is State.FAILED and self._job.sweep:
             self._caller.tell(Alarm(f"{member.name} failed"))
 
     def closed(self, number: int) -> None:
         """See :class:`cluster.dispatch.many.RunRegistry`."""
         if self._job.sweep:
-            self._released.append((self._scribe.asked, self._members[number].run.id))
+            self._released.append((self._committer.asked, self._members[number].run.id))
             self._release()
 
     def record(self, progress: Progress) -> None:
         """See :class:`cluster.dispatch.many.RunRegistry`."""
         self._release()
         assert self._job.sweep is not None
-        self._diary.progress(
+        self._writer.progress(
             self._job.sweep,
             {
                 "elapsed_s": progress.elapsed_s,
@@ -286,21 +288,15 @@ class Session:
 
     def note(self, node: str | None, text: str) -> None:
         """See :class:`cluster.dispatch.many.RunRegistry`."""
-        if self._job.sweep:
-            self._diary.note(node, text, self._clock.now())
-        else:
-            RunWriter(self._scribe, self._members[0].run).event(node, text, self._clock.now())
+        self._writer.event(node, text, self._clock.now())
 
     def slots(self, node: str, slots: int) -> None:
         """See :class:`cluster.dispatch.many.RunRegistry`."""
-        if self._job.sweep:
-            self._diary.slots(node, slots)
-        else:
-            RunWriter(self._scribe, self._members[0].run).slots(node, slots)
+        self._writer.slots(node, slots)
 
     def _release(self) -> None:
         """Let go of the runs whose ending is durable, so that nobody sees one without an end."""
-        written = self._scribe.written
+        written = self._committer.written
         while self._released and self._released[0][0] <= written:
             self._holds.release(self._released.pop(0)[1])
 
@@ -314,7 +310,7 @@ def counted(ledger: Ledger, member: Member, caller: Caller) -> Count:
 
 
 def record_end(
-    recorder: Ledger | sweeps.SweepWriter, member: Member, count: Count, ending: Ending
+    recorder: Ledger | SessionWriter, member: Member, count: Count, ending: Ending
 ) -> None:
     """Record how a run ended: every ending of every run is written here."""
     tally = count.tally()
@@ -340,7 +336,7 @@ def policy_of(request: Request) -> Policy:
     )
 
 
-def _roster_of(
+def _membership_of(
     job: Job, wishes: Callable[[], Iterable[NodeChangeRequest]], nodes: NodeList, writer: RunWriter
 ) -> Membership:
     """The hosts of a job while it is computed."""

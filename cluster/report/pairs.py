@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.common.canonical import canonical
 from cluster.common.errors import UsageError
-from cluster.ledger import Ledger, Run, Where, opened, sweeps
+from cluster.ledger import Ledger, Run, SweepRow, Where, opened, sweeps
 from cluster.report.comparison import Comparison, Side
 from cluster.report.comparison import compare as _compared
 from cluster.report.recorded import result_at
@@ -37,7 +37,7 @@ def compare(a: str, b: str, store: Where = "runs") -> list[Comparison]:
 
 
 def _pairs(
-    ledger: Ledger, one: sweeps.SweepRow, other: sweeps.SweepRow
+    ledger: Ledger, one: SweepRow, other: SweepRow
 ) -> list[tuple[Mapping[str, Any], Run, Run]]:
     theirs = {canonical(dict(given)): run for _, given, run in sweeps.runs_of(ledger, other)}
     ours = [(canonical(dict(given)), given, run) for _, given, run in sweeps.runs_of(ledger, one)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.common.errors import StoreError
 from cluster.common.states import State
-from cluster.ledger import Damaged, Ledger, Run, Where, opened, sweeps
+from cluster.ledger import Damaged, Ledger, Run, SweepRow, Where, opened, sessions, sweeps
 from cluster.report.result import state_of
 from cluster.report.standing import (
     PointStatus,
@@ -58,7 +58,7 @@ def _point(
     return PointStatus(place, given, waiting, standing)
 
 
-def _whole_or_damaged(ledger: Ledger, sweep: sweeps.SweepRow) -> RunStatus:
+def _whole_or_damaged(ledger: Ledger, sweep: SweepRow) -> RunStatus:
     """Where a sweep stands; as damaged where one of its points is."""
     try:
         return _whole(ledger, sweep)
@@ -67,8 +67,8 @@ def _whole_or_damaged(ledger: Ledger, sweep: sweeps.SweepRow) -> RunStatus:
         return standing_of_damaged(Damaged(*named, error))
 
 
-def _whole(ledger: Ledger, sweep: sweeps.SweepRow) -> RunStatus:
-    begun = sweeps.begun_by(ledger, sweep)
+def _whole(ledger: Ledger, sweep: SweepRow) -> RunStatus:
+    begun = sessions.computing(ledger, sweep)
     rows = sweeps.runs_of(ledger, sweep)
     points = tuple(
         _point(ledger, place, given, run, begun.get(run.key)) for place, given, run in rows

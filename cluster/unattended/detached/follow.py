@@ -15,7 +15,7 @@ from cluster.dispatch.events import Draining, Observer
 from cluster.ledger import Ledger, log_of
 from cluster.report.result import Result
 from cluster.unattended.detached.halt import halt
-from cluster.unattended.detached.subject import subject
+from cluster.unattended.detached.watched import WatchedRun
 
 _LOOK_EVERY = 0.5
 
@@ -43,7 +43,7 @@ def follow(
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     with Ledger(store) as ledger:
-        watched = subject(ledger, run)
+        watched = WatchedRun(ledger, run)
         while not look() and (owner := watched.holder()):
             if observe:
                 for event in watched.news():
@@ -82,7 +82,7 @@ def tail(run: str, store: Path, *, onward: bool = False) -> Iterator[str]:
         UsageError: there is no such run, or none without a terminal.
     """
     with Ledger(store) as ledger:
-        said = subject(ledger, run)
+        said = WatchedRun(ledger, run)
         path = log_of(said.id, store)
         try:
             # A store may come from anywhere: its log is read, and not what a link there points to.

@@ -12,7 +12,8 @@ from cluster.common.errors import ClusterError, Locked
 from cluster.hosts.process_tree import born
 from cluster.hosts.scratch import hostname
 from cluster.ledger import Ledger, Owner
-from cluster.unattended.detached.subject import WatchedRun, subject
+from cluster.ledger.sessions import note_once
+from cluster.unattended.detached.watched import WatchedRun
 
 # Between the signal that drains and the one that stops at once.
 _PAUSE = 0.3
@@ -45,7 +46,7 @@ def halt(run: str, store: Path, *, now: bool = False, timeout: float | None = 60
         Locked: it drains still when the timeout is over.
     """
     with Ledger(store, write=True) as ledger:
-        found = subject(ledger, run)
+        found = WatchedRun(ledger, run)
         here = hostname()
         owners = sorted(found.owners(), key=lambda owner: owner.host != here)
         if not all(_asked(ledger, found, owner, now=now) for owner in owners):
@@ -74,7 +75,7 @@ def _signalled(ledger: Ledger, found: WatchedRun, owner: Owner, *, now: bool) ->
             return False
         # A second signal would not drain any more, so a second wish sends none.
         wish = f"process {owner.pid} on {owner.host} was asked to drain by cluster stop"
-        fresh = ledger.ask(found.run, wish, owner.since)
+        fresh = note_once(ledger, found.run, wish, owner.since)
         if fresh:
             process.send(signal.SIGTERM)
         if now:

@@ -9,7 +9,7 @@ from enum import Enum
 class State(Enum):
     """What a run is in; the value is the word used everywhere.
 
-    ``damaged`` is told of a run whose row in the ledger cannot be believed; none is recorded so.
+    ``damaged`` is reported for a run whose row in the ledger is damaged; it is never recorded.
     """
 
     RUNNING = "running"

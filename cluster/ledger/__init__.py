@@ -1,8 +1,10 @@
-"""The SQLite file that holds every run: the only truth, and the only writer of results.
+"""The SQLite file that holds every run: the single source of truth, and all that writes results.
 
-A block range is counted once because the database refuses a second one: ``outcome`` has a trigger
-on overlap. What was committed is durable (synchronous FULL); a writer thread commits in groups,
-so the dispatcher never waits for the disk.
+A block range is counted exactly once because the database refuses a second one: a trigger on
+``outcome`` rejects overlaps. What is committed is durable (synchronous FULL); a writer thread
+commits in groups, so the dispatcher never waits for the disk.
+
+May import ``common``, ``sampling``, ``hosts`` and ``spec``.
 """
 
 from __future__ import annotations

@@ -15,9 +15,10 @@ class Run(NamedTuple):
     """A row of the table of runs; ``state`` is the recorded one, see :meth:`Ledger.state`.
 
     Attributes:
-        faults: what of the row could not be believed and was left out, in words.
-        total: the tally that ``tally`` holds.
-        marks: over what it is and over how it ended; they change with these.
+        ranges: the counted blocks as merged ranges [first, stop); None: not recorded yet.
+        faults: the damaged columns, which were left out, in words.
+        total: the tally parsed from ``tally``.
+        marks: checksums of what the run is and of how it ended; they change with these columns.
     """
 
     key: int
@@ -50,7 +51,7 @@ class SweepRow(NamedTuple):
 
     Attributes:
         asked: the places of the points that its starts were to compute; None: all.
-        faults: what of the row could not be believed and was left out, in words.
+        faults: the damaged columns, which were left out, in words.
     """
 
     key: int
@@ -75,10 +76,10 @@ JobRow = Run | SweepRow
 
 
 class Damaged(NamedTuple):
-    """A row of the table of runs, or of sweeps, that cannot be believed.
+    """A damaged row of the table of runs, or of sweeps.
 
     Attributes:
-        key, id, name, created: as far as they can be told.
+        key, id, name, created: as far as they can be read; 0.0 for an impossible time.
         error: what is wrong with it.
     """
 
@@ -90,9 +91,9 @@ class Damaged(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """A counted range of blocks; ``intact`` is False where its checksum does not hold.
+    """A counted range of blocks; ``intact`` is False if its checksum does not match.
 
-    A tally that cannot be has a checksum too: :meth:`read` tells both.
+    An impossible tally may still have a matching checksum: :meth:`read` checks both.
     """
 
     first: int
@@ -102,7 +103,7 @@ class Counted(NamedTuple):
     intact: bool
 
     def read(self, block: int) -> Tally | None:
-        """Its tally, of blocks of so many samples; None where the row is damaged."""
+        """Its tally; None if the row is damaged. ``block``: samples in a block."""
         if not self.intact:
             return None
         try:
@@ -112,7 +113,7 @@ class Counted(NamedTuple):
 
 
 class NodeChangeRequest(NamedTuple):
-    """Other hosts for a run that is being computed: hosts to add, names of hosts to drain."""
+    """A request to a running dispatcher: hosts to add, names of hosts to drain."""
 
     key: int
     add: tuple[Node, ...]
@@ -132,9 +133,10 @@ class NodeChangeRequest(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """Sums over a node's counted outcomes of a run, from which its speed and that's error come.
+    """Sums over a node's counted tasks of one run, from which a speed and its error are computed.
 
-    n is the number of blocks of a task, w its wall seconds.
+    ``n`` is the number of blocks in a task, ``w`` its wall seconds; ``nn`` is the sum of n * n, and
+    so on.
     """
 
     node: str
@@ -147,9 +149,9 @@ class Speed(NamedTuple):
 
 
 class NodeTotals(NamedTuple):
-    """Sums over a node's counted outcomes: tasks, blocks, wall and CPU seconds.
+    """Sums over a node's counted tasks: tasks, blocks, wall and CPU seconds.
 
-    ``lost``: seconds between dispatcher and worker and back, waiting in a queue included.
+    ``lost``: seconds between dispatcher and worker and back, including time spent in queues.
     """
 
     node: str

@@ -36,8 +36,8 @@ _COLUMNS = (
     "mark",
 )
 _NEWEST_FIRST = "ORDER BY created DESC, key DESC"
-_AGAIN = "submit its spec again, which enters its points anew, or restore the store from a copy"
-# So many values of one statement every SQLite takes.
+_AGAIN = "submit its spec again, which enters new points, or restore the store from a copy"
+# Values of one statement; every build of SQLite accepts as many.
 _MANY = 500
 
 
@@ -53,7 +53,12 @@ class Fresh(NamedTuple):
 
 
 def named(ledger: Ledger, name: str) -> SweepRow | None:
-    """The sweep of that id, the newest of that name, or the only one whose id starts so."""
+    """The sweep of that id, the newest of that name, or the only one with that prefix; or None.
+
+    Raises:
+        UsageError: the name is empty.
+        StoreError: its row is damaged.
+    """
     key = ledger.sweep_key(name)
     return None if key is None else _sweeps(ledger, "WHERE key = ?", (key,))[0]
 
@@ -63,23 +68,23 @@ def job_named(ledger: Ledger, name: str) -> JobRow:
 
     Raises:
         UsageError: there is neither.
-        StoreError: its row cannot be believed.
+        StoreError: its row is damaged.
     """
     return named(ledger, name) or ledger.run(name)
 
 
 def listed(ledger: Ledger) -> list[SweepRow]:
-    """Every sweep that can be believed, newest first."""
+    """Every sweep that is not damaged, newest first."""
     return [row for row in _rows(ledger, _NEWEST_FIRST, ()) if isinstance(row, SweepRow)]
 
 
 def damaged(ledger: Ledger) -> list[Damaged]:
-    """The sweeps that cannot, newest first."""
+    """The damaged sweeps, newest first."""
     return [row for row in _rows(ledger, _NEWEST_FIRST, ()) if isinstance(row, Damaged)]
 
 
 def known_runs(ledger: Ledger, requests: Sequence[str]) -> dict[str, list[Run]]:
-    """The runs of each of these request keys, newest first; one that is damaged is none."""
+    """The runs of each of these request keys, newest first, without damaged ones."""
     found: dict[str, list[Run]] = {}
     keys = list(dict.fromkeys(requests))
     for at in range(0, len(keys), _MANY):
@@ -101,12 +106,12 @@ def runs_of_others(ledger: Ledger, name: str) -> frozenset[int]:
 
 
 def runs_of(ledger: Ledger, job: JobRow) -> list[tuple[int, Mapping[str, Any], Run]]:
-    """A sweep's points, in order: place, what the sweep gave it, and its run; or a run alone.
+    """The points of a sweep in order: place, what the sweep gives it, and its run; or a run alone.
 
-    One whose run is removed in that moment is a point no more.
+    A point whose run is removed at this moment is left out.
 
     Raises:
-        StoreError: a point, or its run, cannot be believed.
+        StoreError: a point, or its run, is damaged.
     """
     if isinstance(job, Run):
         return [(0, {}, job)]
@@ -127,7 +132,7 @@ def runs_of(ledger: Ledger, job: JobRow) -> list[tuple[int, Mapping[str, Any], R
 def _check_given(
     ledger: Ledger, sweep: SweepRow, place: int, given: Mapping[str, Any], run: Run
 ) -> None:
-    """Refuse a point whose run has other parameters, or another seed, than the sweep says."""
+    """Refuse a point whose run has another parameter, or seed, than the sweep gives it."""
     for key, value in given.items():
         head, *names = key.split(".")
         had: Any = run.definition[head] if head in ("params", "seed") else value
@@ -135,7 +140,7 @@ def _check_given(
             had = had.get(name) if isinstance(had, dict) else None
         if had != value:
             raise StoreError(
-                f"the sweep {sweep.id} cannot be believed: the run {run.id}, its point {place}, has"
+                f"the sweep {sweep.id} is damaged: the run {run.id}, its point {place}, has"
                 f" {ascii(had)[:40]} for {ascii(key)[:60]}, not {ascii(value)[:40]}",
                 where=str(ledger.path),
                 fix=_AGAIN,
@@ -145,7 +150,7 @@ def _check_given(
 def _given(
     ledger: Ledger, sweep: SweepRow, place: int, run: int, given: str, mark: str
 ) -> dict[str, Any]:
-    """What a sweep gives a point."""
+    """What a sweep gives a point, from its columns."""
     try:
         found: dict[str, Any] = parsed("given", given, dict)
         if not (is_count(place) and is_count(run)):
@@ -154,8 +159,7 @@ def _given(
             raise Wrong("mark, which marks place, run and given", "one is not what was written")
     except Wrong as wrong:
         raise StoreError(
-            f"the sweep {sweep.id} cannot be believed: row {ascii(place)[:40]} of the table point,"
-            f" {wrong}",
+            f"the sweep {sweep.id} is damaged: row {ascii(place)[:40]} of the table point, {wrong}",
             where=str(ledger.path),
             fix=_AGAIN,
         ) from None
@@ -163,9 +167,14 @@ def _given(
 
 
 def as_they_are(ledger: Ledger, sweep: SweepRow, known: Mapping[int, Run]) -> dict[int, Run]:
-    """Of these runs of a sweep, by key, those that are still there, as they are now.
+    """The current rows of those runs of a sweep, by key, that still exist.
 
-    Only those are read whole whose marks are not as they were known.
+    Only rows whose marks have changed are read in full.
+
+    Args:
+        ledger: the store.
+        sweep: the sweep.
+        known: rows of its runs, by key.
     """
     rows = ledger.all(
         "SELECT key, own, ended FROM run WHERE key IN (SELECT run FROM point WHERE sweep = ?)",
@@ -181,14 +190,14 @@ def as_they_are(ledger: Ledger, sweep: SweepRow, known: Mapping[int, Run]) -> di
 
 
 def runs_beside(ledger: Ledger, these: Sequence[str]) -> list[Run | Damaged]:
-    """The runs that were not begun as points of the sweeps of these ids, newest first."""
+    """The runs that were not entered as points of the sweeps with these ids, newest first."""
     begun = "SELECT 1 FROM json_each(?) WHERE substr(run.id, 1, length(value) + 1) = value || '.'"
     where = f"WHERE NOT EXISTS ({begun}) {_NEWEST_FIRST}"
     return list(ledger.rows(where, (json.dumps(these),)))
 
 
 def with_rows(ledger: Ledger, sweep: SweepRow) -> set[int]:
-    """The keys of a sweep's runs of which anything is counted."""
+    """The keys of those runs of a sweep that have counted blocks."""
     rows = ledger.all(
         "SELECT run FROM point AS p WHERE sweep = ? AND EXISTS"
         " (SELECT 1 FROM outcome WHERE run = p.run)",
@@ -198,7 +207,7 @@ def with_rows(ledger: Ledger, sweep: SweepRow) -> set[int]:
 
 
 def enter_runs(ledger: Ledger, fresh: Sequence[Fresh]) -> list[int]:
-    """Enter new runs; their keys. To be called in a transaction."""
+    """Enter new runs; returns their keys. Call it in a transaction."""
     now, keys = time.time(), []
     for run in fresh:
         text, probe = taken_apart(run.definition)
@@ -215,13 +224,19 @@ def enter(
     spec: object,
     asked: frozenset[int] | None,
 ) -> SweepRow:
-    """Enter a sweep under that id, or take the newest of the same name and points.
+    """Enter a sweep, or take the newest one of the same name and points. Call it in a transaction.
 
-    To be called in a transaction. ``asked`` are the places of the points that this start is to
-    compute, None all of them; those of earlier starts stay asked for.
+    Args:
+        ledger: the store.
+        sweep: the id of a new sweep.
+        name: its spec's name.
+        request: the key under which the same set of points finds it again.
+        spec: as JSON.
+        asked: places of the points that this start is to compute, None for all; those of earlier
+            starts are kept.
     """
     where = f"WHERE request = ? AND name = ? {_NEWEST_FIRST} LIMIT 1"
-    # One that is damaged is none: another is entered in its place.
+    # A damaged one is ignored: another is entered in its place.
     found = [row for row in _rows(ledger, where, (request, name)) if isinstance(row, SweepRow)]
     if found:
         before = found[0].asked
@@ -244,7 +259,13 @@ def enter(
 def set_points(
     ledger: Ledger, sweep: SweepRow, points: Iterable[tuple[int, Mapping[str, Any]]]
 ) -> None:
-    """Say which runs (keys) a sweep has, with what it gives them. To be called in a transaction."""
+    """Record the points of a sweep. Call it in a transaction.
+
+    Args:
+        ledger: the store.
+        sweep: the sweep.
+        points: the key of each point's run, and what the sweep gives it.
+    """
     ledger.db.execute("DELETE FROM point WHERE sweep = ?", (sweep.key,))
     rows = ((at, run, json.dumps(dict(given))) for at, (run, given) in enumerate(points))
     ledger.db.executemany(
@@ -254,7 +275,14 @@ def set_points(
 
 
 def leave(ledger: Ledger, runs: Sequence[Run], state: str, stopped_by: str) -> None:
-    """Say why runs whose turn never came were not begun; what they ended as before stays."""
+    """Record why runs were not begun; earlier ends of runs are kept.
+
+    Args:
+        ledger: the store.
+        runs: runs of which no task was given out.
+        state: of each from now on.
+        stopped_by: the reason.
+    """
     end = End(state, stopped_by, 1, None, None, None)
     with ledger.transaction():
         ledger.db.executemany(
@@ -263,7 +291,7 @@ def leave(ledger: Ledger, runs: Sequence[Run], state: str, stopped_by: str) -> N
 
 
 def stopped(ledger: Ledger, sweep: SweepRow, reason: str | None) -> None:
-    """Record what ended a start of a sweep early."""
+    """Record what ended a session of a sweep early; None: nothing."""
     with ledger.transaction():
         ledger.db.execute("UPDATE sweep SET stopped_by = ? WHERE key = ?", (reason, sweep.key))
 
@@ -276,7 +304,7 @@ def _sweeps(ledger: Ledger, where: str, values: tuple[object, ...]) -> list[Swee
     """The sweeps that a clause of SQL selects.
 
     Raises:
-        StoreError: one of them cannot be believed.
+        StoreError: one of them is damaged.
     """
     found = []
     for row in _rows(ledger, where, values):
@@ -287,7 +315,7 @@ def _sweeps(ledger: Ledger, where: str, values: tuple[object, ...]) -> list[Swee
 
 
 def _rows(ledger: Ledger, where: str, values: tuple[object, ...]) -> Iterator[SweepRow | Damaged]:
-    """The same, with those that cannot be believed."""
+    """The same, with the damaged ones."""
     for row in ledger.all(f"SELECT {', '.join(_COLUMNS)} FROM sweep {where}", values):
         try:
             yield _sweep(row)

@@ -21,7 +21,17 @@ from cluster.common.errors import ClusterError, StoreError, UsageError
 from cluster.common.states import State
 from cluster.dispatch import Ending
 from cluster.dispatch.events import Closed, Noted, Started
-from cluster.ledger import Ledger, Run, Where, opened, request_of, sessions, spec_of, sweeps
+from cluster.ledger import (
+    Ledger,
+    Run,
+    Where,
+    node_changes,
+    opened,
+    request_of,
+    sessions,
+    spec_of,
+    sweeps,
+)
 from cluster.ledger.holds import Holds
 from cluster.lifecycle.entering import (
     enough,
@@ -155,10 +165,9 @@ def recorded_job(ledger: Ledger, name: str, change: Callable[[Request], Request]
     Raises:
         UsageError: there is no such run or sweep.
     """
-    sweep = sweeps.named(ledger, name)
-    if sweep is None:
-        run = ledger.run(name)
-        return Job.of_one(run, change(request_of(ledger, run)))
+    sweep = sweeps.job_named(ledger, name)
+    if isinstance(sweep, Run):
+        return Job.of_one(sweep, change(request_of(ledger, sweep)))
     whole = spec_of(ledger, sweep)
     members = [
         Member(place, given, change(in_sweep(ledger, run, given, whole)), run)
@@ -235,7 +244,7 @@ def compute(ledger: Ledger, job: Job, holds: Holds, caller: Caller) -> None:
 
 
 def _compute(ledger: Ledger, job: Job, holds: Holds, caller: Caller) -> None:
-    wished, start = ledger.last_wish(), _start_key(job, caller)
+    wished, start = node_changes.newest(ledger), _start_key(job, caller)
     spent = _spent(ledger, job, start)
     members = _judged(ledger, job, spent, caller)
     owed = _by_backend([member for member in members if not member.finished])

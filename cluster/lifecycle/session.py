@@ -24,7 +24,15 @@ from cluster.dispatch.in_flight import Pace
 from cluster.dispatch.many import Manner, MultiScheduler
 from cluster.dispatch.nodes import NodeStates
 from cluster.hosts.nodes import NodeList
-from cluster.ledger import GroupCommitter, Ledger, NodeChangeRequest, RunWriter, log_of, sweeps
+from cluster.ledger import (
+    GroupCommitter,
+    Ledger,
+    NodeChangeRequest,
+    RunWriter,
+    log_of,
+    node_changes,
+    sweeps,
+)
 from cluster.ledger.holds import Holds
 from cluster.ledger.marks import End
 from cluster.ledger.sessions import SessionWriter, begin
@@ -186,7 +194,7 @@ class Session:
     def _wishes(self) -> Iterator[NodeChangeRequest]:
         """New wishes for a run that this process computes; other parts of a sweep have others."""
         last = self._context.wished
-        for run, wish in self._ledger.wishes(last):
+        for run, wish in node_changes.unanswered(self._ledger, last):
             if run in self._holds.all:
                 self._context = self._context._replace(wished=wish.key)
                 yield wish

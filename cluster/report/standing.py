@@ -31,7 +31,7 @@ class RunStatus:
         nodes: what each node has done in this start, or did in the last one.
         by_point: where each point of a sweep stands.
         advice: what helps where its kernel failed.
-        damaged: what of its row in the ledger cannot be believed, in words; None: nothing.
+        damaged: the damage of its row in the ledger, in words; None: none.
     """
 
     run: str
@@ -119,7 +119,7 @@ def standing_of(ledger: Ledger, run: Run) -> RunStatus:
 
 
 def standing_of_damaged(row: Damaged) -> RunStatus:
-    """Where a run, or a sweep, stands whose row cannot be believed: nobody knows."""
+    """The status of a run or a sweep whose row is damaged: unknown but for the damage."""
     nothing = dict.fromkeys(("goal_blocks", *_NUMBERS))
     return RunStatus(
         run=row.id,

@@ -42,10 +42,10 @@ def status(name: str, store: Where = "runs") -> RunStatus:
         UsageError: there is neither.
     """
     with opened(store) as ledger:
-        if (sweep := sweeps.named(ledger, name)) is not None:
-            return _whole(ledger, sweep)
-        run = ledger.run(name)
-        return replace(standing_of(ledger, run), nodes=nodes_of(run.progress))
+        row = sweeps.job_named(ledger, name)
+        if isinstance(row, SweepRow):
+            return _whole(ledger, row)
+        return replace(standing_of(ledger, row), nodes=nodes_of(row.progress))
 
 
 def _point(

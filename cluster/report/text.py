@@ -177,14 +177,10 @@ def scheduled(document: Document) -> list[Part]:
 
 
 def validated(document: Document) -> list[Part]:
-    """What ``validate`` found: a spec that is right."""
-    return [Line(f"✓ {document['file']} is valid", "green"), *facts(_what(document))]
-
-
-def validated_sweep(document: Document) -> list[Part]:
-    """What ``validate`` found: a sweep of which every point is right."""
-    named = {"name": document["name"], "points": count(document["points"])}
-    return [Line(f"✓ {document['file']} is valid", "green"), *facts(named)]
+    """What ``validate`` found: a spec that is right, with every point that it has."""
+    named = {"name": document["name"], "points": count(document.get("points"))}
+    what = named if "points" in document else _what(document)
+    return [Line(f"✓ {document['file']} is valid", "green"), *facts(what)]
 
 
 def node(document: Document) -> list[Part]:
@@ -267,6 +263,8 @@ def compare(document: Document) -> list[Part]:
 
 def plan(document: Document) -> list[Part]:
     """What a spec would run, and how long it would take."""
+    if "points" in document:
+        return _sweep_plan(document)
     checkpoints = ", ".join(map(count, document["checkpoints"]))
     place = f"{document['backend']}, {counted(document['slots'], 'slot')}"
     return [
@@ -320,7 +318,7 @@ def _host_key(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def sweep_plan(document: Document) -> list[Part]:
+def _sweep_plan(document: Document) -> list[Part]:
     """What a sweep would run, and how long its first point lets it seem."""
     first = document["first"]
     expected = document["expected_s"]

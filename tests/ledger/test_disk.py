@@ -20,7 +20,7 @@ from cluster import api
 from cluster.common.errors import StoreError
 from cluster.dispatch import Policy
 from cluster.dispatch.events import Alarm
-from cluster.ledger import FILE, SCHEMA, Ledger, Run, sessions, sweeps
+from cluster.ledger import FILE, SCHEMA, Ledger, Run, node_changes, sessions, sweeps
 from cluster.sampling.plan import Goal
 from cluster.testing import Driven, drive, work_of
 from tests.backends.engines import serial
@@ -389,7 +389,7 @@ def test_a_store_of_an_older_format_is_upgraded_and_keeps_its_runs(tmp_path: Pat
         assert [(row.first, row.stop) for row in ledger.counted(run)] == [(0, 5)]
         begin(ledger, run, "ssh", {}, start="key")
         assert sessions.sessions_of(ledger, run)[0]["start"] == "key"
-        assert ledger.last_wish() == 0
+        assert node_changes.newest(ledger) == 0
         assert sweeps.listed(ledger) == []
 
 

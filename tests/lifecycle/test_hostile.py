@@ -343,7 +343,7 @@ def test_a_point_has_what_its_sweep_says(site: Path, capfd: pytest.CaptureFixtur
         seal(db)
     code, text = told(capfd, "show", sweep)
     assert code == 74
-    assert "cannot be believed" in text
+    assert "is damaged" in text
 
 
 def test_a_sweep_without_points_is_told(site: Path, capfd: pytest.CaptureFixture[str]) -> None:

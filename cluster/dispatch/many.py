@@ -207,16 +207,20 @@ class MultiScheduler:
         while self._queue and task is None:
             given, at, number = self._queue[0]
             found = self._opened(number) if number in self._left else None
-            if found is None or found.ended or not found.core.owes:
+            if found is None or found.ended or not found.core.active:
                 heappop(self._queue)
                 self._queued.discard(number)
-            elif given < self._turn(found.core):
-                heapreplace(self._queue, (self._turn(found.core), at, number))
+            elif given < (turn := self._turn(found.core)):
+                heapreplace(self._queue, (turn, at, number))
+            # Tried before it is asked whether it owes anything: most of the time it does.
             elif (task := found.core.first_hand(node, state)) is not None:
                 heapreplace(self._queue, (self._turn(found.core), at, number))
                 self._sent(number, found)
-            else:  # what it owes is for another node
+            elif found.core.owes:  # blocks that are for another node
                 passed.append(heappop(self._queue))
+            else:
+                heappop(self._queue)
+                self._queued.discard(number)
         for entry in passed:
             heappush(self._queue, entry)
         return task

@@ -1,4 +1,4 @@
-"""What a spec would run, and what a short trial of it promises."""
+"""What a spec would run, and how long it would take by a short trial."""
 
 from __future__ import annotations
 
@@ -22,10 +22,16 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a spec would run, and what a short trial of it promises; None where unknown.
+    """What a spec would run, and the predictions of a short trial; None where unknown.
 
     Attributes:
-        sweep: the document of a sweep, of whose first point is all the rest; None: it is a run.
+        request: of the run, or of a sweep's first point; the other attributes are of that, too.
+        nodes: where it would run.
+        checkpoints: the first ones, in blocks; empty without a target.
+        trial: None: there was none.
+        blocks: expected until the goal is reached.
+        expected_s: seconds until then.
+        sweep: the JSON object of the sweep; None: it is a run.
     """
 
     request: Request
@@ -79,8 +85,8 @@ def look_ahead(spec: Spec, seconds: float, clock: Clock, *, yes: bool = False) -
     """What a spec would run, and how long it would take.
 
     Args:
-        spec: of a run, or of a sweep, whose first point is tried: what it promises is right where a
-            block of every point costs what one of that costs.
+        spec: of a run, or of a sweep, whose first point is tried: the prediction assumes that a
+            block of any point takes as long as one of the first.
         seconds: of trial on the spec's backend; 0: none.
         clock: measures the trial.
         yes: a sweep may have more than 100,000 points.

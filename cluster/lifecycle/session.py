@@ -44,13 +44,13 @@ from cluster.spec.request import Request, placed
 
 
 class StartContext(NamedTuple):
-    """What is the same for all engines of a start of a job: its ends, key and wishes.
+    """What all sessions of one start of a job share.
 
     Attributes:
-        closes: when its window closes, in seconds since the epoch; None: there is none.
-        start: the key of a scheduled start; None: it is a person's.
-        over: when its max_time is over, on the steady clock; None: it has none.
-        wished: the key of the last wish when it took hold of the runs.
+        closes: when its window closes, in seconds since the epoch; None: it has no window.
+        start: the key of a scheduled start; None: a person started it.
+        over: when its max_time is over, on the steady clock; None: it has no max_time.
+        wished: the key of the newest request for other hosts when the runs were locked.
     """
 
     closes: float | None
@@ -60,15 +60,15 @@ class StartContext(NamedTuple):
 
 
 class Session:
-    """The runs of a job that one engine computes; the book of :class:`MultiScheduler`.
+    """The runs of a job that one engine computes: the :class:`RunRegistry` of a MultiScheduler.
 
     Args:
         ledger: the store.
         job: all runs of the start.
         members: those that this engine computes.
         holds: the locks of all.
-        caller: who is told, and who may stop it.
-        context: the ends of the start.
+        caller: who observes it, and may stop it.
+        context: what all sessions of the start share.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Session:
         """Compute the runs on an engine; what ended that early, or None.
 
         Raises:
-            EngineError: no engine could be started, and nothing came of it.
+            EngineError: no engine could be started, and nothing was computed.
             StoreError: the ledger could not be written; what was counted before is safe.
         """
         sweep, ledger = self._job.sweep, self._ledger
@@ -117,24 +117,24 @@ class Session:
             writer = RunWriter(self._committer, self._members[0].run)
             self._membership = _membership_of(self._job, self._wishes, self._spec.nodes, writer)
             reason = self._dispatched(backend)
-            # From its own beginning on: what was received in that time was received in it.
+            # From its recorded beginning on, so that it covers all that was received meanwhile.
             self._writer.close(self._clock.steady() - begun)
             self._committer.flush()
-        if sweep and reason is not None:  # before the last lock goes: who waits for it looks then
+        if sweep and reason is not None:  # before the locks are released, for which others wait
             sweeps.stopped(ledger, sweep, reason)
         for member in self._members:
             self._holds.release(member.run.id)
         return reason
 
     def _entered(self, backend: str, slots: Mapping[str, int]) -> int:
-        """Enter the session; a run alone begins with it, before its engine is there."""
+        """Enter the session; a run alone begins with it, before its engine is up."""
         if self._job.sweep is None:
             self._begun[0] = self._clock.steady()
         now = self._stamps.now()
         return begin(self._ledger, self._job.row, backend, slots, self._context.start, now)
 
     def _dispatched(self, backend: str) -> str | None:
-        """Give out the tasks of all runs, until nothing is left to wait for."""
+        """Run the dispatcher until nothing is left to wait for; what ended it early, or None."""
         caller, context = self._caller, self._context
         many = MultiScheduler(
             self,
@@ -159,7 +159,7 @@ class Session:
         return many.draining
 
     def _manner(self) -> Manner:
-        """How the runs are computed together."""
+        """The order in which the runs are computed, and what a failure means for the others."""
         sweep = self._spec.sweep
         wait = self._spec.nodes.wait
         if sweep is None or self._job.sweep is None:
@@ -173,17 +173,17 @@ class Session:
         )
 
     def _engine(self, backend: str, many: MultiScheduler) -> Backend:
-        """A fresh engine on the hosts of now."""
+        """A new engine on the current hosts."""
         kernels = self._kernels
 
         def probed(number: int, tally: str) -> None:
-            # An engine that is started anew is held to it, too.
+            # A restarted engine is compared with it, too.
             self._probes[number] = tally
             RunWriter(self._committer, kernels[number].run).probe(tally)
 
         options = replace(
             Options.of(self._spec, backend),
-            # All that are required came up once; after that, one is enough.
+            # After the required nodes have come up once, one is enough.
             required=1 if many.outcomes else self._spec.nodes.required,
             kernels=[member.request.work(member.run.id) for member in kernels[1:]],
             probes=tuple(self._probes),
@@ -192,7 +192,7 @@ class Session:
         return create(backend, self._membership.nodes, options)
 
     def _wishes(self) -> Iterator[NodeChangeRequest]:
-        """New wishes for a run that this process computes; other parts of a sweep have others."""
+        """New requests for other hosts, for runs that this process computes."""
         last = self._context.wished
         for run, wish in node_changes.unanswered(self._ledger, last):
             if run in self._holds.all:
@@ -205,25 +205,25 @@ class Session:
             return None
         return sum(goal.blocks or 0 for goal in goals)
 
-    # -- the book ---------------------------------------------------------------------------------
+    # -- the registry of runs ---------------------------------------------------------------------
 
     @property
     def work(self) -> Work:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """What workers load first: the first kernel."""
         first = self._kernels[0]
         return first.request.work(first.run.id)
 
     def work_of(self, run: str) -> Work | None:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """The work of the run with that id."""
         member = self._by_tag.get(run)
         return member.request.work(run) if member else None
 
     def name_of(self, number: int) -> str:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """The name of a member for people."""
         return self._members[number].name
 
     def open(self, number: int, nodes: NodeStates) -> RunScheduler:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """The scheduler of a member, with what is counted of it."""
         member, ledger = self._members[number], self._ledger
         run, request = member.run, member.request
         return RunScheduler(
@@ -237,7 +237,7 @@ class Session:
             nodes,
             weights={node.host: node.weight for node in self._membership.nodes},
             kin=self._kin[request.source.sha, request.block],
-            # The tasks of a run alone need not say whose they are.
+            # Tasks of a run alone need not name it.
             tag=run.id if self._job.sweep else "",
             first=number + len(self._members),
             step=len(self._members),
@@ -245,7 +245,7 @@ class Session:
         )
 
     def _count(self, number: int) -> Count:
-        """What is counted of a run; of most points of a fresh sweep that need not be looked for."""
+        """What is counted of a run; of a point that has no rows, nothing is read."""
         member = self._members[number]
         run, request = member.run, member.request
         if member.count is not None:
@@ -255,13 +255,13 @@ class Session:
         return Count(request.goal, request.scale, request.offset)
 
     def began(self, number: int) -> None:
-        """See :class:`cluster.dispatch.many.RunRegistry`; a run alone begins before its engine."""
+        """Begin the turn of a point: its first task is given out. A run alone has begun already."""
         if number not in self._begun:
             self._begun[number] = self._clock.steady()
             self._writer.begin(self._members[number].run, self._stamps.now())
 
     def ended(self, number: int, core: RunScheduler, ending: Ending) -> None:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """Record how a member ended; late copies of its tasks may still be out."""
         member = self._members[number]
         record_end(self._writer, member, core.count, ending)
         if number in self._begun:
@@ -270,13 +270,13 @@ class Session:
             self._caller.tell(Alarm(f"{member.name} failed"))
 
     def closed(self, number: int) -> None:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """Release the lock of a point of which no task is out, once its end is durable."""
         if self._job.sweep:
             self._released.append((self._committer.asked, self._members[number].run.id))
             self._release()
 
     def record(self, progress: Progress) -> None:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """Record the progress of a sweep; that of a run alone is recorded by its scheduler."""
         self._release()
         assert self._job.sweep is not None
         self._writer.progress(
@@ -295,22 +295,22 @@ class Session:
         )
 
     def note(self, node: str | None, text: str) -> None:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """Record what happened to a node, or to the engine."""
         self._writer.event(node, text, self._clock.now())
 
     def slots(self, node: str, slots: int) -> None:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """Record how many slots a node has."""
         self._writer.slots(node, slots)
 
     def _release(self) -> None:
-        """Let go of the runs whose ending is durable, so that nobody sees one without an end."""
+        """Release runs whose end is durable: readers would take others to be interrupted."""
         written = self._committer.written
         while self._released and self._released[0][0] <= written:
             self._holds.release(self._released.pop(0)[1])
 
 
 def counted(ledger: Ledger, member: Member, caller: Caller) -> Count:
-    """What the ledger holds of a run, added up again."""
+    """What the ledger has counted of a run, added up again."""
     request = member.request
     scaling = (request.scale, request.offset)
     work = request.work(member.run.id)
@@ -320,7 +320,14 @@ def counted(ledger: Ledger, member: Member, caller: Caller) -> Count:
 def record_end(
     recorder: Ledger | SessionWriter, member: Member, count: Count, ending: Ending
 ) -> None:
-    """Record how a run ended: every ending of every run is written here."""
+    """Record how a run ended: the end of every run is written here.
+
+    Args:
+        recorder: writes at once, or in a group.
+        member: the run.
+        count: what is counted of it.
+        ending: how it ended.
+    """
     tally = count.tally()
     end = End.of(
         ending.state.value,
@@ -334,7 +341,7 @@ def record_end(
 
 
 def policy_of(request: Request) -> Policy:
-    """What a run's dispatcher decides by."""
+    """The policy of a run's dispatcher, from its spec."""
     retry = request.spec.retry
     return Policy(
         raised=retry.attempts or Policy.raised,
@@ -356,7 +363,7 @@ def _membership_of(
 
 
 def _kernels(owed: Sequence[Member], points: Sequence[Member]) -> list[Member]:
-    """A point of each kernel of the owed ones: where there is one, one whose probe is recorded."""
+    """For each kernel of the owed members, one member, if possible one with a recorded probe."""
     wanted = dict.fromkeys(member.request.source.sha for member in owed)
     found: dict[str, Member] = {}
     for member in (*points, *owed):

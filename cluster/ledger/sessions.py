@@ -108,9 +108,14 @@ def computing(ledger: Ledger, sweep: SweepRow) -> dict[int, tuple[str, int]]:
 
 
 def had_their_time(ledger: Ledger, sweep: SweepRow, start: str) -> frozenset[int]:
-    """The runs (keys) that a scheduled start computed last, and left by a limit of time.
+    """The runs (keys) that a scheduled start computed last, until a limit of time.
 
-    That limit is the run's own, or the whole sweep's: then none of its runs is to get more.
+    That limit is a run's own, or the whole sweep's: then none of its runs is to get more.
+
+    Args:
+        ledger: the store.
+        sweep: the sweep.
+        start: the key of the scheduled start.
     """
     of_run = (
         "SELECT s.start FROM turn AS t JOIN session AS s ON s.key = t.session WHERE t.run = p.run"
@@ -173,7 +178,13 @@ def events_of(ledger: Ledger, job: JobRow) -> list[dict[str, Any]]:
 
 
 def events_since(ledger: Ledger, job: JobRow, number: int) -> Iterator[tuple[int, str | None, str]]:
-    """The events after one of a number: the number, node and text of each."""
+    """The events after a known one: the number, node and text of each.
+
+    Args:
+        ledger: the store.
+        job: the run or the sweep.
+        number: of the known event; 0: all events.
+    """
     rows = ledger.all(
         f"SELECT rowid, rowid, at, node, text FROM event WHERE {_kind(job).column} = ?"
         " AND rowid > ? ORDER BY rowid",
@@ -190,7 +201,13 @@ def last_event(ledger: Ledger, job: JobRow) -> int:
 
 
 def note(ledger: Ledger, job: JobRow, text: str) -> None:
-    """Record what happened to a run or a sweep; from any process, for it is no result."""
+    """Record an event from any process: it is no result, so no lock is needed.
+
+    Args:
+        ledger: the store.
+        job: the run or the sweep.
+        text: what happened.
+    """
     with ledger.transaction():
         ledger.db.execute(_NOTE, (*_keys(job), time.time(), None, text))
 
@@ -305,7 +322,13 @@ class SessionWriter:
         self._committer.put(FINISH, (*end, end.mark(run.id), run.key))
 
     def event(self, node: str | None, text: str, at: float) -> None:
-        """Record what happened to a node, or to the engine, at a time since the epoch."""
+        """Record what happened to a node, or to the engine.
+
+        Args:
+            node: None: it is of no node.
+            text: what happened.
+            at: when, in seconds since the epoch.
+        """
         self._committer.put(_NOTE, (*_keys(self._job), at, node, text))
 
     def slots(self, node: str, slots: int) -> None:

@@ -390,7 +390,13 @@ class Ledger(Database):
         return found
 
     def leave_out(self, table: str, number: int, column: str) -> None:
-        """Note that a row is left out, for the damage of a column."""
+        """Note that a row is left out because a column is damaged.
+
+        Args:
+            table: its name.
+            number: of the row.
+            column: its name.
+        """
         text = f"row {number} of the table {table} is damaged and left out: column {column}"
         # A dict keeps the order, and each text once.
         self._left_out[text] = None

@@ -291,7 +291,13 @@ def leave(ledger: Ledger, runs: Sequence[Run], state: str, stopped_by: str) -> N
 
 
 def stopped(ledger: Ledger, sweep: SweepRow, reason: str | None) -> None:
-    """Record what ended a session of a sweep early; None: nothing."""
+    """Record what ended the last start of a sweep early.
+
+    Args:
+        ledger: the store.
+        sweep: the sweep.
+        reason: such as ``max_time``; None: nothing did.
+    """
     with ledger.transaction():
         ledger.db.execute("UPDATE sweep SET stopped_by = ? WHERE key = ?", (reason, sweep.key))
 

@@ -290,7 +290,13 @@ class RunWriter:
         self._committer.put("INSERT INTO spare VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def event(self, node: str | None, text: str, at: float) -> None:
-        """Record what happened to a node, or to the run, at a time since the epoch."""
+        """Record what happened to a node, or to the run.
+
+        Args:
+            node: None: it is of no node.
+            text: what happened.
+            at: when, in seconds since the epoch.
+        """
         self._committer.put(_NOTE, (self._run.key, at, node, text))
 
     def answer(self, wish: int, answer: Mapping[str, object]) -> None:

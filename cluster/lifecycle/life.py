@@ -102,7 +102,15 @@ def submit(
 
 
 def start(spec: Spec, caller: Caller, *, store: Where | None = None) -> Result:
-    """A scheduled start of a spec, as :func:`cluster.api.start` does it."""
+    """A scheduled start of a spec, as :func:`cluster.api.start` does it.
+
+    Args:
+        spec: of a run or a sweep.
+        caller: who starts it.
+        store: the folder of the ledger; None: the spec's.
+
+    Raises: as :func:`submit`.
+    """
     return submit(
         spec, replace(caller, scheduled=True), store=store, resume=True, yes=spec.sweep is not None
     )
@@ -143,7 +151,17 @@ def extend(name: str, store: Where, caller: Caller, *, overrides: Sequence[str])
 
 
 def settle(run: str, store: Where | Ledger, caller: Caller) -> Result:
-    """Record the end of a run whose blocks reach its goal; computes nothing."""
+    """Record the end of a run whose blocks reach its goal; computes nothing.
+
+    Args:
+        run: its id.
+        store: the folder of the ledger, or the ledger.
+        caller: gets alarms about damaged rows.
+
+    Raises:
+        Locked: another process computes it.
+        StoreError: the ledger failed.
+    """
     with opened(store) as ledger:
         row = ledger.run(run)
         with Holds(ledger, [row.id]):
@@ -215,7 +233,15 @@ def recorded_job(ledger: Ledger, name: str, change: Callable[[Request], Request]
 
 
 def computed(ledger: Ledger, job: Job, caller: Caller) -> Result:
-    """Lock and compute a job whose runs are entered; returns its result."""
+    """Lock and compute a job whose runs are entered; returns its result.
+
+    Args:
+        ledger: the store.
+        job: what to compute.
+        caller: who starts it.
+
+    Raises: as :func:`submit`.
+    """
     runs = [member.run.id for member in job.members if job.sweep is None or not has_all(member)]
     with held(ledger, runs, job.spec, job.id, caller) as (holds, observed):
         compute(ledger, job, holds, observed)

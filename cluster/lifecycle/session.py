@@ -261,7 +261,13 @@ class Session:
             self._writer.begin(self._members[number].run, self._stamps.now())
 
     def ended(self, number: int, core: RunScheduler, ending: Ending) -> None:
-        """Record how a member ended; late copies of its tasks may still be out."""
+        """Record how a member ended; late copies of its tasks may still be out.
+
+        Args:
+            number: of the member.
+            core: its scheduler.
+            ending: how it ended.
+        """
         member = self._members[number]
         record_end(self._writer, member, core.count, ending)
         if number in self._begun:
@@ -310,7 +316,13 @@ class Session:
 
 
 def counted(ledger: Ledger, member: Member, caller: Caller) -> Count:
-    """What the ledger has counted of a run, added up again."""
+    """What the ledger has counted of a run, added up again.
+
+    Args:
+        ledger: the store.
+        member: the run.
+        caller: gets alarms about damaged rows, which are set aside.
+    """
     request = member.request
     scaling = (request.scale, request.offset)
     work = request.work(member.run.id)

@@ -68,13 +68,26 @@ def _next(result: Result) -> str:
 
 
 def of_error(run: str, name: str, error: ClusterError) -> Message:
-    """The message of a start that ended with an error."""
+    """The message of a start that ended with an error.
+
+    Args:
+        run: the id of the run or the sweep.
+        name: its name.
+        error: what it ended with.
+    """
     line = f"{name}: failed: {error.message}, run {run}"
     return {**_head("failed", line), "run": run, "name": name, **error.to_json()}
 
 
 def of_loss(run: str, name: str, node: str, reason: str) -> Message:
-    """The message of a node that was lost while a run was computed."""
+    """The message of a node that was lost while a run was computed.
+
+    Args:
+        run: the id of the run or the sweep.
+        name: its name.
+        node: its name.
+        reason: why it was lost, in words.
+    """
     line = f"{name}: lost the node {node}: {reason}, run {run}"
     return {**_head("node_lost", line), "run": run, "name": name, "node": node, "reason": reason}
 

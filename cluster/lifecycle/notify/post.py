@@ -27,7 +27,16 @@ def main() -> None:
 
 
 def posted(url: str, body: object, timeout: float) -> tuple[str, bool]:
-    """Post JSON to an address; returns the answer, without the address, and whether it is 2xx."""
+    """Post JSON to an address.
+
+    Args:
+        url: the address, which may hold a secret.
+        body: the JSON object.
+        timeout: in seconds.
+
+    Returns:
+        The answer in words, which do not contain the address, and whether it is 2xx.
+    """
     headers = {"Content-Type": "application/json", "User-Agent": "cluster"}
     request = Request(url, json.dumps(body).encode(), headers, method="POST")
     handlers: list[Any] = [_NoRedirect()]

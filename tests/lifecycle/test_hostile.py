@@ -376,7 +376,7 @@ def test_an_empty_name_names_nothing(
         ("UPDATE outcome SET wall = 'x' WHERE first = 0", "column wall"),
         ("UPDATE outcome SET node = 'a' || char(27) WHERE first = 0", "column node"),
         ("UPDATE outcome SET tally = replace(tally, ':1000', ':999')", "column tally"),
-        ("UPDATE outcome SET first = first + 50, stop = stop + 50", "outside of the blocks"),
+        ("UPDATE outcome SET first = first + 50, stop = stop + 50", "outside the blocks"),
         (TWICE, "overlap other rows of the same run"),
     ],
 )

@@ -44,10 +44,12 @@ class Engine(Backend):
                     time.sleep(min(self.options.tick, 0.05))
                     yield None
                 else:
-                    of, begin = source.work_of(task.run) or work, partial(hearing.begin, task.id)
+                    of = source.work_of(task.run) or work if task.run else work
+                    begin = partial(hearing.begin, task.id)
                     try:
                         outcome = perform(of, task, time.thread_time, begin)
                     finally:
                         hearing.end()
-                    yield from hearing.taken(node)
+                    if hearing.heard:
+                        yield from hearing.taken(node)
                     yield outcome._replace(node=node)

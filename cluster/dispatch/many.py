@@ -206,7 +206,7 @@ class MultiScheduler:
         passed, task = [], None
         while self._queue and task is None:
             given, at, number = self._queue[0]
-            found = self._opened(number) if number in self._left else None
+            found = self._open.get(number) or self._opened(number) if number in self._left else None
             if found is None or found.ended or not found.core.active:
                 heappop(self._queue)
                 self._queued.discard(number)
@@ -215,7 +215,9 @@ class MultiScheduler:
             # Tried before it is asked whether it owes anything: most of the time it does.
             elif (task := found.core.first_hand(node, state)) is not None:
                 heapreplace(self._queue, (self._turn(found.core), at, number))
-                self._sent(number, found)
+                self._out[number] = found.core
+                if found.begun is None:
+                    self._begin(number, found)
             elif found.core.owes:  # blocks that are for another node
                 passed.append(heappop(self._queue))
             else:
@@ -236,22 +238,19 @@ class MultiScheduler:
         return core.given if self._manner.breadth else 0
 
     def _opened(self, number: int) -> Open:
-        found = self._open.get(number)
-        if found is None:
-            core = self._book.open(number, self.nodes)
-            found = self._open[number] = Open(core, core.count.blocks)
-            self._counted(core, 0)
-            if core.count.finished:
-                self._end(number, found)
+        core = self._book.open(number, self.nodes)
+        found = self._open[number] = Open(core, core.count.blocks)
+        self._counted(core, 0)
+        if core.count.finished:
+            self._end(number, found)
         return found
 
-    def _sent(self, number: int, found: Open) -> None:
-        self._out[number] = found.core
-        if found.begun is None:
-            found.begun = self.clock.steady()
-            self._book.began(number)
-            if found.core.count.goal.max_time is not None:
-                self._timed.add(number)
+    def _begin(self, number: int, found: Open) -> None:
+        """The first task of a run is given out."""
+        found.begun = self.clock.steady()
+        self._book.began(number)
+        if found.core.count.goal.max_time is not None:
+            self._timed.add(number)
 
     def _owing(self, number: int, core: RunScheduler) -> None:
         """Put a run that owes again, as after a lost worker, back into the queue."""

@@ -111,7 +111,8 @@ class Hearing:
     def __init__(self) -> None:
         self._prints, self._lock = Prints(), threading.Lock()
         self._drawn = threading.local()
-        self._heard: deque[PrintedLines] = deque()
+        #: Printed lines that nobody has taken yet.
+        self.heard: deque[PrintedLines] = deque()
         self._pid = os.getpid()
 
     def begin(self, task: int, block: int) -> None:
@@ -131,13 +132,13 @@ class Hearing:
             self._prints.add(text.encode(errors="replace"))
             if (news := self._prints.take()) is not None:
                 task, block = now
-                self._heard.append(PrintedLines(task, block, *news))
+                self.heard.append(PrintedLines(task, block, *news))
         return True
 
     def taken(self, node: str) -> Iterator[PrintedLines]:
         """What was heard since the last call."""
-        while self._heard:
-            yield self._heard.popleft()._replace(node=node)
+        while self.heard:
+            yield self.heard.popleft()._replace(node=node)
 
 
 class Overheard(io.TextIOBase):

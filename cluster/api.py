@@ -14,9 +14,9 @@ from cluster.common.commands import command
 from cluster.common.errors import NoAnswer, UsageError
 from cluster.dispatch import Clock, Stop, SystemClock
 from cluster.dispatch.events import Observer
-from cluster.ledger import Ledger, Run, Where, opened, request_of, sweeps
+from cluster.ledger import Ledger, Run, Where, node_changes, opened, request_of, sweeps
 from cluster.lifecycle import life
-from cluster.lifecycle.forecast import Outlook, look_ahead, look_ahead_sweep
+from cluster.lifecycle.forecast import Outlook, look_ahead
 from cluster.lifecycle.job import Caller
 from cluster.report import pairs, standings
 from cluster.report.comparison import Comparison
@@ -302,9 +302,9 @@ def change_nodes(
     with Ledger(Path(store), write=True) as ledger:
         name, rows = _find(ledger, run)
         row = _computed_now(ledger, name, rows)
-        wish = ledger.wish(row, added, drained)
+        wish = node_changes.request(ledger, row, added, drained)
         end = time.monotonic() + _ANSWER_TIMEOUT
-        while (answer := ledger.answer(wish)) is None:
+        while (answer := node_changes.answer_to(ledger, wish)) is None:
             if time.monotonic() > end or not any(map(ledger.holder, rows)):
                 raise NoAnswer(f"{name} has not answered; it may have ended")
             time.sleep(0.1)
@@ -315,11 +315,8 @@ def change_nodes(
 
 def _find(ledger: Ledger, name: str) -> tuple[str, list[Run]]:
     """The id of a run and its row; or the id of a sweep and its rows, the last to end first."""
-    sweep = sweeps.named(ledger, name)
-    if sweep is None:
-        row = ledger.run(name)
-        return row.id, [row]
-    return sweep.id, [run for _, _, run in sweeps.runs_of(ledger, sweep)][::-1]
+    job = sweeps.job_named(ledger, name)
+    return job.id, [run for _, _, run in sweeps.runs_of(ledger, job)][::-1]
 
 
 def _computed_now(ledger: Ledger, name: str, rows: Sequence[Run]) -> Run:
@@ -356,9 +353,4 @@ def plan(spec: Spec, seconds: float = 2.0, *, yes: bool = False) -> Outlook:
         UsageError: the sweep has too many points.
         EngineError: the trial found no usable slot.
     """
-    if spec.sweep is not None:
-        return look_ahead_sweep(spec, seconds, SystemClock(), yes=yes)
-    request = life.resolved(spec)
-    # Without a trial nothing runs, so `nodes: auto` need not be inside its job yet.
-    nodes = placed(spec.nodes.hosts) if seconds or spec.nodes.hosts else ()
-    return look_ahead(request, nodes, seconds, SystemClock())
+    return look_ahead(spec, seconds, SystemClock(), yes=yes)

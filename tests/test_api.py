@@ -167,7 +167,7 @@ def test_every_mistake_is_a_cluster_error(tmp_path: Path) -> None:
     done = cluster.submit(loaded(tmp_path))
     with pytest.raises(UsageError, match="no run 'other'"):
         cluster.resume("other")
-    with pytest.raises(UsageError, match="no more"):
+    with pytest.raises(UsageError, match="nothing to extend"):
         cluster.extend(done.run, overrides=["samples=10"])
     with pytest.raises(UsageError, match="at least 0"):
         api.repro(done.run, -1)

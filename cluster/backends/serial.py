@@ -44,10 +44,12 @@ class Engine(Backend):
                     time.sleep(min(self.options.tick, 0.05))
                     yield None
                 else:
-                    of, begin = source.work_of(task.run) or work, partial(capture.begin, task.id)
+                    of = source.work_of(task.run) or work if task.run else work
+                    begin = partial(capture.begin, task.id)
                     try:
                         outcome = perform(of, task, time.thread_time, begin)
                     finally:
                         capture.end()
-                    yield from capture.take(node)
+                    if capture.captured:
+                        yield from capture.take(node)
                     yield outcome._replace(node=node)

@@ -143,19 +143,10 @@ def _validate(spec: Path, overrides: Sequence[str], yes: bool, as_json: bool) ->
     from cluster import api
 
     loaded = api.load(spec, overrides)
-    if loaded.sweep is not None:
-        from cluster.spec.points import expand
-
-        points = len(expand(loaded, yes=yes))
-        counted = {"valid": True, "file": str(spec), "name": loaded.name, "points": points}
-        answer(counted, as_json, lambda: text.validated_sweep(counted))
-        return
-    plan = api.plan(loaded, seconds=0).to_json()
-    document = {
-        "valid": True,
-        "file": str(spec),
-        **{key: plan[key] for key in ("name", "kernel", "identity", "blocks", "samples", "target")},
-    }
+    plan = api.plan(loaded, seconds=0, yes=yes).to_json()
+    of_run = ("name", "kernel", "identity", "blocks", "samples", "target")
+    keys = of_run if loaded.sweep is None else ("name", "points")
+    document = {"valid": True, "file": str(spec), **{key: plan[key] for key in keys}}
     answer(document, as_json, lambda: text.validated(document))
 
 
@@ -177,8 +168,7 @@ def _plan(spec: Path, overrides: Sequence[str], seconds: float, yes: bool, as_js
         raise UsageError(f"--seconds must be a finite number of seconds, got {seconds}")
     loaded = api.load(spec, overrides)
     document = api.plan(loaded, seconds, yes=yes).to_json()
-    page = text.plan if loaded.sweep is None else text.sweep_plan
-    answer(document, as_json, lambda: page(document))
+    answer(document, as_json, lambda: text.plan(document))
 
 
 @verb("schedule")

@@ -30,6 +30,10 @@ class Unstepped:
         """Seconds since the epoch."""
         return self._zero + self._steady()
 
+    def at(self, steady: float) -> float:
+        """Seconds since the epoch at a time of the steady clock."""
+        return self._zero + steady
+
     def steady(self) -> float:
         """Seconds on a clock that never steps."""
         return self._steady()

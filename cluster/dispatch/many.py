@@ -229,17 +229,23 @@ class MultiScheduler:
         passed, task = [], None
         while self._queue and task is None:
             given, at, number = self._queue[0]
-            found = self._opened(number) if number in self._left else None
-            if found is None or found.ended or not found.core.owes:
+            found = self._open.get(number) or self._opened(number) if number in self._left else None
+            if found is None or found.ended or not found.core.active:
                 heappop(self._queue)
                 self._queued.discard(number)
-            elif given < self._turn(found.core):
-                heapreplace(self._queue, (self._turn(found.core), at, number))
+            elif given < (turn := self._turn(found.core)):
+                heapreplace(self._queue, (turn, at, number))
+            # Tried before it is asked whether it owes anything: most of the time it does.
             elif (task := found.core.fresh_task(node, state)) is not None:
                 heapreplace(self._queue, (self._turn(found.core), at, number))
-                self._sent(number, found)
-            else:  # its blocks are reserved for other nodes
+                self._in_flight[number] = found.core
+                if found.started is None:
+                    self._begin(number, found)
+            elif found.core.owes:  # its blocks are reserved for other nodes
                 passed.append(heappop(self._queue))
+            else:
+                heappop(self._queue)
+                self._queued.discard(number)
         for entry in passed:
             heappush(self._queue, entry)
         return task
@@ -255,22 +261,19 @@ class MultiScheduler:
         return core.given if self._manner.breadth else 0
 
     def _opened(self, number: int) -> OpenRun:
-        found = self._open.get(number)
-        if found is None:
-            core = self._registry.open(number, self.nodes)
-            found = self._open[number] = OpenRun(core, core.count.blocks)
-            self._counted(core, 0)
-            if core.count.finished:
-                self._end(number, found)
+        core = self._registry.open(number, self.nodes)
+        found = self._open[number] = OpenRun(core, core.count.blocks)
+        self._counted(core, 0)
+        if core.count.finished:
+            self._end(number, found)
         return found
 
-    def _sent(self, number: int, found: OpenRun) -> None:
-        self._in_flight[number] = found.core
-        if found.started is None:
-            found.started = self.clock.steady()
-            self._registry.began(number)
-            if found.core.count.goal.max_time is not None:
-                self._timed.add(number)
+    def _begin(self, number: int, found: OpenRun) -> None:
+        """Note that the first task of a run is sent."""
+        found.started = self.clock.steady()
+        self._registry.began(number)
+        if found.core.count.goal.max_time is not None:
+            self._timed.add(number)
 
     def _owing(self, number: int, core: RunScheduler) -> None:
         """Put a run that owes blocks again, as after a lost worker, back into the queue."""

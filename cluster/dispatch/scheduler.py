@@ -330,7 +330,7 @@ class RunScheduler:
     def _suspect(self, node: str | None, state: NodeState) -> Attempt | None:
         """Blocks to retry on this node, or None."""
         # Only in a free slot: behind another task in a queue, its loss might have that cause.
-        if state.flying >= state.slots:
+        if not self._suspects or state.flying >= state.slots:
             return None
         now = self.clock.steady()
         for at, suspect in enumerate(self._suspects):
@@ -439,10 +439,11 @@ class RunScheduler:
         return blocks * pace * _COPY_GAIN < expected - elapsed
 
     def _send(self, found: Attempt, node: str | None, state: NodeState) -> Task:
-        created = self._stamps.now()
+        now = self.clock.steady()
+        created = self._stamps.at(now)
         task = Task(self._next, found.first, found.stop, found.attempt, created, self.tag)
         self._next += self.step
-        blocks, now = task.stop - task.first, self.clock.steady()
+        blocks = task.stop - task.first
         own = self._pace(node).seconds
         expected = blocks * (own or self._pace(node, self.kin).seconds or 0.0)
         # The timeout is that of one block. With a known pace it is enough to allow for a single

@@ -114,7 +114,8 @@ class PrintCapture:
     def __init__(self) -> None:
         self._prints, self._lock = Prints(), threading.Lock()
         self._drawn = threading.local()
-        self._captured: deque[PrintedLines] = deque()
+        #: Printed lines that nobody has taken yet.
+        self.captured: deque[PrintedLines] = deque()
         self._pid = os.getpid()
 
     def begin(self, task: int, block: int) -> None:
@@ -137,13 +138,13 @@ class PrintCapture:
             self._prints.add(text.encode(errors="replace"))
             if (news := self._prints.take()) is not None:
                 task, block = now
-                self._captured.append(PrintedLines(task, block, *news))
+                self.captured.append(PrintedLines(task, block, *news))
         return True
 
     def take(self, node: str) -> Iterator[PrintedLines]:
         """What was captured since the last call, with the name of the node filled in."""
-        while self._captured:
-            yield self._captured.popleft()._replace(node=node)
+        while self.captured:
+            yield self.captured.popleft()._replace(node=node)
 
 
 class CapturedStream(io.TextIOBase):

@@ -1,4 +1,4 @@
-"""The SQLite file of a store: opened, prepared, and on a network owned by one host at a time."""
+"""The SQLite file of a store: opened, upgraded, and on a network owned by one host at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from cluster.common.errors import Locked, StoreError
 from cluster.common.files import make_folder
 from cluster.ledger.faults import BUSY, is_full, no_store, translated
 from cluster.ledger.judge import is_time
-from cluster.ledger.locks import Owner
+from cluster.ledger.locks import Owner, holder
+from cluster.ledger.paths import LOCKS, folder_of
 from cluster.ledger.places import (
     check_ours,
     check_place,
@@ -31,8 +32,8 @@ from cluster.sampling.kernels import refuse_verbs
 FILE = "ledger.sqlite"
 SQLITE = sqlite3.sqlite_version
 
-# Kinds of file system that other hosts may write to at the same time. Write-ahead logging needs
-# shared memory between all users of the file, which they do not give.
+# File systems that other hosts may write to at the same time. Write-ahead logging needs memory
+# shared by all users of the file, which these do not provide.
 NETWORK = frozenset(
     {
         "9p",
@@ -55,23 +56,25 @@ NETWORK = frozenset(
         "smbfs",
     }
 )
+# Seconds between the heartbeats of a host that owns a store, and after which it counts as gone.
 OWNER_BEAT = 10.0
 _OWNER_DEAD = 60.0
 
 
 class Database:
-    """An open store. Reading disturbs nobody; a run is written by the one who holds its lock.
+    """An open store. Reading disturbs no writer; a run is written by the holder of its lock.
 
-    A store that this process may not write is read as it is; an older format is brought up to
-    date in a private copy.
+    A store that this process may not write is read as it is; an older format is upgraded in a
+    private copy.
 
     Args:
         store: the folder.
-        create: make it where it is missing; else that is an error.
-        write: it is to be written: one that is read-only is refused at once.
+        create: make it if it is missing; otherwise that is an error.
+        write: it will be written: a read-only store is refused at once.
 
     Raises:
-        StoreError: it cannot be opened, was written by a newer version, or is no store.
+        StoreError: it cannot be opened, was written by a newer version, or is not a store.
+        Locked: it is to be written, and an older version is computing a run of it.
     """
 
     def __init__(self, store: Path, *, create: bool = False, write: bool = False) -> None:
@@ -93,7 +96,7 @@ class Database:
                 self.check_writable()
             try:
                 self.db = self._opened(read=not (create or write))
-                self._prepare(create)
+                self._prepare(create, read=not (create or write))
             except BaseException:
                 self.close()
                 raise
@@ -112,9 +115,13 @@ class Database:
             self._open.close()
 
     def check_writable(self) -> None:
-        """Raise where this process may look at the store, and not write it."""
+        """Refuse a store that this process may only read.
+
+        Raises:
+            StoreError: it is read-only, or its file is a link.
+        """
         if self.path.is_symlink():
-            # Its locks would lie here, and those of who enters by the other folder there.
+            # Its locks would lie in this folder, those of other users in the file's own folder.
             raise StoreError(
                 f"{self.path} is a link to {os.readlink(self.path)}: what is written through it"
                 " is not locked",
@@ -125,6 +132,7 @@ class Database:
             raise read_only(self.path)
 
     def connect(self) -> sqlite3.Connection:
+        """Another connection to the file, for another thread."""
         db = connected(str(self.path.absolute()))
         self._configure(db)
         return db
@@ -148,13 +156,13 @@ class Database:
         except sqlite3.OperationalError as error:
             if not (read and is_full(error, self.path)):
                 raise
-            self.writable = False  # there is no room for the index: it is looked at all the same
+            self.writable = False  # no room for the index, but it can still be read
             return self._opened(read=read)
         return db
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that is written in it, or nothing; one inside of another is a part of it."""
+        """Commit everything that is written in it, or nothing; nested ones join the outer one."""
         self.check_writable()
         with self._transaction():
             yield
@@ -175,7 +183,12 @@ class Database:
                 raise
 
     def all(self, sql: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-        # A name that somebody typed may not be UTF-8; then it is the name of nothing in here.
+        """All rows of a query.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        # A name typed by a person may not be UTF-8; then nothing in the store has that name.
         known = tuple(_known(value) if isinstance(value, str) else value for value in values)
         with translated(self.path):
             return self.db.execute(sql, known).fetchall()
@@ -185,7 +198,11 @@ class Database:
         return str(self.all("PRAGMA quick_check(1)", ())[0][0])
 
     def check_there(self) -> None:
-        """Raise where the file was removed or replaced: SQLite would go on in what nobody finds."""
+        """Check that the file is still in its place: SQLite would go on writing a removed one.
+
+        Raises:
+            StoreError: it was removed or replaced.
+        """
         if _identity(self._place) != self._file:
             raise StoreError(
                 "the store was removed or replaced while it was written",
@@ -194,13 +211,17 @@ class Database:
             )
 
     def own(self) -> None:
-        """On a network file system, be the only host that writes, or say who is."""
+        """On a network file system, become the only host that writes.
+
+        Raises:
+            Locked: another host is.
+        """
         if not self.network:
             return
         me = Owner.here()
         with self.transaction():
             row = self.db.execute("SELECT host, pid, beat FROM owner").fetchone()
-            # A beat that cannot be is none: whoever owned the store is believed no longer.
+            # An impossible heartbeat counts as none: its owner is taken for gone.
             if row and row[0] != me.host and is_time(row[2]) and time.time() - row[2] < _OWNER_DEAD:
                 raise Locked(
                     f"the store {self.store} is on a network file system and in use by process"
@@ -212,9 +233,12 @@ class Database:
             )
 
     def beat(self, db: sqlite3.Connection) -> None:
-        """In a transaction, say that this host is there; raise where another one took over.
+        """Record this owner's heartbeat; call it in a transaction.
 
-        A machine that was asleep longer than owners are believed in wakes in the middle of a run.
+        A machine that was asleep for longer than ``_OWNER_DEAD`` wakes in the middle of a run.
+
+        Raises:
+            StoreError: another host took over.
         """
         me = Owner.here()
         mine = "UPDATE owner SET pid = ?, beat = ? WHERE host = ?"
@@ -227,22 +251,46 @@ class Database:
                 fix="nothing that was counted is lost; resume there, or here when that has ended",
             )
 
-    def _prepare(self, create: bool) -> None:
+    def _prepare(self, create: bool, *, read: bool) -> None:
         (version,) = self.db.execute("PRAGMA user_version").fetchone()
         if version == 0:
             if not create:
                 raise no_store(self.store)
             self._make_tables()
         elif version in UPGRADES:
-            if not self.writable:
-                self.db = private_copy(self.db, self._open)
-            self._upgrade()
+            self._upgrade_or_copy(read)
         elif version != SCHEMA:
             raise StoreError(
                 f"the store has format {version}, this version reads format {SCHEMA}",
                 where=str(self.path),
                 fix="use the version of cluster that wrote it, or another --store",
             )
+
+    def _upgrade_or_copy(self, read: bool) -> None:
+        """Upgrade a store of an older format, unless an older version is computing a run of it.
+
+        That process would fail at its next write to a table that is no longer there. Until it has
+        ended, readers use a private copy, and writers are refused.
+        """
+        owner = next(self._holders(), None)
+        if owner is not None and not read:
+            raise Locked(
+                f"an older version of cluster computes a run of this store: {owner}",
+                where=str(self.path),
+                fix=f"wait for it, or have it end what it has begun: kill -TERM {owner.pid}",
+            )
+        if owner is not None or not self.writable:
+            self.writable = False
+            self.db = private_copy(self.db, self._open)
+        self._upgrade()
+
+    def _holders(self) -> Iterator[Owner]:
+        """The processes that hold runs of the store now."""
+        folder = folder_of(self.store, LOCKS)
+        for path in folder.iterdir() if folder.is_dir() else ():
+            owner = holder(path)
+            if owner is not None:
+                yield owner
 
     def _upgrade(self) -> None:
         with self._transaction():
@@ -268,10 +316,10 @@ class Database:
 def file_system(path: Path) -> str:
     """The type of the file system that holds a path, as ``/proc/self/mountinfo`` names it.
 
-    Empty where that cannot be told.
+    Empty if it cannot be determined.
     """
     try:
-        # Any mount point, of whatever user, may have a name in another encoding.
+        # Another user's mount point may have a name in another encoding.
         lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return ""
@@ -286,7 +334,7 @@ def file_system(path: Path) -> str:
 
 
 def _set_journal(db: sqlite3.Connection, mode: str) -> None:
-    """Set the journal's mode; SQLite waits for every other lock, but not for the one of this."""
+    """Set the journal mode. SQLite's own timeout does not cover the lock that this takes."""
     deadline = time.monotonic() + BUSY
     while True:
         try:
@@ -299,13 +347,13 @@ def _set_journal(db: sqlite3.Connection, mode: str) -> None:
 
 
 def _make_private(path: Path) -> None:
-    """Make an empty file for the owner alone; SQLite gives its side files the same rights."""
+    """Create an empty file that only its owner may read; SQLite's side files inherit its mode."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file, or None where there is none."""
+    """Device and inode of a file, or None if it does not exist."""
     try:
         status = path.stat()
     except OSError:

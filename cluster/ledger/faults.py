@@ -1,4 +1,4 @@
-"""What SQLite and the system raise, turned into errors that name the file and the cure."""
+"""Errors of SQLite and the system, translated into ours, which name the file and the fix."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from cluster.common.errors import StoreError
 # Seconds to wait for another process that writes.
 BUSY = 30.0
 LOOK = "check the disk and the rights of the folder, then try again"
-# A disk with less room than this takes no further page of the database, or none of its index.
+# Bytes; with less free space than this neither the database nor its index can grow.
 _FULL = 1 << 16
 _NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the system raise into a StoreError that names the file and the cure."""
+    """Turn errors of SQLite and the system into a StoreError that names the file and the fix.
+
+    Raises:
+        StoreError: SQLite or the system failed.
+    """
     try:
         yield
     except sqlite3.Error as error:
-        # SQLite calls it so only where it writes the database, not where it maps the index.
+        # SQLite says "full" only when it writes the database, not when it maps the index.
         words = "database or disk is full" if is_full(error, path) else str(error)
         raise StoreError(words, where=str(path), fix=_cure(words)) from error
     except OSError as error:
@@ -34,7 +38,7 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def is_full(error: sqlite3.Error, path: Path) -> bool:
-    """Whether an error of SQLite is that of a disk without room."""
+    """Whether SQLite failed because the disk is full."""
     if "full" in str(error):
         return True
     if "I/O error" not in str(error) and "unable to open" not in str(error):
@@ -67,5 +71,5 @@ def no_store(store: Path) -> StoreError:
 
 
 def broken(error: Exception, path: Path) -> StoreError:
-    """Any other error, as one of the store."""
+    """Any other error of the writer, as an error of the store."""
     return StoreError(f"{type(error).__name__}: {error}", where=str(path), fix=LOOK)

@@ -1,4 +1,4 @@
-"""The locks of many runs at once."""
+"""The locks of several runs at once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ _SPARE = 512
 
 
 class Holds:
-    """Holds runs, each by its own lock, until it is released or this process ends.
+    """Locks runs, each by a lock of its own, until they are released or this process ends.
+
+    Args:
+        ledger: the store.
+        runs: the ids of the runs.
 
     Attributes:
-        all: the runs that it held to begin with.
+        all: the runs that were locked to begin with.
 
     Raises:
         Locked: another process holds one of them.
-        UsageError: they are more than this process may have files open.
+        UsageError: they are more than this process may have open files.
     """
 
     def __init__(self, ledger: Ledger, runs: Sequence[str]) -> None:
@@ -37,7 +41,7 @@ class Holds:
         try:
             with translated(folder):
                 folder.mkdir(mode=0o700, exist_ok=True)
-                for run in sorted(runs):  # else two sweeps may each refuse the other
+                for run in sorted(runs):  # in one order: else two sweeps could refuse each other
                     self._hold(ledger.lock_path(run), run, me)
             ledger.own()
         except BaseException:
@@ -51,13 +55,13 @@ class Holds:
         self.close()
 
     def release(self, run: str) -> None:
-        """Give one back."""
+        """Release one."""
         descriptor = self._held.pop(run, None)
         if descriptor is not None:
             unlock(descriptor)
 
     def close(self) -> None:
-        """Give all back."""
+        """Release all."""
         for run in tuple(self._held):
             self.release(run)
 
@@ -69,7 +73,7 @@ class Holds:
 
 
 def check_room(runs: int) -> None:
-    """Refuse to hold so many runs at once where this process may not have as many files open.
+    """Check that this process may have as many open files as runs are to be locked.
 
     Raises:
         UsageError: it may not.

@@ -1,8 +1,9 @@
-"""Rows judged as they are read: nothing that a store holds is believed before it was looked at.
+"""Validation of rows as they are read: no value from a store is used before it is checked.
 
-A store may be damaged, or come from anywhere. What says what a run is (its ids, definition and
-goal) is whole, of the right form, and gives the identity that is recorded with it, or the run is
-refused. What is recorded of its end or its progress can be had again, and is left out with a word.
+A store may be damaged, or come from anywhere. The columns that say what a run is (its ids,
+definition and goal) must be complete and well-formed, and give the identity that is recorded with
+them; otherwise the run is refused. What is recorded of its end or its progress can be computed
+again, so it is left out, with a message.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cluster.sampling.tally import Tally, TallyError
 from cluster.sampling.task import checked
 from cluster.spec.request import identity_of
 
-# Ids become names of files, and words of commands that are printed: nothing else is an id.
+# Ids become file names, and arguments of commands that we print, so they are restricted to this.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _STATES = ("running", "interrupted", "partial", "failed", "done")
@@ -32,12 +33,12 @@ _REASONS = ("samples", "target", "max_time", "max_samples", "window", "failure",
 # Seconds since the epoch that calendars reach.
 _END_OF_TIME = 1e11
 _MOST = 1 << 127
-# Checkpoints that are nearer to each other than this would never end.
+# Each checkpoint lies 1/growth beyond the last: with a larger growth they would hardly end.
 _MOST_GROWTH = 100
-# A run has few kernels, a sweep of 10,000 points has one.
+# Entries of the caches by kernel text and goal: a run has few, a sweep of 10,000 points shares one.
 _KERNELS = 64
 
-#: What is under a column's name in the table of runs, for :func:`run_of`.
+#: The columns of the table of runs, in the order that :func:`run_of` takes them.
 COLUMNS = (
     "key",
     "id",
@@ -65,7 +66,7 @@ T = TypeVar("T")
 
 
 class Wrong(ValueError):
-    """A column that cannot be believed: its name, and why, in words."""
+    """A damaged column: its name, and what is wrong with it, in words."""
 
     def __init__(self, column: str, why: str) -> None:
         super().__init__(f"column {column}: {why}")
@@ -102,12 +103,12 @@ def is_id(text: object) -> bool:
 
 
 def is_time(value: object) -> bool:
-    """Whether a value can be seconds since the epoch."""
+    """Whether a value is a possible time, in seconds since the epoch."""
     return is_number(value) and 0 <= value < _END_OF_TIME  # type: ignore[operator]
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a number that a float can hold; a bool is none."""
+    """Whether a value is a number that a float can hold, and not a bool."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     try:
@@ -118,25 +119,30 @@ def is_number(value: object) -> bool:
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value is a number, and neither NaN nor infinite."""
+    """Whether a value is a number, neither NaN nor infinite."""
     return is_number(value) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def is_count(value: object, least: int = 0) -> bool:
-    """Whether a value is an integer of at least so many."""
+    """Whether a value is an integer, and at least ``least``."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < _MOST
 
 
 def is_word(value: object) -> bool:
-    """Whether a value is text of one line, without what a terminal obeys."""
+    """Whether a value is text on one line, without control characters."""
     return isinstance(value, str) and not _CONTROL.search(value)
 
 
 def parsed(column: str, text: object, kind: type | tuple[type, ...]) -> Any:
-    """The value of a column of JSON.
+    """The value of a JSON column.
+
+    Args:
+        column: its name, for the error.
+        text: what is stored.
+        kind: the expected type.
 
     Raises:
-        Wrong: it is no JSON, or not of that kind.
+        Wrong: it is not JSON, or not of that type.
     """
     if not isinstance(text, str):
         raise Wrong(column, "not text")
@@ -153,10 +159,10 @@ def parsed(column: str, text: object, kind: type | tuple[type, ...]) -> Any:
 
 
 def run_of(row: Sequence[Any]) -> Run:
-    """A run from its columns, ``COLUMNS``.
+    """A run from its columns, in the order of ``COLUMNS``.
 
     Raises:
-        Wrong: what it is cannot be believed.
+        Wrong: a column that says what the run is is damaged.
     """
     raw = _Raw(*row)
     _check_names(raw)
@@ -231,10 +237,10 @@ def _check_form(
 
 
 def identity_holds(definition: Mapping[str, Any], identity: object) -> bool:
-    """Whether a definition gives an identity, computed again from its text and parameters.
+    """Whether a definition's kernel text, parameters, seed and block give an identity.
 
     Raises:
-        Wrong: it is no definition.
+        Wrong: it is not a definition.
     """
     _check_form("definition", definition, _DEFINITION, _LATER)
     source = definition["source"]
@@ -279,7 +285,7 @@ def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 @lru_cache(maxsize=_KERNELS)
 def _goal(text: object) -> Mapping[str, Any]:
-    """A goal; all points of a sweep may have one."""
+    """A goal; cached, since all points of a sweep may share one."""
     goal: dict[str, Any] = parsed("goal", text, dict)
     _check_form("goal", goal, _GOAL, _GOAL_LATER)
     return goal
@@ -296,7 +302,7 @@ _DEFINITION: Mapping[str, Callable[[Any], bool]] = {
     "source": _is_source,
     "spec": _is_spec,
 }
-# Earlier versions had fewer.
+# Keys that definitions of earlier versions lack.
 _LATER: Mapping[str, Callable[[Any], bool]] = {
     "pinned": _or_none(_is_some),
     "common": lambda value: isinstance(value, bool),
@@ -360,7 +366,7 @@ def _ended(
 
 
 def _fits(end: End, ranges: list[list[int]], goal: Mapping[str, Any]) -> bool:
-    """Whether a run's ranges, in order, are of its goal; where it is done, up to where it says."""
+    """Whether a run's ranges lie within its goal, and cover all of it if the run is done."""
     first, last = goal.get("first", 0), goal["blocks"]
     if end.state == "done":
         whole = end.stopped_by not in ("samples", "max_samples") or end.counted == last
@@ -370,14 +376,14 @@ def _fits(end: End, ranges: list[list[int]], goal: Mapping[str, Any]) -> bool:
 
 
 def is_reason(value: object) -> bool:
-    """Whether a value says what ended a start, or is None."""
+    """Whether a value is a reason for the end of a session, or None."""
     if value is None or value in _REASONS:
         return True
     return isinstance(value, str) and value in signal.Signals.__members__
 
 
 def _total(end: End, block: int) -> tuple[Tally | None, list[list[int]] | None]:
-    """The tally of a run that has ended, and its ranges, whose it is."""
+    """The tally of a run that has ended, and the ranges of blocks that it is of."""
     if end.ranges is None or end.ranges == "null":
         if end.tally is not None:
             raise Wrong("ranges", "none, where there is a tally")
@@ -417,10 +423,10 @@ def _progress(text: object) -> dict[str, Any] | None:
 
 
 def sweep_progress(text: object) -> dict[str, Any] | None:
-    """Where a sweep stands, from its column.
+    """The progress of a sweep, from its column.
 
     Raises:
-        Wrong: it cannot be.
+        Wrong: it is malformed.
     """
     if text is None:
         return None
@@ -430,7 +436,7 @@ def sweep_progress(text: object) -> dict[str, Any] | None:
 
 
 def _are(kinds: Sequence[Callable[[Any], bool]]) -> Callable[[Any], bool]:
-    """Whether a value is a list of rows of these kinds."""
+    """A check that a value is a list of rows with columns of these kinds."""
 
     def fits(value: Any) -> bool:
         return isinstance(value, list) and all(
@@ -472,11 +478,11 @@ _SWEEP_PROGRESS: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-# -- what hangs on a run --------------------------------------------------------------------------
+# -- rows that belong to a run --------------------------------------------------------------------
 
 
 def is_slots(value: object) -> bool:
-    """Whether a text is JSON of slots by node."""
+    """Whether a value is JSON text of slots by node."""
     try:
         found = parsed("nodes", value, dict)
     except Wrong:
@@ -485,16 +491,15 @@ def is_slots(value: object) -> bool:
 
 
 def is_text(value: object) -> bool:
-    """Whether a value is text, of any form: what a kernel raised, or what happened."""
+    """Whether a value is text of any form, such as an error's message."""
     return isinstance(value, str)
 
 
 Kinds = Mapping[str, Callable[[Any], bool]]
 _OR_WORD, _OR_COUNT = _or_none(is_word), _or_none(is_count)
-#: What is believed of the columns of each table, as far as they are read row by row.
+#: Checks of the columns of each table that is read row by row.
+SPAN: Kinds = {"started": is_time, "wall": _or_none(is_finite)}
 SESSION: Kinds = {
-    "started": is_time,
-    "wall": _or_none(is_finite),
     "host": is_word,
     "pid": is_count,
     "backend": is_word,
@@ -514,10 +519,8 @@ FAILURE: Kinds = {
 }
 EVENT: Kinds = {"at": is_time, "node": _OR_WORD, "text": is_text}
 SPARE: Kinds = {"first": is_count, "stop": is_count, "node": is_word, "verdict": is_word}
-POOL: Kinds = {"started": is_time, "wall": is_finite, "backend": is_word, "nodes": is_slots}
 
-
-#: All but the run.
+#: All columns but the run.
 OUTCOME: Kinds = {
     "first": is_count,
     "stop": is_count,
@@ -538,7 +541,7 @@ OUTCOME: Kinds = {
 
 
 def wrong_column(kinds: Kinds, row: Sequence[Any]) -> str | None:
-    """The first column of a row that cannot be; None where all can."""
+    """The first invalid column of a row; None if all are valid."""
     for (column, fits), value in zip(kinds.items(), row, strict=True):
         if not fits(value):
             return column

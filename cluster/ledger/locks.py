@@ -1,4 +1,4 @@
-"""Who holds a run: the operating system's locks, which go with the process that has them."""
+"""Locks on runs: those of the operating system, which are released when their process ends."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from cluster.ledger.judge import is_time, is_word
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock: host, pid and since when (seconds since the epoch).
+    """The process that holds a lock: host, pid and since when (seconds since the epoch).
 
-    ``born`` tells the process from a later one of the same pid: see
+    ``born`` distinguishes the process from a later one of the same pid: see
     :func:`cluster.hosts.process_tree.born`.
     """
 
@@ -36,7 +36,7 @@ class Owner:
 
     @property
     def process(self) -> tuple[str, int, int | None]:
-        """Which process that is, whatever it holds and since when."""
+        """The process's identity, whatever it holds and since when."""
         return self.host, self.pid, self.born
 
     def __str__(self) -> str:
@@ -45,8 +45,8 @@ class Owner:
 
 
 def holder(path: Path) -> Owner | None:
-    """Who holds a lock file, or None."""
-    # A pipe in a lock's place would be waited for until somebody writes into it.
+    """The process that holds a lock file, or None."""
+    # Opening a pipe in a lock's place would block until somebody writes into it.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptor = os.open(path, flags)
@@ -62,8 +62,17 @@ def holder(path: Path) -> Owner | None:
 
 
 def flock(descriptor: int, path: Path | str, run: str) -> None:
-    """Take a lock file for this process, or raise Locked, naming who has it."""
-    # A reader that asks who holds the lock takes it for an instant: one refusal proves nothing.
+    """Lock a file for this process.
+
+    Args:
+        descriptor: the open file.
+        path: its path, for the error.
+        run: the run that it stands for, for the error.
+
+    Raises:
+        Locked: another process holds it; the error names that process.
+    """
+    # A reader that looks up the holder takes the lock for an instant: one refusal proves nothing.
     for _ in range(10):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,9 +87,9 @@ def flock(descriptor: int, path: Path | str, run: str) -> None:
 
 
 def unlock(descriptor: int) -> None:
-    """Give a lock file back, and close it."""
+    """Release a lock file, and close it."""
     _held.discard(descriptor)
-    # A child that is forked just now has the descriptor too: closing alone frees nothing.
+    # A child forked at this moment has the descriptor too, so closing alone would not release it.
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 
@@ -89,7 +98,7 @@ _held: set[int] = set()
 
 
 def _leave_to_parent() -> None:
-    """What a kernel forks in this process must not hold its runs when this process has ended."""
+    """A child that a kernel forks must not keep the runs locked after this process has ended."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
@@ -101,15 +110,15 @@ os.register_at_fork(after_in_child=_leave_to_parent)
 def _read_owner(descriptor: int) -> Owner:
     nobody = Owner("an unknown host", 0, 0.0)
     try:
-        told = json.loads(os.pread(descriptor, 4096, 0))
-        owner = Owner(**told)
+        fields = json.loads(os.pread(descriptor, 4096, 0))
+        owner = Owner(**fields)
     except (ValueError, TypeError, RecursionError):
         return nobody
-    numbers = isinstance(told["pid"], int) and isinstance(told.get("born"), int | None)
+    numbers = isinstance(fields["pid"], int) and isinstance(fields.get("born"), int | None)
     return owner if numbers and is_word(owner.host) and is_time(owner.since) else nobody
 
 
 def write_owner(descriptor: int, owner: Owner) -> None:
-    """Write into a lock file whose it is."""
+    """Record in a lock file which process holds it."""
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(vars(owner)).encode(), 0)

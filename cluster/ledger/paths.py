@@ -1,4 +1,4 @@
-"""Files of a run beside the database: the one place where an id becomes a path."""
+"""A run's files beside the database: the only place where an id becomes a path."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ LOCKS, LOGS = "locks", "logs"
 
 
 def folder_of(store: Path, name: str) -> Path:
-    """A folder of a store; a link there would have files written, or read, somewhere else.
+    """A folder of a store.
 
     Raises:
-        StoreError: it is a link.
+        StoreError: it is a link, through which files elsewhere would be read or written.
     """
     folder = store / name
     if folder.is_symlink():
@@ -26,15 +26,15 @@ def folder_of(store: Path, name: str) -> Path:
 
 
 def log_of(run: str, store: Path) -> Path:
-    """Where a run without a terminal puts what it says."""
+    """The log of a detached run or sweep, and of what its kernels print."""
     return folder_of(store, LOGS) / f"{named(run, store)}.log"
 
 
 def named(run: str, store: Path) -> str:
-    """The id of a run or a sweep, as the name of a file.
+    """The id of a run or a sweep, checked to be usable as a file name.
 
     Raises:
-        StoreError: it is no id.
+        StoreError: it is not an id.
     """
     if not is_id(run):
         raise StoreError(

@@ -1,4 +1,4 @@
-"""What stands where a store is to be: looked at before SQLite opens it, or makes it."""
+"""Checks of the place of a store, before SQLite opens or creates a file there."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from cluster.ledger.faults import BUSY
 from cluster.ledger.tables import triggers
 
 _ANOTHER = "name the folder of a store with --store"
-# What every format of a store has, and no other program's file.
+# Tables that every format of a store has, and no other program's file.
 _OURS = {"run", "session", "outcome", "spare", "failure", "event", "owner"}
 
-# Their statements, but for spaces; every format has the same.
+# The statements of our triggers, with spaces normalized; every format has the same.
 _TRIGGERS = {" ".join(sql.split()).removesuffix(";") for sql in triggers()}
 
 
 def check_place(store: Path, file: Path) -> None:
-    """Refuse what can be no store, and what a store would be made through.
+    """Refuse a place that cannot hold a store.
+
+    Args:
+        store: the folder.
+        file: the ledger in it.
 
     Raises:
-        StoreError: a link leads nowhere, or something else than a folder or a file is there.
+        StoreError: a link on the way is dangling, or something is neither a folder nor a file.
     """
     for each in (*reversed(store.parents), store, file):
         if each.is_symlink() and not each.exists():
@@ -45,7 +49,7 @@ def check_ours(db: sqlite3.Connection, file: Path) -> None:
     """Refuse the file of another program, before anything in it is changed.
 
     Raises:
-        StoreError: it has tables, and not those of a store; or what SQLite obeys of itself.
+        StoreError: it has tables other than a store's, or triggers or views that are not ours.
     """
     rows = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     tables = {str(name) for (name,) in rows}
@@ -55,7 +59,7 @@ def check_ours(db: sqlite3.Connection, file: Path) -> None:
             where=str(file),
             fix=_ANOTHER,
         )
-    # A store that somebody sent may bring statements, which SQLite would run at our next write.
+    # A store from elsewhere may contain statements that SQLite would run at our next write.
     obeyed = "SELECT type, name, sql FROM sqlite_master WHERE type IN ('trigger', 'view')"
     for kind, name, sql in db.execute(obeyed):
         if kind == "view" or " ".join(str(sql).split()) not in _TRIGGERS:
@@ -67,9 +71,9 @@ def check_ours(db: sqlite3.Connection, file: Path) -> None:
 
 
 def read_only(file: Path) -> StoreError:
-    """The error of a store that this process may look at, and not write."""
+    """The error of a store that this process may only read."""
     return StoreError(
-        "this store is read-only: it can be looked at, and not written",
+        "this store is read-only",
         where=str(file),
         fix="copy its folder to where you may write (cp -r), and name the copy with --store",
     )
@@ -81,16 +85,16 @@ def may_write(file: Path) -> bool:
 
 
 def connected(place: str, *, uri: bool = False) -> sqlite3.Connection:
-    """A connection; autocommit, so that every transaction is written out.
+    """A connection in autocommit mode, so that transactions begin and end where the code says.
 
     Args:
-        place: an absolute path, which SQLite takes for no URI; or a URI.
-        uri: which of them.
+        place: an absolute path, or a URI.
+        uri: whether it is a URI.
     """
     db = sqlite3.connect(
         place, timeout=BUSY, isolation_level=None, check_same_thread=False, uri=uri
     )
-    # A flipped bit must not keep whole rows from being read: their checksum tells it.
+    # A flipped bit must not make whole rows unreadable: their checksum reveals it.
     db.text_factory = _text
     return db
 
@@ -98,20 +102,20 @@ def connected(place: str, *, uri: bool = False) -> sqlite3.Connection:
 def connected_to_read(file: Path, live: bool, stack: ExitStack) -> sqlite3.Connection:
     """A connection that reads a file which this process may not write.
 
-    Where another process writes it, SQLite's own locks hold. Where a killed writer left its log
-    and SQLite would have to write to read it, it does so in a private copy.
+    If another process writes it, SQLite's own locks apply. If a killed writer left its log, which
+    SQLite would have to write back before it can read, that happens in a private copy.
 
     Args:
         file: the ledger.
-        live: a writer keeps no write-ahead log, so that nothing but its locks would tell of it.
+        live: writers keep no write-ahead log here, so only their locks reveal them.
         stack: removes the copy.
 
     Raises:
-        OSError: it cannot be read, or not be copied.
-        sqlite3.Error: it is no SQLite file.
+        OSError: it cannot be read or copied.
+        sqlite3.Error: it is not an SQLite file.
     """
     real = file.resolve()
-    with real.open("rb"):  # in the system's words, which are better than SQLite's
+    with real.open("rb"):  # the system's error says more than SQLite's
         pass
     logs = [Path(f"{real}{end}") for end in ("-wal", "-journal")]
     left = [log for log in logs if log.exists() and log.stat().st_size]
@@ -130,7 +134,7 @@ def connected_to_read(file: Path, live: bool, stack: ExitStack) -> sqlite3.Conne
 
 
 def private_copy(db: sqlite3.Connection, stack: ExitStack) -> sqlite3.Connection:
-    """The same rows in a file of this process alone; the stack closes and removes it."""
+    """A copy of a database in a file of its own; the stack closes and removes it."""
     copy = connected(str(_private(stack) / "copy.sqlite"))
     stack.enter_context(closing(copy))
     db.backup(copy)

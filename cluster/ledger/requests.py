@@ -1,4 +1,4 @@
-"""What rows ask for, read whole: the request of a run, and the spec of a sweep."""
+"""The request of a run and the spec of a sweep, parsed from their rows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from cluster.common.errors import ClusterError, StoreError
-from cluster.ledger.rows import Run
+from cluster.ledger.rows import Run, SweepRow
 from cluster.ledger.store import AGAIN, Ledger
-from cluster.ledger.sweeps import SweepRow
 from cluster.spec import Spec
 from cluster.spec.request import Request
 
@@ -19,17 +18,17 @@ def request_of(ledger: Ledger, run: Run) -> Request:
     """What a run computes, and until when.
 
     Raises:
-        StoreError: its definition holds no request.
+        StoreError: its definition is not a request.
     """
     row = f"row {run.key} of the table run, column definition"
     return _read(ledger, f"{run.id}: {row}", lambda: Request.from_json(run.definition))
 
 
 def spec_of(ledger: Ledger, sweep: SweepRow) -> Spec:
-    """The spec of a sweep, as it was sent last.
+    """The spec of a sweep, as it was last submitted.
 
     Raises:
-        StoreError: it is none.
+        StoreError: the column does not hold a spec.
     """
     row = f"row {sweep.key} of the table sweep, column spec"
     return _read(ledger, f"{sweep.id}: {row}", lambda: Spec.from_json(sweep.spec))

@@ -15,9 +15,10 @@ class Run(NamedTuple):
     """A row of the table of runs; ``state`` is the recorded one, see :meth:`Ledger.state`.
 
     Attributes:
-        faults: what of the row could not be believed and was left out, in words.
-        total: the tally that ``tally`` holds.
-        marks: over what it is and over how it ended; they change with these.
+        ranges: the counted blocks as merged ranges [first, stop); None: not recorded yet.
+        faults: the damaged columns, which were left out, in words.
+        total: the tally parsed from ``tally``.
+        marks: checksums of what the run is and of how it ended; they change with these columns.
     """
 
     key: int
@@ -39,12 +40,46 @@ class Run(NamedTuple):
     total: Tally | None = None
     marks: tuple[str | None, str | None] = (None, None)
 
+    @property
+    def backend(self) -> str:
+        """The name of the engine that its spec asks for."""
+        return str(self.definition["spec"]["backend"])
 
-class Damaged(NamedTuple):
-    """A row of the table of runs, or of sweeps, that cannot be believed.
+
+class SweepRow(NamedTuple):
+    """A row of the table of sweeps.
 
     Attributes:
-        key, id, name, created: as far as they can be told.
+        asked: the places of the points that its starts were to compute; None: all.
+        faults: the damaged columns, which were left out, in words.
+    """
+
+    key: int
+    id: str
+    name: str
+    created: float
+    request: str
+    spec: dict[str, Any]
+    stopped_by: str | None
+    progress: dict[str, Any] | None
+    asked: frozenset[int] | None
+    faults: tuple[str, ...] = ()
+
+    @property
+    def backend(self) -> str:
+        """The name of the engine that its spec asks for."""
+        return str(self.spec["backend"])
+
+
+#: What one start computes: a run alone, or a sweep.
+JobRow = Run | SweepRow
+
+
+class Damaged(NamedTuple):
+    """A damaged row of the table of runs, or of sweeps.
+
+    Attributes:
+        key, id, name, created: as far as they can be read; 0.0 for an impossible time.
         error: what is wrong with it.
     """
 
@@ -56,9 +91,9 @@ class Damaged(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """A counted range of blocks; ``intact`` is False where its checksum does not hold.
+    """A counted range of blocks; ``intact`` is False if its checksum does not match.
 
-    A tally that cannot be has a checksum too: :meth:`read` tells both.
+    An impossible tally may still have a matching checksum: :meth:`read` checks both.
     """
 
     first: int
@@ -68,7 +103,7 @@ class Counted(NamedTuple):
     intact: bool
 
     def read(self, block: int) -> Tally | None:
-        """Its tally, of blocks of so many samples; None where the row is damaged."""
+        """Its tally; None if the row is damaged. ``block``: samples in a block."""
         if not self.intact:
             return None
         try:
@@ -78,7 +113,7 @@ class Counted(NamedTuple):
 
 
 class NodeChangeRequest(NamedTuple):
-    """Other hosts for a run that is being computed: hosts to add, names of hosts to drain."""
+    """A request to a running dispatcher: hosts to add, names of hosts to drain."""
 
     key: int
     add: tuple[Node, ...]
@@ -98,9 +133,10 @@ class NodeChangeRequest(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """Sums over a node's counted outcomes of a run, from which its speed and that's error come.
+    """Sums over a node's counted tasks of one run, from which a speed and its error are computed.
 
-    n is the number of blocks of a task, w its wall seconds.
+    ``n`` is the number of blocks in a task, ``w`` its wall seconds; ``nn`` is the sum of n * n, and
+    so on.
     """
 
     node: str
@@ -113,9 +149,9 @@ class Speed(NamedTuple):
 
 
 class NodeTotals(NamedTuple):
-    """Sums over a node's counted outcomes: tasks, blocks, wall and CPU seconds.
+    """Sums over a node's counted tasks: tasks, blocks, wall and CPU seconds.
 
-    ``lost``: seconds between dispatcher and worker and back, waiting in a queue included.
+    ``lost``: seconds between dispatcher and worker and back, including time spent in queues.
     """
 
     node: str

@@ -12,42 +12,37 @@ from pathlib import Path
 from typing import Any
 
 from cluster.common.errors import StoreError, UsageError, did_you_mean
-from cluster.hosts.nodes import Node, NodeError
 from cluster.ledger.database import Database
 from cluster.ledger.faults import translated
 from cluster.ledger.judge import (
     COLUMNS,
-    EVENT,
     FAILURE,
-    SESSION,
     SPARE,
     Kinds,
     Wrong,
-    is_count,
     is_id,
     is_time,
     is_word,
-    parsed,
     run_of,
     wrong_column,
 )
 from cluster.ledger.locks import Owner, flock, holder, unlock, write_owner
 from cluster.ledger.marks import End, What, probe_mark, taken_apart
 from cluster.ledger.paths import LOCKS, folder_of, named
-from cluster.ledger.rows import Counted, Damaged, NodeChangeRequest, NodeTotals, Run, Speed
+from cluster.ledger.rows import Counted, Damaged, NodeTotals, Run, Speed
 from cluster.ledger.tables import FINISH, INSERT_RUN, UNENDED
 from cluster.ledger.writer import GroupCommitter, RunWriter
 from cluster.sampling.task import checksum
 
 #: The folder of a store.
 Where = str | Path
-# What a result tells of: the first failures, the newest events.
-_MOST_FAILURES, _MOST_EVENTS = 100, 1000
+# Of many failures a result has the first.
+_MOST_FAILURES = 100
 _MOST_BLOCKS = 1 << 62
 _MOST_SECONDS = "1e12"
-# Text is more than any number to SQLite, and so is what no clock can give.
+# SQLite takes text to be greater than any number, so this also excludes what is no number at all.
 POSSIBLE = f"CASE WHEN {{0}} BETWEEN 0 AND {_MOST_SECONDS} THEN {{0}} ELSE 0.0 END"
-#: What stands for the name of a node that cannot be one.
+#: Shown instead of a damaged name of a node.
 DAMAGED_NODE = "(damaged)"
 _TROUBLES = ("failure", "spare", "event")
 _NEWEST_FIRST = "ORDER BY created DESC, key DESC"
@@ -58,7 +53,7 @@ AGAIN = (
 
 
 class Ledger(Database):
-    """The runs of a store. Reading disturbs nobody; a run is written by its lock's holder."""
+    """The runs of a store. Reading disturbs no writer; a run is written by its lock's holder."""
 
     def __init__(self, store: Path, *, create: bool = False, write: bool = False) -> None:
         super().__init__(store, create=create, write=write)
@@ -67,26 +62,26 @@ class Ledger(Database):
     # -- runs ---------------------------------------------------------------------------------
 
     def runs(self) -> list[Run]:
-        """Every run that can be believed, newest first."""
+        """Every run that is not damaged, newest first."""
         return [row for row in self.everything() if isinstance(row, Run)]
 
     def everything(self) -> list[Run | Damaged]:
-        """Every run, newest first, with those that cannot be believed."""
+        """Every run, newest first, with the damaged ones."""
         return list(self.rows(_NEWEST_FIRST, ()))
 
     def run(self, name: str) -> Run:
-        """The run of that id, of the only id that starts so, or of a point: SWEEP/PLACE.
+        """The run of that id, of the only id with that prefix, or of a point: SWEEP/PLACE.
 
         Raises:
-            UsageError: none, or several.
-            StoreError: its row cannot be believed.
+            UsageError: there is none, or several.
+            StoreError: its row is damaged.
         """
         _check_named(name)
         sweep, slash, place = name.rpartition("/")
         if slash and place.isdecimal() and (key := self.sweep_key(sweep)) is not None:
             return self._point(sweep, key, int(place))
         pattern = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-        # From the rows themselves: an index may hold another id than a row that is damaged.
+        # Without the index, which may hold another id than a damaged row.
         found = self.all(
             "SELECT key, id FROM run NOT INDEXED WHERE id LIKE ? ESCAPE '\\' ORDER BY created",
             (pattern,),
@@ -101,7 +96,8 @@ class Ledger(Database):
             ):
                 fix = f"name one of its points, such as {name}/0"
                 raise UsageError(f"{name!r} is a sweep, and this takes one run", fix=fix)
-            raise UsageError(f"{name!r} begins several runs: {several}", fix="give more of the id")
+            text = f"several runs begin with {name!r}: {several}"
+            raise UsageError(text, fix="give more of the id")
         ids = filter(is_id, (row[0] for row in self.all("SELECT id FROM run", ())))
         raise UsageError(
             f"no run {name!r} in {self.store}",
@@ -119,10 +115,10 @@ class Ledger(Database):
         return bool(self.all("SELECT 1 FROM point WHERE run = ? LIMIT 1", (run,)))
 
     def sweep_key(self, name: str) -> int | None:
-        """The sweep of that id, the newest of that name, or the only one whose id starts so.
+        """The key of the sweep of that id, the newest of that name, or the only one so prefixed.
 
         Raises:
-            UsageError: the name is empty, with which every id starts.
+            UsageError: the name is empty, a prefix of every id.
         """
         _check_named(name)
         rows = self.all(
@@ -136,14 +132,14 @@ class Ledger(Database):
 
     def _point(self, sweep: str, key: int, place: int) -> Run:
         where = "WHERE key = (SELECT run FROM point WHERE sweep = ? AND place = ?)"
-        # No integer of SQLite is larger, and no sweep has as many points.
+        # The largest integer of SQLite, beyond the points of any sweep.
         for run in self.selected(where, (key, min(place, (1 << 63) - 1))):
             return run
         ((points,),) = self.all("SELECT count(*) FROM point WHERE sweep = ?", (key,))
         raise UsageError(f"the sweep {sweep} has the points 0 to {points - 1}, and none {place}")
 
     def newest(self, request: str) -> Run | None:
-        """The newest run of a request key, or None."""
+        """The newest run with a request key, or None."""
         found = self.selected(
             "WHERE request = ? ORDER BY created DESC, key DESC LIMIT 1", (request,)
         )
@@ -160,29 +156,45 @@ class Ledger(Database):
         *,
         once: bool = False,
     ) -> Run:
-        """Enter a new run; ``once``: where the request has one by now, that is returned instead."""
+        """Enter a new run.
+
+        Args:
+            run: its id.
+            name: its spec's name.
+            request: the key under which the same request finds it again.
+            identity: what it computes, as a hash.
+            definition: the resolved request.
+            goal: until when it computes.
+            once: if the request has a run by now, return that instead.
+        """
         text, probe = taken_apart(definition)
         texts = text, json.dumps(goal)
         with self.transaction():
-            # Looked for inside of the transaction: of two that start at once, one enters it.
+            # Inside the transaction: of two processes that start at once, only one enters it.
             if once and (earlier := self.newest(request)):
                 return earlier
             self.enter(What(run, name, time.time(), request, identity, *texts), probe)
         return self.run(run)
 
     def enter(self, what: What, probe: str | None) -> int:
-        """Enter a new run, with how its kernel's probe came out; its key. In a transaction."""
+        """Enter a new run with the result of its probe; its key. Call it in a transaction."""
         row = (*what, what.mark, probe, probe_mark(what.id, probe))
         key = self.db.execute(INSERT_RUN, row).lastrowid
         assert key is not None
         return key
 
     def set_goal(self, run: Run, definition: Mapping[str, Any], goal: object) -> None:
-        """Ask for more of a run; what was recorded of its end is over."""
+        """Replace the goal of a run, which is open again.
+
+        Args:
+            run: the run, which this process has locked.
+            definition: the resolved request with the new goal.
+            goal: the new goal.
+        """
         self.set_goals([(run, definition, goal)])
 
     def set_goals(self, changes: Iterable[tuple[Run, Mapping[str, Any], object]]) -> None:
-        """The same of many runs: (run, definition, goal) of each."""
+        """The same for many runs: (run, definition, goal) of each."""
         rows = []
         for run, definition, goal in changes:
             text, _ = taken_apart(definition)
@@ -195,28 +207,33 @@ class Ledger(Database):
             )
 
     def finish(self, run: Run, end: End) -> None:
-        """Record how a start of a run ended; its result is the blocks [0, counted), or all."""
+        """Record how a session of a run ended."""
         with self.transaction():
             self.db.execute(FINISH, (*end, end.mark(run.id), run.key))
 
     def state(self, run: Run) -> str:
-        """``running`` while somebody holds its lock, ``interrupted`` where nobody finished it."""
+        """The state of a run now.
+
+        ``running`` while a process holds its lock; ``interrupted`` if the last one ended without
+        recording an end.
+        """
         if holder(self.lock_path(run.id)) is not None:
             return "running"
         return "interrupted" if run.state == "running" else run.state
 
     def holder(self, run: Run) -> Owner | None:
-        """Who holds the run's lock now, or None."""
+        """The process that holds the run's lock now, or None."""
         return holder(self.lock_path(run.id))
 
-    # -- sessions and locks -------------------------------------------------------------------
+    # -- locks ----------------------------------------------------------------------------------
 
     @contextmanager
     def lock(self, run: str) -> Iterator[None]:
-        """Hold a run; the lock goes with the process, however it ends.
+        """Lock a run; the lock is released with the process, however it ends.
 
         Raises:
-            Locked: another process holds it; or, on a network file system, another host the store.
+            Locked: another process holds it; or, on a network file system, another host owns the
+                store.
         """
         self.check_writable()
         path = self.lock_path(run)
@@ -232,82 +249,20 @@ class Ledger(Database):
         finally:
             unlock(descriptor)
 
-    def sessions(self, run: Run) -> list[dict[str, Any]]:
-        """Every start of a run: started, seconds, host, pid, backend, nodes (slots by name).
-
-        ``seconds`` of one that was killed, or goes on, are those to its last outcome; ``start`` is
-        the key of a scheduled one.
-        """
-        rows = self.all(
-            "SELECT key, started, coalesce(wall, (SELECT max(received) FROM outcome WHERE"
-            " run = s.run AND received >= s.started AND received < s.next) - s.started, 0.0),"
-            " host, pid, backend, nodes, start FROM"
-            " (SELECT *, lead(started, 1, 9e99) OVER (ORDER BY key) AS next FROM session"
-            "  WHERE run = ?) AS s ORDER BY key",
-            (run.key,),
-        )
-        names = ("started", "seconds", "host", "pid", "backend", "nodes", "start")
-        sound = self.sound("session", SESSION, rows)
-        return [
-            {**dict(zip(names, row, strict=True)), "nodes": json.loads(row[5])} for row in sound
-        ]
-
-    # -- wishes -------------------------------------------------------------------------------
-
-    def wish(self, run: Run, add: Sequence[Node], drain: Sequence[str]) -> int:
-        """Ask the dispatcher of a run for other hosts; returns the key of the wish."""
-        hosts = json.dumps({"add": [node.to_json() for node in add], "drain": list(drain)})
-        self.own()
-        with self.transaction():
-            # By the time, for a key must not come back after `gc`: it would be taken for heard.
-            row = self.db.execute(
-                "INSERT INTO wish (key, run, hosts)"
-                " SELECT max(coalesce(max(key), 0) + 1, ?), ?, ? FROM wish",
-                (time.time_ns(), run.key, hosts),
-            )
-        assert row.lastrowid is not None
-        return row.lastrowid
-
-    def last_wish(self) -> int:
-        """The key of the newest wish for any run; 0 where there is none."""
-        return int(self.all("SELECT coalesce(max(key), 0) FROM wish", ())[0][0])
-
-    def wishes(self, after: int) -> list[tuple[str, NodeChangeRequest]]:
-        """The wishes that are newer than one, and not answered yet, each with its run's id."""
-        rows = self.all(
-            "SELECT r.id, w.key, w.hosts FROM wish AS w JOIN run AS r ON r.key = w.run"
-            " WHERE w.key > ? AND w.answer IS NULL ORDER BY w.key",
-            (after,),
-        )
-        found = []
-        for run, key, hosts in rows:
-            try:
-                found.append((run, NodeChangeRequest.read(key, parsed("hosts", hosts, dict))))
-            except (Wrong, NodeError, LookupError, TypeError, AttributeError):
-                self._left_out[f"row {key} of the table wish was left out: column hosts"] = None
-        return found
-
-    def answer(self, wish: int) -> dict[str, Any] | None:
-        """What became of a wish; None while its dispatcher has not said."""
-        rows = self.all("SELECT answer FROM wish WHERE key = ?", (wish,))
-        if not rows or rows[0][0] is None:
-            return None
-        try:
-            found: dict[str, Any] = parsed("answer", rows[0][0], dict)
-        except Wrong as wrong:
-            raise StoreError(
-                f"row {wish} of the table wish, {wrong}",
-                where=str(self.path),
-                fix="'cluster status' tells which hosts the run has; ask again",
-            ) from None
-        return found
-
     # -- what was counted ---------------------------------------------------------------------
 
     def counted(self, run: Run, first: int = 0, stop: int | None = None) -> Iterator[Counted]:
-        """The counted ranges that touch the blocks [first, stop), in order, each checked.
+        """The counted ranges that overlap the blocks [first, stop), in order, each checked.
 
-        They are streamed: a run of millions of tasks takes no memory to read.
+        They are streamed, so a run of millions of tasks takes no memory to read.
+
+        Args:
+            run: the run.
+            first: the first block.
+            stop: the block after the last one; None: no limit.
+
+        Raises:
+            StoreError: a row is not a range of blocks, or the file cannot be read.
         """
         with translated(self.path):
             rows = self.db.execute(
@@ -321,7 +276,7 @@ class Ledger(Database):
         """Rows of outcomes (first, stop, tally, node, ..., checksum), each checked.
 
         Raises:
-            StoreError: one is of no blocks.
+            StoreError: a row is not a range of blocks.
         """
         names: dict[object, str] = {}
         for first, stop, tally, node, *_, mark in rows:
@@ -341,9 +296,9 @@ class Ledger(Database):
         )
 
     def node_totals(self, run: Run, counted: int | None = None) -> list[NodeTotals]:
-        """What each node has of the blocks [0, counted), or of all."""
-        # Each length of time is of one steady clock, so that neither the clocks of two hosts need
-        # to agree nor one may not step. A time that could not be was kept as 0: it says nothing.
+        """What each node computed of the blocks [0, counted), or of all counted blocks."""
+        # Each duration is measured by one steady clock, so the clocks of hosts need not agree and
+        # may step. An impossible time was recorded as 0 and contributes nothing.
         lost = "max(0.0, (received - created) - wall)"
         rows = self.all(
             f"SELECT node, count(*), sum(stop - first), sum({POSSIBLE.format('wall')}),"
@@ -363,15 +318,6 @@ class Ledger(Database):
         )
         return [Speed(node_name(row[0]), *map(sum_of, row[1:])) for row in rows]
 
-    def uncounted_blocks(self, run: Run) -> dict[str, int]:
-        """Blocks that each node was given or computed, and that were not counted."""
-        rows = self.all(
-            "SELECT node, sum(n) FROM (SELECT node, blocks AS n FROM failure WHERE run = ?"
-            " UNION ALL SELECT node, stop - first FROM spare WHERE run = ?) GROUP BY node",
-            (run.key, run.key),
-        )
-        return {node_name(node): int(sum_of(blocks)) for node, blocks in rows}
-
     def failures(self, run: Run) -> list[dict[str, Any]]:
         """The first failures of a run, in order of time."""
         rows = self.all(
@@ -379,79 +325,30 @@ class Ledger(Database):
             (run.key, _MOST_FAILURES),
         )
         return [
-            dict(zip(FAILURE, row, strict=True)) for row in self.sound("failure", FAILURE, rows)
+            dict(zip(FAILURE, row, strict=True)) for row in self.believed("failure", FAILURE, rows)
         ]
 
-    def failure_counts(self, run: Run) -> dict[str, int]:
-        """How many attempts failed on each node."""
-        sql = "SELECT node, count(*) FROM failure WHERE run = ? GROUP BY node"
-        return {node_name(node): attempts for node, attempts in self.all(sql, (run.key,))}
-
-    def events(self, run: Run) -> list[dict[str, Any]]:
-        """What happened to nodes and to the run, in order of time: of many, the newest."""
-        return self.newest_events("event WHERE run = ?", run.key)
-
-    def newest_events(self, of: str, key: int) -> list[dict[str, Any]]:
-        """The newest rows of a table of events, in order of time; ``of``: which, with a key."""
-        rows = self.all(
-            f"SELECT rowid, at, node, text FROM {of} ORDER BY rowid DESC LIMIT ?",
-            (key, _MOST_EVENTS),
-        )
-        sound = self.sound(of.partition(" ")[0], EVENT, reversed(rows))
-        return [dict(zip(EVENT, row, strict=True)) for row in sound]
-
-    def events_since(self, run: Run, number: int) -> list[tuple[int, str | None, str]]:
-        """The events of a run after one of a number: the number, node and text of each."""
-        return self.heard("event WHERE run = ?", run.key, number)
-
-    def heard(self, of: str, key: int, number: int) -> list[tuple[int, str | None, str]]:
-        """The same of a table of events; ``of``: which, with a key."""
-        rows = self.all(
-            f"SELECT rowid, rowid, at, node, text FROM {of} AND rowid > ? ORDER BY rowid",
-            (key, number),
-        )
-        kinds = {"rowid": is_count, **EVENT}
-        sound = self.sound(of.partition(" ")[0], kinds, rows)
-        return [(number, node, text) for number, _, node, text in sound]
-
     def troubles(self, run: Run) -> bool:
-        """Whether anything is told of a run beside what was counted: most have none."""
+        """Whether a run has any failure, uncounted outcome or event; most points have none."""
         sql = " UNION ALL ".join(f"SELECT 1 FROM {name} WHERE run = ?" for name in _TROUBLES)
         return bool(self.all(f"{sql} LIMIT 1", (run.key,) * len(_TROUBLES)))
 
-    def note(self, run: Run, text: str) -> None:
-        """Record what happened to a run; from any process, for it is no result."""
-        with self.transaction():
-            self.db.execute(
-                "INSERT INTO event VALUES (?, ?, NULL, ?)", (run.key, time.time(), text)
-            )
-
-    def ask(self, run: Run, wish: str, since: float) -> bool:
-        """Record a wish of somebody else to who computes a run; False where it was asked before.
-
-        Args:
-            run: the run.
-            wish: in words.
-            since: wishes of before, to another start of the run, are over.
-        """
-        with self.transaction():
-            found = self.db.execute(
-                "INSERT INTO event SELECT ?, ?, NULL, ? WHERE NOT EXISTS"
-                " (SELECT 1 FROM event WHERE run = ? AND text = ? AND at >= ?)",
-                (run.key, time.time(), wish, run.key, wish, since),
-            )
-            return found.rowcount == 1
-
     def spares(self, run: Run) -> list[tuple[int, int, str, str]]:
-        """What was computed and not counted: first, stop, node, verdict."""
+        """Outcomes that were not counted: first, stop, node and verdict of each."""
         rows = self.all(
             "SELECT rowid, first, stop, node, verdict FROM spare WHERE run = ? ORDER BY rowid",
             (run.key,),
         )
-        return self.sound("spare", SPARE, rows)
+        return self.believed("spare", SPARE, rows)
 
     def set_aside(self, run: Run, row: Counted, verdict: str) -> None:
-        """Take a range out of what is counted, and keep it: its blocks are owed again."""
+        """Move a counted range to the uncounted ones; its blocks have to be computed again.
+
+        Args:
+            run: the run, which this process has locked.
+            row: the range.
+            verdict: why it no longer counts.
+        """
         with self.transaction():
             self.db.execute(
                 "INSERT INTO spare SELECT run, first, stop, node, ?, ?, tally FROM outcome"
@@ -461,22 +358,27 @@ class Ledger(Database):
             self.db.execute("DELETE FROM outcome WHERE run = ? AND first = ?", (run.key, row.first))
 
     def writer(self, run: Run) -> RunWriter:
-        """The thread that writes what a dispatcher counts."""
-        return RunWriter(self.scribe(), run, alone=True)
+        """A writer for one run, with a thread of its own."""
+        return RunWriter(self.committer(), run, alone=True)
 
-    def scribe(self) -> GroupCommitter:
-        """The thread that writes what the dispatcher of several runs counts."""
+    def committer(self) -> GroupCommitter:
+        """The thread that writes for the dispatcher of several runs."""
         return GroupCommitter(self)
 
-    # -- what could not be believed -----------------------------------------------------------
+    # -- damaged rows --------------------------------------------------------------------------
 
-    def sound(
+    def believed(
         self, table: str, kinds: Kinds, rows: Iterable[tuple[Any, ...]]
     ) -> list[tuple[Any, ...]]:
-        """The rows that can be believed, without their first column, which is their number.
+        """The valid ones of some rows, without their first column, which is their number.
 
-        They tell of a run, and its result does not depend on them: the others are left out, and
-        named by :meth:`left_out`.
+        For rows on which no result depends: damaged ones are left out, and named by
+        :meth:`left_out`.
+
+        Args:
+            table: its name.
+            kinds: a check for each column.
+            rows: the number of each row, and its columns.
         """
         found = []
         for number, *row in rows:
@@ -484,12 +386,23 @@ class Ledger(Database):
             if column is None:
                 found.append(tuple(row))
             else:
-                text = f"row {number} of the table {table} is damaged and left out: column {column}"
-                self._left_out[text] = None
+                self.leave_out(table, number, column)
         return found
 
+    def leave_out(self, table: str, number: int, column: str) -> None:
+        """Note that a row is left out because a column is damaged.
+
+        Args:
+            table: its name.
+            number: of the row.
+            column: its name.
+        """
+        text = f"row {number} of the table {table} is damaged and left out: column {column}"
+        # A dict keeps the order, and each text once.
+        self._left_out[text] = None
+
     def left_out(self) -> list[str]:
-        """What was left out since this was asked last, in words."""
+        """The rows that were left out since the last call, in words."""
         words = list(self._left_out)
         self._left_out.clear()
         return words
@@ -500,7 +413,7 @@ class Ledger(Database):
         """The runs that a clause of SQL selects.
 
         Raises:
-            StoreError: one of them cannot be believed.
+            StoreError: one of them is damaged.
         """
         for row in self.rows(where, values):
             if isinstance(row, Damaged):
@@ -508,7 +421,7 @@ class Ledger(Database):
             yield row
 
     def rows(self, where: str, values: tuple[object, ...]) -> Iterator[Run | Damaged]:
-        """The same, with those that cannot be believed."""
+        """The same, with the damaged ones."""
         for row in self.all(f"SELECT {', '.join(COLUMNS)} FROM run {where}", values):
             try:
                 yield run_of(row)
@@ -516,10 +429,17 @@ class Ledger(Database):
                 yield self.refused("run", row, wrong, AGAIN)
 
     def refused(self, table: str, row: Sequence[Any], wrong: Wrong, fix: str) -> Damaged:
-        """What is told of a row (key, id, name, created, ...) that cannot be believed."""
+        """A damaged row of runs or sweeps, with the error to raise for it.
+
+        Args:
+            table: its name.
+            row: key, id, name, created and further columns.
+            wrong: the damaged column.
+            fix: what to do about it.
+        """
         key, name = row[0], _shown(row[1])
         error = StoreError(
-            f"the {table} {name} cannot be believed: row {key} of the table {table}, {wrong}",
+            f"the {table} {name} is damaged: row {key} of the table {table}, {wrong}",
             where=str(self.path),
             fix=fix,
         )
@@ -527,40 +447,40 @@ class Ledger(Database):
         return Damaged(key, name, _shown(row[2]), created, error)
 
     def lock_path(self, run: str) -> Path:
-        """The file whose lock holds a run."""
+        """The lock file of a run."""
         return self.locks / named(run, self.store)
 
     @cached_property
     def locks(self) -> Path:
-        """The folder of all of these."""
+        """The folder of the lock files."""
         return folder_of(self.store, LOCKS)
 
 
 def _end(blocks: int | None) -> int:
-    """An end of blocks, as SQLite can compare it: no integer of it is larger than 2**63."""
+    """An end of blocks that SQLite can compare: its integers are below 2**63."""
     return _MOST_BLOCKS if blocks is None else min(blocks, _MOST_BLOCKS)
 
 
 def node_name(name: object) -> str:
-    """The name of a node, or what stands for one that cannot be."""
+    """The name of a node, or :data:`DAMAGED_NODE`."""
     return name if isinstance(name, str) and is_word(name) else DAMAGED_NODE
 
 
 def sum_of(value: object) -> Any:
-    """A sum of SQLite's; of what are no numbers, nothing."""
-    # What is infinite, or NaN, is NaN less itself.
+    """A sum computed by SQLite; 0 if it is not a finite number."""
+    # Infinity and NaN minus themselves are NaN.
     return value if isinstance(value, int | float) and value - value == 0 else 0
 
 
 def _shown(text: object) -> str:
-    """What should be an id, or a name, as it can be told."""
+    """What should be an id or a name, safe to print."""
     return text if isinstance(text, str) and is_id(text) else ascii(text)[:80]
 
 
 def _check_named(name: str) -> None:
-    """Refuse the name that is empty: every id starts with it."""
+    """Refuse the empty name, a prefix of every id."""
     if not name:
-        raise UsageError("no run has an empty name", fix="name one; cluster ls lists them")
+        raise UsageError("no run has an empty name", fix="name one; 'cluster ls' lists them")
 
 
 @contextmanager

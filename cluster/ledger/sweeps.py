@@ -1,4 +1,4 @@
-"""Sweeps in the ledger: which runs they have, and what happened to the pools that computed them."""
+"""Sweeps in the ledger, and which runs are their points."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from cluster.common.errors import StoreError
 from cluster.ledger.judge import (
-    POOL,
     Wrong,
     is_count,
     is_id,
@@ -19,12 +18,10 @@ from cluster.ledger.judge import (
     parsed,
     sweep_progress,
 )
-from cluster.ledger.locks import Owner
 from cluster.ledger.marks import End, What, point_mark, sweep_mark, taken_apart
-from cluster.ledger.rows import Damaged, Run
-from cluster.ledger.store import POSSIBLE, Ledger, node_name, sum_of
-from cluster.ledger.tables import FINISH, UNENDED
-from cluster.ledger.writer import MOST_SLOTS, GroupCommitter
+from cluster.ledger.rows import Damaged, JobRow, Run, SweepRow
+from cluster.ledger.store import Ledger
+from cluster.ledger.tables import FINISH
 
 _COLUMNS = (
     "key",
@@ -39,29 +36,9 @@ _COLUMNS = (
     "mark",
 )
 _NEWEST_FIRST = "ORDER BY created DESC, key DESC"
-_AGAIN = "submit its spec again, which enters its points anew, or restore the store from a copy"
-# So many values of one statement every SQLite takes.
+_AGAIN = "submit its spec again, which enters new points, or restore the store from a copy"
+# Values of one statement; every build of SQLite accepts as many.
 _MANY = 500
-_EVENTS = "pool_event WHERE pool IN (SELECT key FROM pool WHERE sweep = ?)"
-
-
-class SweepRow(NamedTuple):
-    """A row of the table of sweeps.
-
-    Attributes:
-        faults: what of the row could not be believed and was left out, in words.
-    """
-
-    key: int
-    id: str
-    name: str
-    created: float
-    request: str
-    spec: dict[str, Any]
-    stopped_by: str | None
-    progress: dict[str, Any] | None
-    asked: frozenset[int] | None
-    faults: tuple[str, ...] = ()
 
 
 class Fresh(NamedTuple):
@@ -75,36 +52,39 @@ class Fresh(NamedTuple):
     goal: Mapping[str, Any]
 
 
-class PoolTotals(NamedTuple):
-    """What a node counted for one run while pools of a sweep were up; times in seconds."""
-
-    node: str
-    run: int
-    tasks: int
-    blocks: int
-    wall: float
-    cpu: float
-    lost: float
-
-
 def named(ledger: Ledger, name: str) -> SweepRow | None:
-    """The sweep of that id, the newest of that name, or the only one whose id starts so."""
+    """The sweep of that id, the newest of that name, or the only one with that prefix; or None.
+
+    Raises:
+        UsageError: the name is empty.
+        StoreError: its row is damaged.
+    """
     key = ledger.sweep_key(name)
     return None if key is None else _sweeps(ledger, "WHERE key = ?", (key,))[0]
 
 
+def job_named(ledger: Ledger, name: str) -> JobRow:
+    """The sweep of a name, as :func:`named` finds it, or else the run: see :meth:`Ledger.run`.
+
+    Raises:
+        UsageError: there is neither.
+        StoreError: its row is damaged.
+    """
+    return named(ledger, name) or ledger.run(name)
+
+
 def listed(ledger: Ledger) -> list[SweepRow]:
-    """Every sweep that can be believed, newest first."""
+    """Every sweep that is not damaged, newest first."""
     return [row for row in _rows(ledger, _NEWEST_FIRST, ()) if isinstance(row, SweepRow)]
 
 
 def damaged(ledger: Ledger) -> list[Damaged]:
-    """The sweeps that cannot, newest first."""
+    """The damaged sweeps, newest first."""
     return [row for row in _rows(ledger, _NEWEST_FIRST, ()) if isinstance(row, Damaged)]
 
 
 def known_runs(ledger: Ledger, requests: Sequence[str]) -> dict[str, list[Run]]:
-    """The runs of each of these request keys, newest first; one that is damaged is none."""
+    """The runs of each of these request keys, newest first, without damaged ones."""
     found: dict[str, list[Run]] = {}
     keys = list(dict.fromkeys(requests))
     for at in range(0, len(keys), _MANY):
@@ -125,32 +105,34 @@ def runs_of_others(ledger: Ledger, name: str) -> frozenset[int]:
     return frozenset(run for (run,) in rows)
 
 
-def runs_of(ledger: Ledger, sweep: SweepRow) -> list[tuple[int, Mapping[str, Any], Run]]:
-    """A sweep's points, in order: place, what the sweep gave it, and its run.
+def runs_of(ledger: Ledger, job: JobRow) -> list[tuple[int, Mapping[str, Any], Run]]:
+    """The points of a sweep in order: place, what the sweep gives it, and its run; or a run alone.
 
-    One whose run is removed in that moment is a point no more.
+    A point whose run is removed at this moment is left out.
 
     Raises:
-        StoreError: a point, or its run, cannot be believed.
+        StoreError: a point, or its run, is damaged.
     """
+    if isinstance(job, Run):
+        return [(0, {}, job)]
     rows = ledger.all(
-        "SELECT place, run, given, mark FROM point WHERE sweep = ? ORDER BY place", (sweep.key,)
+        "SELECT place, run, given, mark FROM point WHERE sweep = ? ORDER BY place", (job.key,)
     )
     where = "WHERE key IN (SELECT run FROM point WHERE sweep = ?)"
-    runs = {run.key: run for run in ledger.selected(where, (sweep.key,))}
-    points = [(place, _given(ledger, sweep, place, *row), row[0]) for place, *row in rows]
+    runs = {run.key: run for run in ledger.selected(where, (job.key,))}
+    points = [(place, _given(ledger, job, place, *row), row[0]) for place, *row in rows]
     found: list[tuple[int, Mapping[str, Any], Run]] = [
         (place, given, runs[run]) for place, given, run in points if run in runs
     ]
     for place, given, run in found:
-        _check_given(ledger, sweep, place, given, run)
+        _check_given(ledger, job, place, given, run)
     return found
 
 
 def _check_given(
     ledger: Ledger, sweep: SweepRow, place: int, given: Mapping[str, Any], run: Run
 ) -> None:
-    """Refuse a point whose run has other parameters, or another seed, than the sweep says."""
+    """Refuse a point whose run has another parameter, or seed, than the sweep gives it."""
     for key, value in given.items():
         head, *names = key.split(".")
         had: Any = run.definition[head] if head in ("params", "seed") else value
@@ -158,7 +140,7 @@ def _check_given(
             had = had.get(name) if isinstance(had, dict) else None
         if had != value:
             raise StoreError(
-                f"the sweep {sweep.id} cannot be believed: the run {run.id}, its point {place}, has"
+                f"the sweep {sweep.id} is damaged: the run {run.id}, its point {place}, has"
                 f" {ascii(had)[:40]} for {ascii(key)[:60]}, not {ascii(value)[:40]}",
                 where=str(ledger.path),
                 fix=_AGAIN,
@@ -168,7 +150,7 @@ def _check_given(
 def _given(
     ledger: Ledger, sweep: SweepRow, place: int, run: int, given: str, mark: str
 ) -> dict[str, Any]:
-    """What a sweep gives a point."""
+    """What a sweep gives a point, from its columns."""
     try:
         found: dict[str, Any] = parsed("given", given, dict)
         if not (is_count(place) and is_count(run)):
@@ -177,8 +159,7 @@ def _given(
             raise Wrong("mark, which marks place, run and given", "one is not what was written")
     except Wrong as wrong:
         raise StoreError(
-            f"the sweep {sweep.id} cannot be believed: row {ascii(place)[:40]} of the table point,"
-            f" {wrong}",
+            f"the sweep {sweep.id} is damaged: row {ascii(place)[:40]} of the table point, {wrong}",
             where=str(ledger.path),
             fix=_AGAIN,
         ) from None
@@ -186,9 +167,14 @@ def _given(
 
 
 def as_they_are(ledger: Ledger, sweep: SweepRow, known: Mapping[int, Run]) -> dict[int, Run]:
-    """Of these runs of a sweep, by key, those that are still there, as they are now.
+    """The current rows of those runs of a sweep, by key, that still exist.
 
-    Only those are read whole whose marks are not as they were known.
+    Only rows whose marks have changed are read in full.
+
+    Args:
+        ledger: the store.
+        sweep: the sweep.
+        known: rows of its runs, by key.
     """
     rows = ledger.all(
         "SELECT key, own, ended FROM run WHERE key IN (SELECT run FROM point WHERE sweep = ?)",
@@ -204,41 +190,14 @@ def as_they_are(ledger: Ledger, sweep: SweepRow, known: Mapping[int, Run]) -> di
 
 
 def runs_beside(ledger: Ledger, these: Sequence[str]) -> list[Run | Damaged]:
-    """The runs that were not begun as points of the sweeps of these ids, newest first."""
+    """The runs that were not entered as points of the sweeps with these ids, newest first."""
     begun = "SELECT 1 FROM json_each(?) WHERE substr(run.id, 1, length(value) + 1) = value || '.'"
     where = f"WHERE NOT EXISTS ({begun}) {_NEWEST_FIRST}"
     return list(ledger.rows(where, (json.dumps(these),)))
 
 
-def begun_by(ledger: Ledger, sweep: SweepRow) -> dict[int, tuple[str, int]]:
-    """Which process, host and pid, gave out the first task of the newest start of each run."""
-    rows = ledger.all(
-        "SELECT run, host, pid, max(key) FROM session"
-        " WHERE run IN (SELECT run FROM point WHERE sweep = ?) GROUP BY run",
-        (sweep.key,),
-    )
-    return {run: (host, pid) for run, host, pid, _ in rows}
-
-
-def had_their_time(ledger: Ledger, sweep: SweepRow, start: str) -> frozenset[int]:
-    """The runs (keys) that a scheduled start computed last, and left by a limit of time.
-
-    That limit is the run's own, or the whole sweep's: then none of its runs is to get more.
-    """
-    newest = "SELECT start FROM session WHERE run {} ORDER BY key DESC LIMIT 1"
-    ours = "(SELECT run FROM point WHERE sweep = s.key)"
-    rows = ledger.all(
-        "SELECT p.run FROM sweep AS s JOIN point AS p ON p.sweep = s.key JOIN run AS r"
-        f" ON r.key = p.run WHERE s.key = ? AND (s.stopped_by = 'max_time'"
-        f" AND ({newest.format('IN ' + ours)}) = ?"
-        f" OR r.stopped_by = 'max_time' AND ({newest.format('= p.run')}) = ?)",
-        (sweep.key, start, start),
-    )
-    return frozenset(run for (run,) in rows)
-
-
 def with_rows(ledger: Ledger, sweep: SweepRow) -> set[int]:
-    """The keys of a sweep's runs of which anything is counted."""
+    """The keys of those runs of a sweep that have counted blocks."""
     rows = ledger.all(
         "SELECT run FROM point AS p WHERE sweep = ? AND EXISTS"
         " (SELECT 1 FROM outcome WHERE run = p.run)",
@@ -248,7 +207,7 @@ def with_rows(ledger: Ledger, sweep: SweepRow) -> set[int]:
 
 
 def enter_runs(ledger: Ledger, fresh: Sequence[Fresh]) -> list[int]:
-    """Enter new runs; their keys. To be called in a transaction."""
+    """Enter new runs; returns their keys. Call it in a transaction."""
     now, keys = time.time(), []
     for run in fresh:
         text, probe = taken_apart(run.definition)
@@ -265,13 +224,19 @@ def enter(
     spec: object,
     asked: frozenset[int] | None,
 ) -> SweepRow:
-    """Enter a sweep under that id, or take the newest of the same name and points.
+    """Enter a sweep, or take the newest one of the same name and points. Call it in a transaction.
 
-    To be called in a transaction. ``asked`` are the places of the points that this start is to
-    compute, None all of them; those of earlier starts stay asked for.
+    Args:
+        ledger: the store.
+        sweep: the id of a new sweep.
+        name: its spec's name.
+        request: the key under which the same set of points finds it again.
+        spec: as JSON.
+        asked: places of the points that this start is to compute, None for all; those of earlier
+            starts are kept.
     """
     where = f"WHERE request = ? AND name = ? {_NEWEST_FIRST} LIMIT 1"
-    # One that is damaged is none: another is entered in its place.
+    # A damaged one is ignored: another is entered in its place.
     found = [row for row in _rows(ledger, where, (request, name)) if isinstance(row, SweepRow)]
     if found:
         before = found[0].asked
@@ -294,7 +259,13 @@ def enter(
 def set_points(
     ledger: Ledger, sweep: SweepRow, points: Iterable[tuple[int, Mapping[str, Any]]]
 ) -> None:
-    """Say which runs (keys) a sweep has, with what it gives them. To be called in a transaction."""
+    """Record the points of a sweep. Call it in a transaction.
+
+    Args:
+        ledger: the store.
+        sweep: the sweep.
+        points: the key of each point's run, and what the sweep gives it.
+    """
     ledger.db.execute("DELETE FROM point WHERE sweep = ?", (sweep.key,))
     rows = ((at, run, json.dumps(dict(given))) for at, (run, given) in enumerate(points))
     ledger.db.executemany(
@@ -304,7 +275,14 @@ def set_points(
 
 
 def leave(ledger: Ledger, runs: Sequence[Run], state: str, stopped_by: str) -> None:
-    """Say why runs whose turn never came were not begun; what they ended as before stays."""
+    """Record why runs were not begun; earlier ends of runs are kept.
+
+    Args:
+        ledger: the store.
+        runs: runs of which no task was given out.
+        state: of each from now on.
+        stopped_by: the reason.
+    """
     end = End(state, stopped_by, 1, None, None, None)
     with ledger.transaction():
         ledger.db.executemany(
@@ -313,181 +291,15 @@ def leave(ledger: Ledger, runs: Sequence[Run], state: str, stopped_by: str) -> N
 
 
 def stopped(ledger: Ledger, sweep: SweepRow, reason: str | None) -> None:
-    """Record what ended a start of a sweep early."""
-    with ledger.transaction():
-        ledger.db.execute("UPDATE sweep SET stopped_by = ? WHERE key = ?", (reason, sweep.key))
-
-
-def begin_pool(ledger: Ledger, sweep: SweepRow, backend: str, nodes: Mapping[str, int]) -> int:
-    """Enter a start of a sweep on a backend; the pool's key."""
-    me = Owner.here()
-    ledger.own()
-    with ledger.transaction():
-        row = ledger.db.execute(
-            "INSERT INTO pool (sweep, started, host, pid, backend, nodes)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (sweep.key, time.time(), me.host, me.pid, backend, json.dumps(dict(nodes))),
-        )
-    assert row.lastrowid is not None
-    return row.lastrowid
-
-
-def end_pool(ledger: Ledger, pool: int, wall: float) -> None:
-    """Record that a pool ended by itself after so many seconds."""
-    with ledger.transaction():
-        ledger.db.execute("UPDATE pool SET wall = ? WHERE key = ?", (wall, pool))
-
-
-def pools(ledger: Ledger, sweep: SweepRow) -> list[dict[str, Any]]:
-    """Every start of a sweep: started, wall, backend, nodes; a killed one ended with an outcome."""
-    rows = ledger.all(
-        "SELECT key, started, coalesce(wall, (SELECT max(received) FROM outcome WHERE run IN"
-        " (SELECT run FROM point WHERE sweep = p.sweep) AND received >= p.started AND"
-        " received < p.next) - started, 0), backend, nodes FROM"
-        " (SELECT *, lead(started, 1, 9e99) OVER (ORDER BY key) AS next FROM pool"
-        "  WHERE sweep = ?) AS p ORDER BY key",
-        (sweep.key,),
-    )
-    sound = ledger.sound("pool", POOL, rows)
-    return [{**dict(zip(POOL, row, strict=True)), "nodes": json.loads(row[3])} for row in sound]
-
-
-def pool_totals(ledger: Ledger, sweep: SweepRow) -> list[PoolTotals]:
-    """What each node counted for each run while pools of the sweep were up."""
-    lost = "max(0.0, (o.received - o.created) - o.wall)"
-    rows = ledger.all(
-        f"SELECT o.node, o.run, count(*), sum(o.stop - o.first), sum({POSSIBLE.format('o.wall')}),"
-        f" sum({POSSIBLE.format('o.cpu')}), sum(CASE WHEN o.started > 0 THEN {lost} ELSE 0.0 END)"
-        " FROM outcome AS o WHERE o.run IN (SELECT run FROM point WHERE sweep = ?)"
-        " AND EXISTS (SELECT 1 FROM pool WHERE sweep = ? AND o.received >= started AND"
-        " o.received <= started + coalesce(wall, 9e99)) GROUP BY o.node, o.run",
-        (sweep.key, sweep.key),
-    )
-    return [PoolTotals(node_name(row[0]), row[1], *map(sum_of, row[2:])) for row in rows]
-
-
-def pool_faults(ledger: Ledger, sweep: SweepRow) -> dict[str, tuple[int, int]]:
-    """What each node failed while pools of the sweep were up: attempts, and blocks not counted."""
-    up = (
-        "run IN (SELECT run FROM point WHERE sweep = ?) AND EXISTS (SELECT 1 FROM pool"
-        " WHERE sweep = ? AND at >= started AND at <= started + coalesce(wall, 9e99))"
-    )
-    rows = ledger.all(
-        f"SELECT node, sum(failed), sum(blocks) FROM (SELECT node, 1 AS failed, blocks FROM failure"
-        f" WHERE {up} UNION ALL SELECT node, 0, stop - first FROM spare WHERE {up}) GROUP BY node",
-        (sweep.key,) * 4,
-    )
-    return {node: (failed, blocks) for node, failed, blocks in rows}
-
-
-def pool_events(ledger: Ledger, sweep: SweepRow) -> list[dict[str, Any]]:
-    """What happened to nodes while pools of the sweep were up, in order of time.
-
-    Of many, the newest.
-    """
-    return ledger.newest_events(_EVENTS, sweep.key)
-
-
-def pool_events_since(
-    ledger: Ledger, sweep: SweepRow, number: int
-) -> list[tuple[int, str | None, str]]:
-    """Those after one of a number: the number, node and text of each."""
-    return ledger.heard(_EVENTS, sweep.key, number)
-
-
-def last_pool_event(ledger: Ledger, sweep: SweepRow) -> int:
-    """The number of the newest of them; 0 where there is none."""
-    return int(ledger.all(f"SELECT coalesce(max(rowid), 0) FROM {_EVENTS}", (sweep.key,))[0][0])
-
-
-def note(ledger: Ledger, job: str, text: str) -> None:
-    """Record what happened to a run or a sweep, by its id, beside its computing.
-
-    Of a sweep that is kept with its last pool, if it has one.
-    """
-    found = _sweeps(ledger, "WHERE id = ?", (job,))
-    if not found:
-        ledger.note(ledger.run(job), text)
-        return
-    with ledger.transaction():
-        ledger.db.execute(
-            "INSERT INTO pool_event SELECT key, ?, NULL, ? FROM pool WHERE sweep = ?"
-            " ORDER BY key DESC LIMIT 1",
-            (time.time(), text, found[0].key),
-        )
-
-
-class SweepWriter:
-    """What a dispatcher hands over of runs as a whole, to be written in groups.
+    """Record what ended the last start of a sweep early.
 
     Args:
-        scribe: writes it.
-        pool: the key of the start of a sweep; None: it is of a run alone.
-        backend, nodes: the engine, and the slots of its nodes.
-        start: the key of a scheduled start; None: it is a person's.
+        ledger: the store.
+        sweep: the sweep.
+        reason: such as ``max_time``; None: nothing did.
     """
-
-    def __init__(
-        self,
-        scribe: GroupCommitter,
-        pool: int | None,
-        backend: str,
-        nodes: Mapping[str, int],
-        start: str | None,
-    ) -> None:
-        self._scribe, self._pool, self._backend, self._start = scribe, pool, backend, start
-        self._nodes = dict(nodes)
-        self._me = Owner.here()
-
-    def begin(self, run: Run, at: float) -> None:
-        """A start of a run; of a point, when its first task is given out."""
-        # It may end in the same group: what begins it is done first.
-        if run.state != "running":
-            self._scribe.put(f"UPDATE run SET {UNENDED} WHERE key = ?", (run.key,), late=False)
-        self._scribe.put(
-            "INSERT INTO session (run, started, host, pid, backend, nodes, start)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                run.key,
-                at,
-                self._me.host,
-                self._me.pid,
-                self._backend,
-                json.dumps(self._nodes),
-                self._start,
-            ),
-            late=False,
-        )
-
-    def end(self, run: Run, at: float, wall: float) -> None:
-        """That start ended by itself after so many seconds."""
-        sql = "UPDATE session SET wall = ? WHERE run = ? AND started = ?"
-        self._scribe.put(sql, (wall, run.key, at))
-
-    def finish(self, run: Run, end: End) -> None:
-        """How a run ended; see :meth:`Ledger.finish`."""
-        self._scribe.put(FINISH, (*end, end.mark(run.id), run.key))
-
-    def note(self, node: str | None, text: str, at: float) -> None:
-        """What happened to a node, or to the engine."""
-        self._scribe.put("INSERT INTO pool_event VALUES (?, ?, ?, ?)", (self._pool, at, node, text))
-
-    def slots(self, node: str, slots: int) -> None:
-        """A node has had so many slots, for all runs that are begun and have not ended."""
-        self._nodes[node] = most = max(slots, self._nodes.get(node, 0))
-        row = f'$."{node}"', most, f'$."{node}"', self._pool
-        self._scribe.put(f"UPDATE pool SET {MOST_SLOTS} WHERE key = ?", row)
-        self._scribe.put(
-            f"UPDATE session SET {MOST_SLOTS} WHERE wall IS NULL AND run IN (SELECT run FROM point"
-            " WHERE sweep = (SELECT sweep FROM pool WHERE key = ?)) AND started >="
-            " (SELECT started FROM pool WHERE key = ?) AND host = ? AND pid = ?",
-            (*row, self._pool, self._me.host, self._me.pid),
-        )
-
-    def progress(self, sweep: SweepRow, progress: Mapping[str, object]) -> None:
-        """Replace what readers see of the sweep."""
-        text = json.dumps(dict(progress))
-        self._scribe.put("UPDATE sweep SET progress = ? WHERE key = ?", (text, sweep.key))
+    with ledger.transaction():
+        ledger.db.execute("UPDATE sweep SET stopped_by = ? WHERE key = ?", (reason, sweep.key))
 
 
 def _places(places: frozenset[int] | None) -> str | None:
@@ -498,7 +310,7 @@ def _sweeps(ledger: Ledger, where: str, values: tuple[object, ...]) -> list[Swee
     """The sweeps that a clause of SQL selects.
 
     Raises:
-        StoreError: one of them cannot be believed.
+        StoreError: one of them is damaged.
     """
     found = []
     for row in _rows(ledger, where, values):
@@ -509,7 +321,7 @@ def _sweeps(ledger: Ledger, where: str, values: tuple[object, ...]) -> list[Swee
 
 
 def _rows(ledger: Ledger, where: str, values: tuple[object, ...]) -> Iterator[SweepRow | Damaged]:
-    """The same, with those that cannot be believed."""
+    """The same, with the damaged ones."""
     for row in ledger.all(f"SELECT {', '.join(_COLUMNS)} FROM sweep {where}", values):
         try:
             yield _sweep(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-SCHEMA = 4
+SCHEMA = 5
 
 _WISHES = """CREATE TABLE wish (      -- of people, for a run that is being computed
     key    INTEGER PRIMARY KEY,
@@ -14,8 +14,7 @@ _WISHES = """CREATE TABLE wish (      -- of people, for a run that is being comp
     answer TEXT                        -- JSON, of its dispatcher; NULL: none yet
 );
 """
-_SWEEPS = """CREATE INDEX session_run ON session (run);
-CREATE TABLE sweep (                   -- many runs of one spec, each in the table of runs
+_SWEEPS = """CREATE TABLE sweep (     -- many runs of one spec, each in the table of runs
     key        INTEGER PRIMARY KEY,
     id         TEXT NOT NULL UNIQUE,
     name       TEXT NOT NULL,
@@ -34,24 +33,38 @@ CREATE TABLE point (                   -- which runs a sweep has; a run may be i
     PRIMARY KEY (sweep, place)
 ) WITHOUT ROWID;
 CREATE INDEX point_run ON point (run);
-CREATE TABLE pool (                    -- one start of a sweep on one backend
+"""
+_SESSIONS = """CREATE TABLE session (  -- one start of a run alone, or of a sweep, on one backend
     key     INTEGER PRIMARY KEY,
-    sweep   INTEGER NOT NULL REFERENCES sweep,
+    sweep   INTEGER REFERENCES sweep,  -- NULL: of a run alone, or of one that is gone
     started REAL NOT NULL,
     wall    REAL,                      -- seconds; NULL: it did not end by itself
     host    TEXT NOT NULL,
     pid     INTEGER NOT NULL,
     backend TEXT NOT NULL,
-    nodes   TEXT NOT NULL              -- JSON: slots by node
+    nodes   TEXT NOT NULL,             -- JSON: slots by node, the most that each had
+    start   TEXT                       -- key of a scheduled start; NULL: a person's
 );
-CREATE INDEX pool_sweep ON pool (sweep);
-CREATE TABLE pool_event (              -- what happened to nodes while a pool was up
-    pool INTEGER NOT NULL REFERENCES pool,
-    at   REAL NOT NULL,
-    node TEXT,
-    text TEXT NOT NULL
+CREATE INDEX session_sweep ON session (sweep);
+CREATE TABLE turn (                    -- a run in a session: of a sweep, from its first task on
+    key     INTEGER PRIMARY KEY,
+    session INTEGER NOT NULL REFERENCES session,
+    run     INTEGER NOT NULL REFERENCES run,
+    started REAL NOT NULL,
+    wall    REAL                       -- seconds; NULL: it did not end by itself
 );
-CREATE INDEX pool_event_pool ON pool_event (pool);
+CREATE INDEX turn_session ON turn (session);
+CREATE INDEX turn_run ON turn (run);
+CREATE TABLE event (                   -- what happened to a run, or to a sweep and its nodes
+    sweep INTEGER REFERENCES sweep,
+    run   INTEGER REFERENCES run,
+    at    REAL NOT NULL,
+    node  TEXT,
+    text  TEXT NOT NULL,
+    CHECK ((sweep IS NULL) <> (run IS NULL))
+);
+CREATE INDEX event_sweep ON event (sweep);
+CREATE INDEX event_run ON event (run);
 """
 # JSON: the places of the points that its starts were to compute; NULL: all.
 _ASKED = "ALTER TABLE sweep ADD COLUMN asked TEXT;\n"
@@ -84,17 +97,6 @@ CREATE TABLE run (
     progress   TEXT                    -- JSON: the newest estimate, for readers
 );
 CREATE INDEX run_request ON run (request, created);
-CREATE TABLE session (                 -- one start of a run: submit, resume or extend
-    key     INTEGER PRIMARY KEY,
-    run     INTEGER NOT NULL REFERENCES run,
-    started REAL NOT NULL,
-    wall    REAL,                      -- seconds; NULL: it did not end by itself
-    host    TEXT NOT NULL,
-    pid     INTEGER NOT NULL,
-    backend TEXT NOT NULL,
-    nodes   TEXT NOT NULL,             -- JSON: slots by node
-    start   TEXT                       -- key of a scheduled start; NULL: a person's
-);
 CREATE TABLE outcome (                 -- the blocks [first, stop) of a run, counted
     run      INTEGER NOT NULL REFERENCES run,
     first    INTEGER NOT NULL CHECK (first >= 0),
@@ -143,18 +145,12 @@ CREATE TABLE failure (                 -- attempts that counted nothing
     traceback TEXT NOT NULL
 );
 CREATE INDEX failure_run ON failure (run);
-CREATE TABLE event (                   -- what happened to nodes and to the run
-    run  INTEGER NOT NULL REFERENCES run,
-    at   REAL NOT NULL,
-    node TEXT,
-    text TEXT NOT NULL
-);
-CREATE INDEX event_run ON event (run);
 """
     + _WISHES
     + _SWEEPS
     + _ASKED
     + _MARKS
+    + _SESSIONS
     + """
 CREATE TABLE owner (                   -- on a network file system: the one host that may write
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -165,11 +161,79 @@ CREATE TABLE owner (                   -- on a network file system: the one host
 """
 )
 
+_POOLS = """CREATE INDEX session_run ON session (run);
+CREATE TABLE pool (                    -- one start of a sweep on one backend
+    key     INTEGER PRIMARY KEY,
+    sweep   INTEGER NOT NULL REFERENCES sweep,
+    started REAL NOT NULL,
+    wall    REAL,                      -- seconds; NULL: it did not end by itself
+    host    TEXT NOT NULL,
+    pid     INTEGER NOT NULL,
+    backend TEXT NOT NULL,
+    nodes   TEXT NOT NULL              -- JSON: slots by node
+);
+CREATE INDEX pool_sweep ON pool (sweep);
+CREATE TABLE pool_event (              -- what happened to nodes while a pool was up
+    pool INTEGER NOT NULL REFERENCES pool,
+    at   REAL NOT NULL,
+    node TEXT,
+    text TEXT NOT NULL
+);
+CREATE INDEX pool_event_pool ON pool_event (pool);
+"""
+# Up to the fourth format a start of a sweep was a pool, with its own table of events, and each of
+# its points had a session with all that the pool says: such a session becomes a turn of the pool,
+# which is the newest one of the same process that was up when the session began. A session that
+# belongs to no pool is that of a run alone, and keeps its key. Rows of runs that are not there, and
+# events of sweeps that are not, which a damaged store may have, are left behind: the new tables
+# could not take them.
+_TOGETHER = (
+    """DROP INDEX IF EXISTS session_run;
+DROP INDEX IF EXISTS event_run;
+ALTER TABLE session RENAME TO old_session;
+ALTER TABLE event RENAME TO old_event;
+ALTER TABLE old_session ADD COLUMN pool INTEGER;
+UPDATE old_session SET pool = (
+    SELECT max(p.key) FROM pool AS p JOIN point AS q ON q.sweep = p.sweep
+    WHERE q.run = old_session.run AND p.host = old_session.host AND p.pid = old_session.pid
+        AND p.backend = old_session.backend AND p.started <= old_session.started
+        AND old_session.started <= p.started + coalesce(p.wall, 9e99)
+);
+"""
+    + _SESSIONS
+    + """INSERT OR IGNORE INTO session
+    SELECT key, NULL, started, wall, host, pid, backend, nodes, start FROM old_session
+    WHERE pool IS NULL AND run IN (SELECT key FROM run);
+INSERT OR IGNORE INTO session
+    SELECT (SELECT coalesce(max(key), 0) FROM old_session) + key,
+        (SELECT key FROM sweep WHERE key = p.sweep), started, wall, host, pid, backend, nodes,
+        (SELECT max(start) FROM old_session WHERE pool = p.key)
+    FROM pool AS p;
+INSERT OR IGNORE INTO turn
+    SELECT key, coalesce((SELECT max(key) FROM old_session) + pool, key), run, started, wall
+    FROM old_session AS o
+    WHERE EXISTS (SELECT 1 FROM session
+        WHERE key = coalesce((SELECT max(key) FROM old_session) + o.pool, o.key))
+    AND run IN (SELECT key FROM run);
+INSERT OR IGNORE INTO event
+    SELECT NULL, run, at, node, text FROM old_event WHERE run IN (SELECT key FROM run)
+    ORDER BY old_event.rowid;
+INSERT OR IGNORE INTO event
+    SELECT p.sweep, NULL, e.at, e.node, e.text FROM pool_event AS e JOIN pool AS p
+    ON p.key = e.pool WHERE p.sweep IN (SELECT key FROM sweep) ORDER BY e.rowid;
+DROP TABLE pool_event;
+DROP TABLE pool;
+DROP TABLE old_session;
+DROP TABLE old_event;
+"""
+)
+
 # What turns a store of an older format into one of the next.
 UPGRADES = {
-    1: _WISHES + "ALTER TABLE session ADD COLUMN start TEXT;\n" + _SWEEPS,
+    1: _WISHES + "ALTER TABLE session ADD COLUMN start TEXT;\n" + _SWEEPS + _POOLS,
     2: _ASKED,
     3: _MARKS,
+    4: _TOGETHER,
 }
 # The last format whose rows have no marks.
 UNMARKED = 3

@@ -1,4 +1,4 @@
-"""What turns the rows of a store without marks into rows that have them."""
+"""Adds marks to the rows of a store of a format that had none."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _END = "state, stopped_by, drained, counted, tally, ranges"
 
 
 def mark_rows(db: sqlite3.Connection) -> None:
-    """Mark every row of a store that was written without marks. To be called in a transaction.
+    """Mark every row of a store that was written without marks. Call it in a transaction.
 
-    What a run is gets its mark only where it gives the identity that is recorded with it: another
-    one stays without, and is refused. The probe moves out of the definition.
+    A run is marked only if its definition gives the identity that is recorded with it: any other
+    stays unmarked, and is refused when it is read. The probe moves out of the definition.
     """
     for (key,) in db.execute("SELECT key FROM run").fetchall():
         _mark_run(db, key)

@@ -1,4 +1,4 @@
-"""The thread that writes what a dispatcher counts."""
+"""The thread that writes what a dispatcher hands over, in groups."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from cluster.ledger.rows import Run
 from cluster.ledger.tables import INSERT_OUTCOMES
 from cluster.sampling.task import Fault, Outcome, Task
 
+# Seconds for which a group is gathered before it is committed.
 _GROUP = 0.02
+# Rows that may wait for the disk before the dispatcher is held back.
 _MOST_WAITING = 20_000
-# Seconds without a sign of the disk: longer than it may wait for another process that writes.
+# Seconds without progress of the disk: more than SQLite waits for another process that writes.
 _HUNG = 2 * BUSY
-# The most at a time: a node that is lost has had them all the same.
-MOST_SLOTS = "nodes = json_set(nodes, ?, max(?, coalesce(json_extract(nodes, ?), 0)))"
-_SLOTS = f"UPDATE session SET {MOST_SLOTS} WHERE key = (SELECT max(key) FROM session WHERE run = ?)"
+_NOTE = "INSERT INTO event (run, at, node, text) VALUES (?, ?, ?, ?)"
 
 
 class GroupCommitter:
-    """Commits what a dispatcher hands it, in groups, from a thread of its own.
+    """Commits rows in groups, from a thread of its own.
 
-    A row is durable within 50 ms, or ``flush`` says so earlier. An error of the disk is raised by
-    the next call: nothing is ever taken for written that is not.
+    A row is durable within 50 ms, or as soon as ``flush`` returns. An error of the disk is raised
+    by the next call, so that nothing is taken to be written that is not.
     """
 
     def __init__(self, database: Database) -> None:
@@ -54,7 +54,7 @@ class GroupCommitter:
             self._closing = True
             self._wake.notify_all()
         self._thread.join(BUSY)
-        # Where there is an error already, that one is to be told: the thread is left behind.
+        # An error that is already on its way is the one to report: the thread is abandoned.
         if self._thread.is_alive() and exc_info[0] is None:
             raise self._slow(BUSY)
 
@@ -66,7 +66,7 @@ class GroupCommitter:
         """
         with self._wake:
             self._raise()
-            # A disk that cannot keep up holds the dispatcher back; memory stays flat.
+            # A disk that cannot keep up holds the dispatcher back, so that memory stays flat.
             if not self._wake.wait_for(self._has_room, _HUNG):
                 raise self._slow(_HUNG)
             self._raise()
@@ -76,9 +76,15 @@ class GroupCommitter:
                 self._wake.notify_all()
 
     def put(self, sql: str, row: tuple[object, ...], *, late: bool = True) -> None:
-        """Have a statement done, in its group after those that are not late.
+        """Execute a statement with the next group.
 
-        Equal ones are done in their order; of others only this is known.
+        Within a group, early statements precede late ones, and equal statements keep their order;
+        any other order is undefined.
+
+        Args:
+            sql: the statement.
+            row: its values.
+            late: False for a statement that others of its group may depend on.
         """
         with self._wake:
             self._raise()
@@ -87,7 +93,7 @@ class GroupCommitter:
             self._wake.notify_all()
 
     def progress(self, run: Run, progress: Mapping[str, object]) -> None:
-        """Replace what readers see of a run's estimate."""
+        """Replace the progress of a run, which readers see."""
         with self._wake:
             self._raise()
             self._progress[run.key] = json.dumps(progress)
@@ -95,16 +101,19 @@ class GroupCommitter:
 
     @property
     def asked(self) -> int:
-        """How many rows were handed over so far."""
+        """The number of rows handed over so far."""
         return self._asked
 
     @property
     def written(self) -> int:
-        """How many of them are durable."""
+        """The number of them that are durable."""
         return self._written
 
     def flush(self, timeout: float = _HUNG) -> None:
-        """Return when all that was handed over is durable.
+        """Return once everything that was handed over is durable.
+
+        Args:
+            timeout: in seconds.
 
         Raises:
             StoreError: it could not be written, or not within the timeout.
@@ -144,13 +153,13 @@ class GroupCommitter:
                         self._commit(db)
                 finally:
                     db.close()
-        except Exception as error:  # whatever it is, nobody may wait for this thread
+        except Exception as error:  # whatever it is, nobody must wait for this thread forever
             with self._wake:
                 self._error = error if isinstance(error, StoreError) else broken(error, self._path)
                 self._wake.notify_all()
 
     def _gather(self) -> bool:
-        """Wait for something to write, then a moment longer for company; False at the end."""
+        """Wait for something to write, then a moment for more to join it; False at the end."""
         beat = OWNER_BEAT if self._database.network else None
         with self._wake:
             while not (self._outcomes or self._others or self._progress or self._closing):
@@ -187,7 +196,7 @@ class GroupCommitter:
 def _grouped(
     statements: Sequence[tuple[bool, str, tuple[object, ...]]],
 ) -> list[tuple[str, list[tuple[object, ...]]]]:
-    """Equal statements together, the early ones first: a call for each costs more than it does."""
+    """Equal statements together, early ones first: one call a row would cost more than its work."""
     groups: dict[tuple[bool, str], list[tuple[object, ...]]] = {}
     for late, sql, row in statements:
         groups.setdefault((late, sql), []).append(row)
@@ -195,27 +204,36 @@ def _grouped(
 
 
 class RunWriter:
-    """What a dispatcher hands over of one run.
+    """Writes what a dispatcher decides about one run.
 
     Args:
-        scribe: writes it.
+        committer: writes it, in groups.
         run: the run.
-        alone: the scribe writes of no other run, and is closed with this.
+        alone: the committer serves no other run, and is closed with this writer.
     """
 
-    def __init__(self, scribe: GroupCommitter, run: Run, *, alone: bool = False) -> None:
-        self._scribe, self._run, self._alone = scribe, run, alone
+    def __init__(self, committer: GroupCommitter, run: Run, *, alone: bool = False) -> None:
+        self._committer, self._run, self._alone = committer, run, alone
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         if self._alone:
-            self._scribe.__exit__(*exc_info)
+            self._committer.__exit__(*exc_info)
 
     def count(self, task: Task, outcome: Outcome, received: float) -> None:
-        """Count the blocks of an outcome."""
-        self._scribe.count(
+        """Count the blocks of an outcome.
+
+        Args:
+            task: the task that it answers.
+            outcome: the counted blocks, checked.
+            received: when it arrived, by the dispatcher's clock, in seconds since the epoch.
+
+        Raises:
+            StoreError: the disk failed, or does not catch up.
+        """
+        self._committer.count(
             (
                 self._run.key,
                 outcome.first,
@@ -237,7 +255,15 @@ class RunWriter:
         )
 
     def fail(self, task: Task, fault: Fault, node: str, blocks: int, at: float) -> None:
-        """Record an attempt of which so many blocks were begun, and did not count."""
+        """Record a failed attempt.
+
+        Args:
+            task: the task that failed.
+            fault: how.
+            node: where.
+            blocks: number of blocks that were begun and not counted.
+            at: when, in seconds since the epoch.
+        """
         row = (
             self._run.key,
             at,
@@ -250,36 +276,44 @@ class RunWriter:
             fault.message,
             fault.traceback,
         )
-        self._scribe.put("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._committer.put("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def spare(self, outcome: Outcome, verdict: str, at: float) -> None:
-        """Keep an outcome that is not counted, with the reason."""
+        """Record an outcome that is not counted.
+
+        Args:
+            outcome: what was computed.
+            verdict: why it is not counted: equal, differs, unchecked, corrupt or beyond.
+            at: when, in seconds since the epoch.
+        """
         row = (self._run.key, outcome.first, outcome.stop, outcome.node, at, verdict, outcome.tally)
-        self._scribe.put("INSERT INTO spare VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        self._committer.put("INSERT INTO spare VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def event(self, node: str | None, text: str, at: float) -> None:
-        """Record what happened to a node, or to the run."""
-        self._scribe.put("INSERT INTO event VALUES (?, ?, ?, ?)", (self._run.key, at, node, text))
+        """Record what happened to a node, or to the run.
 
-    def slots(self, node: str, slots: int) -> None:
-        """Record that a node has had so many slots, in this start of the run."""
-        self._scribe.put(_SLOTS, (f'$."{node}"', slots, f'$."{node}"', self._run.key))
+        Args:
+            node: None: it is of no node.
+            text: what happened.
+            at: when, in seconds since the epoch.
+        """
+        self._committer.put(_NOTE, (self._run.key, at, node, text))
 
     def answer(self, wish: int, answer: Mapping[str, object]) -> None:
-        """Tell a person what became of a wish."""
-        self._scribe.put("UPDATE wish SET answer = ? WHERE key = ?", (json.dumps(answer), wish))
+        """Answer a request for other hosts."""
+        self._committer.put("UPDATE wish SET answer = ? WHERE key = ?", (json.dumps(answer), wish))
 
     def probe(self, tally: str) -> None:
-        """Record how a probe of the kernel came out where the run was begun, once."""
-        # One that cannot be believed is no answer: it is replaced.
+        """Record the result of the first probe of the kernel; later ones are compared with it."""
+        # A damaged one is replaced.
         once = "" if any("probe" in fault for fault in self._run.faults) else " AND probe IS NULL"
         sql = f"UPDATE run SET probe = ?, probed = ? WHERE key = ?{once}"
-        self._scribe.put(sql, (tally, probe_mark(self._run.id, tally), self._run.key))
+        self._committer.put(sql, (tally, probe_mark(self._run.id, tally), self._run.key))
 
     def progress(self, progress: Mapping[str, object]) -> None:
-        """Replace what readers see of the running estimate."""
-        self._scribe.progress(self._run, progress)
+        """Replace the progress, which readers see."""
+        self._committer.progress(self._run, progress)
 
     def flush(self, timeout: float = _HUNG) -> None:
-        """Return when all that was handed over is durable; see :meth:`GroupCommitter.flush`."""
-        self._scribe.flush(timeout)
+        """Return once everything that was handed over is durable: :meth:`GroupCommitter.flush`."""
+        self._committer.flush(timeout)

@@ -1,4 +1,4 @@
-"""Which run of a ledger a spec or a point goes on with, and whether it asks for more of it."""
+"""Which run of a store a spec or a point continues, and whether more is wanted of it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,17 @@ def enter_sweep(
 ) -> Job:
     """Find or enter the sweep of a spec, and a run for each of its points.
 
-    In one transaction: of two that send the same sweep at once, one enters it, and nothing is
-    entered of one that this process could not hold.
+    In one transaction: of two processes that submit the same sweep at once, only one enters it; and
+    nothing is entered of a sweep whose runs this process could not lock.
+
+    Args:
+        ledger: the store.
+        spec: of the sweep.
+        points: all of its points.
+        asked: places of the points to compute; None: all.
+
+    Raises:
+        UsageError: it would take more open files than this process may have.
     """
     keys = [point.request.key for point in points]
     name = new_id(spec.name)
@@ -59,12 +68,12 @@ def enter_sweep(
 
 
 def has_all(member: Member) -> bool:
-    """Whether a run has ended with what is asked for now: cheap, and for most enough."""
+    """Whether a run has ended with the goal that it is to have now; without reading its blocks."""
     return has_ended(member.run) and member.run.goal == member.request.goal.to_json()
 
 
 def has_ended(run: Run) -> bool:
-    """Whether a run has all that it was asked for, or all that it may draw."""
+    """Whether a run has reached its goal, or drawn all samples that it may."""
     return run.state == State.DONE.value or (
         run.state == State.PARTIAL.value and run.stopped_by == "max_samples"
     )
@@ -78,12 +87,18 @@ def _matched(
     *,
     varies: bool,
 ) -> list[Run | None]:
-    """The earlier run of each point, or None; no two points have one.
+    """The earlier run of each point, or None; no two points share one.
 
-    Points of one request key differ in their goal or backend only. First each has the run of its
-    own goal and backend, if there is one; the others then have what is left, newest first, but
-    none that is (by its key) a point of ``others``, sweeps of other names: their goal stays.
-    Whether the backend ``varies`` in the sweep decides if a run of another one can be meant.
+    Points with the same request key differ only in goal or backend. Each first gets the run of
+    exactly its goal and backend, if there is one; the remaining points then get the remaining runs,
+    newest first.
+
+    Args:
+        points: of the sweep.
+        keys: their request keys.
+        known: the runs of each request key, newest first.
+        others: keys of runs that sweeps of other names have as points: their goals must not change.
+        varies: the sweep varies the backend, so a run of another backend is another point's.
     """
     runs: list[Run | None] = [None] * len(points)
     taken: set[int] = set()
@@ -109,7 +124,7 @@ def _fits(run: Run, request: Request, exactly: bool, varies: bool) -> bool:
 
 
 def _with_recorded(points: Sequence[Point], runs: Sequence[Run | None]) -> list[Request]:
-    """The requests, with seed and block of earlier runs; a seed that was drawn is drawn once."""
+    """The requests, with seed and block of earlier runs; all share a seed that was drawn."""
     drawn = next(
         (
             run.definition["seed"]
@@ -148,12 +163,22 @@ def _fresh(
 
 
 def placed_as(recorded: Spec, now: Spec) -> Spec:
-    """A recorded spec, to be run where another one says."""
+    """A recorded spec, with the place to run (backend, nodes, retry) of another one."""
     return recorded.placed_as(now)
 
 
 def in_sweep(ledger: Ledger, run: Run, given: Mapping[str, Any], whole: Spec) -> Request:
-    """A point's request, to be run where the sweep says: its run may be older than the sweep."""
+    """A point's request, to be run where its sweep says; its run may be older than the sweep.
+
+    Args:
+        ledger: the store.
+        run: the point's run.
+        given: what the sweep gives the point.
+        whole: the spec of the sweep.
+
+    Raises:
+        StoreError: the run's definition is not a request.
+    """
     request = request_of(ledger, run)
     spec = placed_as(request.spec, whole)
     if "backend" in given:
@@ -162,23 +187,32 @@ def in_sweep(ledger: Ledger, run: Run, given: Mapping[str, Any], whole: Spec) ->
 
 
 def enough(ledger: Ledger, run: Run, request: Request, old: Request) -> str | None:
-    """Why a request asks for no more of a run than an older one did; None where it does.
+    """Why a request wants no more of a run than an older one did; None if it does.
 
-    What is counted is never taken away: not by fewer samples, nor, of a run that is done, by a
+    Counted blocks are never taken away: neither by fewer samples, nor from a run that is done by a
     target that fewer of its blocks meet.
+
+    Args:
+        ledger: the store.
+        run: the run, which this process has locked.
+        request: what is wanted now.
+        old: what was wanted before.
+
+    Returns:
+        What to say of the run, such as "already has this goal".
     """
     new, before = request.goal, old.goal
     if new.target == before.target and _most(new) <= _most(before):
         longer = new.blocks == before.blocks and new.max_time != before.max_time
-        return None if longer else "as much was asked for before"
+        return None if longer else "already has this goal"
     has = sum(stop - first for first, stop in _result_ranges(ledger, run))
     if _most(new) <= has:
-        return f"it has {has} blocks"
+        return f"already has {has} blocks"
     if new.target is None or run.state != State.DONE.value:
         return None
     scaling = (request.scale, request.offset)
     met = recount(ledger, run, new, request.work(run.id), scaling, _say_nothing).met_at
-    return None if met is None or met > has else f"{met} of its {has} blocks meet that target"
+    return None if met is None or met > has else f"meets that target with {met} of its {has} blocks"
 
 
 def _most(goal: Goal) -> float:
@@ -186,14 +220,14 @@ def _most(goal: Goal) -> float:
 
 
 def _result_ranges(ledger: Ledger, run: Run) -> Iterable[Sequence[int]]:
-    """The blocks of a run's result, or, where it has none yet, all that are counted."""
+    """The ranges of blocks of a run's result, or all counted ones if it has no result yet."""
     if run.ranges is not None:
         return run.ranges
     return ((row.first, row.stop) for row in ledger.counted(run))
 
 
 def new_id(name: str) -> str:
-    """An id that no other run or sweep has."""
+    """A new, unique id of a run or sweep: its name, the time, and random digits."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return f"{re.sub('[^A-Za-z0-9]+$', '', name[:_LONGEST_NAME])}-{stamp}-{secrets.token_hex(2)}"
 

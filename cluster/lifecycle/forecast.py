@@ -1,4 +1,4 @@
-"""What a spec would run, and what a short trial of it promises."""
+"""What a spec would run, and how long it would take by a short trial."""
 
 from __future__ import annotations
 
@@ -14,18 +14,24 @@ from cluster.lifecycle.trial import Trial, blocks_needed, calibrate
 from cluster.report.result import finite
 from cluster.sampling.plan import Checkpoints
 from cluster.spec import Spec
-from cluster.spec.points import expand
-from cluster.spec.request import Request, placed
+from cluster.spec.points import Point, expand
+from cluster.spec.request import Request, placed, resolve
 
 _SHOWN = 10
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a spec would run, and what a short trial of it promises; None where unknown.
+    """What a spec would run, and the predictions of a short trial; None where unknown.
 
     Attributes:
-        sweep: the document of a sweep, of whose first point is all the rest; None: it is a run.
+        request: of the run, or of a sweep's first point; the other attributes are of that, too.
+        nodes: where it would run.
+        checkpoints: the first ones, in blocks; empty without a target.
+        trial: None: there was none.
+        blocks: expected until the goal is reached.
+        expected_s: seconds until then.
+        sweep: the JSON object of the sweep; None: it is a run.
     """
 
     request: Request
@@ -75,33 +81,54 @@ class Outlook:
         }
 
 
-def look_ahead(request: Request, nodes: Sequence[Node], seconds: float, clock: Clock) -> Outlook:
-    """What a request would run; with ``seconds`` of trial on its backend (0: none), how long."""
+def look_ahead(spec: Spec, seconds: float, clock: Clock, *, yes: bool = False) -> Outlook:
+    """What a spec would run, and how long it would take.
+
+    Args:
+        spec: of a run, or of a sweep, whose first point is tried: the prediction assumes that a
+            block of any point takes as long as one of the first.
+        seconds: of trial on the spec's backend; 0: none.
+        clock: measures the trial.
+        yes: a sweep may have more than 100,000 points.
+
+    Raises:
+        UsageError: there are too many points.
+        EngineError: no slot came up, or the kernel failed or hangs.
+    """
+    with kernels_at_home():
+        points = expand(spec, yes=yes) if spec.sweep else ()
+        request = points[0].request if points else resolve(spec)
+    # Without a trial nothing is run, and the hosts of a job need not be there yet.
+    nodes = placed(spec.nodes.hosts) if seconds or spec.nodes.hosts else ()
     trial = None
     if seconds:
         engine = create(request.spec.backend, nodes, Options.of(request.spec))
         timeout = request.spec.retry.timeout
         trial = calibrate(engine, request.work("plan"), clock, timeout, seconds)
     blocks = blocks_needed(trial, request) if trial else request.goal.blocks
-    expected = blocks * trial.seconds / trial.blocks if trial and blocks else None
-    first = list(islice(Checkpoints(request.goal).stops(), _SHOWN)) if request.goal.target else []
-    return Outlook(request, nodes, first, trial, blocks, expected)
+    outlook = Outlook(
+        request,
+        nodes,
+        list(islice(Checkpoints(request.goal).stops(), _SHOWN)) if request.goal.target else [],
+        trial,
+        blocks,
+        _expected(trial, blocks),
+    )
+    return replace(outlook, sweep=_of_points(spec, points, outlook)) if points else outlook
 
 
-def look_ahead_sweep(spec: Spec, seconds: float, clock: Clock, *, yes: bool = False) -> Outlook:
-    """What a sweep would run; ``seconds`` of trial of its first point (0: none) say how long.
+def _expected(trial: Trial | None, blocks: int | None) -> float | None:
+    """Seconds that blocks take, at the speed of a trial."""
+    return blocks * trial.seconds / trial.blocks if trial and blocks else None
 
-    That is right where a block of every point costs what one of the first does.
-    """
-    with kernels_at_home():
-        points = expand(spec, yes=yes)
-    first, goals = points[0].request, [point.request.goal for point in points]
-    outlook = look_ahead(first, placed(spec.nodes.hosts), seconds, clock)
+
+def _of_points(spec: Spec, points: Sequence[Point], outlook: Outlook) -> dict[str, Any]:
+    """The JSON object of a sweep, but for its first point."""
+    goals = [point.request.goal for point in points]
     known = all(goal.blocks is not None and goal.target is None for goal in goals)
     blocks = sum(goal.blocks or 0 for goal in goals) if known else None
     samples = sum((p.request.goal.blocks or 0) * p.request.block for p in points)
-    trial = outlook.trial
-    document = {
+    return {
         "name": spec.name,
         "points": len(points),
         "keys": sorted(spec.sweep.keys) if spec.sweep else [],
@@ -109,6 +136,5 @@ def look_ahead_sweep(spec: Spec, seconds: float, clock: Clock, *, yes: bool = Fa
         "blocks": blocks,
         "samples": samples if known else None,
         "slots": sum(node.slots or 0 for node in outlook.nodes),
-        "expected_s": blocks * trial.seconds / trial.blocks if trial and blocks else None,
+        "expected_s": _expected(outlook.trial, blocks),
     }
-    return replace(outlook, sweep=document)

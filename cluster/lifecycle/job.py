@@ -1,4 +1,4 @@
-"""What is computed together, and for whom: one run alone, or the points of a sweep."""
+"""What one start computes, and who started it: a run alone, or the points of a sweep."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 from cluster.dispatch import Clock, Stop, SystemClock
 from cluster.dispatch.events import Event, Observer
-from cluster.ledger import Run
-from cluster.ledger.sweeps import SweepRow
+from cluster.ledger import JobRow, Run, SweepRow
 from cluster.sampling.progress import Count
 from cluster.spec import Spec
 from cluster.spec.request import Request
@@ -21,9 +20,9 @@ class Caller:
 
     Attributes:
         observe: called with each :mod:`cluster.dispatch.events` event.
-        stop: its ``reason``, set from another thread or a signal handler, drains all runs.
-        clock: says when the window closes, and which date it is.
-        keep_going: whether the other points go on where one has failed, instead of the spec's word.
+        stop: setting its ``reason``, from another thread or a signal handler, drains all runs.
+        clock: the time source, which says when the window closes.
+        keep_going: whether other points go on after one has failed; None: as the spec says.
         scheduled: it is a scheduled start.
     """
 
@@ -46,9 +45,9 @@ class Member:
     Attributes:
         place: in the list of points, from 0.
         given: what the sweep gives it; empty for a run alone.
-        request: what it computes, and until when, now.
+        request: what it computes, and until when, in this start.
         run: its row.
-        count: what is counted of it, where that is known already.
+        count: what is counted of it; None: not read yet.
     """
 
     place: int
@@ -59,12 +58,12 @@ class Member:
 
     @property
     def finished(self) -> bool:
-        """Whether it is known to have all it was asked for."""
+        """Whether it is known to have reached its goal."""
         return self.count is not None and self.count.finished
 
     @property
     def name(self) -> str:
-        """What a point is called: its place, and what the sweep gives it."""
+        """The name of a point for people: its place, and what the sweep gives it."""
         given = ", ".join(f"{key} {value}" for key, value in self.given.items())
         return f"point {self.place} ({given})"
 
@@ -78,7 +77,7 @@ class Job:
         members: those that this start is to compute.
         sweep: the sweep that has them as points; None: it is one run alone.
         asked: the places of the points that are to be computed; None: all.
-        wish: the overrides of an ``extend``, which is to ask for more; None: it is none.
+        wish: the overrides of an ``extend``; None: it is not an ``extend``.
     """
 
     spec: Spec
@@ -93,9 +92,14 @@ class Job:
         return cls(request.spec, [Member(0, {}, request, run)])
 
     @property
+    def row(self) -> JobRow:
+        """The row of the sweep, or of the run alone."""
+        return self.sweep or self.members[0].run
+
+    @property
     def id(self) -> str:
         """The id of the run, or of the sweep."""
-        return self.sweep.id if self.sweep else self.members[0].run.id
+        return self.row.id
 
     @property
     def request(self) -> str:
@@ -104,7 +108,7 @@ class Job:
 
     @property
     def max_time(self) -> float | None:
-        """Seconds after which this start drains; each point of a sweep has its own limit beside."""
+        """Seconds after which this start drains; the points of a sweep have limits of their own."""
         if self.sweep:
             return self.spec.sweep.max_time if self.spec.sweep else None
         return self.members[0].request.goal.max_time

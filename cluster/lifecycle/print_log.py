@@ -9,25 +9,25 @@ from pathlib import Path
 
 from cluster.dispatch.events import Event, Observer, Printed
 
-# In one start of a run: whatever kernels print, the disk is not filled by it.
+# Bytes in one session: kernels that print without end must not fill the disk.
 _MOST = 1 << 20
 
 
 class PrintLog:
-    """An observer that adds what kernels print to a log, before another one is told.
+    """An observer that appends what kernels print to a log, then passes every event on.
 
-    A log that cannot be written does the run no harm: nothing more is written.
+    If the log cannot be written, the run goes on and nothing more is logged.
 
     Args:
         path: of the log.
-        then: the other observer.
+        then: the next observer.
     """
 
     def __init__(self, path: Path, then: Observer) -> None:
         self._path, self._then, self._left = path, then, _MOST
 
     def __call__(self, event: Event) -> None:
-        """Take in an event."""
+        """Handle an event."""
         if isinstance(event, Printed):
             if self._left > 0:
                 # The log of a sweep is that of all its runs.

@@ -1,4 +1,4 @@
-"""Runs that nobody needs any more: which they are, and their removal."""
+"""Old runs: which may be removed, and their removal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.ledger import Damaged, Ledger, Run, compact, remove
 
 @dataclass(frozen=True)
 class Old:
-    """A run that may go: its id, name, age in seconds."""
+    """A run that may be removed: its id, name and age in seconds."""
 
     run: str
     name: str
@@ -28,15 +28,15 @@ class Old:
 def prunable(
     store: Path = Path("runs"), *, older: float | None = None, keep: int | None = None
 ) -> list[Old]:
-    """The runs that are done and fall under all the rules that are given, oldest first.
+    """The runs that are done and match all the given rules, oldest first.
 
-    What is not done is never among them: it can be resumed. The points of a sweep go together,
-    when all are done.
+    Runs that are not done are never among them, since they can be resumed. The points of a sweep
+    are removed together, once all are done.
 
     Args:
         store: the folder.
-        older: seconds since they were begun.
-        keep: the newest so many of each name stay.
+        older: the least age, in seconds since the run was entered.
+        keep: how many of each name stay, the newest ones.
 
     Raises:
         UsageError: no rule, or no such store.
@@ -58,9 +58,9 @@ def prunable(
 
 
 def _together(ledger: Ledger) -> list[list[Run]]:
-    """The runs of a store, newest first; those of a sweep, the newest that has them, as one.
+    """The runs of a store, newest first; those of a sweep (the newest that has them) as one group.
 
-    What cannot be believed is not among them, nor are runs of one sweep with it.
+    Damaged runs are left out, and so is every run of a sweep that has one.
     """
     sweep_of: dict[int, int] = dict(
         ledger.all("SELECT run, max(sweep) FROM point GROUP BY run", ())
@@ -76,9 +76,9 @@ def _together(ledger: Ledger) -> list[list[Run]]:
 
 
 def prune(runs: list[Old], store: Path = Path("runs")) -> list[str]:
-    """Remove runs, for good; returns the ids of those that were removed.
+    """Remove runs for good; returns the ids of the removed ones.
 
-    One that is in use, or is no longer done, stays.
+    Runs that are in use, or no longer done, are kept.
     """
     removed = []
     with Ledger(store, write=True) as ledger:

@@ -24,9 +24,18 @@ from cluster.dispatch.in_flight import Pace
 from cluster.dispatch.many import Manner, MultiScheduler
 from cluster.dispatch.nodes import NodeStates
 from cluster.hosts.nodes import NodeList
-from cluster.ledger import GroupCommitter, Ledger, NodeChangeRequest, RunWriter, log_of, sweeps
+from cluster.ledger import (
+    GroupCommitter,
+    Ledger,
+    NodeChangeRequest,
+    RunWriter,
+    log_of,
+    node_changes,
+    sweeps,
+)
 from cluster.ledger.holds import Holds
 from cluster.ledger.marks import End
+from cluster.ledger.sessions import SessionWriter, begin
 from cluster.lifecycle.job import Caller, Job, Member
 from cluster.lifecycle.print_log import PrintLog
 from cluster.sampling.progress import Count
@@ -35,13 +44,13 @@ from cluster.spec.request import Request, placed
 
 
 class StartContext(NamedTuple):
-    """What is the same for all engines of a start of a job: its ends, key and wishes.
+    """What all sessions of one start of a job share.
 
     Attributes:
-        closes: when its window closes, in seconds since the epoch; None: there is none.
-        start: the key of a scheduled start; None: it is a person's.
-        over: when its max_time is over, on the steady clock; None: it has none.
-        wished: the key of the last wish when it took hold of the runs.
+        closes: when its window closes, in seconds since the epoch; None: it has no window.
+        start: the key of a scheduled start; None: a person started it.
+        over: when its max_time is over, on the steady clock; None: it has no max_time.
+        wished: the key of the newest request for other hosts when the runs were locked.
     """
 
     closes: float | None
@@ -51,15 +60,15 @@ class StartContext(NamedTuple):
 
 
 class Session:
-    """The runs of a job that one engine computes; the book of :class:`MultiScheduler`.
+    """The runs of a job that one engine computes: the :class:`RunRegistry` of a MultiScheduler.
 
     Args:
         ledger: the store.
         job: all runs of the start.
         members: those that this engine computes.
         holds: the locks of all.
-        caller: who is told, and who may stop it.
-        context: the ends of the start.
+        caller: who observes it, and may stop it.
+        context: what all sessions of the start share.
     """
 
     def __init__(
@@ -78,12 +87,12 @@ class Session:
         self._spec = job.spec
         self._by_tag = {member.run.id: member for member in members}
         self._kin: dict[tuple[str, int], dict[str, Pace]] = defaultdict(dict)
-        # When each run was begun, on both clocks.
-        self._begun: dict[int, tuple[float, float]] = {}
+        # When each run was begun, on the steady clock.
+        self._begun: dict[int, float] = {}
         self._released: list[tuple[int, str]] = []
-        self._scribe: GroupCommitter
-        self._diary: sweeps.SweepWriter
-        self._roster: Membership
+        self._committer: GroupCommitter
+        self._writer: SessionWriter
+        self._membership: Membership
         self._kernels = _kernels(members, job.members)
         self._probes = [member.request.probe for member in self._kernels]
         self._with_rows = sweeps.with_rows(ledger, job.sweep) if job.sweep else set()
@@ -92,7 +101,7 @@ class Session:
         """Compute the runs on an engine; what ended that early, or None.
 
         Raises:
-            EngineError: no engine could be started, and nothing came of it.
+            EngineError: no engine could be started, and nothing was computed.
             StoreError: the ledger could not be written; what was counted before is safe.
         """
         sweep, ledger = self._job.sweep, self._ledger
@@ -102,29 +111,31 @@ class Session:
             self._spec = self._spec.model_copy(update={"nodes": nodes})
         slots = {node.host: node.slots or 0 for node in placed(self._spec.nodes.hosts)}
         begun = self._clock.steady()
-        pool = sweeps.begin_pool(ledger, sweep, backend, slots) if sweep else None
-        with ledger.scribe() as self._scribe:
-            self._diary = sweeps.SweepWriter(
-                self._scribe, pool, backend, slots, self._context.start
-            )
-            writer = RunWriter(self._scribe, self._members[0].run)
-            self._roster = _roster_of(self._job, self._wishes, self._spec.nodes, writer)
+        session = self._entered(backend, slots)
+        with ledger.committer() as self._committer:
+            self._writer = SessionWriter(self._committer, self._job.row, session)
+            writer = RunWriter(self._committer, self._members[0].run)
+            self._membership = _membership_of(self._job, self._wishes, self._spec.nodes, writer)
             reason = self._dispatched(backend)
-            self._scribe.flush()
-        if sweep and pool is not None:
-            # From its own beginning on: what was received in that time was received by this pool.
-            sweeps.end_pool(ledger, pool, self._clock.steady() - begun)
-            if reason is not None:  # before the last run is let go of: who waits for it looks then
-                sweeps.stopped(ledger, sweep, reason)
+            # From its recorded beginning on, so that it covers all that was received meanwhile.
+            self._writer.close(self._clock.steady() - begun)
+            self._committer.flush()
+        if sweep and reason is not None:  # before the locks are released, for which others wait
+            sweeps.stopped(ledger, sweep, reason)
         for member in self._members:
             self._holds.release(member.run.id)
         return reason
 
-    def _dispatched(self, backend: str) -> str | None:
-        """Give out the tasks of all runs, until nothing is left to wait for."""
-        caller, context = self._caller, self._context
+    def _entered(self, backend: str, slots: Mapping[str, int]) -> int:
+        """Enter the session; a run alone begins with it, before its engine is up."""
         if self._job.sweep is None:
-            self.began(0)
+            self._begun[0] = self._clock.steady()
+        now = self._stamps.now()
+        return begin(self._ledger, self._job.row, backend, slots, self._context.start, now)
+
+    def _dispatched(self, backend: str) -> str | None:
+        """Run the dispatcher until nothing is left to wait for; what ended it early, or None."""
+        caller, context = self._caller, self._context
         many = MultiScheduler(
             self,
             len(self._members),
@@ -134,7 +145,7 @@ class Session:
             self._tell,
         )
         left = None if context.over is None else context.over - self._clock.steady()
-        loop = Loop(many, caller.stop or Stop(), left, context.closes, self._roster)
+        loop = Loop(many, caller.stop or Stop(), left, context.closes, self._membership)
         loop.run(lambda: self._engine(backend, many))
         last = many.progress(loop.wall)
         caller.tell(last)
@@ -148,7 +159,7 @@ class Session:
         return many.draining
 
     def _manner(self) -> Manner:
-        """How the runs are computed together."""
+        """The order in which the runs are computed, and what a failure means for the others."""
         sweep = self._spec.sweep
         wait = self._spec.nodes.wait
         if sweep is None or self._job.sweep is None:
@@ -162,28 +173,28 @@ class Session:
         )
 
     def _engine(self, backend: str, many: MultiScheduler) -> Backend:
-        """A fresh engine on the hosts of now."""
+        """A new engine on the current hosts."""
         kernels = self._kernels
 
         def probed(number: int, tally: str) -> None:
-            # An engine that is started anew is held to it, too.
+            # A restarted engine is compared with it, too.
             self._probes[number] = tally
-            RunWriter(self._scribe, kernels[number].run).probe(tally)
+            RunWriter(self._committer, kernels[number].run).probe(tally)
 
         options = replace(
             Options.of(self._spec, backend),
-            # All that are required came up once; after that, one is enough.
+            # After the required nodes have come up once, one is enough.
             required=1 if many.outcomes else self._spec.nodes.required,
             kernels=[member.request.work(member.run.id) for member in kernels[1:]],
             probes=tuple(self._probes),
             probed=probed,
         )
-        return create(backend, self._roster.nodes, options)
+        return create(backend, self._membership.nodes, options)
 
     def _wishes(self) -> Iterator[NodeChangeRequest]:
-        """New wishes for a run that this process computes; other parts of a sweep have others."""
+        """New requests for other hosts, for runs that this process computes."""
         last = self._context.wished
-        for run, wish in self._ledger.wishes(last):
+        for run, wish in node_changes.unanswered(self._ledger, last):
             if run in self._holds.all:
                 self._context = self._context._replace(wished=wish.key)
                 yield wish
@@ -194,39 +205,39 @@ class Session:
             return None
         return sum(goal.blocks or 0 for goal in goals)
 
-    # -- the book ---------------------------------------------------------------------------------
+    # -- the registry of runs ---------------------------------------------------------------------
 
     @property
     def work(self) -> Work:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """What workers load first: the first kernel."""
         first = self._kernels[0]
         return first.request.work(first.run.id)
 
     def work_of(self, run: str) -> Work | None:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """The work of the run with that id."""
         member = self._by_tag.get(run)
         return member.request.work(run) if member else None
 
     def name_of(self, number: int) -> str:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """The name of a member for people."""
         return self._members[number].name
 
     def open(self, number: int, nodes: NodeStates) -> RunScheduler:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """The scheduler of a member, with what is counted of it."""
         member, ledger = self._members[number], self._ledger
         run, request = member.run, member.request
         return RunScheduler(
             request.work(run.id),
             self._count(number),
             policy_of(request),
-            RunWriter(self._scribe, run),
+            RunWriter(self._committer, run),
             self._clock,
             self._tell,
             lambda first, stop: list(ledger.counted(run, first, stop)),
             nodes,
-            weights={node.host: node.weight for node in self._roster.nodes},
+            weights={node.host: node.weight for node in self._membership.nodes},
             kin=self._kin[request.source.sha, request.block],
-            # The tasks of a run alone need not say whose they are.
+            # Tasks of a run alone need not name it.
             tag=run.id if self._job.sweep else "",
             first=number + len(self._members),
             step=len(self._members),
@@ -234,7 +245,7 @@ class Session:
         )
 
     def _count(self, number: int) -> Count:
-        """What is counted of a run; of most points of a fresh sweep that need not be looked for."""
+        """What is counted of a run; of a point that has no rows, nothing is read."""
         member = self._members[number]
         run, request = member.run, member.request
         if member.count is not None:
@@ -244,32 +255,37 @@ class Session:
         return Count(request.goal, request.scale, request.offset)
 
     def began(self, number: int) -> None:
-        """See :class:`cluster.dispatch.many.RunRegistry`; a run alone begins before its engine."""
+        """Begin the turn of a point: its first task is given out. A run alone has begun already."""
         if number not in self._begun:
-            self._begun[number] = self._stamps.now(), self._clock.steady()
-            self._diary.begin(self._members[number].run, self._begun[number][0])
+            self._begun[number] = self._clock.steady()
+            self._writer.begin(self._members[number].run, self._stamps.now())
 
     def ended(self, number: int, core: RunScheduler, ending: Ending) -> None:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """Record how a member ended; late copies of its tasks may still be out.
+
+        Args:
+            number: of the member.
+            core: its scheduler.
+            ending: how it ended.
+        """
         member = self._members[number]
-        record_end(self._diary, member, core.count, ending)
+        record_end(self._writer, member, core.count, ending)
         if number in self._begun:
-            now, steady = self._begun[number]
-            self._diary.end(member.run, now, self._clock.steady() - steady)
+            self._writer.end(member.run, self._clock.steady() - self._begun[number])
         if ending.state is State.FAILED and self._job.sweep:
             self._caller.tell(Alarm(f"{member.name} failed"))
 
     def closed(self, number: int) -> None:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """Release the lock of a point of which no task is out, once its end is durable."""
         if self._job.sweep:
-            self._released.append((self._scribe.asked, self._members[number].run.id))
+            self._released.append((self._committer.asked, self._members[number].run.id))
             self._release()
 
     def record(self, progress: Progress) -> None:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
+        """Record the progress of a sweep; that of a run alone is recorded by its scheduler."""
         self._release()
         assert self._job.sweep is not None
-        self._diary.progress(
+        self._writer.progress(
             self._job.sweep,
             {
                 "elapsed_s": progress.elapsed_s,
@@ -285,28 +301,28 @@ class Session:
         )
 
     def note(self, node: str | None, text: str) -> None:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
-        if self._job.sweep:
-            self._diary.note(node, text, self._clock.now())
-        else:
-            RunWriter(self._scribe, self._members[0].run).event(node, text, self._clock.now())
+        """Record what happened to a node, or to the engine."""
+        self._writer.event(node, text, self._clock.now())
 
     def slots(self, node: str, slots: int) -> None:
-        """See :class:`cluster.dispatch.many.RunRegistry`."""
-        if self._job.sweep:
-            self._diary.slots(node, slots)
-        else:
-            RunWriter(self._scribe, self._members[0].run).slots(node, slots)
+        """Record how many slots a node has."""
+        self._writer.slots(node, slots)
 
     def _release(self) -> None:
-        """Let go of the runs whose ending is durable, so that nobody sees one without an end."""
-        written = self._scribe.written
+        """Release runs whose end is durable: readers would take others to be interrupted."""
+        written = self._committer.written
         while self._released and self._released[0][0] <= written:
             self._holds.release(self._released.pop(0)[1])
 
 
 def counted(ledger: Ledger, member: Member, caller: Caller) -> Count:
-    """What the ledger holds of a run, added up again."""
+    """What the ledger has counted of a run, added up again.
+
+    Args:
+        ledger: the store.
+        member: the run.
+        caller: gets alarms about damaged rows, which are set aside.
+    """
     request = member.request
     scaling = (request.scale, request.offset)
     work = request.work(member.run.id)
@@ -314,9 +330,16 @@ def counted(ledger: Ledger, member: Member, caller: Caller) -> Count:
 
 
 def record_end(
-    recorder: Ledger | sweeps.SweepWriter, member: Member, count: Count, ending: Ending
+    recorder: Ledger | SessionWriter, member: Member, count: Count, ending: Ending
 ) -> None:
-    """Record how a run ended: every ending of every run is written here."""
+    """Record how a run ended: the end of every run is written here.
+
+    Args:
+        recorder: writes at once, or in a group.
+        member: the run.
+        count: what is counted of it.
+        ending: how it ended.
+    """
     tally = count.tally()
     end = End.of(
         ending.state.value,
@@ -330,7 +353,7 @@ def record_end(
 
 
 def policy_of(request: Request) -> Policy:
-    """What a run's dispatcher decides by."""
+    """The policy of a run's dispatcher, from its spec."""
     retry = request.spec.retry
     return Policy(
         raised=retry.attempts or Policy.raised,
@@ -340,7 +363,7 @@ def policy_of(request: Request) -> Policy:
     )
 
 
-def _roster_of(
+def _membership_of(
     job: Job, wishes: Callable[[], Iterable[NodeChangeRequest]], nodes: NodeList, writer: RunWriter
 ) -> Membership:
     """The hosts of a job while it is computed."""
@@ -352,7 +375,7 @@ def _roster_of(
 
 
 def _kernels(owed: Sequence[Member], points: Sequence[Member]) -> list[Member]:
-    """A point of each kernel of the owed ones: where there is one, one whose probe is recorded."""
+    """For each kernel of the owed members, one member, if possible one with a recorded probe."""
     wanted = dict.fromkeys(member.request.source.sha for member in owed)
     found: dict[str, Member] = {}
     for member in (*points, *owed):

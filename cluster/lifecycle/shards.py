@@ -1,4 +1,4 @@
-"""Runs in several stores: a part written out to be computed elsewhere, and parts put together."""
+"""Runs in several stores: parts exported to be computed elsewhere, and merged again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ELSE = "have that part computed again where it comes from, or leave this store 
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a run, ready to be computed in a store of its own."""
+    """A part of a run, the blocks [first, stop), in a store of its own."""
 
     run: str
     store: Path
@@ -45,14 +45,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class Given:
-    """What one source gave to a merge, in blocks.
+    """What one source contributed to a merge, in blocks.
 
     Attributes:
         taken: counted now.
-        equal: counted already, and the same.
-        unchecked: counted already, in tasks of other lengths, so that nothing can be compared.
-        damaged: left where they are; they are owed.
-        differing: (first, last, this source's node, the nodes of what was counted).
+        equal: counted before, with the same tally.
+        unchecked: counted before in tasks of other lengths, so they cannot be compared.
+        damaged: left out; they have to be computed again.
+        differing: (first, last, this source's node, the nodes that counted them before).
     """
 
     run: str
@@ -70,14 +70,14 @@ class Given:
 
 @dataclass(frozen=True)
 class Merged:
-    """A merge: what each source gave (nothing, where it differed), and the run as it is now."""
+    """A merge: what each source contributed (nothing, if it differs), and the run as it is now."""
 
     sources: list[Given]
     result: Result
 
     @property
     def differs(self) -> bool:
-        """Blocks came out differently in two of them: one of the nodes computes wrongly."""
+        """Whether blocks differ between sources: then one of the nodes computes wrongly."""
         return any(given.differing for given in self.sources)
 
     def to_json(self) -> dict[str, Any]:
@@ -87,15 +87,15 @@ class Merged:
 
 
 def export(run: str, blocks: str, to: Path, store: Path = Path("runs")) -> Shard:
-    """Write a shard of a run: a store with a run of its own, of some of the blocks.
+    """Export a shard of a run: a store with a run of some of its blocks.
 
     ``cluster resume`` computes it, on any machine, and ``cluster merge`` takes it back.
 
     Args:
-        run: its id, or the beginning of it.
+        run: its id, or a unique prefix of it.
         blocks: ``a-b``, both included.
-        to: the folder of the shard's store; made, or one that does not hold the run.
-        store: the run's.
+        to: the folder of the shard's store, which must not hold the run yet.
+        store: of the run.
 
     Raises:
         UsageError: no such run or blocks, or the run is there already.
@@ -119,24 +119,24 @@ def export(run: str, blocks: str, to: Path, store: Path = Path("runs")) -> Shard
 
 
 def merge(out: Path, sources: Sequence[Path], *, verify: bool = False) -> Merged:
-    """Count in one run what several have counted: runs of one identity, in several stores.
+    """Merge runs of one identity from several stores into one run.
 
     Args:
-        out: a store, where the run of that identity goes on if there is one, and is made if not;
-            or ``STORE/RUN``.
+        out: the store of the merged run, which is entered if no run there has that identity; or
+            ``STORE/RUN``.
         sources: stores that hold one run, or ``STORE/RUN``.
         verify: compare blocks that are counted twice, bit for bit, instead of refusing them.
 
     Raises:
         UsageError: the runs are not of one identity, or overlap; nothing was written.
         Locked: the run of ``out`` is being computed.
-        StoreError: a store cannot be read or written, or a row of it cannot be; likewise.
+        StoreError: a store cannot be read or written, or has an impossible row; likewise.
     """
     with ExitStack() as stack:
         given = [_found(stack, source) for source in sources]
         requests = [request_of(*source) for source in given]
         _check_identities(given, requests)
-        # All is judged before anything is written: a refusal leaves no trace, and no empty store.
+        # Everything is validated before anything is written: a refusal leaves no empty store.
         for source, request in zip(given, requests, strict=True):
             _judge(*source, request)
         if not verify:
@@ -151,15 +151,15 @@ def merge(out: Path, sources: Sequence[Path], *, verify: bool = False) -> Merged
         name = here.id if here else _fresh_id(ledger, given[most][1])
         with ledger.lock(name), ledger.transaction():
             run = here or _new(ledger, name, requests[most])
-            # What is damaged here counts for nothing: it must keep no whole row out.
+            # A damaged row must not keep an intact one out.
             for row in [row for row in ledger.counted(run) if row.read(requests[0].block) is None]:
                 ledger.set_aside(run, row, "corrupt")
-            told = [_take(ledger, run, requests[0].block, *source) for source in given]
-        return Merged(told, settle(run.id, ledger, Caller()))
+            taken = [_take(ledger, run, requests[0].block, *source) for source in given]
+        return Merged(taken, settle(run.id, ledger, Caller()))
 
 
 def _judge(ledger: Ledger, run: Run, request: Request) -> None:
-    """Refuse a source with a row that cannot be; before it counts, all of it is looked at."""
+    """Refuse a source with an impossible row, before any of it counts."""
     goal, at = request.goal, 0
     for row, _, _ in judged(ledger, run):
         place = f"blocks {row.first} to {row.stop - 1} of {ledger.store / run.id}"
@@ -172,7 +172,7 @@ def _judge(ledger: Ledger, run: Run, request: Request) -> None:
         if row.first < goal.first or (goal.blocks is not None and row.stop > goal.blocks):
             has = f"{goal.first} to {goal.blocks - 1}" if goal.blocks else f"{goal.first} and on"
             raise StoreError(
-                f"{place} lie outside of the blocks that the run has, {has}; nothing was merged",
+                f"{place} lie outside the blocks that the run has, {has}; nothing was merged",
                 where=str(ledger.path),
                 fix=_ELSE,
             )
@@ -180,7 +180,7 @@ def _judge(ledger: Ledger, run: Run, request: Request) -> None:
 
 
 def _check_kinds(parts: Sequence[tuple[Ledger, Run]]) -> None:
-    """Refuse tallies that do not add up: of other kinds, or of histograms with other edges."""
+    """Refuse tallies that cannot be added: of other kinds, or histograms with other edges."""
     first: Tally | None = None
     for ledger, run in parts:
         for row in ledger.counted(run):
@@ -197,11 +197,11 @@ def _check_kinds(parts: Sequence[tuple[Ledger, Run]]) -> None:
                     fix=_ELSE,
                 ) from None
             first = first or tally
-            break  # each part was judged to be of one kind
+            break  # each part is known to be of one kind
 
 
 def _take(ledger: Ledger, run: Run, block: int, giver: Ledger, given: Run) -> Given:
-    """Take what a source has and the run has not; nothing of a source that differs."""
+    """Take over the blocks of a source that the run lacks; nothing of a source that differs."""
     counted = _spans(ledger, run)
     twice: set[int] = set()
     equal = unchecked = damaged = 0
@@ -227,7 +227,7 @@ def _take(ledger: Ledger, run: Run, block: int, giver: Ledger, given: Run) -> Gi
 
 
 def _same(rows: Sequence[Counted], row: Counted, block: int) -> bool | None:
-    """Whether counted rows give the tally of one; None where they do not tile its blocks."""
+    """Whether counted rows add up to the tally of one row; None if they do not tile its blocks."""
     ends = [row.first, *(other.stop for other in rows)]
     if [other.first for other in rows] != ends[:-1] or ends[-1] != row.stop:
         return None
@@ -253,7 +253,7 @@ def _refuse_overlaps(parts: Sequence[tuple[Ledger, Run]]) -> None:
 
 
 def _check_identities(given: Sequence[tuple[Ledger, Run]], requests: Sequence[Request]) -> None:
-    """Refuse runs that do not compute the same."""
+    """Refuse runs of different identities."""
     first = requests[0]
     for (ledger, run), request in zip(given, requests, strict=True):
         if request.identity == first.identity:
@@ -275,13 +275,13 @@ def _check_identities(given: Sequence[tuple[Ledger, Run]], requests: Sequence[Re
 
 
 def _most(requests: Sequence[Request]) -> int:
-    """The source that was asked for most: its definition becomes that of what is merged."""
+    """The source with the highest goal: its definition becomes that of the merged run."""
     asked = [request.goal.blocks or float("inf") for request in requests]
     return asked.index(max(asked))
 
 
 def _fresh_id(ledger: Ledger, row: Run) -> str:
-    """The id of a run for what is merged: that of a source where it is free."""
+    """The id of the merged run: that of a source, if it is free."""
     return row.id if row.id not in _taken(ledger) else new_id(row.name)
 
 
@@ -290,7 +290,7 @@ def _taken(ledger: Ledger) -> set[object]:
 
 
 def _new(ledger: Ledger, name: str, request: Request) -> Run:
-    """A run for what is merged; nothing but its request is taken from where it comes."""
+    """Enter the merged run; only its request is taken from a source."""
     whole = replace(request, shard=None)
     return ledger.create(
         name, whole.spec.name, whole.key, whole.identity, whole.to_json(), whole.goal.to_json()
@@ -298,11 +298,11 @@ def _new(ledger: Ledger, name: str, request: Request) -> Run:
 
 
 def _here(ledger: Ledger, name: str | None, identity: str) -> Run | None:
-    """The run of a store that a merge goes into; None: there is none of that identity."""
+    """The run that a merge goes into; None: the store has none of that identity."""
     if name is not None:
         run = ledger.run(name)
         if run.identity != identity:
-            raise UsageError(f"the run {run.id} does not compute the same as what is to be merged")
+            raise UsageError(f"the run {run.id} is not of the identity of what is to be merged")
         return run
     found = list(ledger.selected("WHERE identity = ?", (identity,)))
     if len(found) > 1:
@@ -328,7 +328,7 @@ def _found(stack: ExitStack, source: Path) -> tuple[Ledger, Run]:
 
 
 def _place(path: Path) -> tuple[Path, str | None]:
-    """A store; or a store and a run (SWEEP/PLACE too), where the path goes on below a store."""
+    """A store; or a store and a run (or SWEEP/PLACE), if the path continues below a store."""
     if (path / FILE).is_file():
         return path, None
     for folder in (path.parent, path.parent.parent):

@@ -1,4 +1,4 @@
-"""A short trial of a request on its backend, without a ledger: how fast, and how many samples."""
+"""A short trial of a request on its backend, without a ledger: its speed, and what it predicts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cluster.sampling.tally import Estimate, Tally, TallyError
 from cluster.sampling.task import Outcome, Task, Work, accept
 from cluster.spec.request import Request
 
-# Tasks of the trial grow to this share of its time, so that its end is near when it is due.
+# Tasks grow to 1/8 of the trial's time, so that it ends close to when it is due.
 _SHARE = 8
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial saw: seconds since the first slot was ready, blocks, and their tally."""
+    """The outcome of a trial: seconds since the first slot was ready, blocks, and their tally."""
 
     seconds: float
     blocks: int
@@ -40,7 +40,7 @@ class _Source(Source):
         self._length = 1
 
     def take(self, node: str | None = None) -> Task | Pause:
-        """See :class:`cluster.backends.base.Source`."""
+        """The next task; at most one for each slot is out."""
         if self.begun is None:
             self.begun = self._clock.steady()
         if self._clock.steady() - self.begun >= self._seconds:
@@ -54,17 +54,17 @@ class _Source(Source):
         return task
 
     def answered(self, number: int) -> Task | None:
-        """The task that an outcome is of; None where it was answered before."""
+        """The task of an outcome; None if it was answered before."""
         task, _ = self._out.pop(number, (None, 0.0))
         return task
 
     def hanging(self, timeout: float) -> Task | None:
-        """A task whose blocks have all had so many seconds, if there is any."""
+        """A task that has taken ``timeout`` seconds for each of its blocks, if there is any."""
         now, out = self._clock.steady(), self._out.values()
         return next((t for t, since in out if now - since > timeout * (t.stop - t.first)), None)
 
     def learn(self, wall: float) -> None:
-        """Double the tasks while they are short against the trial."""
+        """Double the length of tasks while they are short compared to the trial."""
         if wall < self._seconds / _SHARE:
             self._length = min(self._length * 2, self._block or 1)
 
@@ -72,7 +72,7 @@ class _Source(Source):
 def calibrate(
     backend: Backend, work: Work, clock: Clock, timeout: float, seconds: float = 2.0
 ) -> Trial:
-    """Draw blocks from the first on for about so many seconds.
+    """Draw blocks, from the first on, for about ``seconds``.
 
     Args:
         backend: the engine; it is closed at the end.
@@ -105,7 +105,7 @@ def calibrate(
 
 
 def blocks_needed(trial: Trial, request: Request) -> int | None:
-    """About how many blocks the goal takes; None where no number of blocks ends it.
+    """About how many blocks the goal takes; None if no number of blocks would reach it.
 
     Under a target the error shrinks with the square root of the samples (asymptotically), and the
     run stops at the first checkpoint after that.

@@ -1,4 +1,4 @@
-"""Blocks that are counted, computed again and compared bit for bit."""
+"""Counted blocks, computed again and compared bit for bit."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from cluster.sampling.tally import TallyError
 from cluster.sampling.task import Outcome, Task, Work, checked, verified
 from cluster.spec.request import elsewhere, placed
 
-# A row is tried so often; what comes after is said to be unchecked.
+# Attempts at a row before it is reported as unchecked.
 _TRIES = 3
-# Seconds for which a row waits for another node than the one that computed it.
+# Seconds for which a row waits for a node other than the one that computed it.
 _ELSEWHERE = 5.0
-# Without any answer for so many seconds, and ten times what the longest row took, the rest is
+# Seconds without an answer, beside ten times what the longest row took, after which the rest is
 # left unchecked.
 _PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Blocks ``first`` to ``last`` came out differently: on ``node``, where they were counted."""
+    """Blocks ``first`` to ``last``, counted on ``node``, that came out differently on ``again``."""
 
     first: int
     last: int
@@ -42,19 +42,20 @@ class Difference:
 
 @dataclass
 class Verified:
-    """What was computed again.
+    """The outcome of a verification.
 
     Attributes:
         run: its id.
-        blocks: compared.
-        elsewhere: of them, those that another node computed this time.
-        tasks: compared.
-        of_blocks: counted in all.
-        seed: of the choice; the same one chooses the same blocks.
-        differing: what came out differently.
-        impure: the first block of each of those that, drawn twice on one node, differed again.
-        unchecked: (first, last, why) of what could not be computed.
-        row: what of the run's own row does not hold, in words; None: it is the sum of its rows.
+        of_blocks: number of counted blocks.
+        seed: of the random choice; the same seed chooses the same blocks.
+        blocks: number of compared blocks.
+        elsewhere: number of compared blocks that another node computed this time.
+        tasks: number of compared tasks.
+        differing: the tasks that came out differently.
+        impure: the first block of each differing task that differed again when drawn twice on one
+            node.
+        unchecked: (first, last, why) of tasks that could not be computed.
+        row: what is wrong with the run's own row, in words; None: it is the sum of its rows.
     """
 
     run: str
@@ -83,19 +84,19 @@ def verify(
     tell: Callable[[str], None] = lambda _line: None,
     stop: Stop | None = None,
 ) -> Verified:
-    """Compute some of a run's blocks again, on another node where there is one, and compare.
+    """Compute some of a run's blocks again, if possible on another node, and compare.
 
     Blocks are compared as they were counted, in whole tasks; tasks are chosen at random until
     they hold the fraction. Nothing is written.
 
     Args:
-        run: its id, or the beginning of it.
+        run: its id, or a unique prefix of it.
         fraction: of the counted blocks, above 0 and at most 1; at least one task is chosen.
         store: the run's.
         seed: of the choice.
         overrides: where to compute: backend, nodes, retry.
-        tell: called with lines for people.
-        stop: ends it early when its reason is set; what was not compared yet is unchecked.
+        tell: called with lines of progress for people.
+        stop: ends it early when its reason is set; the rest is left unchecked.
 
     Raises:
         UsageError: no such run, or nothing is counted.
@@ -140,7 +141,7 @@ def verify(
 
 
 def _judged(ledger: Ledger, run: Run, damaged: Sequence[Counted]) -> str | None:
-    """What of a run's own row does not hold; its tally must be the sum of its counted rows."""
+    """What is wrong with a run's own row; its tally must be the sum of its counted rows."""
     if run.faults:
         return "; ".join(run.faults)
     end = math.inf if run.counted is None else run.counted
@@ -155,12 +156,12 @@ def _judged(ledger: Ledger, run: Run, damaged: Sequence[Counted]) -> str | None:
 
 
 class _Again(Source):
-    """Gives each chosen row as a task, to another node than the one that computed it.
+    """Gives out each chosen row as a task, to a node other than the one that computed it.
 
     Attributes:
-        flying: the rows that are given, by their tasks.
-        differing: by their first blocks, what came out differently, and is drawn a second time.
-        over: no more is to be given.
+        flying: the rows that are out, by the numbers of their tasks.
+        differing: outcomes that differ, by first block; these rows are drawn a second time.
+        over: no more tasks are given out.
     """
 
     def __init__(self, rows: Sequence[Counted], several: bool) -> None:
@@ -174,7 +175,7 @@ class _Again(Source):
         self.over = False
 
     def take(self, node: str | None = None) -> Task | Pause:
-        """See :class:`cluster.backends.base.Source`."""
+        """The next row for a node; any row, once all have waited long enough for another node."""
         if self.over or not (self._waiting or self.flying):
             return Pause.END
         now = time.monotonic()
@@ -187,7 +188,7 @@ class _Again(Source):
         return Pause.NOW
 
     def _suits(self, row: Counted, node: str) -> bool:
-        """Another node than the one that counted it; then the same one again, which may differ."""
+        """A row goes to a node other than its own; if it differs, to that same node once more."""
         first = self.differing.get(row.first)
         return node == first.node if first else node != row.node
 
@@ -198,18 +199,18 @@ class _Again(Source):
         return Task(self._last, row.first, row.stop, tries, time.time())
 
     def revoked(self) -> Collection[int]:
-        """See :class:`cluster.backends.base.Source`."""
+        """Nothing is revoked."""
         return ()
 
     def again(self, row: Counted) -> bool:
-        """Give a row once more, unless it was tried often enough."""
+        """Give out a row once more; False if it has no attempts left."""
         if self._tries[row.first] >= _TRIES:
             return False
         self._waiting.append(row)
         return True
 
     def twice(self, row: Counted, outcome: Outcome) -> None:
-        """Give a row that came out differently a second time, to the same node."""
+        """Give out a row that came out differently a second time, to the same node."""
         self.differing[row.first] = outcome
         self._waiting.append(row)
 
@@ -228,8 +229,8 @@ def _compare_all(
     patience: float,
     tell: Callable[[str], None],
 ) -> str:
-    """Compare what comes back; why the rest, if there is any, was not computed."""
-    heard = time.monotonic()
+    """Compare what comes back; returns why the rest, if there is any, was not computed."""
+    last_answer = time.monotonic()
     with closing(engine.run(work, source)) as items:
         for item in items:
             if stop.reason:
@@ -239,10 +240,10 @@ def _compare_all(
             if isinstance(item, NodeEvent) and not item.slots:
                 tell(f"{item.node}: {item.reason}")
             if isinstance(item, Outcome | NodeEvent):
-                heard = time.monotonic()
-            elif time.monotonic() > heard + patience:
+                last_answer = time.monotonic()
+            elif time.monotonic() > last_answer + patience:
                 quiet = f"no answer for {patience:.0f} s"
-                tell(f"{quiet}, the rest is left unchecked; 'cluster doctor' looks at the nodes")
+                tell(f"{quiet}, the rest is left unchecked; 'cluster doctor' checks the nodes")
                 return quiet
     return "not computed"
 
@@ -274,14 +275,14 @@ def _compare(work: Work, source: _Again, report: Verified, outcome: Outcome) -> 
 
 
 def _compare_again(source: _Again, report: Verified, row: Counted, second: Outcome) -> None:
-    """Whether what came out differently does so each time: then it is the kernel, not a node."""
+    """Record a row that differs each time it is drawn: its kernel is impure."""
     first = source.differing[row.first]
     if second.fault is None and second.node == first.node and second.tally != first.tally:
         report.impure.append(row.first)
 
 
 def _chosen(rows: Sequence[Counted], blocks: float, rng: random.Random) -> list[Counted]:
-    """Rows in random order, until they hold so many blocks."""
+    """Rows in random order, until they hold that many blocks."""
     chosen: list[Counted] = []
     for row in rng.sample(rows, len(rows)):
         if chosen and blocks <= 0:
@@ -292,6 +293,6 @@ def _chosen(rows: Sequence[Counted], blocks: float, rng: random.Random) -> list[
 
 
 def _longest(ledger: Ledger, run: Run, rows: Sequence[Counted]) -> float:
-    """Seconds that the longest row takes, at the speed of the slowest node."""
+    """Seconds that the longest row takes at the speed of the slowest node."""
     paces = [total.wall / total.blocks for total in ledger.node_totals(run) if total.blocks]
     return max(paces, default=0.0) * max((row.stop - row.first for row in rows), default=0)

@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.common.canonical import canonical
 from cluster.common.errors import UsageError
-from cluster.ledger import Ledger, Run, Where, opened, sweeps
+from cluster.ledger import JobRow, Ledger, Run, Where, opened, sweeps
 from cluster.report.comparison import Comparison, Side
 from cluster.report.comparison import compare as _compared
 from cluster.report.recorded import result_at
@@ -26,24 +26,21 @@ def compare(a: str, b: str, store: Where = "runs") -> list[Comparison]:
         UsageError: there is no such run; only one is a sweep; or they have no common point.
     """
     with opened(store) as ledger:
-        one, other = sweeps.named(ledger, a), sweeps.named(ledger, b)
-        if one is None and other is None:
-            return [_compared(_side(ledger, ledger.run(a)), _side(ledger, ledger.run(b)))]
-        if one is None or other is None:
+        one, other = sweeps.job_named(ledger, a), sweeps.job_named(ledger, b)
+        if isinstance(one, Run) != isinstance(other, Run):
             raise UsageError(f"{a} and {b} cannot be compared: one is a sweep, the other a run")
         pairs = _pairs(ledger, one, other)
         if not pairs:
             fix = "points match where the keys that the sweeps vary have equal values"
             raise UsageError(f"{one.id} and {other.id} have no point in common", fix=fix)
         return [
-            _compared(_side(ledger, x), _side(ledger, y), among=len(pairs), given=given)
+            _compared(_side(ledger, x), _side(ledger, y), among=len(pairs), given=given or None)
             for given, x, y in pairs
         ]
 
 
-def _pairs(
-    ledger: Ledger, one: sweeps.SweepRow, other: sweeps.SweepRow
-) -> list[tuple[Mapping[str, Any], Run, Run]]:
+def _pairs(ledger: Ledger, one: JobRow, other: JobRow) -> list[tuple[Mapping[str, Any], Run, Run]]:
+    """What both are given, and the run of each; two runs alone are given nothing, and one pair."""
     theirs = {canonical(dict(given)): run for _, given, run in sweeps.runs_of(ledger, other)}
     ours = [(canonical(dict(given)), given, run) for _, given, run in sweeps.runs_of(ledger, one)]
     return [(given, run, theirs[key]) for key, given, run in ours if key in theirs]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +10,14 @@ from cluster.common.commands import command
 from cluster.common.errors import StoreError
 from cluster.common.states import State
 from cluster.dispatch import added_up
-from cluster.ledger import Ledger, Run, sweeps
+from cluster.ledger import JobRow, Ledger, Run, SweepRow, sessions, sweeps
 from cluster.report.advice import advice_of
 from cluster.report.result import (
     About,
     Facts,
-    NodeResult,
     PointResult,
     Result,
+    node_results,
     result_of,
     state_of,
 )
@@ -41,43 +39,47 @@ def job_result(ledger: Ledger, name: str, asked: frozenset[int] | None = None) -
         UsageError: there is no such run or sweep.
         StoreError: its rows are damaged, or the sweep has no points.
     """
-    sweep = sweeps.named(ledger, name)
-    if sweep is None:
-        return result_at(ledger, ledger.run(name))
-    return _sweep_result(ledger, sweep, sweep.asked if asked is None else asked)
+    return result_at(ledger, sweeps.job_named(ledger, name), asked)
 
 
-def result_at(ledger: Ledger, row: Run) -> Result:
-    """The result of a run, from its rows in the ledger."""
-    about, state = About.of(row), ledger.state(row)
-    tally, ranges, counted = _counted(ledger, row, state)
-    sessions = ledger.sessions(row)
-    slots = {node: count for session in sessions for node, count in session["nodes"].items()}
-    capacity = Counter[str]()
-    for session in sessions:
-        capacity.update({n: s * session["seconds"] for n, s in session["nodes"].items()})
+def result_at(ledger: Ledger, job: JobRow, asked: frozenset[int] | None = None) -> Result:
+    """The result of a run or a sweep, from its rows in the ledger.
+
+    Args:
+        ledger: the store's.
+        job: the row of the run or sweep.
+        asked: indices of the points that were requested, see :class:`Result`; None: those that the
+            row of the sweep has.
+    """
+    if isinstance(job, SweepRow):
+        return _of_members(ledger, job, job.asked if asked is None else asked)
+    state = ledger.state(job)
+    tally, ranges, counted = _counted(ledger, job, state)
+    block, starts = job.definition["block"], sessions.sessions_of(ledger, job)
     # One cheap query; most runs have no failures, and need none of the queries for them.
-    troubled = ledger.troubles(row)
-    failures = ledger.failures(row) if troubled else []
+    troubles = ledger.troubles(job)
     facts = Facts(
         # The row has the ending of an earlier start, if the run has been started again since.
-        run=row if state == row.state else row._replace(stopped_by=None, drained=None),
+        run=job if state == job.state else job._replace(stopped_by=None, drained=None),
         state=state,
         tally=tally,
         ranges=ranges,
-        totals=ledger.node_totals(row, counted),
-        uncounted=ledger.uncounted_blocks(row) if troubled else {},
-        failures=failures,
-        failure_counts=ledger.failure_counts(row) if failures else {},
-        events=[*(ledger.events(row) if troubled else []), *_damage(ledger, row)],
-        slots=slots,
-        capacity=capacity,
-        backend=sessions[-1]["backend"] if sessions else row.definition["spec"]["backend"],
-        wall=sum(session["seconds"] for session in sessions),
-        resume=_onward(row, ledger.store) if state not in _ENDED else None,
-        advice=advice_of(ledger, row, state),
+        failures=ledger.failures(job) if troubles else [],
+        events=[
+            *(sessions.events_of(ledger, job) if troubles else []),
+            *_damage(ledger, job),
+        ],
+        nodes=node_results(
+            [(block, total) for total in ledger.node_totals(job, counted)],
+            sessions.uncounted(ledger, job) if troubles else {},
+            starts,
+        ),
+        backend=starts[-1]["backend"] if starts else job.backend,
+        wall=sum(start["seconds"] for start in starts),
+        resume=_onward(job, ledger.store) if state not in _ENDED else None,
+        advice=advice_of(ledger, job, state),
     )
-    return result_of(facts, about)
+    return result_of(facts, About.of(job))
 
 
 def _damage(ledger: Ledger, run: Run) -> list[dict[str, Any]]:
@@ -108,7 +110,8 @@ def _counted(
     return count.tally(), count.ranges, None if state == "running" else count.counted
 
 
-def _sweep_result(ledger: Ledger, sweep: sweeps.SweepRow, asked: frozenset[int] | None) -> Result:
+def _of_members(ledger: Ledger, sweep: SweepRow, asked: frozenset[int] | None) -> Result:
+    """The result of a sweep, put together from those of its points."""
     rows = sweeps.runs_of(ledger, sweep)
     if not rows:
         raise StoreError(
@@ -121,14 +124,15 @@ def _sweep_result(ledger: Ledger, sweep: sweeps.SweepRow, asked: frozenset[int] 
     own = [point.result.state for point in points if asked is None or point.point in asked]
     state = state_of(own, sweep.stopped_by)
     ended = state in _ENDED
-    first = results[0]
+    first, starts = results[0], sessions.sessions_of(ledger, sweep)
+    blocks = {run.key: run.definition["block"] for _, _, run in rows}
     return Result(
         run=sweep.id,
         name=sweep.name,
         state=state,
         stopped_by=None if ended else sweep.stopped_by,
         drained=None if state == "running" else all(result.drained for result in results),
-        backend=sweep.spec["backend"],
+        backend=starts[-1]["backend"] if starts else sweep.backend,
         kernel=sweep.spec["kernel"],
         params=dict(sweep.spec.get("params") or {}),
         seed=first.seed,
@@ -144,47 +148,16 @@ def _sweep_result(ledger: Ledger, sweep: sweeps.SweepRow, asked: frozenset[int] 
         tally=None,
         identity=sweep.request,
         digest=None,
-        wall_s=sum(pool["wall"] for pool in sweeps.pools(ledger, sweep)),
-        nodes=_nodes(ledger, sweep, {run.key: run.definition["block"] for _, _, run in rows}),
+        wall_s=sum(start["seconds"] for start in starts),
+        nodes=node_results(
+            [(blocks[run], total) for run, total in sessions.totals(ledger, sweep)],
+            sessions.uncounted(ledger, sweep),
+            starts,
+        ),
         failures=[failure for result in results for failure in result.failures],
-        events=sweeps.pool_events(ledger, sweep),
+        events=sessions.events_of(ledger, sweep),
         advice=next((r.advice for r in results if r.advice), None),
         resume=None if ended else command("resume", sweep.id, store=ledger.store),
         members=points,
         asked=asked,
     )
-
-
-def _nodes(ledger: Ledger, sweep: sweeps.SweepRow, blocks: Mapping[int, int]) -> list[NodeResult]:
-    """What each node did for all points of a sweep, over all its starts."""
-    room: dict[str, float] = defaultdict(float)
-    slots: dict[str, int] = {}
-    for pool in sweeps.pools(ledger, sweep):
-        for node, count in pool["nodes"].items():
-            slots[node] = count
-            room[node] += count * pool["wall"]
-    faults = sweeps.pool_faults(ledger, sweep)
-    sums: dict[str, list[float]] = {node: [0.0] * 6 for node in (*slots, *faults)}
-    for each in sweeps.pool_totals(ledger, sweep):
-        own = sums.setdefault(each.node, [0.0] * 6)
-        samples = each.blocks * blocks[each.run]
-        parts = (each.tasks, samples, each.wall, each.cpu, each.lost, each.blocks)
-        sums[each.node] = [so_far + part for so_far, part in zip(own, parts, strict=True)]
-    drawn = sum(own[1] for own in sums.values())
-    return [
-        NodeResult(
-            node=node,
-            slots=slots.get(node, 0),
-            tasks=int(tasks),
-            samples=int(samples),
-            share=samples / drawn if drawn else None,
-            busy_s=busy,
-            cpu_s=cpu,
-            samples_per_s=samples / busy if busy else None,
-            utilisation=busy / room[node] if room.get(node) else None,
-            goodput=counted / (counted + faults.get(node, (0, 0))[1]) if counted else None,
-            failures=faults.get(node, (0, 0))[0],
-            lost_s=lost,
-        )
-        for node, (tasks, samples, busy, cpu, lost, counted) in sums.items()
-    ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -265,13 +266,9 @@ class Facts:
     state: str
     tally: Tally | None
     ranges: Sequence[tuple[int, int]]
-    totals: Sequence[NodeTotals]
-    uncounted: Mapping[str, int]
     failures: Sequence[Mapping[str, Any]]
-    failure_counts: Mapping[str, int]
     events: Sequence[Mapping[str, Any]]
-    slots: Mapping[str, int]
-    capacity: Mapping[str, float]
+    nodes: Sequence[NodeResult]
     backend: str
     wall: float
     resume: str | None
@@ -307,7 +304,7 @@ def result_of(facts: Facts, about: About) -> Result:
         identity=about.identity,
         digest=digest(about.identity, facts.ranges, about.block, facts.tally),
         wall_s=facts.wall,
-        nodes=_nodes(facts, about.block, blocks),
+        nodes=list(facts.nodes),
         failures=[_failure(row) for row in facts.failures],
         events=[dict(event) for event in facts.events],
         resume=facts.resume,
@@ -352,33 +349,72 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _nodes(facts: Facts, block: int, blocks: int) -> list[NodeResult]:
-    totals = {total.node: total for total in facts.totals}
-    # In order of appearance; a node whose attempts all failed has no totals.
-    names = dict.fromkeys((*facts.slots, *totals, *facts.uncounted, *facts.failure_counts))
+def node_results(
+    parts: Iterable[tuple[int, NodeTotals]],
+    uncounted: Mapping[str, tuple[int, int]],
+    sessions: Sequence[Mapping[str, Any]],
+) -> list[NodeResult]:
+    """The table of nodes.
+
+    Args:
+        parts: what nodes counted, each with the number of samples of a block there; those of one
+            node are added up.
+        uncounted: of each node, attempts that failed, and blocks that were attempted in vain.
+        sessions: the starts, each with its ``seconds``, and its ``nodes``: slots by name.
+    """
+    slots = {node: count for session in sessions for node, count in session["nodes"].items()}
+    room = Counter[str]()
+    for session in sessions:
+        room.update({node: n * session["seconds"] for node, n in session["nodes"].items()})
+    nodes = {name: _Sums() for name in slots}
+    for block, total in parts:
+        nodes.setdefault(total.node, _Sums()).add(block, total)
+    for name in uncounted:
+        nodes.setdefault(name, _Sums())
+    drawn = sum(sums.samples for sums in nodes.values())
     return [
-        _node(totals.get(name, NodeTotals(name, 0, 0, 0.0, 0.0, 0.0)), facts, block, blocks)
-        for name in names
+        sums.result(name, slots.get(name, 0), room[name], drawn, uncounted.get(name, (0, 0)))
+        for name, sums in nodes.items()
     ]
 
 
-def _node(total: NodeTotals, facts: Facts, block: int, blocks: int) -> NodeResult:
-    slots = facts.slots.get(total.node, 0)
-    attempted = total.blocks + facts.uncounted.get(total.node, 0)
-    return NodeResult(
-        node=total.node,
-        slots=slots,
-        tasks=total.tasks,
-        samples=total.blocks * block,
-        share=_ratio(total.blocks, blocks),
-        busy_s=total.wall,
-        cpu_s=total.cpu,
-        samples_per_s=_ratio(total.blocks * block, total.wall),
-        utilisation=_ratio(total.wall, facts.capacity.get(total.node, 0.0)),
-        goodput=_ratio(total.blocks, attempted),
-        failures=facts.failure_counts.get(total.node, 0),
-        lost_s=total.lost,
-    )
+@dataclass
+class _Sums:
+    """What one node counted, of any number of runs; times in seconds."""
+
+    tasks: int = 0
+    blocks: int = 0
+    samples: int = 0
+    wall: float = 0.0
+    cpu: float = 0.0
+    lost: float = 0.0
+
+    def add(self, block: int, total: NodeTotals) -> None:
+        self.tasks += total.tasks
+        self.blocks += total.blocks
+        self.samples += total.blocks * block
+        self.wall += total.wall
+        self.cpu += total.cpu
+        self.lost += total.lost
+
+    def result(
+        self, name: str, slots: int, room: float, drawn: int, uncounted: tuple[int, int]
+    ) -> NodeResult:
+        failures, in_vain = uncounted
+        return NodeResult(
+            node=name,
+            slots=slots,
+            tasks=self.tasks,
+            samples=self.samples,
+            share=_ratio(self.samples, drawn),
+            busy_s=self.wall,
+            cpu_s=self.cpu,
+            samples_per_s=_ratio(self.samples, self.wall),
+            utilisation=_ratio(self.wall, room),
+            goodput=_ratio(self.blocks, self.blocks + in_vain),
+            failures=failures,
+            lost_s=self.lost,
+        )
 
 
 def _ratio(part: float, whole: float) -> float | None:

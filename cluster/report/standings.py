@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.common.errors import StoreError
 from cluster.common.states import State
-from cluster.ledger import Damaged, Ledger, Run, Where, opened, sweeps
+from cluster.ledger import Damaged, Ledger, Run, SweepRow, Where, opened, sessions, sweeps
 from cluster.report.result import state_of
 from cluster.report.standing import (
     PointStatus,
@@ -43,10 +43,10 @@ def status(name: str, store: Where = "runs") -> RunStatus:
         UsageError: there is no such run or sweep.
     """
     with opened(store) as ledger:
-        if (sweep := sweeps.named(ledger, name)) is not None:
-            return _whole(ledger, sweep)
-        run = ledger.run(name)
-        return replace(standing_of(ledger, run), nodes=nodes_of(run.progress))
+        row = sweeps.job_named(ledger, name)
+        if isinstance(row, SweepRow):
+            return _whole(ledger, row)
+        return replace(standing_of(ledger, row), nodes=nodes_of(row.progress))
 
 
 def _point(
@@ -68,7 +68,7 @@ def _point(
     return PointStatus(place, given, waiting, standing)
 
 
-def _whole_or_damaged(ledger: Ledger, sweep: sweeps.SweepRow) -> RunStatus:
+def _whole_or_damaged(ledger: Ledger, sweep: SweepRow) -> RunStatus:
     """The status of a sweep, which is damaged if one of its points is."""
     try:
         return _whole(ledger, sweep)
@@ -77,8 +77,8 @@ def _whole_or_damaged(ledger: Ledger, sweep: sweeps.SweepRow) -> RunStatus:
         return standing_of_damaged(Damaged(*named, error))
 
 
-def _whole(ledger: Ledger, sweep: sweeps.SweepRow) -> RunStatus:
-    begun = sweeps.begun_by(ledger, sweep)
+def _whole(ledger: Ledger, sweep: SweepRow) -> RunStatus:
+    begun = sessions.computing(ledger, sweep)
     rows = sweeps.runs_of(ledger, sweep)
     points = tuple(
         _point(ledger, place, given, run, begun.get(run.key)) for place, given, run in rows

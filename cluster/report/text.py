@@ -178,14 +178,10 @@ def scheduled(document: Document) -> list[Part]:
 
 
 def validated(document: Document) -> list[Part]:
-    """The page of ``validate`` for a valid spec."""
-    return [Line(f"✓ {document['file']} is valid", "green"), *facts(_what(document))]
-
-
-def validated_sweep(document: Document) -> list[Part]:
-    """The page of ``validate`` for a sweep whose points are all valid."""
-    named = {"name": document["name"], "points": count(document["points"])}
-    return [Line(f"✓ {document['file']} is valid", "green"), *facts(named)]
+    """The page of ``validate`` for a valid spec, of a sweep with all its points."""
+    named = {"name": document["name"], "points": count(document.get("points"))}
+    what = named if "points" in document else _what(document)
+    return [Line(f"✓ {document['file']} is valid", "green"), *facts(what)]
 
 
 def node(document: Document) -> list[Part]:
@@ -276,6 +272,8 @@ def compare(document: Document) -> list[Part]:
 
 def plan(document: Document) -> list[Part]:
     """The page of ``plan``: what a spec would run, and how long it would take."""
+    if "points" in document:
+        return _sweep_plan(document)
     checkpoints = ", ".join(map(count, document["checkpoints"]))
     place = f"{document['backend']}, {counted(document['slots'], 'slot')}"
     return [
@@ -329,7 +327,7 @@ def _host_key(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def sweep_plan(document: Document) -> list[Part]:
+def _sweep_plan(document: Document) -> list[Part]:
     """The page of ``plan`` for a sweep: its size, and a time extrapolated from its first point."""
     first = document["first"]
     expected = document["expected_s"]

@@ -63,7 +63,7 @@ MISTAKES = [
     (["show", "nothing"], "error", "no run 'nothing'"),
     (["resume", "RUN", "--set", "params.share=0.5"], "error", "would change what"),
     (["extend", "RUN"], "error", "extend to what?"),
-    (["extend", "RUN", "--samples", "1000"], "error", "no more"),
+    (["extend", "RUN", "--samples", "1000"], "error", "nothing to extend"),
     (["extend", "RUN", "--samples", "-5"], "errors", "at least 1"),
     (["extend", "RUN", "--set", "seed=8"], "error", "not a goal"),
     (["repro", "RUN", "--block", "-1"], "error", "--block"),

@@ -115,7 +115,7 @@ def test_extend_never_takes_away_what_is_counted(ask: Shell, tmp_path: Path) -> 
         ["--samples", done["samples"]],
     ):
         error = ask("extend", done["run"], *goal, code=2)["error"]
-        assert "no more" in error["message"]
+        assert "nothing to extend" in error["message"]
     assert ask("show", done["run"])["digest"] == done["digest"]
 
 

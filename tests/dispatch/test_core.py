@@ -11,6 +11,7 @@ import pytest
 from cluster.backends.base import NodeEvent, Pause
 from cluster.dispatch import Policy
 from cluster.dispatch.events import Alarm, AttemptFailed, Draining
+from cluster.ledger.sessions import events_of
 from cluster.sampling.plan import Checkpoints, Goal
 from cluster.sampling.task import Fault, Outcome, Task
 from tests.dispatch.bench import NEVER, Bench, bench, tampered, tiles
@@ -397,7 +398,7 @@ def test_a_late_twin_that_differs_is_an_alarm_with_both_names(tmp_path: Path) ->
         assert alarm.node == "bad"
         assert b.rows() == kept
         assert b.ledger.spares(b.run)[0][2:] == ("bad", "differs")
-        assert "differently" in b.ledger.events(b.run)[-1]["text"]
+        assert "differently" in events_of(b.ledger, b.run)[-1]["text"]
 
 
 def test_a_late_twin_that_differs_on_one_node_is_not_laid_on_another(tmp_path: Path) -> None:

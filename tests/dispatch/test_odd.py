@@ -11,6 +11,7 @@ import pytest
 from cluster.dispatch import Policy
 from cluster.dispatch.events import Alarm
 from cluster.dispatch.outliers import SIGMAS, NodeMeans
+from cluster.ledger.sessions import events_of
 from cluster.sampling.plan import Goal
 from cluster.sampling.tally import Histogram, Hits, Moments, Tally
 from tests.dispatch.bench import bench, tampered
@@ -165,4 +166,6 @@ def test_a_run_names_its_odd_node_at_its_end(tmp_path: Path) -> None:
         assert "standard errors away from that of the others" in alarm.message
         assert b.core.count.blocks == 160
         b.core.writer.flush()
-        assert [e["node"] for e in b.ledger.events(b.run) if "errors away" in e["text"]] == ["a"]
+        assert [e["node"] for e in events_of(b.ledger, b.run) if "errors away" in e["text"]] == [
+            "a"
+        ]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster import testing
-from cluster.ledger import FILE, Ledger, Run, RunWriter, sweeps
+from cluster.ledger import FILE, Ledger, Run, RunWriter, sessions
 from cluster.sampling.task import Outcome, Task, checksum
 from cluster.testing import work_of
 from tests.conftest import need
@@ -28,10 +28,9 @@ def entered(ledger: Ledger, name: str = "run") -> Run:
 
 def begin(
     ledger: Ledger, run: Run, backend: str, nodes: dict[str, int], start: str | None = None
-) -> None:
-    """Enter a start of a run."""
-    with ledger.scribe() as scribe:
-        sweeps.SweepWriter(scribe, None, backend, nodes, start).begin(run, time.time())
+) -> int:
+    """Enter a start of a run; its key."""
+    return sessions.begin(ledger, run, backend, nodes, start, time.time())
 
 
 def tally(first: int, stop: int) -> str:
@@ -80,8 +79,45 @@ def damage(store: Path, column: str, first: int, value: bytes) -> None:
         db.execute(text)
 
 
+def with_pools(db: sqlite3.Connection) -> None:
+    """Make the tables of a store those of the fourth format: starts of sweeps were pools."""
+    db.executescript(
+        """
+        DROP INDEX event_run;
+        ALTER TABLE session RENAME TO new_session;
+        ALTER TABLE event RENAME TO new_event;
+        CREATE TABLE session (key INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES run,
+            started REAL NOT NULL, wall REAL, host TEXT NOT NULL, pid INTEGER NOT NULL,
+            backend TEXT NOT NULL, nodes TEXT NOT NULL, start TEXT);
+        CREATE INDEX session_run ON session (run);
+        CREATE TABLE pool (key INTEGER PRIMARY KEY, sweep INTEGER NOT NULL REFERENCES sweep,
+            started REAL NOT NULL, wall REAL, host TEXT NOT NULL, pid INTEGER NOT NULL,
+            backend TEXT NOT NULL, nodes TEXT NOT NULL);
+        CREATE INDEX pool_sweep ON pool (sweep);
+        CREATE TABLE event (run INTEGER NOT NULL REFERENCES run, at REAL NOT NULL, node TEXT,
+            text TEXT NOT NULL);
+        CREATE INDEX event_run ON event (run);
+        CREATE TABLE pool_event (pool INTEGER NOT NULL REFERENCES pool, at REAL NOT NULL,
+            node TEXT, text TEXT NOT NULL);
+        CREATE INDEX pool_event_pool ON pool_event (pool);
+        INSERT INTO session SELECT t.key, t.run, t.started, t.wall, s.host, s.pid, s.backend,
+            s.nodes, s.start FROM turn AS t JOIN new_session AS s ON s.key = t.session;
+        INSERT INTO pool SELECT key, sweep, started, wall, host, pid, backend, nodes
+            FROM new_session WHERE sweep IS NOT NULL;
+        INSERT INTO event SELECT run, at, node, text FROM new_event WHERE run IS NOT NULL;
+        INSERT INTO pool_event SELECT p.key, e.at, e.node, e.text FROM new_event AS e
+            JOIN (SELECT sweep, max(key) AS key FROM pool GROUP BY sweep) AS p ON p.sweep = e.sweep;
+        DROP TABLE turn;
+        DROP TABLE new_event;
+        DROP TABLE new_session;
+        PRAGMA user_version = 4;
+        """
+    )
+
+
 def without_marks(db: sqlite3.Connection) -> None:
     """Make the rows of a store what they were in the third format, which had no marks."""
+    with_pools(db)
     db.execute(
         "UPDATE run SET definition = json_set(definition, '$.probe', probe) WHERE probe IS NOT NULL"
     )

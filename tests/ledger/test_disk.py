@@ -20,7 +20,7 @@ from cluster import api
 from cluster.common.errors import StoreError
 from cluster.dispatch import Policy
 from cluster.dispatch.events import Alarm
-from cluster.ledger import FILE, SCHEMA, Ledger, Run, sweeps
+from cluster.ledger import FILE, SCHEMA, Ledger, Run, node_changes, sessions, sweeps
 from cluster.sampling.plan import Goal
 from cluster.testing import Driven, drive, work_of
 from tests.backends.engines import serial
@@ -333,7 +333,7 @@ def test_a_reader_always_sees_a_whole_prefix(tmp_path: Path) -> None:
         def write() -> None:
             with ledger.writer(run) as writer:
                 for group in range(10**6):
-                    with writer._scribe._wake:
+                    with writer._committer._wake:
                         for first in range(10 * group, 10 * group + 10):
                             put(writer, first, first + 1)
                     writer.flush()
@@ -388,8 +388,8 @@ def test_a_store_of_an_older_format_is_upgraded_and_keeps_its_runs(tmp_path: Pat
         run = ledger.run("run")
         assert [(row.first, row.stop) for row in ledger.counted(run)] == [(0, 5)]
         begin(ledger, run, "ssh", {}, start="key")
-        assert ledger.sessions(run)[0]["start"] == "key"
-        assert ledger.last_wish() == 0
+        assert sessions.sessions_of(ledger, run)[0]["start"] == "key"
+        assert node_changes.newest(ledger) == 0
         assert sweeps.listed(ledger) == []
 
 

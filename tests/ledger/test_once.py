@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import cluster.ledger.writer as writer_room
 from cluster.common.errors import StoreError
 from cluster.hosts.nodes import Node
-from cluster.ledger import Ledger, NodeChangeRequest, Run, remove
+from cluster.ledger import Ledger, NodeChangeRequest, Run, node_changes, remove, sessions
 from cluster.ledger.marks import End
 from cluster.ledger.tables import TABLES
 from cluster.sampling.task import Fault, Task
@@ -85,7 +85,7 @@ def test_one_overlap_refuses_its_whole_group(tmp_path: Path) -> None:
     with Ledger(tmp_path, create=True) as ledger:
         run = entered(ledger)
         with ledger.writer(run) as writer:
-            with writer._scribe._wake:
+            with writer._committer._wake:
                 for span in ((0, 5), (5, 9), (4, 6)):
                     put(writer, *span)
             with pytest.raises(StoreError, match="counted already"):
@@ -154,7 +154,7 @@ def test_everything_handed_over_before_the_end_is_written(tmp_path: Path) -> Non
         assert len(spans(ledger, run)) == 3000
         assert ledger.failures(run)[0]["traceback"] == "trace"
         assert ledger.spares(run) == [(0, 1, "a", "equal")]
-        assert ledger.events(run)[0]["text"] == "gone"
+        assert sessions.events_of(ledger, run)[0]["text"] == "gone"
         assert ledger.run("run").progress == record
 
 
@@ -185,11 +185,12 @@ def test_slots_of_a_start_are_the_most_that_a_node_had(tmp_path: Path) -> None:
     with Ledger(tmp_path, create=True) as ledger:
         run = entered(ledger)
         for slots in (1, 3):
-            begin(ledger, run, "ssh", {"a": 4, "b": 0})
-            with ledger.writer(run) as writer:
+            key = begin(ledger, run, "ssh", {"a": 4, "b": 0})
+            with ledger.committer() as committer:
+                writer = sessions.SessionWriter(committer, run, key)
                 for node, count in (("a", 2), ("b", slots), ("b", 0), ("fe80::1%eth0", 2)):
                     writer.slots(node, count)
-        nodes = [session["nodes"] for session in ledger.sessions(run)]
+        nodes = [session["nodes"] for session in sessions.sessions_of(ledger, run)]
         assert nodes == [{"a": 4, "b": slots, "fe80::1%eth0": 2} for slots in (1, 3)]
 
 
@@ -197,29 +198,34 @@ def test_a_wish_is_for_one_run_and_answered_once(tmp_path: Path) -> None:
     """In the order they came, and with what became of it."""
     with Ledger(tmp_path, create=True) as ledger:
         runs = entered(ledger, "one"), entered(ledger, "two")
-        assert ledger.last_wish() == 0
-        keys = [ledger.wish(run, [Node("h", slots=2)], ["g"]) for run in (*runs, runs[0])]
-        assert ledger.wishes(keys[1]) == [
+        assert node_changes.newest(ledger) == 0
+        keys = [
+            node_changes.request(ledger, run, [Node("h", slots=2)], ["g"])
+            for run in (*runs, runs[0])
+        ]
+        assert node_changes.unanswered(ledger, keys[1]) == [
             ("one", NodeChangeRequest(keys[2], (Node("h", slots=2),), ("g",)))
         ]
-        assert [wish.key for _, wish in ledger.wishes(0)] == keys
-        assert ledger.answer(keys[2]) is None
+        assert [wish.key for _, wish in node_changes.unanswered(ledger, 0)] == keys
+        assert node_changes.answer_to(ledger, keys[2]) is None
         with ledger.writer(runs[0]) as writer:
             writer.answer(keys[2], {"added": ["h"]})
-        assert ledger.answer(keys[2]) == {"added": ["h"]}
-        assert [wish.key for _, wish in ledger.wishes(0)] == keys[:2]
-        assert ledger.last_wish() == keys[2]
+        assert node_changes.answer_to(ledger, keys[2]) == {"added": ["h"]}
+        assert [wish.key for _, wish in node_changes.unanswered(ledger, 0)] == keys[:2]
+        assert node_changes.newest(ledger) == keys[2]
 
 
 def test_a_wish_is_newer_than_one_whose_run_was_removed(tmp_path: Path) -> None:
     """Whoever computes another run has heard of that one, and asks for what came after it."""
     with Ledger(tmp_path, create=True) as ledger:
         old, new = entered(ledger, "old"), entered(ledger, "new")
-        ledger.wish(old, (), ["g"])
-        heard = ledger.last_wish()
+        node_changes.request(ledger, old, (), ["g"])
+        heard = node_changes.newest(ledger)
         remove(ledger, old)
-        key = ledger.wish(new, (), ["h"])
-        assert [(run, wish.key) for run, wish in ledger.wishes(heard)] == [("new", key)]
+        key = node_changes.request(ledger, new, (), ["h"])
+        assert [(run, wish.key) for run, wish in node_changes.unanswered(ledger, heard)] == [
+            ("new", key)
+        ]
 
 
 def test_a_range_that_is_set_aside_is_owed_again(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "probe",
         "probed",
     ),
-    "session": ("started", "wall", "host", "pid", "backend", "nodes", "start"),
+    "session": ("sweep", "started", "wall", "host", "pid", "backend", "nodes", "start"),
+    "turn": ("session", "started", "wall"),
     "outcome": (
         "first",
         "stop",
@@ -83,7 +84,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     ),
     "spare": ("first", "stop", "node", "at", "verdict", "tally"),
     "failure": ("at", "block", "blocks", "node", "attempt", "kind", "type", "message", "traceback"),
-    "event": ("at", "node", "text"),
+    "event": ("sweep", "run", "at", "node", "text"),
     "wish": ("key", "hosts", "answer"),
     "sweep": (
         "id",
@@ -97,8 +98,6 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "mark",
     ),
     "point": ("place", "given", "mark"),
-    "pool": ("started", "wall", "host", "pid", "backend", "nodes"),
-    "pool_event": ("at", "node", "text"),
 }
 _WHAT = "id, name, created, request, identity, definition, goal"
 _END = "state, stopped_by, drained, counted, tally, ranges"
@@ -116,10 +115,11 @@ def made(folder: Path) -> None:
         db.execute("INSERT INTO spare VALUES (?, 0, 1, 'n', 1.0, 'equal', NULL)", (key,))
         failure = (key, 1.0, 0, 1, "n", 1, "raised", "E", "no", "trace")
         db.execute(f"INSERT INTO failure VALUES ({', '.join('?' * 10)})", failure)
-        db.execute("INSERT INTO event VALUES (?, 1.0, 'n', 'gone')", (key,))
+        event = "INSERT INTO event ({}, at, node, text) VALUES (?, 1.0, 'n', 'gone')"
+        db.execute(event.format("run"), (key,))
         db.execute('INSERT INTO wish VALUES (1, ?, \'{"add": [], "drain": []}\', NULL)', (key,))
-        (pool,) = db.execute("SELECT key FROM pool").fetchone()
-        db.execute("INSERT INTO pool_event VALUES (?, 1.0, 'n', 'gone')", (pool,))
+        (sweep,) = db.execute("SELECT key FROM sweep").fetchone()
+        db.execute(event.format("sweep"), (sweep,))
 
 
 def copied(folder: Path, to: Path) -> Path:

@@ -62,14 +62,14 @@ class Shelf:
         with Ledger(self._store, create=True) as self._ledger:
             known = {run.id: run for run in self._ledger.runs()}
             self._runs = [known.get(work.run) or entered(self._ledger, work) for work in self.works]
-            with self._ledger.scribe() as self._scribe:
+            with self._ledger.committer() as self._committer:
                 total = range(len(self.works))
                 many = MultiScheduler(
                     self, len(total), total, manner or Manner(), self._clock, self.events.append
                 )
                 Loop(many, stop or Stop(), max_time).run(make)
                 self.unbegun = many.finish()
-                self._scribe.flush()
+                self._committer.flush()
             for number, work in enumerate(self.works):
                 count = recount(
                     self._ledger,
@@ -103,7 +103,7 @@ class Shelf:
             work,
             count,
             self._policy,
-            RunWriter(self._scribe, run),
+            RunWriter(self._committer, run),
             self._clock,
             self.events.append,
             lambda first, stop: list(ledger.counted(run, first, stop)),
@@ -122,7 +122,7 @@ class Shelf:
         """See :class:`cluster.dispatch.many.RunRegistry`."""
         assert number not in self.endings
         self.endings[number] = ending
-        self._scribe.flush()
+        self._committer.flush()
 
     def closed(self, number: int) -> None:
         """See :class:`cluster.dispatch.many.RunRegistry`."""

@@ -59,7 +59,7 @@ def test_a_sweep_is_extended_as_a_run_is(tmp_path: Path) -> None:
     assert digests == [member.result.digest for member in fresh.members]
     again = cluster.extend(first.run, overrides=["samples=1280"])
     assert [member.result.digest for member in again.members] == digests
-    with pytest.raises(UsageError, match="asks for no more of the sweep"):
+    with pytest.raises(UsageError, match="nothing to extend: the sweep"):
         cluster.extend(first.run, overrides=["samples=640"])
 
 

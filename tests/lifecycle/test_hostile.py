@@ -343,7 +343,7 @@ def test_a_point_has_what_its_sweep_says(site: Path, capfd: pytest.CaptureFixtur
         seal(db)
     code, text = told(capfd, "show", sweep)
     assert code == 74
-    assert "cannot be believed" in text
+    assert "is damaged" in text
 
 
 def test_a_sweep_without_points_is_told(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -376,7 +376,7 @@ def test_an_empty_name_names_nothing(
         ("UPDATE outcome SET wall = 'x' WHERE first = 0", "column wall"),
         ("UPDATE outcome SET node = 'a' || char(27) WHERE first = 0", "column node"),
         ("UPDATE outcome SET tally = replace(tally, ':1000', ':999')", "column tally"),
-        ("UPDATE outcome SET first = first + 50, stop = stop + 50", "outside of the blocks"),
+        ("UPDATE outcome SET first = first + 50, stop = stop + 50", "outside the blocks"),
         (TWICE, "overlap other rows of the same run"),
     ],
 )

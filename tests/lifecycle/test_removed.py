@@ -61,7 +61,7 @@ def test_a_point_that_is_removed_before_it_is_held_is_told(
     Folder(tmp_path, backend="serial", samples=1280)
     spec = api.load(tmp_path / "s.yaml")
     monkeypatch.setattr(life, "has_all", and_then_removed)
-    with pytest.raises(UsageError, match="was removed before it was held") as caught:
+    with pytest.raises(UsageError, match="was removed before it was locked") as caught:
         api.submit(spec, store=store)
     assert caught.value.fix == "submit the sweep again"
     again = api.submit(spec, store=store)

@@ -21,6 +21,7 @@ from cluster import api
 from cluster.common.errors import ClusterError, Locked
 from cluster.hosts.process_tree import born, descendants, is_alive
 from cluster.ledger import Ledger, Owner
+from cluster.ledger.sessions import note_once
 from cluster.unattended.detached import follow, halt
 from tests.cli.shell import (
     COMMAND,
@@ -373,8 +374,8 @@ def test_a_wish_is_recorded_once_a_start(tmp_path: Path) -> None:
     with Ledger(tmp_path / "runs") as ledger:
         row = ledger.run(run)
         begun = time.time()
-        assert [ledger.ask(row, "drain", begun) for _ in range(3)] == [True, False, False]
-        assert ledger.ask(row, "drain", time.time())
+        assert [note_once(ledger, row, "drain", begun) for _ in range(3)] == [True, False, False]
+        assert note_once(ledger, row, "drain", time.time())
 
 
 def test_a_run_in_a_terminal_has_no_log(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cluster import api
 from cluster.common.errors import Locked, SpecError
 from cluster.dispatch.events import Closed, Draining, Event
 from cluster.ledger import Ledger
+from cluster.ledger.sessions import sessions_of
 from cluster.report.result import Result
 from cluster.spec import Spec
 from cluster.testing import FakeClock
@@ -75,7 +76,7 @@ def test_the_end_of_the_window_drains_and_the_next_night_goes_on(tmp_path: Path)
     assert first.drained
     assert first.run == second.run == third.run
     with Ledger(tmp_path / "runs") as ledger:
-        assert len(ledger.sessions(ledger.run(first.run))) == 2
+        assert len(sessions_of(ledger, ledger.run(first.run))) == 2
     unbroken = api.submit(job.revised(["schedule=null"]), store=tmp_path / "other")
     assert unbroken.digest == third.digest
 
@@ -91,7 +92,7 @@ def test_a_start_outside_of_the_window_ends_at_once(tmp_path: Path) -> None:
     assert closed.window == "22:00-06:00 (Europe/Berlin)"
     assert closed.opens == "2026-07-02 22:00 CEST"
     with Ledger(tmp_path / "runs") as ledger:
-        assert ledger.sessions(ledger.run(result.run)) == []
+        assert sessions_of(ledger, ledger.run(result.run)) == []
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Telling people how a run goes, by processes of their own, which can do the run no harm.
+"""Notifications of how a run goes, sent by processes of their own, which cannot harm the run.
 
-A message is handed to a process and not waited for while the run computes; one that hangs is killed
-at its deadline, and what became of each is recorded in the ledger.
+A message is handed to a process, for which the run does not wait while it computes. A process that
+hangs is killed at its deadline, and the outcome of each message is recorded in the ledger.
 """
 
 from __future__ import annotations

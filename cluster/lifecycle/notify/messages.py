@@ -1,4 +1,4 @@
-"""What people are told: one JSON object, with a line of text that chat services show."""
+"""The messages: JSON objects, each with a line of text that chat services show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Message = dict[str, Any]
 
 
 def of_result(result: Result) -> Message:
-    """How a start of a run, of a sweep, or of a part of one, ended."""
+    """The message of how a start of a run, a sweep, or a part of one, ended."""
     if result.members:
         return _of_sweep(result)
     value, error = result.estimate, result.std_error
@@ -68,13 +68,26 @@ def _next(result: Result) -> str:
 
 
 def of_error(run: str, name: str, error: ClusterError) -> Message:
-    """A start that ended by an error; ``state`` is what the next one finds."""
+    """The message of a start that ended with an error.
+
+    Args:
+        run: the id of the run or the sweep.
+        name: its name.
+        error: what it ended with.
+    """
     line = f"{name}: failed: {error.message}, run {run}"
     return {**_head("failed", line), "run": run, "name": name, **error.to_json()}
 
 
 def of_loss(run: str, name: str, node: str, reason: str) -> Message:
-    """A node that was lost while a run was computed."""
+    """The message of a node that was lost while a run was computed.
+
+    Args:
+        run: the id of the run or the sweep.
+        name: its name.
+        node: its name.
+        reason: why it was lost, in words.
+    """
     line = f"{name}: lost the node {node}: {reason}, run {run}"
     return {**_head("node_lost", line), "run": run, "name": name, "node": node, "reason": reason}
 

@@ -1,4 +1,4 @@
-"""Hands messages to processes, and looks after these."""
+"""Sends messages through processes of their own, and supervises these."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class _Sent:
     event: str
     channel: str
     process: subprocess.Popen[bytes]
-    said: IO[bytes] | None
+    output: IO[bytes] | None
     begun: float
 
     def kill(self) -> None:
-        """End its whole group: what it has started and left behind is not wanted either."""
+        """Kill its whole process group, with whatever it has started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        # One that became another user's, or waits for a dead disk, cannot be ended: it is left.
+        # A process of another user, or one that waits for a dead disk, cannot be killed.
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(_ENDING)
 
@@ -52,7 +52,7 @@ class Notifier:
     """Sends the messages of one start of a run.
 
     Args:
-        notify: who is told what.
+        notify: the recipients, and the events they want.
         note: records what became of a message, in words without secrets.
         deadline: seconds after which a message's process is killed.
     """
@@ -65,7 +65,7 @@ class Notifier:
         self._address: Filled | None = None
 
     def prepare(self) -> str | None:
-        """Look for the secrets; what is wrong with them, in words: then nothing is posted."""
+        """Read the secrets; returns what is wrong with them, in words: then nothing is posted."""
         if self._notify.webhook is not None:
             try:
                 self._address = filled(self._notify.webhook, os.environ)
@@ -74,7 +74,7 @@ class Notifier:
         return None
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send a message to whom the spec names, if it is one that the spec wants to be told."""
+        """Send a message to the recipients named in the spec, if they want its event."""
         event = message["event"]
         if event not in self._notify.on:
             return
@@ -83,13 +83,13 @@ class Notifier:
             self._begin(event, self._notify.command[0], self._notify.command, body)
         if self._address is not None:
             host = urlsplit(self._address.text).netloc
-            # On its standard input: what is in argv everybody can read.
+            # On standard input: anybody can read the arguments of a process.
             order = {"url": self._address.text, "body": message, "timeout": self._deadline}
             words = python_command(sys.executable, "cluster.lifecycle.notify.post")
             self._begin(event, f"{_WEBHOOK}{host}", words, json.dumps(order))
 
     def look(self) -> None:
-        """Record what has ended, and kill what takes too long; returns at once."""
+        """Record the outcome of ended processes, and kill late ones; returns at once."""
         for sent in list(self._sent):
             code = sent.process.poll()
             late = time.monotonic() - sent.begun > self._deadline
@@ -100,12 +100,12 @@ class Notifier:
             self._tell(sent, f"no answer within {self._deadline:g} s" if code is None else code)
 
     def finish(self) -> None:
-        """Wait for what is on its way, no longer than its deadline."""
+        """Wait for messages on their way, at most until their deadlines."""
         try:
             while self._sent:
                 self.look()
                 time.sleep(0.02)
-        finally:  # a person who does not want to wait leaves nothing behind
+        finally:  # also where a person interrupts the wait
             for sent in self._sent:
                 sent.kill()
 
@@ -113,8 +113,8 @@ class Notifier:
         if len(self._sent) >= _MOST_AT_ONCE:
             self._note(f"not notified of {event}: {_MOST_AT_ONCE} messages are on their way")
             return
-        said = _file() if channel.startswith(_WEBHOOK) else None
-        # A file, not a pipe: a process that does not read its input must not hold this one up.
+        output = _file() if channel.startswith(_WEBHOOK) else None
+        # A file, not a pipe: a process that does not read its input must not block this one.
         with _file() as given:
             given.write(body.encode())
             given.seek(0)
@@ -122,7 +122,7 @@ class Notifier:
                 process = subprocess.Popen(
                     command,
                     stdin=given,
-                    stdout=said or subprocess.DEVNULL,
+                    stdout=output or subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
                 )
@@ -130,7 +130,7 @@ class Notifier:
                 self._note(f"not notified of {event}: {channel}: {error.strerror}")
                 return
         give_back(process.pid)
-        self._sent.append(_Sent(event, channel, process, said, time.monotonic()))
+        self._sent.append(_Sent(event, channel, process, output, time.monotonic()))
 
     def _tell(self, sent: _Sent, code: int | str) -> None:
         words = self._words(sent)
@@ -141,16 +141,16 @@ class Notifier:
             self._note(f"not notified of {sent.event}: {sent.channel}: {why}")
 
     def _words(self, sent: _Sent) -> str:
-        """What our own process said; what a command says may hold secrets that nobody knows."""
-        if sent.said is None or self._address is None:
+        """The output of our own process; that of a command may hold secrets, and is dropped."""
+        if sent.output is None or self._address is None:
             return ""
-        with sent.said as said:
-            said.seek(0)
-            # Masked before they are cut: half a secret would not be known as one.
-            words = self._address.masked(said.read().decode(errors="replace"))
+        with sent.output as output:
+            output.seek(0)
+            # Masked before it is cut: half a secret would not be recognized.
+            words = self._address.masked(output.read().decode(errors="replace"))
             return words.strip()[:_MOST_WORDS]
 
 
 def _file() -> IO[bytes]:
-    """A passing file without a name."""
+    """A temporary file without a name."""
     return tempfile.TemporaryFile()

@@ -1,4 +1,4 @@
-"""The process that posts one message: an order on standard input, its answer on standard output."""
+"""The process that posts one message: order on standard input, answer on standard output."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """A redirection could lead from https to anywhere: it is an answer, and not a good one."""
+    """Follows no redirection, which could lead from https to anywhere: it counts as a failure."""
 
     def redirect_request(self, *_args: Any) -> None:
         return None
 
 
 def main() -> None:
-    """Post the message, say how that went, and exit with 1 where it was not taken."""
+    """Post the message, print the answer, and exit with 1 if it was not accepted."""
     order = json.load(sys.stdin)
     words, fine = posted(order["url"], order["body"], order["timeout"])
     sys.stdout.write(words)
@@ -27,7 +27,16 @@ def main() -> None:
 
 
 def posted(url: str, body: object, timeout: float) -> tuple[str, bool]:
-    """Post JSON to an address: the answer in words, which do not hold it, and whether it is 2xx."""
+    """Post JSON to an address.
+
+    Args:
+        url: the address, which may hold a secret.
+        body: the JSON object.
+        timeout: in seconds.
+
+    Returns:
+        The answer in words, which do not contain the address, and whether it is 2xx.
+    """
     headers = {"Content-Type": "application/json", "User-Agent": "cluster"}
     request = Request(url, json.dumps(body).encode(), headers, method="POST")
     handlers: list[Any] = [_NoRedirect()]

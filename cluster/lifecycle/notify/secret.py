@@ -1,4 +1,4 @@
-"""Secrets in a spec are named, never written: ``${NAME}`` and ``${file:/path}``."""
+"""Secrets, which a spec names but never contains: ``${NAME}`` and ``${file:/path}``."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _LONGEST = 4096
 
 
 class SecretError(ClusterError):
-    """A secret that is not there, or that others could read."""
+    """A secret that is missing, or readable by others."""
 
     code = 2
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A text with its secrets; its own form for people has none."""
+    """A text with its secrets; its repr masks them."""
 
     text: str
     secrets: tuple[str, ...]
 
     def masked(self, words: str) -> str:
-        """Words, with ``***`` in the place of every secret."""
+        """Text, with ``***`` in place of every secret."""
         # The longest first: one secret may be a part of another.
         for secret in sorted(self.secrets, key=len, reverse=True):
             words = words.replace(secret, "***")
@@ -40,7 +40,7 @@ class Filled:
 
 
 def filled(text: str, environ: Mapping[str, str]) -> Filled:
-    """Put the secrets into a text.
+    """Substitute the secrets in a text.
 
     Args:
         text: with references to them.
@@ -83,7 +83,7 @@ def _of_file(path: Path) -> str:
 
 
 def _check_private(status: os.stat_result, path: Path) -> None:
-    """Judged on the open file, so that no other can be put into its place meanwhile."""
+    """Check the open file, not its path, so that it cannot be swapped in between."""
     if not stat.S_ISREG(status.st_mode):
         raise SecretError(f"{path} is no plain file", fix="put the secret into one, mode 0600")
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -92,7 +92,7 @@ def _check_private(status: os.stat_result, path: Path) -> None:
 
 
 def _plain(secret: str, place: str) -> str:
-    """A secret that can stand in an address."""
+    """The secret, checked to be usable in an address."""
     if not secret or not secret.isascii() or not secret.isprintable() or " " in secret:
         raise SecretError(f"{place} holds no secret of plain letters, on one line")
     return secret

@@ -1,4 +1,4 @@
-"""One start of a run or a sweep, and what is told of it: a node that was lost, and how it ended."""
+"""The notifications of one start of a run or a sweep: nodes that were lost, and how it ended."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from cluster.spec import Notify
 
 
 class Notification:
-    """An observer between a run and its own one, that sends what the spec wants to be told.
+    """An observer that sends the notifications that a spec wants, and passes every event on.
 
-    A context around the time in which the run's lock is held: its end sends how that went, when
-    the run is free for whoever is told to look at it, and waits for what is on its way.
+    Use it as a context around the time in which the run is locked: at its end, when the recipients
+    can look at the run, it sends how the start ended, and waits for messages on their way.
 
     Args:
         run, name: the id and name of the run or the sweep.
-        notify: whom.
+        notify: the recipients, and the events they want.
         note: records what became of a message.
-        observe: is told every event, as it comes.
-        result: how the run stands when the start has ended.
+        observe: the next observer.
+        result: called for the result when the start has ended.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Notification:
         self._wrong: str | None = None
 
     def __call__(self, event: Event) -> None:
-        """Tell an event."""
+        """Handle an event."""
         if isinstance(event, Started):
             self._on_start()
         elif isinstance(event, NodeChanged):
@@ -64,7 +64,7 @@ class Notification:
         self._observe(event)
 
     def _on_start(self) -> None:
-        """In the evening, while somebody looks, is the time to say that nobody will be told."""
+        """Report missing secrets now, while somebody may still be watching."""
         self._prepared = True
         wrong = self._notifier.prepare()
         if wrong and wrong != self._wrong:  # a sweep starts once for each of its backends
@@ -75,7 +75,7 @@ class Notification:
     def _on_node(self, event: NodeChanged) -> None:
         lost = self._slots.get(event.node) and not event.slots
         self._slots[event.node] = event.slots
-        # A node that comes and goes is told of once.
+        # A node that comes and goes is reported once.
         if lost and event.node not in self._lost:
             self._lost.add(event.node)
             self._notifier.send(of_loss(self._run, self._name, event.node, event.reason))
@@ -89,6 +89,6 @@ class Notification:
                 self._on_start()
             self._notifier.send(of_error(self._run, self._name, error))
         elif error is None and self._begun:
-            with suppress(ClusterError):  # whoever asked for the run is told the same
+            with suppress(ClusterError):  # the caller gets the same error
                 self._notifier.send(of_result(self._result()))
         self._notifier.finish()

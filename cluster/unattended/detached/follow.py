@@ -15,7 +15,7 @@ from cluster.dispatch.events import Draining, Observer
 from cluster.ledger import Ledger, log_of
 from cluster.report.result import Result
 from cluster.unattended.detached.halt import halt
-from cluster.unattended.detached.subject import subject
+from cluster.unattended.detached.watched import WatchedRun
 
 _POLL_S = 0.5
 
@@ -43,7 +43,7 @@ def follow(
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     with Ledger(store) as ledger:
-        watched = subject(ledger, run)
+        watched = WatchedRun(ledger, run)
         while not look() and (owner := watched.holder()):
             if observe:
                 for event in watched.news():
@@ -100,7 +100,7 @@ def tail(run: str, store: Path, *, onward: bool = False) -> Iterator[str]:
         UsageError: there is no such run, or it has no log.
     """
     with Ledger(store) as ledger:
-        watched = subject(ledger, run)
+        watched = WatchedRun(ledger, run)
         path = log_of(watched.id, store)
         try:
             # A store may come from an untrusted source, so a symbolic link is not followed.

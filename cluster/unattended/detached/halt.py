@@ -12,7 +12,8 @@ from cluster.common.errors import ClusterError, Locked
 from cluster.hosts.process_tree import born
 from cluster.hosts.scratch import hostname
 from cluster.ledger import Ledger, Owner
-from cluster.unattended.detached.subject import WatchedRun, subject
+from cluster.ledger.sessions import note_once
+from cluster.unattended.detached.watched import WatchedRun
 
 # Seconds between the signal that drains and the one that stops at once.
 _PAUSE = 0.3
@@ -48,7 +49,7 @@ def halt(run: str, store: Path, *, now: bool = False, timeout: float | None = 60
         Locked: the run is still draining after the timeout.
     """
     with Ledger(store, write=True) as ledger:
-        found = subject(ledger, run)
+        found = WatchedRun(ledger, run)
         here = hostname()
         # Local owners first: a remote one raises, and the local ones are stopped by then.
         owners = sorted(found.owners(), key=lambda owner: owner.host != here)
@@ -78,7 +79,7 @@ def _signal(ledger: Ledger, found: WatchedRun, owner: Owner, *, now: bool) -> bo
             return False
         # A second signal would not drain any more, so a second wish sends none.
         wish = f"process {owner.pid} on {owner.host} was asked to drain by cluster stop"
-        fresh = ledger.ask(found.run, wish, owner.since)
+        fresh = note_once(ledger, found.run, wish, owner.since)
         if fresh:
             process.send(signal.SIGTERM)
         if now:

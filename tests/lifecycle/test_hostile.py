@@ -259,7 +259,7 @@ def test_a_changed_end_is_added_up_again_and_told_and_verify_says_so(
     assert (shown.digest, shown.estimate) == (honest.digest, honest.estimate)
     code, text = told(capfd, "show", name)
     assert code == 0
-    assert "added up" in text
+    assert "summed" in text
     code, text = told(capfd, "verify", name, "--fraction", "0.1")
     assert code == 1
     assert "ended" in text

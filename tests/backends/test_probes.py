@@ -14,10 +14,10 @@ from cluster.common.errors import NodesMissing
 from cluster.hosts.connect import Patience
 from cluster.hosts.nodes import Node
 from cluster.testing import Script, work_of
+from tests.backends.engines import HOSTED, parameters
 from tests.conftest import need
 
 ONE, TWO, *MORE = "localhost", "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"
-HOSTED = [entry for entry in TABLE if entry.hosted]
 # What is wrong with a host stands in its environment; LATE makes it come after the others.
 KERNEL = """
 import os, signal, time
@@ -71,16 +71,13 @@ def judged(
 OPEN = Options(tick=0.05, required=1)
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [pytest.param(e.name, marks=() if e.name == "ssh" else pytest.mark.slow) for e in HOSTED],
-)
+@pytest.mark.parametrize("backend", parameters(HOSTED, default={"ssh"}, slow={"tcp"}))
 @pytest.mark.parametrize("wrongs", [("bias", ",0.3"), ("bias,0.3", "")])
 def test_a_host_that_counts_wrongly_is_refused_whenever_it_comes(
     wrongs: Wrongs, backend: str
 ) -> None:
     """Also as the first of two, one of which is enough: what this machine draws tells."""
-    need(next(entry for entry in HOSTED if entry.name == backend).usable, backend)
+    need(next(entry for entry in TABLE if entry.name == backend).usable, backend)
     told: list[tuple[int, str]] = []
     options = Options(tick=0.05, required=1, probed=lambda *each: told.append(each))
     found = judged(nodes(*wrongs), options, backend=backend)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.backends.base import TABLE, Backend, NodeEvent, Options, create
+from cluster.backends.base import Backend, NodeEvent, Options, create
 from cluster.common.errors import EngineError
 from cluster.dispatch import Policy
 from cluster.hosts.nodes import Node
 from cluster.sampling.plan import Goal
 from cluster.sampling.task import Outcome
 from cluster.testing import Driven, Script, drive, work_of
-from tests.backends.engines import engine, processes, serial
+from tests.backends.engines import HOSTED, engine, parameters, processes, serial
 from tests.dispatch.bench import tiles
 
 # Whatever `act` does, block 5 of 12 does it; the others are honest.
@@ -183,8 +183,7 @@ def test_a_kill_is_told_as_what_it_may_have_been() -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["processes", "ssh", *(pytest.param(e.name, marks=pytest.mark.slow) for e in TABLE if e.needs)],
+    "name", parameters(["processes", *HOSTED], default={"processes", "ssh"}, slow={"mpi"})
 )
 def test_a_block_over_its_time_is_told_with_the_limit_and_its_key(name: str) -> None:
     """It was killed for that, and for nothing else."""

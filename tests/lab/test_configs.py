@@ -12,9 +12,9 @@ import pytest
 
 import cluster
 from cluster.backends.base import TABLE
+from tests.backends.engines import HOSTED
 from tests.conftest import need
 from tests.lab.harness import Lab
-from tests.lab.site import HOSTED
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 THERE = [path for path in CONFIGS if cluster.load(path).backend in HOSTED]

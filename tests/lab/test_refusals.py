@@ -242,13 +242,13 @@ def test_a_run_does_not_begin_with_fewer_hosts_than_are_required(lab: Lab, tmp_p
     ("late", "required"), [("h3", 1), ("h2", 1), ("h3", 2), ("h2", 2), ("", 1)]
 )
 def test_a_host_that_counts_wrongly_is_not_believed_whenever_it_comes(
-    late: str, required: int, every_backend: str, lab: Lab, tmp_path: Path
+    late: str, required: int, backend: str, lab: Lab, tmp_path: Path
 ) -> None:
     """It is refused, for what this machine drew; where all are required the run does not begin."""
     site = Site(
         tmp_path,
         lab,
-        every_backend,
+        backend,
         blocks=200,
         nap=0.01,
         kernel=KERNEL_OF_A_KIND,

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from cluster.backends.base import TABLE
-from tests.conftest import need
 from tests.lab.harness import Lab
 from tests.lab.site import BLOCK, Site, await_no_orphans
 
@@ -48,19 +46,10 @@ def serial(site: Site) -> list[str]:
     return digests(site.run("submit", "spec.yaml", *words))
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [
-        pytest.param(entry.name, marks=[] if entry.name == "ssh" else [pytest.mark.slow])
-        for entry in TABLE
-        if entry.hosted
-    ],
-)
 def test_a_sweep_over_hosts_has_the_digests_of_serial(
     backend: str, lab: Lab, tmp_path: Path
 ) -> None:
     """Two kernels, six parameters, one pool; each host has a part, and nothing is left behind."""
-    need(next(entry for entry in TABLE if entry.name == backend).usable, backend)
     site = swept(tmp_path, lab, backend, nap=0.02)
     result = site.run()
     assert (result["state"], result["points_done"]) == ("done", 12)

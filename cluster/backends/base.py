@@ -88,6 +88,7 @@ class Options:
         tick: seconds after which ``run`` yields None if nothing else happened.
         required: so many hosts must be ready before the first task; None: all.
         launch: seconds within which they must be.
+        probing: seconds within which a probe of the kernel must have come back from a host.
         timeout: seconds for one block, where only the node itself can end one that hangs.
         memory: bytes that a slot may use; 0: no limit.
         kernels: a work of each further kernel of a sweep, beside that of the first work.
@@ -102,6 +103,7 @@ class Options:
     tick: float = 1.0
     required: int | None = None
     launch: float = 30.0
+    probing: float = 30.0
     timeout: float = 3600.0
     memory: int = 0
     kernels: Sequence[Work] = ()

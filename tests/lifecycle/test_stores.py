@@ -215,12 +215,9 @@ def test_what_was_compared_before_a_row_had_no_answer_is_reported(
     assert found.blocks == 40 - (last - first + 1)
 
 
-def test_a_row_waits_for_another_node_from_when_the_first_one_is_there(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_row_waits_for_another_node_from_when_the_first_one_is_there() -> None:
     """However long the engine takes to come up; then not for ever."""
-    monkeypatch.setattr("cluster.lifecycle.verify._ELSEWHERE", 0.2)
-    source = _Again([Counted(0, 1, "", "a", True)], several=True)
+    source = _Again([Counted(0, 1, "", "a", True)], several=True, elsewhere=0.2)
     time.sleep(0.3)
     assert source.take("a") is Pause.NOW
     time.sleep(0.3)

@@ -10,8 +10,8 @@ import pytest
 from cluster.sampling.kernels import load
 from cluster.sampling.plan import MIN_HITS, Checkpoints, Goal, Target
 from cluster.sampling.tally import Hits, Tally, merged
-from tests.statistics.coverage import RARE, coverage, run, shown
-from tests.statistics.test_coverage import plain
+from tests.sampling.coverage import RARE, coverage, run, shown
+from tests.sampling.test_coverage import plain
 
 P = 1e-4
 HALF_WIDTH = 5e-5

@@ -57,7 +57,11 @@ def floods(stream, samples):
     return drawn(stream, samples)
 '''
 QUICK = {"serial", "threads", "processes", "ssh"}
-BACKENDS = parameters([entry.name for entry in TABLE], default=QUICK, slow={"tcp", "mpi"})
+BACKENDS = parameters(
+    [entry.name for entry in TABLE],
+    default={"serial", "processes"},
+    slow={"threads", "ssh", "tcp", "mpi"},
+)
 
 
 def spec(folder: Path, function: str, backend: str, **keys: object) -> Path:

@@ -17,6 +17,7 @@ SLACK = 1.35
 LOST = 0.3
 
 
+@pytest.mark.slow
 def test_each_number_of_a_host_is_right(backend: str, lab: Lab, tmp_path: Path) -> None:
     """By host: tasks, samples, share, seconds, speed, utilisation, lost, failures, goodput."""
     site = Site(tmp_path, lab, backend, 360, slots={"h1": 2, "h2": 1, "h3": 1})

@@ -87,6 +87,7 @@ def over_ideal(site: Site, result: dict[str, Any]) -> float:
     return float((ended - begun) * speed / result["samples"])
 
 
+@pytest.mark.slow
 @pytest.mark.fault(4)
 def test_a_killed_worker_costs_what_it_was_drawing(backend: str, lab: Lab, tmp_path: Path) -> None:
     """Its block is drawn again; the failure names the host."""

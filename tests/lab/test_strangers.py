@@ -41,6 +41,7 @@ class Port(NamedTuple):
     number: int
 
 
+@pytest.mark.slow
 @pytest.mark.fault(90, 91, 92, 102)
 def test_a_stranger_changes_nothing_and_runs_nothing(
     every_backend: str, lab: Lab, tmp_path: Path

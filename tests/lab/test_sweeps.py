@@ -82,6 +82,7 @@ def test_a_sweep_outlives_a_lost_host_and_a_killed_dispatcher(lab: Lab, tmp_path
     await_no_orphans(lab)
 
 
+@pytest.mark.slow
 def test_the_hosts_of_a_sweep_change_while_it_runs(lab: Lab, tmp_path: Path) -> None:
     """By its name, by one of its points, and by its host file; each point tells of its hosts."""
     at = swept(tmp_path, lab, "ssh", blocks=120)
@@ -133,6 +134,7 @@ def g(rng, samples, share=0.25):
 """
 
 
+@pytest.mark.slow
 def test_each_kernel_of_a_sweep_is_probed_on_each_host(lab: Lab, tmp_path: Path) -> None:
     """A host on which a later one comes out differently, or fails, is refused; and by name."""
     sweep = {"matrix": {"kernel": ["kernel.py:f", "kernel.py:g"]}}

@@ -47,6 +47,7 @@ def plainly_met(tally: Tally) -> bool:
     return (high - low) / 2 <= HALF_WIDTH
 
 
+@pytest.mark.slow
 @pytest.mark.fault(63)
 def test_intervals_cover_where_the_target_stopped_the_run() -> None:
     """At p = 1e-4 at least 0.93 of the 95 % intervals cover, and no run stops on too few hits."""
@@ -56,6 +57,7 @@ def test_intervals_cover_where_the_target_stopped_the_run() -> None:
     assert min(tally.hits for tally in tallies if isinstance(tally, Hits)) >= MIN_HITS
 
 
+@pytest.mark.slow
 @pytest.mark.fault(63)
 def test_the_plain_interval_fails_the_same_test_under_a_target() -> None:
     """Stopped by p +- 1.96 sqrt(p (1 - p) / n), runs stop too soon, and their intervals miss."""

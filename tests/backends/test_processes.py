@@ -138,6 +138,8 @@ def test_a_worker_that_is_never_ready_is_told() -> None:
 def running(text: str, tasks: int) -> Iterator[tuple[Backend, Script, list[Outcome], list[int]]]:
     """An engine in the middle of tasks: its outcomes and its workers' ids are filled in."""
     source, outcomes, workers = Script(tasks), list[Outcome](), list[int]()
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = children.read_text().split()
     with (
         engine("processes", options=QUIET) as backend,
         closing(backend.run(work_of(text), source)) as items,
@@ -147,8 +149,7 @@ def running(text: str, tasks: int) -> Iterator[tuple[Backend, Script, list[Outco
             slots += [item.slots] if isinstance(item, NodeEvent) else []
             if slots[-1:] == [2]:
                 break
-        own = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        workers += map(int, own)
+        workers += (int(pid) for pid in children.read_text().split() if pid not in before)
         yield backend, source, outcomes, workers
         outcomes += [item for item in items if isinstance(item, Outcome)]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from collections import defaultdict
+from collections.abc import Iterable
 
 import pytest
+from _pytest.mark import ParameterSet
 from hypothesis import HealthCheck, settings
 
 # A machine under load is slow now and then, which is no fault of the code under test. In CI the
@@ -41,6 +43,17 @@ def need(condition: object, reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"missing in CI: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+def battery(values: Iterable[object], share: int = 1) -> list[ParameterSet]:
+    """The parameters of a long battery: the first few run with the slow tests, the rest in a soak.
+
+    Args:
+        values: one parameter each.
+        share: how many of them the slow tests take.
+    """
+    marks = pytest.mark.slow, pytest.mark.soak
+    return [pytest.param(value, marks=marks[at >= share]) for at, value in enumerate(values)]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

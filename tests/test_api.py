@@ -188,6 +188,7 @@ def test_a_plan_is_an_object_too(tmp_path: Path) -> None:
     assert api.plan(loaded(tmp_path), 0).trial is None
 
 
+@pytest.mark.slow
 def test_the_public_names_are_typed(tmp_path: Path) -> None:
     """Code that uses them passes mypy --strict, and a decorated kernel keeps its own type."""
     (tmp_path / "typed.py").write_text(TYPED)

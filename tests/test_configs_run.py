@@ -14,7 +14,7 @@ from cluster.report.result import Result
 from cluster.spec import Spec
 from cluster.spec.points import expand
 from cluster.spec.window import Window
-from tests.lab.site import HOSTED
+from tests.backends.engines import HOSTED
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 # Those for several hosts are run over the lab's: tests/lab/test_configs.py.

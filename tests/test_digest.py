@@ -62,6 +62,7 @@ def test_counts_are_the_same_on_every_machine(key: tuple[str, ...]) -> None:
     assert digest_of(*key, "backend=threads", "nodes=localhost:2") == GOLDEN[key]
 
 
+@pytest.mark.slow
 @pytest.mark.fault(37)
 def test_a_killed_and_resumed_run_has_it_too(tmp_path: Path) -> None:
     """Killed by signal 9 in the middle, and the rest drawn on another backend."""

@@ -92,6 +92,7 @@ class Options:
         tick: seconds after which ``run`` yields None if nothing else happened.
         required: how many hosts must be ready before the first task; None: all.
         launch: seconds within which they must be.
+        probing: seconds within which a probe of the kernel must have come back from a host.
         timeout: seconds for one block, for nodes where only the node can end one that hangs.
         memory: bytes that a slot may use; 0: no limit.
         kernels: a work of each further kernel of a sweep, beside that of the first work.
@@ -106,6 +107,7 @@ class Options:
     tick: float = 1.0
     required: int | None = None
     launch: float = 30.0
+    probing: float = 30.0
     timeout: float = 3600.0
     memory: int = 0
     kernels: Sequence[Work] = ()

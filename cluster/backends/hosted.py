@@ -14,7 +14,7 @@ from cluster.backends.base import Backend, Items, NodeEvent, Options, Pause, Sou
 from cluster.common.backoff import ListeningClock
 from cluster.common.engines import that_attach
 from cluster.common.errors import NodesMissing, UsageError
-from cluster.hosts.connect import Change, Fleet, Host, HostEvent, HostState
+from cluster.hosts.connect import Change, Fleet, Host, HostEvent, HostState, Patience
 from cluster.hosts.fingerprint import is_one_machine
 from cluster.hosts.nodes import Node
 from cluster.hosts.prints import PrintedLines
@@ -102,7 +102,8 @@ class Hosted(Backend):
     def run(self, work: Work, source: Source) -> Items:
         """See :meth:`Backend.run`."""
         sweep()  # an engine's files here, where its dispatcher was killed
-        self._fleet = fleet = Fleet(self.nodes, work, self._selector, **self._kinds())
+        patience = Patience(probe=self.options.probing)
+        self._fleet = fleet = Fleet(self.nodes, work, self._selector, patience, **self._kinds())
         fleet.limit(self.options.memory)
         fleet.hold_to(self.options.kernels, self.options.probes, self.options.probed)
         self._deadline = self._attention.now + self.options.launch

@@ -32,10 +32,18 @@ class GroupCommitter:
 
     A row is durable within 50 ms, or as soon as ``flush`` returns. An error of the disk is raised
     by the next call, so that nothing is taken to be written that is not.
+
+    Args:
+        database: written to.
+        busy: seconds that the disk may take for pending rows when this is closed.
+        room: limit of the rows that wait for the disk.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, *, busy: float = BUSY, room: int = _MOST_WAITING
+    ) -> None:
         self._database = database
+        self._busy, self._room = busy, room
         self._wake = threading.Condition()
         self._outcomes: list[tuple[object, ...]] = []
         self._others: list[tuple[bool, str, tuple[object, ...]]] = []
@@ -53,10 +61,10 @@ class GroupCommitter:
         with self._wake:
             self._closing = True
             self._wake.notify_all()
-        self._thread.join(BUSY)
+        self._thread.join(self._busy)
         # An error that is already on its way is the one to report: the thread is abandoned.
         if self._thread.is_alive() and exc_info[0] is None:
-            raise self._slow(BUSY)
+            raise self._slow(self._busy)
 
     def count(self, row: tuple[object, ...]) -> None:
         """Write a row of counted blocks.
@@ -67,8 +75,8 @@ class GroupCommitter:
         with self._wake:
             self._raise()
             # A disk that cannot keep up holds the dispatcher back, so that memory stays flat.
-            if not self._wake.wait_for(self._has_room, _HUNG):
-                raise self._slow(_HUNG)
+            if not self._wake.wait_for(self._has_room, 2 * self._busy):
+                raise self._slow(2 * self._busy)
             self._raise()
             self._outcomes.append(row)
             self._asked += 1
@@ -134,7 +142,7 @@ class GroupCommitter:
         return self._database.path
 
     def _has_room(self) -> bool:
-        return len(self._outcomes) < _MOST_WAITING or self._error is not None
+        return len(self._outcomes) < self._room or self._error is not None
 
     def _slow(self, seconds: float) -> StoreError:
         text = f"the disk took more than {seconds:g} s"

@@ -162,11 +162,18 @@ class _Again(Source):
         flying: the rows that are out, by the numbers of their tasks.
         differing: outcomes that differ, by first block; these rows are drawn a second time.
         over: no more tasks are given out.
+
+    Args:
+        rows: the rows to draw again.
+        several: whether there is more than one node.
+        elsewhere: seconds for which a row waits for another node than the one that computed it.
     """
 
-    def __init__(self, rows: Sequence[Counted], several: bool) -> None:
+    def __init__(
+        self, rows: Sequence[Counted], several: bool, elsewhere: float = _ELSEWHERE
+    ) -> None:
         self._waiting = deque(rows)
-        self._several = several
+        self._several, self._elsewhere = several, elsewhere
         self._last = 0
         self._tries: dict[int, int] = {}
         self.differing: dict[int, Outcome] = {}
@@ -180,7 +187,7 @@ class _Again(Source):
             return Pause.END
         now = time.monotonic()
         self._begun = self._begun or now
-        late = now > self._begun + _ELSEWHERE
+        late = now > self._begun + self._elsewhere
         for place, row in enumerate(self._waiting):
             if late or not self._several or node is None or self._suits(row, node):
                 del self._waiting[place]

@@ -20,9 +20,9 @@ from cluster.hosts.nodes import Node
 from cluster.sampling.plan import Goal
 from cluster.sampling.task import Outcome, Task, Work
 from cluster.testing import Script, drive, work_of
+from tests.backends.engines import HOSTED, parameters
 from tests.conftest import need
 
-HOSTED = [entry for entry in TABLE if entry.hosted]
 ONE, TWO = "localhost", "127.0.0.1"
 NAPS = """
 import os, time
@@ -50,10 +50,7 @@ def kill_the_agent(engine: Hosted, name: str) -> None:
 
 
 @pytest.mark.fault(11)
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(e.name, marks=() if e.name == "ssh" else pytest.mark.slow) for e in HOSTED],
-)
+@pytest.mark.parametrize("name", parameters(HOSTED, default={"ssh"}, slow={"tcp"}))
 def test_what_waits_where_no_slot_will_be_ready_is_given_back(name: str, tmp_path: Path) -> None:
     """The only host's workers cannot start any more: the run ends as one without any host."""
     gone = tmp_path / "gone"

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from cluster.backends.base import TABLE
+from tests.backends.engines import parameters
 from tests.cli.shell import ROOT, ask, cluster, environment, started, wait_for
 from tests.conftest import need
 
@@ -101,14 +101,9 @@ def ending(number):
     os.kill(pid, number)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 '''
-# The others start a world of their own; all draw in the same worker process.
+# All but these draw in the same worker process, which agents start, and ranks of MPI.
 QUICK = {"serial", "threads", "processes"}
-
-
-def case(backend: str, *values: object) -> ParameterSet:
-    """A case of a backend; slow where that one is somebody else's."""
-    marks = () if backend in QUICK else pytest.mark.slow
-    return pytest.param(backend, *values, marks=marks)
+BACKENDS = parameters([entry.name for entry in TABLE], default=QUICK, slow={"ssh", "mpi"})
 
 
 def submitted(
@@ -144,14 +139,14 @@ def spec(folder: Path, kernel: str, backend: str, **keys: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("backend", [case(entry.name) for entry in TABLE])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_what_a_kernel_forks_ends_as_it_does_in_a_script(backend: str, tmp_path: Path) -> None:
     """Signals do to it what they do by default, from its first moment on: nothing hangs."""
     result = submitted(tmp_path, "forks", backend)
     assert (result.get("failures"), result.get("state")) == ([], "done")
 
 
-@pytest.mark.parametrize("backend", [case(entry.name) for entry in TABLE])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_what_a_kernel_spawns_finds_the_functions_that_it_is_given(
     backend: str, tmp_path: Path
 ) -> None:
@@ -168,7 +163,7 @@ def ordered(tmp_path_factory: pytest.TempPathFactory) -> str:
     return digest
 
 
-@pytest.mark.parametrize("backend", [case(entry.name) for entry in TABLE])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_sets_have_one_order_everywhere(backend: str, ordered: str, tmp_path: Path) -> None:
     """Whatever Python was told of hashes: the digest is that of every other backend."""
     assert submitted(tmp_path, "hashes", backend, seed_of_hashes="7")["digest"] == ordered

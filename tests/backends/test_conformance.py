@@ -29,13 +29,9 @@ from tests.conftest import need
 CALM = Weather(dies=0, vanishes=0, twice=0, forged=0)
 
 
-# What the engines of somebody else are asked by default; the rest of it takes minutes.
-QUICK = {
-    "every_task_is_answered_once",
-    "nothing_is_left_behind",
-    "survives_raises",
-    "survives_os_exit",
-}
+# What engines of several hosts are asked by default, and the kit's; the rest of it takes minutes.
+FIRST = {"every_task_is_answered_once"}
+QUICK = FIRST | {"nothing_is_left_behind", "survives_raises", "survives_os_exit"}
 # Of these processes an engine may have none, and they take seconds to be replaced.
 LONG = {"agent_killed", "driver_killed", "server_killed"}
 
@@ -62,8 +58,11 @@ def cases(wanted: Callable[[Case], bool]) -> list[ParameterSet]:
 
 
 def _is_slow(entry: Entry, case: Case) -> bool:
-    others = entry.kind == "hosted" and entry.name != "ssh"
-    return case.name in LONG or (others and case.name not in QUICK)
+    if case.name in LONG:
+        return True
+    if entry.kind != "hosted" or entry.name == "ssh":
+        return False
+    return case.name not in (QUICK if entry.name == "tcp" else FIRST)
 
 
 def _is_hostile(case: Case) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from cluster.backends.base import TABLE, NodeEvent, Options
 from cluster.common.errors import EngineError
@@ -38,12 +37,6 @@ GREEDY = {
 QUIET = Options(tick=0.05, memory=LIMIT)
 
 
-def case(name: str, act: str) -> ParameterSet:
-    """A case of an engine; slow where its engine is somebody else's."""
-    entry = next(entry for entry in TABLE if entry.name == name)
-    return pytest.param(name, act, marks=pytest.mark.slow if entry.needs else ())
-
-
 def run(name: str, text: str, options: Options = QUIET) -> Driven:
     """Eight blocks of a kernel on two slots of an engine."""
     entry = next(entry for entry in TABLE if entry.name == name)
@@ -54,8 +47,13 @@ def run(name: str, text: str, options: Options = QUIET) -> Driven:
 
 @pytest.mark.parametrize(
     ("name", "act"),
-    [case("processes", act) for act in GREEDY]
-    + [case(name, "lists") for name in ("ssh", "dispy", "scoop", "mpi")],
+    [("processes", act) for act in GREEDY]
+    + [
+        ("ssh", "lists"),
+        pytest.param("mpi", "lists", marks=pytest.mark.slow),
+        pytest.param("dispy", "lists", marks=pytest.mark.soak),
+        pytest.param("scoop", "lists", marks=pytest.mark.soak),
+    ],
 )
 def test_a_block_that_wants_more_memory_than_a_slot_may_have_fails(name: str, act: str) -> None:
     """It is told with the limit and its key, and is not tried again."""

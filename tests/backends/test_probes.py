@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
+from dataclasses import replace
 
 import pytest
 
 from cluster.backends.base import TABLE, NodeEvent, Options, create
 from cluster.common.errors import NodesMissing
-from cluster.hosts.connect import Patience
 from cluster.hosts.nodes import Node
 from cluster.testing import Script, work_of
+from tests.backends.engines import HOSTED, parameters
 from tests.conftest import need
 
 ONE, TWO, *MORE = "localhost", "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"
-HOSTED = [entry for entry in TABLE if entry.hosted]
 # What is wrong with a host stands in its environment; LATE makes it come after the others.
 KERNEL = """
 import os, signal, time
@@ -71,16 +70,13 @@ def judged(
 OPEN = Options(tick=0.05, required=1)
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [pytest.param(e.name, marks=() if e.name == "ssh" else pytest.mark.slow) for e in HOSTED],
-)
+@pytest.mark.parametrize("backend", parameters(HOSTED, default={"ssh"}, slow={"tcp"}))
 @pytest.mark.parametrize("wrongs", [("bias", ",0.3"), ("bias,0.3", "")])
 def test_a_host_that_counts_wrongly_is_refused_whenever_it_comes(
     wrongs: Wrongs, backend: str
 ) -> None:
     """Also as the first of two, one of which is enough: what this machine draws tells."""
-    need(next(entry for entry in HOSTED if entry.name == backend).usable, backend)
+    need(next(entry for entry in TABLE if entry.name == backend).usable, backend)
     told: list[tuple[int, str]] = []
     options = Options(tick=0.05, required=1, probed=lambda *each: told.append(each))
     found = judged(nodes(*wrongs), options, backend=backend)
@@ -124,16 +120,15 @@ def test_what_the_run_was_begun_with_wins_over_this_machine() -> None:
     assert not told
 
 
-def test_a_host_where_the_probe_fails_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_where_the_probe_fails_is_refused_by_name() -> None:
     """Each with its reason, and the run goes on with the one that is well."""
-    monkeypatch.setattr("cluster.hosts.connect.fleet.Patience", partial(Patience, probe=4.0))
     said = {
         "die": "the kernel failed: WorkerLost: its process was killed",
         "hang": "the kernel's probe did not come back within 4 s",
         "lack": "needs the module skimage, which is missing there .*pip install scikit-image",
         "chance": "the kernel draws from something else than its generator",
     }
-    found = judged(nodes(*said, ""), OPEN)
+    found = judged(nodes(*said, ""), replace(OPEN, probing=4.0))
     *wrong, (slots, _) = (found[host] for host in (ONE, TWO, *MORE))
     assert slots == 1
     for (slots, reason), words in zip(wrong, said.values(), strict=True):

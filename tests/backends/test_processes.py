@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.backends.base import TABLE, Backend, NodeEvent, Options, create
+from cluster.backends.base import Backend, NodeEvent, Options, create
 from cluster.common.errors import EngineError
 from cluster.dispatch import Policy
 from cluster.hosts.nodes import Node
 from cluster.sampling.plan import Goal
 from cluster.sampling.task import Outcome
 from cluster.testing import Driven, Script, drive, work_of
-from tests.backends.engines import engine, processes, serial
+from tests.backends.engines import HOSTED, engine, parameters, processes, serial
 from tests.dispatch.bench import tiles
 
 # Whatever `act` does, block 5 of 12 does it; the others are honest.
@@ -138,6 +138,8 @@ def test_a_worker_that_is_never_ready_is_told() -> None:
 def running(text: str, tasks: int) -> Iterator[tuple[Backend, Script, list[Outcome], list[int]]]:
     """An engine in the middle of tasks: its outcomes and its workers' ids are filled in."""
     source, outcomes, workers = Script(tasks), list[Outcome](), list[int]()
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = children.read_text().split()
     with (
         engine("processes", options=QUIET) as backend,
         closing(backend.run(work_of(text), source)) as items,
@@ -147,8 +149,7 @@ def running(text: str, tasks: int) -> Iterator[tuple[Backend, Script, list[Outco
             slots += [item.slots] if isinstance(item, NodeEvent) else []
             if slots[-1:] == [2]:
                 break
-        own = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        workers += map(int, own)
+        workers += (int(pid) for pid in children.read_text().split() if pid not in before)
         yield backend, source, outcomes, workers
         outcomes += [item for item in items if isinstance(item, Outcome)]
 
@@ -183,8 +184,7 @@ def test_a_kill_is_told_as_what_it_may_have_been() -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["processes", "ssh", *(pytest.param(e.name, marks=pytest.mark.slow) for e in TABLE if e.needs)],
+    "name", parameters(["processes", *HOSTED], default={"processes", "ssh"}, slow={"mpi"})
 )
 def test_a_block_over_its_time_is_told_with_the_limit_and_its_key(name: str) -> None:
     """It was killed for that, and for nothing else."""

@@ -128,7 +128,8 @@ def test_a_store_is_for_its_owner(tmp_path: Path) -> None:
 @pytest.mark.fault(55)
 def test_others_look_while_it_runs(tmp_path: Path) -> None:
     """status, show and ls read a run that another process computes; resume is told who has it."""
-    path = spec(tmp_path, "slow", params={"pause": 0.6})
+    path = spec(tmp_path, "held")
+    (tmp_path / "hold").touch()
     process = started("submit", path, "--quiet", cwd=tmp_path)
     wait_for(lambda: counted(tmp_path))
     run = newest(tmp_path)
@@ -138,6 +139,7 @@ def test_others_look_while_it_runs(tmp_path: Path) -> None:
     shown = ask("show", run, cwd=tmp_path)
     held = cluster("resume", run, "--json", cwd=tmp_path)
     assert process.poll() is None
+    (tmp_path / "hold").unlink()
     assert (standing["state"], standing["holder"]["pid"]) == ("running", process.pid)
     assert [row["run"] for row in listed] == [run]
     assert (shown["state"], shown["stopped_by"], shown["resume"]) == ("running", None, None)

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.backends.base import TABLE
 from cluster.hosts.prints import LONGEST_LINE, MOST_LINES, Prints
+from tests.backends.engines import parameters
 from tests.cli.shell import ask, cluster
 from tests.conftest import need
 
@@ -56,10 +57,11 @@ def floods(stream, samples):
     return drawn(stream, samples)
 '''
 QUICK = {"serial", "threads", "processes", "ssh"}
-BACKENDS = [
-    pytest.param(entry.name, marks=() if entry.name in QUICK else pytest.mark.slow)
-    for entry in TABLE
-]
+BACKENDS = parameters(
+    [entry.name for entry in TABLE],
+    default={"serial", "processes"},
+    slow={"threads", "ssh", "tcp", "mpi"},
+)
 
 
 def spec(folder: Path, function: str, backend: str, **keys: object) -> Path:

@@ -9,9 +9,9 @@ import pytest
 
 from cluster.backends.base import TABLE
 from cluster.hosts.process_tree import descendants
+from tests.backends.engines import HOSTED, parameters
 from tests.conftest import need
 from tests.lab.harness import Lab, need_lab, own_lab, take_down_what_died
-from tests.lab.site import HOSTED, IN_FULL
 
 
 @pytest.fixture(scope="session")
@@ -41,15 +41,14 @@ def _installed(name: str) -> str:
     return name
 
 
-@pytest.fixture(
-    params=[pytest.param(n, marks=() if n == "ssh" else pytest.mark.slow) for n in IN_FULL]
-)
+# The fleet is one for all of them, and the kit for those that are not ssh.
+@pytest.fixture(params=parameters(HOSTED, default={"ssh"}, slow={"tcp"}))
 def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend of several hosts that is tested in full; the slow run asks all but ssh."""
+    """Each backend of several hosts, where what is tried is code that they share."""
     return _installed(request.param)
 
 
-@pytest.fixture(params=HOSTED)
+@pytest.fixture(params=parameters(HOSTED, default={"ssh"}))
 def every_backend(request: pytest.FixtureRequest) -> str:
-    """Each backend of several hosts that is installed here, by default too."""
+    """Each backend of several hosts, all of them in the slow run."""
     return _installed(request.param)

@@ -14,17 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.backends.base import TABLE
 from cluster.hosts.process_tree import adopt, descendants
 from scripts.lab_base import Lab as Named
 from scripts.lab_base import keeper, within
 from tests.lab.harness import Lab
 
-HOSTED = tuple(entry.name for entry in TABLE if entry.hosted)
-# What engines on the kit share is tested in full with one of them, tcp. Others have the suite of
-# tests/backends, the kills of tests/backends/kit, and what every backend is asked.
-ON_THE_KIT_TOO = {"zeromq"}
-IN_FULL = tuple(name for name in HOSTED if name not in ON_THE_KIT_TOO)
 # What an engine's own daemon on a host is recognised by.
 DAEMONS = {
     "ssh": "cluster.hosts.agent",

@@ -52,6 +52,7 @@ def ended(at: Site, run: Submitted, *hosts: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_a_host_is_added_and_another_drained_while_it_runs(
     backend: str, lab: Lab, tmp_path: Path
 ) -> None:

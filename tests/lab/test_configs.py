@@ -12,14 +12,15 @@ import pytest
 
 import cluster
 from cluster.backends.base import TABLE
+from tests.backends.engines import HOSTED
 from tests.conftest import need
 from tests.lab.harness import Lab
-from tests.lab.site import HOSTED
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 THERE = [path for path in CONFIGS if cluster.load(path).backend in HOSTED]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", THERE, ids=lambda path: path.stem)
 def test_a_shipped_spec_of_several_hosts_ends_near_its_reference(
     path: Path, lab: Lab, tmp_path: Path
@@ -32,6 +33,7 @@ def test_a_shipped_spec_of_several_hosts_ends_near_its_reference(
     assert abs(result["estimate"] - result["reference"]) < 4 * result["std_error"]
 
 
+@pytest.mark.slow
 def test_a_node_file_takes_the_place_of_the_specs_hosts(lab: Lab, tmp_path: Path) -> None:
     """As the README shows it."""
     (tmp_path / "hosts.txt").write_text("h1:2\nh2:1  # the slow one\nh3:1\n")

@@ -17,6 +17,9 @@ from tests.conftest import need
 from tests.lab.harness import ROOT, Lab, need_lab, own_lab, traces
 from tests.lab.site import COMMAND
 
+# A lab of its own has to come up.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def default_lab() -> Iterator[Lab]:

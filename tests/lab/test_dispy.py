@@ -36,6 +36,7 @@ def ends_right(site: Site, run: Submitted) -> None:
     assert sum(node["samples"] for node in result["nodes"]) == result["samples"]
 
 
+@pytest.mark.slow
 @pytest.mark.fault(4, 17)
 def test_a_killed_driver_is_replaced(lab: Lab, tmp_path: Path) -> None:
     """Kill -9 of the process that dispy's client lives in: told, and the run goes on."""
@@ -52,6 +53,7 @@ def test_a_killed_driver_is_replaced(lab: Lab, tmp_path: Path) -> None:
     await_no_orphans(lab)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(102)
 def test_nothing_listens_elsewhere_and_a_stranger_changes_nothing(lab: Lab, tmp_path: Path) -> None:
     """A host that knows no secret sends noise and pickles to every port of the run."""

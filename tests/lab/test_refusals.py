@@ -196,6 +196,7 @@ def test_a_host_that_does_not_answer_is_waited_for_and_then_named(
     refused(site, trouble(site) if trouble else r"it does not answer \(see whether it is up")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(1)
 def test_a_run_goes_on_with_the_hosts_that_are_required(lab: Lab, tmp_path: Path) -> None:
     """The one that is missing is named, on the screen and in the ledger."""
@@ -242,13 +243,13 @@ def test_a_run_does_not_begin_with_fewer_hosts_than_are_required(lab: Lab, tmp_p
     ("late", "required"), [("h3", 1), ("h2", 1), ("h3", 2), ("h2", 2), ("", 1)]
 )
 def test_a_host_that_counts_wrongly_is_not_believed_whenever_it_comes(
-    late: str, required: int, every_backend: str, lab: Lab, tmp_path: Path
+    late: str, required: int, backend: str, lab: Lab, tmp_path: Path
 ) -> None:
     """It is refused, for what this machine drew; where all are required the run does not begin."""
     site = Site(
         tmp_path,
         lab,
-        every_backend,
+        backend,
         blocks=200,
         nap=0.01,
         kernel=KERNEL_OF_A_KIND,
@@ -292,6 +293,7 @@ def test_a_host_without_a_module_of_the_kernel_is_refused_with_the_line_that_ins
     assert probed == ["h1", "h3"]
 
 
+@pytest.mark.slow
 def test_a_resume_is_held_to_what_the_first_host_of_the_run_drew(lab: Lab, tmp_path: Path) -> None:
     """A host on which the kernel comes out differently is refused, though it is the only one."""
     site = Site(tmp_path, lab, "ssh", blocks=300, slots={"h1": 1}, kernel=KERNEL_OF_A_KIND)
@@ -312,6 +314,7 @@ def test_a_resume_is_held_to_what_the_first_host_of_the_run_drew(lab: Lab, tmp_p
     assert 0 < begun["samples"] < result["samples"]
 
 
+@pytest.mark.slow
 @pytest.mark.fault(84)
 def test_a_run_tells_of_one_machine_under_two_names(lab: Lab, tmp_path: Path) -> None:
     """Whose slots are more than its cores; nothing is said of hosts of their own."""
@@ -349,6 +352,7 @@ def test_the_doctor_finds_one_machine_under_two_names_and_too_many_slots(
     assert "OMP_NUM_THREADS=64 in each of 1 slots" in warned["threads"]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "backend", ["mpi", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dispy", "scoop"))]
 )

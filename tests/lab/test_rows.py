@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.backends.base import TABLE
-from tests.conftest import need
 from tests.lab.harness import Lab
 from tests.lab.site import BLOCK, Site
 
-HOSTED = [entry for entry in TABLE if entry.hosted]
 NAPS = {"h1": 0.02, "h2": 0.04, "h3": 0.02}
 # What a sleep of this machine, shared by all hosts, may take longer.
 SLACK = 1.35
@@ -20,14 +17,9 @@ SLACK = 1.35
 LOST = 0.3
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [pytest.param(e.name, marks=() if e.name == "ssh" else pytest.mark.slow) for e in HOSTED],
-)
+@pytest.mark.slow
 def test_each_number_of_a_host_is_right(backend: str, lab: Lab, tmp_path: Path) -> None:
     """By host: tasks, samples, share, seconds, speed, utilisation, lost, failures, goodput."""
-    entry = next(entry for entry in TABLE if entry.name == backend)
-    need(entry.usable, f"{entry.name}: {entry.install}")
     site = Site(tmp_path, lab, backend, 360, slots={"h1": 2, "h2": 1, "h3": 1})
     for node in site.spec["nodes"]:
         node["env"]["NAP"] = str(NAPS[node["host"]])

@@ -61,13 +61,13 @@ def test_the_digest_is_that_of_serial_whatever_the_slots_and_the_speeds(
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_host_that_is_five_times_slower_holds_nobody_up(
-    every_backend: str, lab: Lab, tmp_path: Path
+    backend: str, lab: Lab, tmp_path: Path
 ) -> None:
     """Drawing takes at most 1.15 x what the hosts' summed speed allows; the better of two runs."""
     ratios: list[float] = []
     while len(ratios) < 2 and min(ratios, default=2.0) > 1.15:
         (folder := tmp_path / str(len(ratios))).mkdir()
-        site = Site(folder, lab, every_backend, blocks=1300)
+        site = Site(folder, lab, backend, blocks=1300)
         site.spec["nodes"][1]["env"]["NAP"] = "0.15"
         site.write()
         ratios.append(over_ideal(site, site.run()))
@@ -87,6 +87,7 @@ def over_ideal(site: Site, result: dict[str, Any]) -> float:
     return float((ended - begun) * speed / result["samples"])
 
 
+@pytest.mark.slow
 @pytest.mark.fault(4)
 def test_a_killed_worker_costs_what_it_was_drawing(backend: str, lab: Lab, tmp_path: Path) -> None:
     """Its block is drawn again; the failure names the host."""
@@ -118,10 +119,10 @@ def test_a_killed_daemon_of_the_engine_is_started_again(
 @pytest.mark.slow
 @pytest.mark.fault(3, 12)
 def test_a_host_that_is_lost_with_all_its_processes_is_done_without(
-    backend: str, lab: Lab, tmp_path: Path
+    every_backend: str, lab: Lab, tmp_path: Path
 ) -> None:
     """Noticed within three heartbeats, named in the output and in the ledger."""
-    site = Site(tmp_path, lab, backend, blocks=600)
+    site = Site(tmp_path, lab, every_backend, blocks=600)
     run = started(site)
     lab.kill("h2")
     assert run.await_words(r"h2: 0 slots", 10) < 7
@@ -130,16 +131,16 @@ def test_a_host_that_is_lost_with_all_its_processes_is_done_without(
     lab.heal("h2")
     # What was killed could not remove its files: the next agent there does.
     (after := tmp_path / "after").mkdir()
-    assert Site(after, lab, backend, blocks=10).run()["state"] == "done"
+    assert Site(after, lab, every_backend, blocks=10).run()["state"] == "done"
     await_no_orphans(lab)
 
 
 @pytest.mark.fault(37)
 def test_a_killed_dispatcher_leaves_nothing_and_a_resume_ends_right(
-    backend: str, lab: Lab, tmp_path: Path
+    every_backend: str, lab: Lab, tmp_path: Path
 ) -> None:
     """Kill -9 of the dispatcher: every process on every host ends, and the ledger has it all."""
-    site = Site(tmp_path, lab, backend, blocks=400)
+    site = Site(tmp_path, lab, every_backend, blocks=400)
     run = started(site)
     kill(run.process.pid)
     run.end()
@@ -167,10 +168,10 @@ def test_a_signal_drains_and_takes_everything_down(
 @pytest.mark.slow
 @pytest.mark.fault(7)
 def test_a_host_that_is_cut_off_for_good_is_done_without(
-    backend: str, lab: Lab, tmp_path: Path
+    every_backend: str, lab: Lab, tmp_path: Path
 ) -> None:
     """Noticed within three heartbeats; what ran there ends by itself."""
-    site = Site(tmp_path, lab, backend, blocks=1400)
+    site = Site(tmp_path, lab, every_backend, blocks=1400)
     run = started(site)
     lab.cut("h2")
     assert run.await_words(r"h2: 0 slots", 10) < 8

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from cluster.backends.base import TABLE
-from tests.conftest import need
 from tests.lab.harness import Lab
 from tests.lab.site import BLOCK, Site, await_no_orphans
 
@@ -48,19 +46,10 @@ def serial(site: Site) -> list[str]:
     return digests(site.run("submit", "spec.yaml", *words))
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [
-        pytest.param(entry.name, marks=[] if entry.name == "ssh" else [pytest.mark.slow])
-        for entry in TABLE
-        if entry.hosted
-    ],
-)
 def test_a_sweep_over_hosts_has_the_digests_of_serial(
     backend: str, lab: Lab, tmp_path: Path
 ) -> None:
     """Two kernels, six parameters, one pool; each host has a part, and nothing is left behind."""
-    need(next(entry for entry in TABLE if entry.name == backend).usable, backend)
     site = swept(tmp_path, lab, backend, nap=0.02)
     result = site.run()
     assert (result["state"], result["points_done"]) == ("done", 12)
@@ -93,6 +82,7 @@ def test_a_sweep_outlives_a_lost_host_and_a_killed_dispatcher(lab: Lab, tmp_path
     await_no_orphans(lab)
 
 
+@pytest.mark.slow
 def test_the_hosts_of_a_sweep_change_while_it_runs(lab: Lab, tmp_path: Path) -> None:
     """By its name, by one of its points, and by its host file; each point tells of its hosts."""
     at = swept(tmp_path, lab, "ssh", blocks=120)
@@ -144,6 +134,7 @@ def g(rng, samples, share=0.25):
 """
 
 
+@pytest.mark.slow
 def test_each_kernel_of_a_sweep_is_probed_on_each_host(lab: Lab, tmp_path: Path) -> None:
     """A host on which a later one comes out differently, or fails, is refused; and by name."""
     sweep = {"matrix": {"kernel": ["kernel.py:f", "kernel.py:g"]}}

@@ -18,6 +18,13 @@ def quarter(rng, samples, share=0.25, nap=0.0):
     return Hits((rng.random(samples) < share).sum(), samples)
 
 @kernel(block=64)
+def held(stream, samples, share=0.25):
+    # In the middle of the third point, while there is that file.
+    while share == 0.3 and 30 <= stream.block < 1000 and os.path.exists("hold"):
+        time.sleep(0.01)
+    return quarter(stream.generator(), samples, share, 0.005)
+
+@kernel(block=64)
 def half(rng, samples, share=0.25, nap=0.0):
     return Hits((rng.random(samples) < 2 * share).sum(), samples)
 

@@ -18,6 +18,7 @@ from cluster.common.errors import StoreError
 from cluster.ledger import FILE, Ledger
 from cluster.sampling.tally import Histogram
 from cluster.sampling.task import checksum, tally_text
+from tests.conftest import battery
 from tests.ledger.stores import without_marks
 from tests.lifecycle.forged import cases, copied, everything, forge, made, opened, seal
 
@@ -178,8 +179,7 @@ def test_any_value_in_any_column_is_refused_or_left_out(
     all_cases(site, store, capfd, 12)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("part", range(20))
+@pytest.mark.parametrize("part", battery(range(20)))
 def test_every_value_in_every_column_is_refused_or_left_out(
     site: Path, store: Path, capfd: pytest.CaptureFixture[str], part: int
 ) -> None:

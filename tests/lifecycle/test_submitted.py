@@ -225,7 +225,8 @@ def test_a_signal_drains_all_points_and_a_resume_ends_right(tmp_path: Path) -> N
 def test_where_each_point_stands_is_told_while_a_detached_sweep_runs(tmp_path: Path) -> None:
     """Done, at work and waiting; estimates, speed, time left, nodes; a point by SWEEP/PLACE."""
     sweep = {"matrix": {"params.share": SHARES}, "order": "depth"}
-    folder = Folder(tmp_path, samples=64 * 60, params={"nap": 0.08}, sweep=sweep)
+    folder = Folder(tmp_path, kernel="kernel.py:held", samples=64 * 60, sweep=sweep)
+    (tmp_path / "hold").touch()
     sent = cluster("submit", "s.yaml", "--detach", "--json", cwd=tmp_path)
     run = only_document(sent.stdout, "detached")["run"]
     # One look must show it all: a second one may come when the next point has begun.
@@ -256,6 +257,7 @@ def test_where_each_point_stands_is_told_while_a_detached_sweep_runs(tmp_path: P
     shown = folder.said("status", "swept")
     assert "waiting" in shown
     assert "left" in shown
+    (tmp_path / "hold").unlink()
     # The run is none the worse for being looked at, and so are its numbers.
     ended = ask("wait", run, cwd=tmp_path)
     assert digests(ended)[1] == folder.alone(f"params.share={SHARES[1]}")

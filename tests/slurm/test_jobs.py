@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from cluster.backends.base import TABLE
+from tests.backends.engines import HOSTED, parameters
 from tests.conftest import need
 from tests.lab.harness import Lab
-from tests.lab.site import HOSTED, pids
+from tests.lab.site import pids
 from tests.slurm.harness import HOSTS, Desk, await_no_agents
 
 pytestmark = pytest.mark.slow
@@ -32,7 +33,7 @@ def drawn_by_all(result: dict[str, Any], slots: int = 2) -> None:
     assert sum(node["samples"] for node in nodes.values()) == result["samples"]
 
 
-@pytest.mark.parametrize("backend", HOSTED)
+@pytest.mark.parametrize("backend", parameters(HOSTED, default=(), slow={"ssh", "tcp", "mpi"}))
 def test_a_job_draws_on_all_its_hosts(desk: Make, backend: str) -> None:
     """Whatever carries the tasks: `nodes: auto`, agents by srun, and the digest of `serial`."""
     entry = next(entry for entry in TABLE if entry.name == backend)

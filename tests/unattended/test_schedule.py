@@ -202,9 +202,8 @@ def test_a_crontab_that_does_not_answer_is_told(
     (tmp_path / "crontab").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "crontab").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr("cluster.unattended.schedule.cron._PATIENCE", 0.5)
     with pytest.raises(EngineError, match=r"crontab -l gave no answer within 0\.5 s") as caught:
-        remove("night", tmp_path / "night.yaml")
+        remove("night", tmp_path / "night.yaml", 0.5)
     assert caught.value.code == 69
 
 

@@ -159,6 +159,7 @@ def test_a_sweep_is_watched_and_stopped_as_one(tmp_path: Path) -> None:
     assert all(point.result.drained is not False for point in result.members)
 
 
+@pytest.mark.slow
 def test_attach_passes_ctrl_c_on_to_a_sweep(tmp_path: Path) -> None:
     """All its points drain, and their table is shown in the end."""
     path = spec(tmp_path, "slow", sweep=SLOW, samples=400_000)
@@ -172,6 +173,7 @@ def test_attach_passes_ctrl_c_on_to_a_sweep(tmp_path: Path) -> None:
     assert "interrupted, stopped by SIGTERM" in out
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_computed_in_parts_stops_as_one(tmp_path: Path) -> None:
     """Each of the processes is asked, once."""
     values = {"matrix": {"params.pause": [0.1, 0.11, 0.12, 0.13]}}
@@ -190,6 +192,7 @@ def test_a_sweep_that_is_computed_in_parts_stops_as_one(tmp_path: Path) -> None:
     assert len(asked) == len(set(asked)) == 2
 
 
+@pytest.mark.slow
 def test_wishes_for_the_hosts_of_a_sweep_are_answered(tmp_path: Path) -> None:
     """By each part for its own points, of other backends too; none of one machine grants them."""
     values = {"matrix": {"backend": ["serial", "threads"], "params.pause": [0.1, 0.11]}}

@@ -21,7 +21,9 @@ _MAX_ENTRIES = 4 * MAX_NODES
 _IGNORED_KEYS = frozenset({"ifname", "binding", "max_slots", "max-slots"})
 
 
-def read_hostfile(path: Path, bare: int | None = None) -> tuple[Node, ...]:
+def read_hostfile(
+    path: Path, bare: int | None = None, most: int = _MAX_ENTRIES
+) -> tuple[Node, ...]:
     """The nodes of an Open MPI (``host slots=4``) or MPICH (``host:4``) host file.
 
     If a host has several lines, their slots are added; a line without slots counts as one.
@@ -29,6 +31,7 @@ def read_hostfile(path: Path, bare: int | None = None) -> tuple[Node, ...]:
     Args:
         path: the file, at most 4 MiB of UTF-8.
         bare: slots of a host that is listed once and without slots; None: its usable cores.
+        most: the limit of entries in the file.
 
     Raises:
         NodeError: the file cannot be read, or a line is invalid, with its number.
@@ -39,8 +42,8 @@ def read_hostfile(path: Path, bare: int | None = None) -> tuple[Node, ...]:
         try:
             nodes = _line_nodes(_words(line))
             entries += len(nodes)
-            if entries > _MAX_ENTRIES:
-                _fail(f"more than {_MAX_ENTRIES:,} entries")
+            if entries > most:
+                _fail(f"more than {most:,} entries")
             for node in nodes:
                 found[node.host] = _added(found.get(node.host), node)
         except NodeError as error:

@@ -50,10 +50,20 @@ def install(job: ScheduledJob, when: str) -> Scheduled:
     return text(job, when)
 
 
-def remove(name: str, _spec: Path) -> bool:
-    """Take a job's lines away; whether there were any."""
+def remove(name: str, _spec: Path, patience: float = _PATIENCE) -> bool:
+    """Take a job's lines away; whether there were any.
+
+    Args:
+        name: of the job.
+        patience: seconds within which crontab(1) must answer, each time.
+
+    Raises:
+        EngineError: it did not answer, or refused.
+        StoreError: somebody else is editing the crontab.
+        UsageError: the crontab has lines that cannot be read.
+    """
     try:
-        return _change(lambda before: crontab.remove(before, name))
+        return _change(lambda before: crontab.remove(before, name), patience)
     except _NoCrontab:
         return False
 
@@ -69,7 +79,7 @@ def _line(job: ScheduledJob, when: str) -> str:
         raise UsageError(f"--cron: {error}") from None
 
 
-def _change(edit: Callable[[str], str]) -> bool:
+def _change(edit: Callable[[str], str], patience: float = _PATIENCE) -> bool:
     """Edit the crontab; returns whether that changed anything.
 
     crontab(1) has no lock. So the crontab is read again before it is written, and once more
@@ -77,17 +87,17 @@ def _change(edit: Callable[[str], str]) -> bool:
     """
     with _one_of_ours():
         for _ in range(_TRIES):
-            before = _read()
+            before = _read(patience)
             try:
                 after = edit(before)
             except crontab.CrontabError as error:
                 raise UsageError(f"the crontab of {_user()}: {error}") from None
             if after == before:
                 return False
-            if _read() != before:
+            if _read(patience) != before:
                 continue
-            _write(after)
-            if _read() == after:
+            _write(after, patience)
+            if _read(patience) == after:
                 return True
     raise _busy()
 
@@ -125,8 +135,8 @@ def _busy() -> StoreError:
     )
 
 
-def _read() -> str:
-    done = _crontab("-l")
+def _read(patience: float) -> str:
+    done = _crontab(patience, "-l")
     if done.returncode == 0:
         # Other lines may be in any encoding; surrogateescape writes their bytes back unchanged.
         return done.stdout.decode(errors="surrogateescape")
@@ -135,13 +145,13 @@ def _read() -> str:
     raise _refused(done)
 
 
-def _write(lines: str) -> None:
-    done = _crontab("-", lines) if lines else _crontab("-r")
+def _write(lines: str, patience: float) -> None:
+    done = _crontab(patience, "-", lines) if lines else _crontab(patience, "-r")
     if done.returncode != 0 and b"no crontab for" not in done.stderr:
         raise _refused(done)
 
 
-def _crontab(argument: str, lines: str = "") -> subprocess.CompletedProcess[bytes]:
+def _crontab(patience: float, argument: str, lines: str = "") -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
             ["crontab", argument],
@@ -149,13 +159,13 @@ def _crontab(argument: str, lines: str = "") -> subprocess.CompletedProcess[byte
             input=lines.encode(errors="surrogateescape"),
             capture_output=True,
             env={**os.environ, "LC_ALL": "C"},
-            timeout=_PATIENCE,
+            timeout=patience,
         )
     except FileNotFoundError:
         fix = "install cron (Debian and Ubuntu: apt install cron), or use --systemd"
         raise _NoCrontab("there is no crontab command on this machine", fix=fix) from None
     except subprocess.TimeoutExpired:
-        words = f"crontab {argument} gave no answer within {_PATIENCE:g} s"
+        words = f"crontab {argument} gave no answer within {patience:g} s"
         raise EngineError(words, fix="see what it waits for, then try again") from None
 
 

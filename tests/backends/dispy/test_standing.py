@@ -274,6 +274,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_node_that_another_run_holds_is_told_and_joins_when_it_is_free(
     start: Start, secret: Path, port: int
 ) -> None:
@@ -350,6 +351,7 @@ def test_a_secret_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         Secret(env="THE_SECRET").read()
 
 
+@pytest.mark.slow
 def test_the_doctor_meets_a_node_as_a_run_does(start: Start, secret: Path, port: int) -> None:
     """By its port and not by ssh, also in a job of Slurm; then where none stands any more."""
     process = start()

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -26,12 +27,15 @@ from cluster.testing import Driven, Script, drive, work_of
 from tests.backends.submitted import LOOPBACK, digest, listening, result, start
 from tests.conftest import need
 
+# The second half waits until it has happened, however late this machine comes to it.
 NAPS = """
-import time
+import os, time
 from cluster import Hits
-def f(rng, samples):
+def f(stream, samples):
     time.sleep(0.02)
-    return Hits((rng.random(samples) < .25).sum(), samples)
+    while 100 < stream.block < 1000 and not os.path.exists({struck!r}):
+        time.sleep(0.01)
+    return Hits((stream.generator().random(samples) < .25).sum(), samples)
 """
 SERVER, DRIVER, AGENT = "kit.server", "kit.links", "cluster.hosts.agent"
 # What the kit does is tried with one engine by default, and with all of it in the slow run.
@@ -78,11 +82,18 @@ def listens(pid: int) -> int:
 def driven(name: str, strike: Callable[[], object], blocks: int = 200) -> Driven:
     """A run of two slots in the middle of which something happens."""
     node = Node("localhost", slots=2)
-    with ThreadPoolExecutor(1) as pool:
-        happens = pool.submit(strike)
-        done = drive(
-            lambda: create(usable(name), (node,), Options(tick=0.1)), work_of(NAPS), Goal(blocks)
-        )
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
+        struck = Path(folder, "struck")
+
+        def strikes() -> None:
+            try:
+                strike()
+            finally:
+                struck.touch()
+
+        happens = pool.submit(strikes)
+        work = work_of(NAPS.format(struck=str(struck)))
+        done = drive(lambda: create(usable(name), (node,), Options(tick=0.1)), work, Goal(blocks))
         happens.result()
     return done
 

@@ -129,6 +129,7 @@ def test_other_verbs_are_answered_once(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_lost_rank_costs_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     """It ends the world, soon; the same command with --resume has the digest of serial."""
     path = spec(tmp_path, 250, 0.05)
@@ -146,6 +147,7 @@ def test_a_lost_rank_costs_nothing_that_was_acknowledged(tmp_path: Path) -> None
     assert result["digest"] == alone(tmp_path, path)
 
 
+@pytest.mark.slow
 def test_a_resume_is_held_to_how_the_kernel_came_out_where_the_run_was_begun(
     tmp_path: Path,
 ) -> None:

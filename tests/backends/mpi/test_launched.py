@@ -70,6 +70,7 @@ def ranks_below(pid: int) -> list[int]:
     raise AssertionError("the world did not come up")
 
 
+@pytest.mark.slow
 def test_an_exception_in_a_rank_costs_a_world_and_no_block(tmp_path: Path) -> None:
     """It is told, another world is launched, and the digest is that of serial."""
     path = spec(tmp_path, 100, 0.03)

@@ -10,8 +10,8 @@ import pytest
 from cluster.sampling.kernels import load
 from cluster.sampling.plan import MIN_HITS, Checkpoints, Goal, Target
 from cluster.sampling.tally import Hits, Tally, merged
-from tests.statistics.coverage import RARE, coverage, run, shown
-from tests.statistics.test_coverage import plain
+from tests.sampling.coverage import RARE, coverage, run, shown
+from tests.sampling.test_coverage import plain
 
 P = 1e-4
 HALF_WIDTH = 5e-5
@@ -47,6 +47,7 @@ def plainly_met(tally: Tally) -> bool:
     return (high - low) / 2 <= HALF_WIDTH
 
 
+@pytest.mark.slow
 @pytest.mark.fault(63)
 def test_intervals_cover_where_the_target_stopped_the_run() -> None:
     """At p = 1e-4 at least 0.93 of the 95 % intervals cover, and no run stops on too few hits."""
@@ -56,6 +57,7 @@ def test_intervals_cover_where_the_target_stopped_the_run() -> None:
     assert min(tally.hits for tally in tallies if isinstance(tally, Hits)) >= MIN_HITS
 
 
+@pytest.mark.slow
 @pytest.mark.fault(63)
 def test_the_plain_interval_fails_the_same_test_under_a_target() -> None:
     """Stopped by p +- 1.96 sqrt(p (1 - p) / n), runs stop too soon, and their intervals miss."""

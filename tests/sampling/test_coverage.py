@@ -9,7 +9,7 @@ import pytest
 
 from cluster.sampling.kernels import Kernel, load
 from cluster.sampling.tally import Hits, Tally
-from tests.statistics.coverage import RARE, RUNS, Interval, coverage, runs, shipped, shown
+from tests.sampling.coverage import RARE, RUNS, Interval, coverage, runs, shipped, shown
 
 PAYOFF = {"strike": 100.0}
 # Eight hits to be expected: few, as at the start of every run for a rare event.

@@ -149,7 +149,9 @@ def place_of(broker: Broker) -> str:
     return f"tcp://127.0.0.1:{ports[0]}"
 
 
-@pytest.mark.parametrize("keys", [lambda _socket: None, foreign, knowing], ids=str)
+@pytest.mark.parametrize(
+    "keys", [lambda _socket: None, foreign, knowing], ids=["none", "foreign", "knowing"]
+)
 def test_who_does_not_know_the_secret_is_neither_answered_nor_read(
     broker: Broker, speak: Speak, keys: Callable[[Any], object], tmp_path: Path
 ) -> None:

@@ -231,6 +231,7 @@ def test_where_each_point_stands_is_told_while_a_detached_sweep_runs(tmp_path: P
     run = only_document(sent.stdout, "detached")["run"]
     wait_for(lambda: ask("status", run, cwd=tmp_path)["points_done"] >= 1)
     wait_for(lambda: any(p["estimate"] for p in _points(tmp_path) if p["state"] == "running"))
+    wait_for(lambda: ask("status", "swept", cwd=tmp_path)["left_s"])
     whole = ask("status", "swept", cwd=tmp_path)
     points = whole["by_point"]
     states = [point["state"] for point in points]

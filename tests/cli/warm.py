@@ -16,6 +16,7 @@ import json
 import os
 import pkgutil
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -198,6 +199,7 @@ def main() -> int:
     _load()
     asked = _serve(sys.argv[1])
     if asked is None:
+        shutil.rmtree(Path(sys.argv[1]).parent)
         return 0
     os.chdir(asked.cwd)
     os.umask(asked.umask)

@@ -229,17 +229,10 @@ def test_where_each_point_stands_is_told_while_a_detached_sweep_runs(tmp_path: P
     (tmp_path / "hold").touch()
     sent = cluster("submit", "s.yaml", "--detach", "--json", cwd=tmp_path)
     run = only_document(sent.stdout, "detached")["run"]
-    # One look must show it all: a second one may come when the next point has begun.
-    looks: list[dict[str, Any]] = []
-
-    def half_way() -> bool:
-        looks.append(ask("status", "swept", cwd=tmp_path))
-        first, *others = looks[-1]["by_point"]
-        drawn = [p for p in others if p["state"] == "running" and p["estimate"]]
-        return first["state"] == "done" and bool(drawn)
-
-    wait_for(half_way)
-    whole = looks[-1]
+    wait_for(lambda: ask("status", run, cwd=tmp_path)["points_done"] >= 1)
+    wait_for(lambda: any(p["estimate"] for p in _points(tmp_path) if p["state"] == "running"))
+    wait_for(lambda: ask("status", "swept", cwd=tmp_path)["left_s"])
+    whole = ask("status", "swept", cwd=tmp_path)
     points = whole["by_point"]
     states = [point["state"] for point in points]
     assert states[0] == "done"

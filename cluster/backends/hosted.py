@@ -102,8 +102,8 @@ class Hosted(Backend):
     def run(self, work: Work, source: Source) -> Items:
         """See :meth:`Backend.run`."""
         sweep()  # an engine's files here, where its dispatcher was killed
-        patience = Patience(probe=self.options.probing)
-        self._fleet = fleet = Fleet(self.nodes, work, self._selector, patience, **self._kinds())
+        kinds = {"patience": Patience(probe=self.options.probing), **self._kinds()}
+        self._fleet = fleet = Fleet(self.nodes, work, self._selector, **kinds)
         fleet.limit(self.options.memory)
         fleet.hold_to(self.options.kernels, self.options.probes, self.options.probed)
         self._deadline = self._attention.now + self.options.launch

@@ -261,7 +261,8 @@ class Inside(Hosted):
         )
 
     def _kinds(self) -> dict[str, Any]:
-        return {"patience": replace(_PATIENCE, ready=self.options.ready), "dial": self._dial}
+        seconds = {"ready": self.options.ready, "probe": self.options.probing}
+        return {"patience": replace(_PATIENCE, **seconds), "dial": self._dial}
 
     def _begin(self, work: Work) -> None:
         assert self._fleet is not None

@@ -329,12 +329,26 @@ class Slot:
         if messages:
             # What it printed before these outcomes is in the pipe by now; read it first.
             child.listen()
-        yield from self._printed(child)
+        answered = self.taken[0] if messages and self.taken else None
+        yield from self._printed(child, answered)
         yield from self._outcomes(child, messages)
 
-    def _printed(self, child: Child, *, ended: bool = False) -> Iterator[PrintedLines]:
+    def _printed(
+        self, child: Child, answered: Task | None = None, *, ended: bool = False
+    ) -> Iterator[PrintedLines]:
+        """The lines that the process printed since the last call.
+
+        Args:
+            child: the process.
+            answered: the first task whose outcome has arrived with them.
+            ended: the process has ended.
+        """
         if (news := child.prints.take(ended=ended)) is not None:
             task, block = self._marker.task, self._marker.block
+            # By now the process may be at the next task, perhaps of another run.
+            if answered is not None and task != answered.id:
+                alone = answered.stop - answered.first == 1
+                task, block = answered.id, answered.first if alone else None
             yield PrintedLines(task, block, *news, self._node.host, self._index)
 
     def _outcomes(self, child: Child, messages: Iterable[Any]) -> Iterator[Outcome]:

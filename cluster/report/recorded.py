@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def result_at(ledger: Ledger, job: JobRow, asked: frozenset[int] | None = None) 
         ),
         backend=starts[-1]["backend"] if starts else job.backend,
         wall=sum(start["seconds"] for start in starts),
-        resume=_onward(job, ledger.store) if state not in _ENDED else None,
+        resume=_onward(job.id, [job], ledger.store) if state not in _ENDED else None,
         advice=advice_of(ledger, job, state),
     )
     return result_of(facts, About.of(job))
@@ -92,12 +93,24 @@ def _damage(ledger: Ledger, run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _onward(run: Run, store: Path) -> str:
-    """The command that continues an unfinished run; after max_samples, one that doubles it."""
-    if run.state != State.PARTIAL.value or run.stopped_by != "max_samples":
-        return command("resume", run.id, store=store)
-    twice = 2 * (run.goal["blocks"] or 0) * int(run.definition["block"])
-    return command("extend", run.id, "--set", f"until.max_samples={twice}", store=store)
+def _onward(name: str, unfinished: Sequence[Run], store: Path) -> str:
+    """The command that continues a run or a sweep.
+
+    Args:
+        name: its id.
+        unfinished: the rows of its unfinished runs.
+        store: their folder.
+    """
+    if not (unfinished and all(map(_is_at_its_limit, unfinished))):
+        return command("resume", name, store=store)
+    # A resume would find nothing owed.
+    most = max((run.goal["blocks"] or 0) * int(run.definition["block"]) for run in unfinished)
+    return command("extend", name, "--set", f"until.max_samples={2 * most}", store=store)
+
+
+def _is_at_its_limit(run: Run) -> bool:
+    """Whether a run has drawn its max_samples without meeting its target."""
+    return run.state == State.PARTIAL.value and run.stopped_by == "max_samples"
 
 
 def _counted(
@@ -121,7 +134,13 @@ def _of_members(ledger: Ledger, sweep: SweepRow, asked: frozenset[int] | None) -
         )
     points = [PointResult(place, given, result_at(ledger, run)) for place, given, run in rows]
     results = [point.result for point in points]
-    own = [point.result.state for point in points if asked is None or point.point in asked]
+    requested = [
+        (point.result.state, run)
+        for point, (_, _, run) in zip(points, rows, strict=True)
+        if asked is None or point.point in asked
+    ]
+    own = [own_state for own_state, _ in requested]
+    unfinished = [run for own_state, run in requested if own_state not in (*_ENDED, "failed")]
     state = state_of(own, sweep.stopped_by)
     ended = state in _ENDED
     first, starts = results[0], sessions.sessions_of(ledger, sweep)
@@ -157,7 +176,7 @@ def _of_members(ledger: Ledger, sweep: SweepRow, asked: frozenset[int] | None) -
         failures=[failure for result in results for failure in result.failures],
         events=sessions.events_of(ledger, sweep),
         advice=next((r.advice for r in results if r.advice), None),
-        resume=None if ended else command("resume", sweep.id, store=ledger.store),
+        resume=None if ended else _onward(sweep.id, unfinished, ledger.store),
         members=points,
         asked=asked,
     )

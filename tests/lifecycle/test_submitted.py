@@ -493,12 +493,16 @@ def test_points_at_max_samples_are_not_computed_again(tmp_path: Path) -> None:
     until = {"rel_error": 1e-9, "max_samples": 640}
     folder = Folder(tmp_path, samples=None, until=until)
     first = folder.submit(code=3)
+    assert f"cluster extend {first['sweep']} --set until.max_samples=1280" in first["resume"]
     folder.write(backend="ssh", nodes="nowhere.invalid")
     again = folder.submit(code=3)
     assert (again["state"], again["wall_s"]) == ("partial", first["wall_s"])
     assert digests(again) == digests(first)
     folder.write(backend="serial", nodes=None, until={**until, "max_samples": 1280})
-    assert [point["samples"] for point in folder.submit(code=3)["points"]] == [1280] * 5
+    more = folder.submit(code=3)
+    assert [point["samples"] for point in more["points"]] == [1280] * 5
+    most = ask(*arguments(more["resume"]), cwd=tmp_path, code=3)
+    assert [point["samples"] for point in most["points"]] == [2560] * 5
 
 
 def test_a_resumed_sweep_works_where_and_when_the_sweep_says(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 """The engine ``tcp``: plain sockets, and nothing to install.
 
 A host's server listens on one port, at the address by which the host is reached. Every connection
-uses mutual TLS 1.3 (see :mod:`cluster.backends.kit.door`). Each text is sent after its length in
-bytes.
+uses mutual TLS 1.3 (:mod:`cluster.backends.kit.door`). Each text is sent after its length.
 """
 
 from __future__ import annotations
@@ -15,13 +14,9 @@ from cluster.backends.kit.door import connect, listen
 from cluster.common.engines import Entry
 
 ENTRY = Entry(
-    "tcp",
-    "plain sockets to several hosts, over mutual TLS",
-    kind="hosted",
-    routes=("to",),
+    "tcp", "plain sockets to several hosts, over mutual TLS", kind="hosted", routes=("to",)
 )
-# Size of a length on the wire, in bytes.
-_LENGTH = 4
+_LENGTH = 4  # bytes of a length on the wire
 
 
 class Engine(CallEngine):
@@ -37,9 +32,6 @@ def serve(draw: Call, first: Where, announce: Announce) -> NoReturn:
         draw: turns the text of a call into that of its answer.
         first: ``address`` to listen at, and ``secret``.
         announce: called with the ``port``.
-
-    Raises:
-        OSError: the address cannot be listened at.
     """
 
     def answer(connection: socket.socket) -> None:
@@ -73,11 +65,7 @@ def _send(connection: socket.socket, text: str) -> None:
 
 
 def _receive(connection: socket.socket) -> str:
-    """The next text.
-
-    Raises:
-        ConnectionError: the other end has closed the connection.
-    """
+    """The next text; ConnectionError if the other end has closed the connection."""
     length = int.from_bytes(_exactly(connection, _LENGTH), "big")
     return _exactly(connection, length).decode()
 

@@ -93,7 +93,6 @@ class Options:
         required: how many hosts must be ready before the first task; None: all.
         launch: seconds within which they must be.
         probing: seconds within which a probe of the kernel must have come back from a host.
-        timeout: seconds for one block, for nodes where only the node can end one that hangs.
         memory: bytes that a slot may use; 0: no limit.
         kernels: a work of each further kernel of a sweep, beside that of the first work.
         probes: the result of each kernel's probe at the run's first start; None: not probed yet.
@@ -108,7 +107,6 @@ class Options:
     required: int | None = None
     launch: float = 30.0
     probing: float = 30.0
-    timeout: float = 3600.0
     memory: int = 0
     kernels: Sequence[Work] = ()
     probes: Sequence[str | None] = ()
@@ -129,7 +127,6 @@ class Options:
         own, found = spec.engine_options(name), entry(name)
         return cls(
             required=spec.nodes.required,
-            timeout=spec.retry.timeout,
             memory=spec.retry.memory or 0,
             own=own,
             attaches=found is not None and found.attaches(own),

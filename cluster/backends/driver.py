@@ -1,12 +1,12 @@
 """An engine's driver: a process of its own that imports the engine, supervised by the dispatcher.
 
-When an engine dies, hangs or must be killed, nothing else does: what was given to it is given to a
-fresh one. The two sides talk JSON lines over a socket that is on no disk and answers only this
-user; what the engine prints is for people. To the driver go ``{"setup": ...}``, ``{"host": ...}``,
-``{"gone": name, "reason": text}``, ``{"revoke": [ids]}`` and ``{"task": [...], "node": name or
-null}``; from it come ``{"driver": pid}``, ``{"up": name, "slots": n, "reason": text}``, ``{"down":
-name, "reason": text}``, ``{"outcome": [...]}``, ``{"lost": id, "reason": text}``, ``{"beat": n}``
-each second and ``{"wrong": text, "fix": text}``.
+An engine that dies, hangs or has to be killed takes nothing else with it: its tasks are given to a
+new driver. The two sides exchange JSON lines over an abstract Unix socket, which accepts only this
+user; standard output is not used for them, because engines print on it. The dispatcher sends
+``{"setup": ...}``, ``{"host": ...}``, ``{"gone": name, "reason": text}``, ``{"revoke": [ids]}`` and
+``{"task": [...], "node": name or null}``. The driver sends ``{"driver": pid}``, ``{"up": name,
+"slots": n, "reason": text}``, ``{"down": name, "reason": text}``, ``{"outcome": [...]}``,
+``{"lost": id, "reason": text}``, ``{"beat": n}`` each second, and ``{"wrong": text, "fix": text}``.
 """
 
 from __future__ import annotations
@@ -34,18 +34,24 @@ from cluster.hosts.worker_pool import python_command
 from cluster.sampling.task import Outcome, Task, Work
 
 _ADDRESS = "CLUSTER_DRIVER"
-# A driver beats each second; one that does not is hung, or its machine is.
+# A driver sends a heartbeat each second; without one for this long, it hangs.
 _SILENT = 10.0
-# A driver that dies so many times in a row without bringing anything is not started again.
+# After this many drivers in a row that died without any outcome, the engine has failed.
 _STARTS = 3
+# Seconds for a driver to end by itself before it is killed.
 _GRACE = 3.0
 
 
 def connect(
     selector: selectors.BaseSelector, decode: Callable[[bytes], Any] = json.loads
 ) -> Connection:
-    """The driver's side: a wire to the dispatcher that started this process."""
-    raised()  # a connection or two to each host
+    """Connect a driver to the dispatcher that started this process.
+
+    Args:
+        selector: watches the connection.
+        decode: see :class:`cluster.hosts.jsonlines.Lines`.
+    """
+    raised()  # the limit of open files: an engine has one or two connections per host
     wire = SocketConnection(dial(os.environ[_ADDRESS]), selector, decode)
     wire.queue({"driver": os.getpid()})
     wire.send()
@@ -56,10 +62,13 @@ class DriverProcess:
     """The dispatcher's side of one driver process.
 
     Args:
-        command: its arguments; no shell is involved, and no secret is in them.
+        command: its arguments; no shell is involved, and they contain no secret.
         environment: its environment, to which the socket's address is added.
-        selector: watches it.
+        selector: watches its connection and its output.
         ready: seconds within which it must connect.
+
+    Raises:
+        EngineError: the command could not be started.
     """
 
     def __init__(
@@ -87,19 +96,19 @@ class DriverProcess:
             raise EngineError(f"the engine could not be started: {error}") from None
 
     def say(self, message: Mapping[str, Any] | Task) -> None:
-        """Tell it something; what is said before it has connected waits for that."""
+        """Queue a message; before the driver has connected, the message is kept for it."""
         if self._wire is None:
             self._unsent.append(message)
         else:
             self._wire.queue(message)
 
     def send(self) -> None:
-        """Send what was said."""
+        """Send the queued messages."""
         if self._wire is not None:
             self._wire.send()
 
     def messages(self) -> list[Any]:
-        """What it said since the last call."""
+        """The messages since the last call, without heartbeats."""
         now = self._attention.look()
         if self._wire is None:
             self._meet()
@@ -115,7 +124,7 @@ class DriverProcess:
 
     @property
     def fault(self) -> str:
-        """Why it is of no use any more, or empty."""
+        """Why it is unusable; empty if it is healthy."""
         quiet = self._attention.now - self._heard
         if self._child.gone:
             return "it has ended"
@@ -126,7 +135,14 @@ class DriverProcess:
         return f"it was not heard of for {quiet:.0f} s" if quiet > _SILENT else ""
 
     def close(self, grace: float = _GRACE) -> str:
-        """End it, by itself or by force; how it ended."""
+        """End it, by force if it does not end by itself.
+
+        Args:
+            grace: seconds to wait before it is killed.
+
+        Returns:
+            How it ended, for people.
+        """
         self._door.close()
         if self._wire is not None:
             self._wire.close()
@@ -147,13 +163,14 @@ class DriverProcess:
 
 
 class DriverBackend(Hosted):
-    """An engine of several hosts: a driver here, and processes of the engine's own on the hosts.
+    """An engine of several hosts: one driver here, and processes of the engine on the hosts.
 
-    The driver knows each process as a host, by the name that the process has here.
+    To the driver each such process is a host; it knows it by the name of its ``RemoteProcess``.
 
     Attributes:
-        driver, process: the modules whose ``main`` they run.
-        what: what the person is told that a process on a host is.
+        driver: the module whose ``main`` the driver runs.
+        process: the module whose ``main`` the processes on the hosts run.
+        what: what messages for people call such a process, such as ``its server``.
     """
 
     driver: ClassVar[str]
@@ -163,9 +180,12 @@ class DriverBackend(Hosted):
     def __init__(self, nodes: Sequence[Node], options: Options) -> None:
         super().__init__(nodes, options)
         self._driver: DriverProcess | None = None
+        # Slots and reason of each process, by its name, as the driver reported them.
         self._up: dict[str, tuple[int, str]] = {}
         self._ready_hosts: dict[str, Host] = {}
+        # The processes on each host, by the host's name.
         self._remotes: dict[str, list[RemoteProcess]] = {}
+        # Drivers in a row that were lost without an outcome.
         self._barren = 0
         self._reason_down = "the engine is not up yet"
 
@@ -176,21 +196,21 @@ class DriverBackend(Hosted):
         return python_command(sys.executable, self.driver)
 
     def _setup(self) -> dict[str, Any]:
-        """What the driver is told first; the place for secrets."""
+        """The driver's first message; secrets go here, because others can read arguments."""
         return {}
 
     def _join(self, host: Host) -> None:
-        """A ready host is to be used by a driver that does not know it yet: see :meth:`_run_on`."""
+        """Introduce a ready host to a driver that does not know it yet; see :meth:`_run_on`."""
         raise NotImplementedError
 
     def _on_process(self, host: Host, remote: RemoteProcess, said: Mapping[str, Any]) -> None:
-        """A process of the engine on a host said something."""
+        """Handle a message of a process of the engine on a host."""
         raise NotImplementedError
 
     def _on_said(self, message: Mapping[str, Any]) -> None:
-        """The driver said something that only its engine understands."""
+        """Handle a message of the driver that only this engine has."""
 
-    # -- what Hosted asks -------------------------------------------------------------------------
+    # -- the hooks of Hosted ----------------------------------------------------------------------
 
     def _begin(self, work: Work) -> None:
         self._start_driver()
@@ -216,7 +236,7 @@ class DriverBackend(Hosted):
         return min(self._states(host), default=(0, self._reason_down))[1]
 
     def _states(self, host: Host) -> list[tuple[int, str]]:
-        """The slots that each of its processes gives, and why so many."""
+        """Slots and reason of each process on a host that the driver has reported."""
         names = [remote.name for remote in self._remotes.get(host.name, ())]
         return [self._up[name] for name in names if name in self._up]
 
@@ -239,6 +259,7 @@ class DriverBackend(Hosted):
             for remote in remotes:
                 if reason := remote.tend(now, used=bool(self._up.get(remote.name, (0, ""))[0])):
                     self._forget(remote, reason)
+                    # The next process may take another name; until then the host's stands for it.
                     self._up[name] = 0, reason
                     remote.name = name
         if self._driver is None:
@@ -257,12 +278,12 @@ class DriverBackend(Hosted):
     # -- the processes on the hosts ---------------------------------------------------------------
 
     def _run_on(self, host: Host, first: Mapping[str, Any], count: int = 1) -> None:
-        """Have processes of the engine on a host, in the place of those that are there.
+        """Run processes of the engine on a host; any that run there are killed first.
 
         Args:
-            host: a ready one.
-            first: what each is told first; the place for secrets.
-            count: so many.
+            host: a ready host.
+            first: the first message of each process, which may contain secrets.
+            count: the number of processes.
         """
         for remote in self._remotes.get(host.name, ()):
             remote.kill("", self._attention.now)
@@ -272,7 +293,7 @@ class DriverBackend(Hosted):
         ]
 
     def _forget(self, remote: RemoteProcess, reason: str) -> None:
-        """A process is gone, for this reason, with what it had."""
+        """Tell the driver that a process is lost, and why; the driver reports its tasks as lost."""
         self._say({"gone": remote.name, "reason": reason})
         self._up.pop(remote.name, None)
 
@@ -306,14 +327,14 @@ class DriverBackend(Hosted):
             self._on_said(message)
 
     def _renew(self, fault: str) -> Iterator[Outcome]:
-        """The driver is of no use: what it had is owed, and a fresh one is told of the hosts.
+        """Replace a failed driver: return its tasks, and introduce the hosts to a new one.
 
         Raises:
-            EngineError: several in a row brought nothing.
+            EngineError: several drivers in a row brought no outcome.
         """
         assert self._driver is not None
         driver, self._driver = self._driver, None
-        how = driver.close(grace=0.0)
+        how = driver.close(grace=0.0)  # it has failed already: waiting would stall the loop
         self._reason_down = f"the engine's driver was lost: {fault}; {how}"
         self._up.clear()
         for task, name in tuple(self._taken.values()):

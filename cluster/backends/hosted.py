@@ -1,7 +1,7 @@
-"""What all engines of several hosts share: agents on the hosts, and one loop.
+"""What all engines of several hosts share: agents on the hosts, and one main loop.
 
-Kernels always run in the agents' worker processes; the agents alone tell whether a host is there.
-What is left to an engine is how a task gets to a host and its outcome back.
+Kernels always run in the agents' worker processes, and only the agents decide whether a host is
+up. An engine merely carries tasks to hosts and outcomes back.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from cluster.hosts.prints import PrintedLines
 from cluster.hosts.scratch import sweep
 from cluster.sampling.task import Outcome, Task, Work
 
-# A revoked task is answered for once its worker is killed, which is done at once.
+# Seconds to wait for the outcome of a revoked task. Its worker is killed at once, so if none comes
+# the engine has lost the outcome, and the slot must not stay occupied for ever.
 _UNANSWERED = 15.0
 
 
 class Hosted(Backend):
-    """An engine of several hosts; a subclass says how tasks travel.
+    """An engine of several hosts; a subclass defines how tasks travel.
 
     Attributes:
-        chooses: the engine itself chooses the host of a task; ``_give`` then gets none.
+        chooses: the engine itself chooses the host of a task, so ``_give`` gets no host.
     """
 
     chooses = False
@@ -39,13 +40,18 @@ class Hosted(Backend):
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._attention = ListeningClock()
         self._fleet: Fleet | None = None
+        # Tasks without an outcome, by id, and the host of each; empty: not known (yet).
         self._taken: dict[int, tuple[Task, str]] = {}
+        # Slots of each host, and its absence, as last reported by a NodeEvent.
         self._told: dict[str, int] = {}
         self._named: dict[str, HostState | None] = {}
+        # When each revoked task was revoked.
         self._revoked: dict[int, float] = {}
+        # Hosts that are draining, and hosts that an engine which chooses must give nothing.
         self._leaving: set[str] = set()
         self._shut: set[str] = set()
         self._required = options.required or len(self.nodes)
+        self._deadline = 0.0
         self._open = False
 
     def __exit__(self, *exc_info: object) -> None:
@@ -57,51 +63,60 @@ class Hosted(Backend):
     # -- what an engine is ------------------------------------------------------------------------
 
     def _begin(self, work: Work) -> None:
-        """The run begins; the agents are on their way."""
+        """Start the engine; the agents are being started at the same time."""
 
     def _stop(self) -> None:
-        """The run is over; the agents are still there."""
+        """Stop the engine; the agents still run."""
 
     def _on_ready(self, host: Host) -> None:
-        """A fresh agent of a host has shaken hands: start there what the engine needs."""
+        """Start what the engine needs on a host whose new agent has completed its handshake."""
 
     def _on_gone(self, host: Host) -> None:
-        """A host is lost, with all that ran there."""
+        """Forget a host that was lost together with all processes on it."""
 
     def _bar(self, host: Host, shut: bool) -> None:
-        """Give no more tasks to a host, or give it some again; for an engine that chooses."""
+        """Stop giving tasks to a host, or resume it; for an engine that chooses."""
 
     def _may_go(self, host: Host) -> bool:
-        """Whether a host that is to leave has nothing to draw any more."""
+        """Whether a draining host has no task left."""
         return all(name != host.name for _, name in self._taken.values())
 
     def _on_told(self, host: Host, message: dict[str, Any]) -> None:
-        """An agent told of a command that the engine had it start."""
+        """Handle an agent's report about a command that the engine started there."""
 
     def _slots(self, host: Host) -> int:
-        """How many tasks of a ready host the engine can have drawn at a time."""
+        """How many tasks the engine can have drawn on a ready host at the same time."""
         return host.usable
 
     def _reason(self, host: Host) -> str:
-        """Why the engine can use that many slots, in words."""
+        """The reason for that number of slots, for people."""
         return host.reason
 
     def _give(self, task: Task, host: Host | None) -> None:
-        """Send a task on its way, to that host (None where the engine chooses)."""
+        """Queue a task for a host; None if the engine chooses it."""
         raise NotImplementedError
 
     def _flush(self) -> None:
-        """Send what was given."""
+        """Send the queued tasks."""
 
     def _tend(self) -> Iterator[Outcome]:
-        """See to the engine; what it brought back."""
+        """Do the engine's periodic work, and yield the outcomes that have arrived."""
         yield from ()
 
     # -- the loop ---------------------------------------------------------------------------------
 
     def run(self, work: Work, source: Source) -> Items:
-        """See :meth:`Backend.run`."""
-        sweep()  # an engine's files here, where its dispatcher was killed
+        """Start the agents, and draw tasks on every host that is ready.
+
+        Args:
+            work: the work of tasks that name no run of their own; its kernel is the first probed.
+            source: provides the tasks.
+
+        Raises:
+            NodesMissing: fewer hosts than required are ready in time.
+            EngineError: the engine itself failed.
+        """
+        sweep()  # removes files of engines here whose dispatcher was killed
         kinds = {"patience": Patience(probe=self.options.probing), **self._kinds()}
         self._fleet = fleet = Fleet(self.nodes, work, self._selector, **kinds)
         fleet.limit(self.options.memory)
@@ -111,17 +126,19 @@ class Hosted(Backend):
         ended = False
         while True:
             self._attention.look()
-            for happening in fleet.tend():
-                yield from self._on(happening, source)
+            for event in fleet.tend():
+                yield from self._on(event, source)
             for outcome in self._tend():
                 yield from self._passed_on(outcome)
             yield from self._overdue()
+            # Before feeding: the dispatcher must know a host's slots when it gives it tasks.
             yield from self._slot_changes(fleet)
             self._bar_hosts(fleet, source)
             yield from self._part(fleet)
             ended = (self._is_open(fleet) and self._feed(fleet, source)) or ended
             if ended and not self._taken:
                 return
+            # After feeding, so that a task that was taken and revoked in this turn is covered.
             self._revoke(fleet, source.revoked())
             self._flush()
             fleet.send()
@@ -130,7 +147,11 @@ class Hosted(Backend):
             yield None
 
     def resize(self, nodes: Sequence[Node]) -> None:
-        """See :meth:`Backend.resize`."""
+        """Add new hosts at once, and drain those that are gone from the list or changed.
+
+        Raises:
+            UsageError: a node has ``attach``, which this run's options do not allow.
+        """
         for node in nodes:
             if node.attach is not None and not self.options.attaches:
                 reason = f"{node.host}: this run cannot attach to a node that stands"
@@ -139,12 +160,12 @@ class Hosted(Backend):
         if self._fleet is not None:
             wanted = {node.host: node for node in nodes}
             hosts = self._fleet.hosts.items()
-            # One that is to come back in another way leaves first, and is added when it is gone.
+            # A host whose settings changed leaves first; `_part` adds it again once it is gone.
             self._leaving |= {name for name, host in hosts if wanted.get(name) != host.node}
             self._fleet.add(nodes)
 
     def _bar_hosts(self, fleet: Fleet, source: Source) -> None:
-        """Tell an engine that chooses which hosts it may give nothing to."""
+        """Tell an engine that chooses which hosts must get no tasks now."""
         if not self.chooses:
             return
         useless = (name for name, host in fleet.hosts.items() if host.ready and not host.usable)
@@ -154,7 +175,7 @@ class Hosted(Backend):
         self._shut = shut
 
     def _part(self, fleet: Fleet) -> Iterator[NodeEvent]:
-        """Let hosts go that are to leave and have nothing to draw any more."""
+        """Remove the draining hosts that have no task left."""
         for name in sorted(self._leaving):
             host = fleet.hosts[name]
             if not self._may_go(host):
@@ -171,13 +192,11 @@ class Hosted(Backend):
             fleet.add(self.nodes)
 
     def _kinds(self) -> dict[str, Any]:
-        """What the agents do; see :class:`cluster.hosts.connect.Fleet`."""
+        """Keyword arguments for :class:`cluster.hosts.connect.Fleet`."""
         return {"tells": self.chooses}
 
-    def _on(
-        self, happening: HostEvent, source: Source
-    ) -> Iterator[Outcome | NodeEvent | PrintedLines]:
-        host, change, message = happening
+    def _on(self, event: HostEvent, source: Source) -> Iterator[Outcome | NodeEvent | PrintedLines]:
+        host, change, message = event
         if change is Change.READY:
             self._brief(host, source)
             self._on_ready(host)
@@ -189,7 +208,10 @@ class Hosted(Backend):
             yield from self._lost(host)
 
     def _brief(self, host: Host, source: Source) -> None:
-        """Tell a fresh agent of the tasks that an engine which chooses may still give it."""
+        """Prepare a new agent for tasks that an engine which chooses has already been given.
+
+        The engine may still send them to this host, without the dispatcher knowing in advance.
+        """
         if self.chooses:
             for run in {task.run for task, _ in self._taken.values() if task.run}:
                 host.introduce(source.work_of(run))
@@ -208,27 +230,27 @@ class Hosted(Backend):
             self._on_told(host, message)
 
     def _passed_on(self, outcome: Outcome) -> Iterator[Outcome]:
-        """An outcome; one of a task that was answered before is a late twin."""
+        """Yield an outcome; the dispatcher compares late copies with what it has counted."""
         self._taken.pop(outcome.task, None)
         yield outcome
 
     def _lost(self, host: Host) -> Iterator[Outcome]:
-        """Answer for a host that is gone or silent: what it had is offered to others.
+        """Return the tasks of a host that is lost or silent, so that others can draw them.
 
-        With the last one goes what an engine that chooses has not given to any.
+        If no host is left, that includes the tasks that an engine which chooses has given to none.
         """
-        left = self._fleet is not None and any(each.ready for each in self._fleet.hosts.values())
+        any_left = self._fleet is not None and any(h.ready for h in self._fleet.hosts.values())
         for task, name in tuple(self._taken.values()):
-            if name == host.name or not (name or left):
+            if name == host.name or not (name or any_left):
                 yield self._without(task, host.reason, name, kind="stranded")
 
     def _without(self, task: Task, reason: str, name: str = "", kind: str = "returned") -> Outcome:
-        """The answer for a task that a host, or the engine, has lost."""
+        """The outcome of a task that a host or the engine has lost."""
         self._taken.pop(task.id, None)
         return Outcome.without_answer(task, kind, reason, None)._replace(node=name)
 
     def _slot_changes(self, fleet: Fleet) -> Iterator[NodeEvent]:
-        for host in tuple(fleet.hosts.values()):  # one may be added meanwhile
+        for host in tuple(fleet.hosts.values()):  # the consumer of the events may resize
             leaves = host.name in self._leaving
             slots = self._slots(host) if host.ready and not leaves else 0
             if slots != self._told.get(host.name, 0) or self._is_news(host):
@@ -240,12 +262,15 @@ class Hosted(Backend):
                 yield NodeEvent(host.name, slots, words, leaves)
 
     def _is_news(self, host: Host) -> bool:
-        """A host that does not come is named, also where it never had a slot; once each way."""
+        """Whether an absence has to be reported, even of a host that never had a slot.
+
+        It is reported once, and again only if the host changes between AWAY and REFUSED.
+        """
         absence = self._absence(host)
         return absence is not None and absence is not self._named.get(host.name)
 
     def _absence(self, host: Host) -> HostState | None:
-        """AWAY or REFUSED where a host is not there; None where it is, or is tried first."""
+        """AWAY or REFUSED if a host is missing; None if it is up, or in its first attempt."""
         if host.standing is HostState.REFUSED:
             return HostState.REFUSED
         first = host.born <= 1 and host.standing is HostState.STARTING
@@ -258,7 +283,7 @@ class Hosted(Backend):
         return f"{reason} ({host.fix})" if host.fix else reason
 
     def _counted_twice(self, host: Host) -> str:
-        """What is told of a host that is the machine of one before it, and too much for that."""
+        """A warning if several names are one machine, with more slots than cores; else empty."""
         hosts = self._fleet.hosts.values() if self._fleet is not None else ()
         others = [
             each
@@ -278,10 +303,10 @@ class Hosted(Backend):
         )
 
     def _is_open(self, fleet: Fleet) -> bool:
-        """Whether tasks may be given: the required hosts are, or once were, ready.
+        """Whether tasks may be given: the required hosts are ready, or once were.
 
         Raises:
-            NodesMissing: they are not, and will not be in time.
+            NodesMissing: they are not, and cannot be in time.
         """
         if self._open:
             return True
@@ -289,9 +314,9 @@ class Hosted(Backend):
         ready = sum(1 for host in hosts if host.ready and self._slots(host))
         required = min(self._required, len(hosts))
         never = sum(host.standing is HostState.REFUSED for host in hosts)
-        # A probe that is being drawn has a limit of its own, and what it comes to is then told.
+        # A probe in progress has its own deadline; failing earlier would hide its result.
         late = self._attention.now > self._deadline and not fleet.deciding
-        # All that is wrong is told at once: who may still turn out well, or not, is waited for.
+        # Wait for hosts that are still starting, so that one error names all that is wrong.
         settled = not any(host.standing is HostState.STARTING for host in hosts)
         if ready >= required:
             self._open = True
@@ -310,7 +335,7 @@ class Hosted(Backend):
         return NodesMissing(text, fix=fix)
 
     def _feed(self, fleet: Fleet, source: Source) -> bool:
-        """Give tasks until the source pauses; True at its end."""
+        """Give tasks until the source pauses; True if it has ended."""
         if self.chooses:
             answer: Task | Pause = Pause.NOW
             while isinstance(answer := source.take(None), Task):
@@ -318,6 +343,7 @@ class Hosted(Backend):
             return answer is Pause.END
         ended = False
         for host in fleet.hosts.values():
+            # Only hosts whose slots were reported: the dispatcher knows no others.
             if self._told.get(host.name, 0) and host.ready:
                 ended = self._feed_host(host, fleet, source) or ended
         return ended
@@ -329,13 +355,15 @@ class Hosted(Backend):
 
     def _start(self, task: Task, host: Host | None, fleet: Fleet, source: Source) -> None:
         if task.run:
+            # The agents need the work of a run before its first task. If the engine chooses the
+            # host, the task may reach any of them.
             for each in [host] if host else fleet.hosts.values():
                 each.introduce(source.work_of(task.run))
         self._taken[task.id] = task, host.name if host else ""
         self._give(task, host)
 
     def _overdue(self) -> Iterator[Outcome]:
-        """Answer for revoked tasks that nobody answers, though their hosts are there."""
+        """Give up revoked tasks that have no outcome in time, although their hosts are up."""
         now = self._attention.now
         for number in [n for n, since in self._revoked.items() if now - since > _UNANSWERED]:
             del self._revoked[number]
@@ -345,7 +373,7 @@ class Hosted(Backend):
                 yield self._without(task, reason, name, kind="timeout")
 
     def _revoke(self, fleet: Fleet, wanted: Collection[int]) -> Collection[int]:
-        """Have the agents kill what draws a task that was revoked; those that were just now."""
+        """Have the agents kill the workers of revoked tasks; returns the newly revoked ids."""
         revoked, now = self._taken.keys() & set(wanted), self._attention.now
         fresh = revoked - self._revoked.keys()
         self._revoked = {number: self._revoked.get(number, now) for number in revoked}

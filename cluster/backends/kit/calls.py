@@ -1,20 +1,20 @@
-"""The engines whose tasks travel by calls: two functions each, in the engine's own file.
+"""Call engines: their tasks travel in calls, and they consist of two functions in one file.
 
 ``serve(draw, first, announce)``
-    runs on a host, in a process that the host's agent started, and never returns. It listens at
-    ``first["address"]`` and nowhere else, calls ``announce({"port": n})`` once it does (what else
-    is announced is passed on to ``dial``), and answers each call with what ``draw(text)`` returns:
-    a text, within about a second. Calls come from two callers at the same time, and must not wait
-    for each other. ``first`` also has the ``secret`` of the run, and the host's ``slots``.
+    runs on a host, in a process started by the host's agent, and never returns. It listens at
+    ``first["address"]`` and nowhere else, calls ``announce({"port": n})`` once it does (anything
+    else announced is passed on to ``dial``), and answers each call with the text that
+    ``draw(text)`` returns within about a second. There are two concurrent callers, and neither may
+    wait for the other. ``first`` also has the ``secret`` of the run and the host's ``slots``.
 
 ``dial(where)``
-    runs in the driver, in a thread of its own, and returns ``call(text) -> text``, which that
-    thread alone uses, one call after the other. ``where`` has what was announced, ``address``,
-    ``secret``, and ``patience``: seconds within which a call is to end. It and ``call`` may raise
-    anything: then what was under way is given to others, and it is dialled anew.
+    runs in the driver, in a thread, and returns ``call(text) -> text``, which only that thread
+    uses, one call at a time. ``where`` has whatever was announced, ``address``, ``secret``, and
+    ``patience``: seconds within which a call should end. It and ``call`` may raise any exception:
+    the tasks in progress are then given to other hosts, and the server is dialled again.
 
-Neither reads anything of a peer that has not proved the secret: see
-:mod:`cluster.backends.kit.door`, which does that for engines that take a connected socket.
+Neither may read anything from a peer that has not proved the secret. For engines that accept a
+connected socket, :mod:`cluster.backends.kit.door` ensures that.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CallEngine(DriverBackend):
     """A server on every host, started by the host's agent, and one driver that calls them.
 
     Attributes:
-        module: the engine's own, which has ``serve`` and ``dial``.
+        module: the name of the engine's module, with ``serve`` and ``dial``.
     """
 
     module: ClassVar[str]
@@ -52,12 +52,12 @@ class CallEngine(DriverBackend):
         return {"module": self.module}
 
     def _join(self, host: Host) -> None:
-        """A server outlives a driver: a fresh one is told of those that there are."""
+        """Start a server, or introduce the existing one: servers outlive a driver."""
         if host.name not in self._remotes:
             self._run_on(host, {**self._first(host), "module": self.module})
             return
         (server,) = self._remotes[host.name]
-        if server.said is not None:
+        if server.said is not None:  # else it is still starting, and announces itself later
             self._tell_place(host, server.said)
 
     def _first(self, host: Host) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class CallEngine(DriverBackend):
 
 
 def installation(module: str) -> str:
-    """What to do on a host that lacks an engine's module, or one that this needs."""
+    """The fix for a host that lacks an engine's module, or a package that the engine needs."""
     found = next((e for e in entries() if e.target.partition(":")[0] == module), None)
     if found is not None and found.package:
         return f"there: pip install {found.package}"
@@ -86,6 +86,12 @@ def installation(module: str) -> str:
 
 
 def url(scheme: str, address: str, port: int | None = None) -> str:
-    """A place as libraries are told it; an IPv6 address stands in brackets."""
+    """A URL as libraries expect it, with an IPv6 address in brackets.
+
+    Args:
+        scheme: such as ``tcp``.
+        address: an IPv4 or IPv6 address, without brackets.
+        port: None: the URL has no port.
+    """
     name = f"[{address}]" if ":" in address else address
     return f"{scheme}://{name}" + (f":{port}" if port is not None else "")

@@ -1,7 +1,8 @@
-"""The main of an engine's driver, the same for all: what differs is a :class:`Carrier`.
+"""The main function of every engine's driver; engines differ in their :class:`Carrier`.
 
-The driver connects to the dispatcher that started it, beats each second, and ends when that ends,
-says so, or says nothing sensible. See :mod:`cluster.backends.driver` for the other side.
+The driver connects to the dispatcher that started it, sends a heartbeat each second, and ends when
+the connection ends or carries anything malformed. The other side, with the protocol, is
+:mod:`cluster.backends.driver`.
 """
 
 from __future__ import annotations
@@ -23,28 +24,48 @@ _BEAT = 1.0
 
 
 class Carrier(Protocol):
-    """How an engine's tasks get to hosts and their outcomes back. Nothing here may block."""
+    """How an engine carries tasks to hosts and outcomes back.
 
-    #: A descriptor that can be read when :meth:`tend` has something to do.
+    No method may block: the driver's heartbeat comes from the same thread.
+    """
+
+    #: A descriptor that is readable when :meth:`tend` has something to do.
     wake: int
 
     def join(self, host: Mapping[str, Any]) -> None:
-        """Use a host, in the place of any of that name; what is in it is the engine's affair."""
+        """Use a host from now on, replacing any of the same name.
+
+        Args:
+            host: what the engine's ``_join`` sends; its keys differ between engines.
+        """
 
     def leave(self, name: str, reason: str) -> None:
-        """Have no more to do with a host; the tasks that it has are lost, for this reason."""
+        """Forget a host, and report its tasks as lost.
+
+        Args:
+            name: of the host.
+            reason: why it left; it becomes the reason of the losses.
+        """
 
     def send(self, task: Sequence[Any], name: str | None) -> None:
-        """Have a task drawn by that host (None: by any)."""
+        """Have a task drawn.
+
+        Args:
+            task: the fields of :class:`cluster.sampling.task.Task`, the id first.
+            name: of the host that is to draw it; None: the engine chooses.
+        """
 
     def revoke(self, ids: Sequence[int]) -> None:
-        """Drop those of these tasks that no host has yet, each as lost; not every engine can."""
+        """Drop those of these tasks that were not sent yet, and report them as lost.
+
+        Optional: whatever has reached a host is also revoked by its agent.
+        """
         return
 
     def tend(self) -> Iterable[Mapping[str, Any]]:
-        """What came about, as the dispatcher is told it: ``outcome``, ``lost``, ``up``, ``down``.
+        """The messages for the dispatcher: ``outcome``, ``lost``, ``up`` and ``down``.
 
-        Called at each wake, and about once a second.
+        Called whenever ``wake`` is readable, and about once a second.
         """
 
 
@@ -53,12 +74,12 @@ def carry(
     waiting: selectors.BaseSelector | None = None,
     close: Callable[[], None] = lambda: None,
 ) -> None:
-    """Be a driver until the dispatcher ends. The process ends with it, whatever its threads do.
+    """Run a driver until the dispatcher ends it; then end this process, whatever its threads do.
 
     Args:
-        make: makes the carrier of the setup that the engine sends first.
-        waiting: what to wait with, where a descriptor cannot tell that there is something to do.
-        close: is called at the end; it has what time the dispatcher gives a driver.
+        make: creates the carrier from the engine's setup, the first message.
+        waiting: the selector to wait with, for an engine that no descriptor can wake (MPI).
+        close: called at the end; the dispatcher kills a driver that takes too long.
     """
     die_with_parent()
     with waiting or selectors.DefaultSelector() as selector:
@@ -69,12 +90,13 @@ def carry(
             wire.queue({"wrong": error.message, "fix": error.fix})
         wire.send()
         close()
+    # No exit handlers: those of engines wait for their threads and jobs, some without a timeout.
     os._exit(0)
 
 
 @contextmanager
 def _ended_at_once() -> Iterator[None]:
-    """End where a carrier fails: what an engine leaves for the exit may wait without end."""
+    """End the process if a carrier fails, without exit handlers, which might never return."""
     try:
         yield
     except EngineError:
@@ -94,6 +116,7 @@ def _serve(
         for message in wire.messages():
             if carrier is None:
                 carrier = make(message["setup"])
+                # The carrier itself resets its descriptor, in `tend`; this only ends the wait.
                 selector.register(carrier.wake, selectors.EVENT_READ, lambda _mask: None)
             else:
                 _pass_on(message, carrier)

@@ -1,7 +1,8 @@
-"""ZeroMQ's sockets for those alone who know the run's secret, encrypted by its own CURVE.
+"""ZeroMQ sockets, encrypted by CURVE, that accept only peers which know the run's secret.
 
-Both ends derive a key pair for each side from the secret. CURVE proves the server's to its callers;
-a gatekeeper (ZeroMQ's ZAP, RFC 27) compares the callers': without one, CURVE lets anybody in.
+Both ends derive two key pairs from the secret, one for each side. CURVE itself only authenticates
+the server: without a handler for ZeroMQ's ZAP (RFC 27), which checks the callers' keys, any client
+key is accepted.
 """
 
 from __future__ import annotations
@@ -15,14 +16,20 @@ from zmq.utils import z85
 
 from cluster.backends.kit.identity import derived
 
-# Of a message, in bytes: a longer one is taken in, before it can be looked at, from nobody.
+# Bytes. ZeroMQ buffers a whole message before anybody can look at it, so longer ones are refused.
 LONGEST = 64 << 20
 _DOMAIN = b"cluster"
 
 
 def keep(context: Any, secret: str) -> None:
-    """Let in who has the callers' key, at the servers of a context, as long as that lasts."""
-    # Of a shadow of it: whoever closes the sockets of a context leaves this one to its thread.
+    """Check callers' keys at all servers of a context, as long as the context exists.
+
+    Args:
+        context: of ZeroMQ; it can have one such handler.
+        secret: of the run.
+    """
+    # A socket of a shadow context: closing all sockets of the original does not close this one
+    # under its thread.
     gate: Any = zmq.Context.shadow(context).socket(zmq.REP)
     gate.bind("inproc://zeromq.zap.01")
     key = keys(secret, "caller")[0]
@@ -33,25 +40,41 @@ def serve(socket: Any, secret: str, beat: float, dead: float) -> None:
     """Make a socket a server; it must not be bound yet.
 
     Args:
-        socket: of a context with a keeper.
+        socket: of a context that was given to :func:`keep`.
         secret: of the run.
-        beat: seconds between the signs of life of a connection.
-        dead: seconds without one after which it is ended.
+        beat: seconds between ZeroMQ's heartbeats on a connection.
+        dead: seconds without a heartbeat after which ZeroMQ closes the connection.
     """
     socket.curve_publickey, socket.curve_secretkey = keys(secret, "server")
+    # Enforced: without a handler ZeroMQ would otherwise accept every caller.
     socket.curve_server, socket.zap_domain, socket.zap_enforce_domain = True, _DOMAIN, True
     _watch(socket, beat, dead)
 
 
 def call(socket: Any, secret: str, beat: float, dead: float) -> None:
-    """Make a socket a caller, as :func:`serve`; it must not be connected yet."""
+    """Make a socket a caller; it must not be connected yet.
+
+    Args:
+        socket: of any context.
+        secret: of the run.
+        beat: seconds between ZeroMQ's heartbeats on a connection.
+        dead: seconds without a heartbeat after which ZeroMQ closes the connection.
+    """
     socket.curve_publickey, socket.curve_secretkey = keys(secret, "caller")
     socket.curve_serverkey = keys(secret, "server")[0]
     _watch(socket, beat, dead)
 
 
 def keys(secret: str, side: str) -> tuple[bytes, bytes]:
-    """The public and the private key of a side, 32 bytes each."""
+    """The key pair of a side.
+
+    Args:
+        secret: of the run.
+        side: ``server`` or ``caller``.
+
+    Returns:
+        The public and the private key, 32 bytes each.
+    """
     private = derived(secret, f"zeromq {side}")
     return z85.decode(zmq.curve_public(z85.encode(private))), private
 
@@ -62,7 +85,7 @@ def _watch(socket: Any, beat: float, dead: float) -> None:
 
 
 def _compare(gate: Any, key: bytes) -> None:
-    """In a thread: answer who is let in."""
+    """In a thread: answer ZeroMQ's requests to check a caller (ZAP, RFC 27)."""
     with gate, suppress(zmq.ContextTerminated):
         while True:
             version, request, _domain, _address, _identity, *proof = gate.recv_multipart()

@@ -1,8 +1,8 @@
-"""One port at one address, which only who proves the run's secret gets through.
+"""One port at one address, open only to peers that prove the run's secret.
 
-Every connection is TLS 1.3 in both directions: each end presents the certificate that it derives
-from the secret, and accepts no other. An engine gets connected sockets and needs no security of its
-own; whatever comes over them was sent by a process of the run.
+Every connection is mutual TLS 1.3: each end presents the certificate that it derives from the
+secret, and accepts no other. An engine gets connected sockets and needs no security of its own:
+whatever arrives on them was sent by a process of the run.
 """
 
 from __future__ import annotations
@@ -23,30 +23,35 @@ from cluster.backends.kit.identity import derived, identity
 
 Use = Callable[[socket.socket], object]
 
+# Seconds for a TLS handshake.
 HANDSHAKE = 10.0
 _CALLERS = 128
-# What this process, or the machine, may have too little of for a while.
+# Errors of accept() that pass: descriptors or memory are short. Retrying at once would spin, as
+# the connection stays in the backlog.
 _SCARCE, _PAUSE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), 0.1
-# A peer that vanished without a word is noticed within about this many seconds.
+# Seconds after which the system reports a peer that was cut off or lost power: TCP alone never
+# does.
 _VANISHED = 20
 
 
 class Door:
-    """A listening socket whose callers are let in once they have shaken hands.
+    """A listening socket that hands out connections whose handshake succeeded.
 
-    Each does so in a thread of its own: one that is slow, or says nothing, keeps out nobody.
+    Each handshake has its own thread. In the accept loop, one silent stranger would lock out
+    everybody.
 
     Args:
-        address, port: the only place to listen at; port 0 is any that is free.
-        sealed: for the handshake; None lets in everybody.
-        most: callers that may be shaking hands at a time. A further one takes the place of the
-            oldest, which an honest one, done within milliseconds, hardly ever is.
+        address: the only address to listen at.
+        port: 0: any free one.
+        sealed: the TLS context; None: plain connections, and everybody is accepted.
+        most: the limit of concurrent handshakes. One more closes the oldest, so strangers cannot
+            exhaust descriptors; an honest caller is done within milliseconds.
 
     Attributes:
-        port: where it listens.
+        port: the port that it listens on.
 
     Raises:
-        OSError: nothing can listen there.
+        OSError: it cannot listen there.
     """
 
     def __init__(
@@ -59,11 +64,16 @@ class Door:
         self._callers: deque[socket.socket] = deque()
 
     def open(self, use: Use) -> None:
-        """As :meth:`serve`, in a thread."""
+        """Run :meth:`serve` in a thread."""
         threading.Thread(target=self.serve, args=(use,), daemon=True).start()
 
     def serve(self, use: Use) -> NoReturn:
-        """Have callers let in for ever; each is ``use``'s to close, unless that raises OSError."""
+        """Accept callers for ever.
+
+        Args:
+            use: called with each connection, in that connection's thread. It has to close it,
+                unless it raises OSError.
+        """
         while True:
             try:
                 plain, _ = self._entrance.accept()
@@ -71,7 +81,7 @@ class Door:
                 if error.errno in _SCARCE:
                     time.sleep(_PAUSE)
                 continue
-            with suppress(OSError):  # it has hung up already
+            with suppress(OSError):  # the caller has closed the connection already
                 self._greet(plain, use)
             if len(self._callers) > self._most:
                 _hang_up(self._callers.popleft())
@@ -80,6 +90,7 @@ class Door:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         caller = plain
         if self._sealed is not None:
+            # By default wrap_socket does the handshake, here in the accept loop.
             caller = self._sealed.wrap_socket(
                 plain, server_side=True, do_handshake_on_connect=False
             )
@@ -90,10 +101,11 @@ class Door:
         try:
             try:
                 if isinstance(caller, ssl.SSLSocket):
+                    # On the accepted socket: a timeout of the listener does not carry over.
                     caller.settimeout(HANDSHAKE)
                     caller.do_handshake()
             finally:
-                with suppress(ValueError):  # it was the oldest
+                with suppress(ValueError):  # it was the oldest, and was closed for another
                     self._callers.remove(caller)
             caller.settimeout(None)
             use(caller)
@@ -104,15 +116,16 @@ class Door:
 def listen(
     first: Mapping[str, Any], use: Use, announce: Callable[[Mapping[str, Any]], object]
 ) -> NoReturn:
-    """Have connections used, each in a thread of its own, for ever.
+    """Listen for ever, for an engine's ``serve``.
 
     Args:
-        first: ``address``, the only one to listen at, and ``secret``.
-        use: is given each connection whose other end has proved the secret.
-        announce: is told the ``port``.
+        first: ``address``, the only one to listen at, and the ``secret``.
+        use: called with each connection whose peer has proved the secret, in a thread of its own;
+            the connection is closed when it returns.
+        announce: called with the ``port``.
 
     Raises:
-        OSError: nothing can listen at that address.
+        OSError: it cannot listen at that address.
     """
 
     def watched(connection: socket.socket) -> None:
@@ -129,11 +142,11 @@ def connect(where: Mapping[str, Any]) -> ssl.SSLSocket:
     """Connect to a door.
 
     Args:
-        where: its ``address``, ``port`` and ``secret``; ``patience``: seconds for connecting and,
-            later, for each wait.
+        where: its ``address``, ``port`` and ``secret``; ``patience``: the timeout in seconds, of
+            connecting and of every later operation.
 
     Raises:
-        OSError: nobody answers there in time, or nobody who knows the secret.
+        OSError: nothing answers in time, or not with proof of the secret (``ssl.SSLError``).
     """
     plain = socket.create_connection((where["address"], where["port"]), where["patience"])
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -142,13 +155,17 @@ def connect(where: Mapping[str, Any]) -> ssl.SSLSocket:
 
 
 def _hang_up(caller: socket.socket) -> None:
-    """End a connection that another thread is at; that thread closes it."""
+    """Wake the thread that uses a connection with an error; that thread closes it.
+
+    Closing it here could hand the descriptor to another connection under that thread.
+    """
     with suppress(OSError):
+        # Not SSLSocket.shutdown, which would also drop the TLS state that the thread is using.
         socket.socket.shutdown(caller, socket.SHUT_RDWR)
 
 
 def _watch(connection: socket.socket) -> None:
-    """Have a dead peer noticed."""
+    """Have the system detect a dead peer, on an idle connection and with data in transit."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _VANISHED // 2)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _VANISHED // 4)
@@ -157,7 +174,7 @@ def _watch(connection: socket.socket) -> None:
 
 
 def server_context(secret: str) -> ssl.SSLContext:
-    """For the side that :func:`connect` connects to."""
+    """The TLS context of the listening side, for peers that use :func:`connect`."""
     return _context(ssl.PROTOCOL_TLS_SERVER, secret)
 
 
@@ -167,7 +184,7 @@ def _context(side: int, secret: str) -> ssl.SSLContext:
 
 
 def context(side: int, seed: bytes) -> ssl.SSLContext:
-    """One that presents the certificate of a seed and accepts that alone.
+    """A TLS context that presents the certificate of a seed, and accepts only the same one.
 
     Args:
         side: ``ssl.PROTOCOL_TLS_SERVER`` or ``ssl.PROTOCOL_TLS_CLIENT``.
@@ -175,16 +192,18 @@ def context(side: int, seed: bytes) -> ssl.SSLContext:
     """
     ours, made = identity(seed), ssl.SSLContext(side)
     made.minimum_version = ssl.TLSVersion.TLSv1_3
+    # Who owns the key is the whole proof; hosts are reached by addresses, which vary.
     made.check_hostname = False
     made.verify_mode = ssl.CERT_REQUIRED
     made.load_verify_locations(cadata=ours.certificate)
-    # OpenSSL reads a key from a path only; this one is in memory, so that no disk ever has it.
+    # OpenSSL only reads a key from a path. This file is in memory: the key is never on a disk.
     descriptor = os.memfd_create("cluster-identity")
     with open(descriptor, "w") as memory:
         memory.write(ours.key + ours.certificate)
         memory.flush()
         made.load_cert_chain(f"/proc/self/fd/{descriptor}")
     if side == ssl.PROTOCOL_TLS_SERVER:
-        # No session is resumed, and what nobody reads resets a connection that is closed.
+        # Nobody resumes sessions. A ticket that the client has not read when it closes would make
+        # its system send a reset, which can destroy data that is still on the way.
         made.num_tickets = 0
     return made

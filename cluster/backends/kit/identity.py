@@ -1,8 +1,9 @@
-"""A private key and its certificate, derived from a secret by the standard library alone.
+"""A private key and its certificate, derived from a secret with only the standard library.
 
-The same secret gives the same two texts everywhere, so that both ends of a connection present one
-certificate and accept no other. The signature is made once, over a constant text, by the reference
-algorithm of RFC 8032; in the connections themselves the key is only ever used by OpenSSL.
+The same secret gives the same key and certificate everywhere, so both ends of a connection can
+present one certificate and accept no other. The arithmetic below, the reference algorithm of
+RFC 8032, is not constant-time. It only signs the certificate, whose text is constant; in the
+connections the key is used by OpenSSL alone.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ class Identity(NamedTuple):
 
 
 def derived(secret: str, purpose: str) -> bytes:
-    """32 bytes that only who knows the secret can tell, others for each purpose.
+    """32 bytes derived from a secret, different for each purpose.
 
     Args:
-        secret: drawn at random, at least 128 bits of it: guessing is not made slow here.
-        purpose: what they are for.
+        secret: random, with at least 128 bits: this derivation is fast, and so would be guessing.
+        purpose: what the bytes are for; no two uses may share one.
     """
     return hmac.digest(secret.encode(), f"cluster {purpose}".encode(), "sha256")
 
@@ -33,8 +34,8 @@ def derived(secret: str, purpose: str) -> bytes:
 def identity(seed: bytes) -> Identity:
     """The Ed25519 key of a seed of 32 bytes, and its certificate.
 
-    Its dates are those that mean "always" (RFC 5280, 4.1.2.5): hosts whose clocks are wrong by
-    years still meet.
+    The certificate is valid from 1970, with the end date that means "no expiry" (RFC 5280,
+    4.1.2.5), so that it works on hosts whose clocks are wrong by years.
     """
     public = public_key(seed)
     name = _sequence(_der(0x31, _sequence(b"\x06\x03\x55\x04\x03", _der(0x0C, b"cluster"))))
@@ -88,7 +89,7 @@ _BASE: _Point = (_BASE_X, _BASE_Y, 1, _BASE_X * _BASE_Y % _P)
 
 
 def _add(one: _Point, other: _Point) -> _Point:
-    """In extended homogeneous coordinates (5.1.4)."""
+    """Add two points in extended homogeneous coordinates (5.1.4)."""
     a = (one[1] - one[0]) * (other[1] - other[0]) % _P
     b = (one[1] + one[0]) * (other[1] + other[0]) % _P
     c = 2 * one[3] * other[3] * _D % _P
@@ -120,12 +121,21 @@ def _expanded(seed: bytes) -> tuple[int, bytes]:
 
 
 def public_key(seed: bytes) -> bytes:
-    """Of the private key that a seed of 32 bytes is (5.1.5)."""
+    """The public key of a private key, which is a seed of 32 bytes (5.1.5)."""
     return _compressed(_times(_expanded(seed)[0], _BASE))
 
 
 def signature(seed: bytes, public: bytes, message: bytes) -> bytes:
-    """Of a message (5.1.6)."""
+    """The signature of a message (5.1.6).
+
+    Args:
+        seed: the private key, 32 bytes.
+        public: its public key, 32 bytes.
+        message: of any length.
+
+    Returns:
+        64 bytes.
+    """
     scalar, prefix = _expanded(seed)
     nonce = int.from_bytes(hashlib.sha512(prefix + message).digest(), "little") % _ORDER
     point = _compressed(_times(nonce, _BASE))

@@ -1,4 +1,4 @@
-"""The driver of a call engine: a link to each host's server, kept up by the engine's ``dial``."""
+"""The driver of a call engine: it keeps a link to each host's server, by the engine's ``dial``."""
 
 from __future__ import annotations
 
@@ -18,27 +18,32 @@ from cluster.common.backoff import ListeningClock, backoff
 
 Dial = Callable[[Where], Call]
 
-# How long a server keeps a call for outcomes waiting; each return of one is a beat of the link.
+# Seconds that a server may keep a call for outcomes waiting (a long poll). Each return of such a
+# call is the heartbeat of the link: engines' own detection of dead peers cannot be relied on.
 _POLL = 1.0
-# A link without a beat for so long is given up; an engine whose calls can be given a deadline takes
-# this one, so that its threads end as well.
+# Seconds without a heartbeat after which a link is given up. It is also the deadline of the
+# engine's calls, if it has one, so that the threads of an abandoned link end.
 _SILENT = 10.0
+# The longest pause between attempts to dial, in seconds.
 _LONGEST = 15.0
+# Characters of tasks that one call carries.
 _MOST_TOGETHER = 1 << 17
 
 
 class Link:
     """Two callers of a server, each in a thread: one gives tasks, one takes outcomes.
 
+    With a single caller, tasks would have to wait for the end of a long poll.
+
     Args:
         dial: the engine's.
-        where: the server is.
-        number: of its session, higher than any before.
-        tell: is called, from the threads, with this link and the outcomes that came, an empty list
-            included; or with the reason why it is of no use any more.
+        where: the server's address, as :data:`Dial` takes it.
+        number: of the session, higher than any before at this server.
+        tell: called from the threads, with this link and either the outcomes that arrived (possibly
+            none) or the reason why the link is unusable.
 
     Attributes:
-        giving: a count that is odd while tasks are being given.
+        giving: a count that is odd while a call with tasks is in progress.
     """
 
     def __init__(
@@ -56,23 +61,23 @@ class Link:
             threading.Thread(target=self._guarded, args=(run,), daemon=True).start()
 
     def give(self, task: Sequence[Any]) -> None:
-        """Have a task sent."""
+        """Queue a task for the server."""
         self._tasks.put(task)
 
     def close(self) -> None:
-        """Have both threads end, as soon as the calls that they are in do."""
+        """Let both threads end as soon as their current calls return."""
         self._closed = True
         self._tasks.put(None)
 
     def _guarded(self, run: Callable[[Call], None]) -> None:
-        """In a thread: whatever an engine raises ends the link, and nothing else."""
+        """In a thread: any exception of an engine ends the link, and only the link."""
         try:
             run(self._dial(self._where))
         except Exception as error:
             self._tell(self, str(error) or type(error).__name__)
 
     def _take(self, call: Call) -> None:
-        seconds = 0.0  # the first answer says that the server is there
+        seconds = 0.0  # the first answer comes at once, and shows that the server is up
         while not self._closed:
             answer = call(json.dumps([self._number, seconds]))
             self._tell(self, [json.loads(line) for line in answer.splitlines()])
@@ -82,6 +87,7 @@ class Link:
         while (task := self._tasks.get()) is not None:
             lines = [json.dumps([self._number, 0.0]), json.dumps(task)]
             with suppress(Empty):
+                # All tasks that wait share a call: its round trip costs more than they do.
                 while sum(map(len, lines)) < _MOST_TOGETHER:
                     if (more := self._tasks.get_nowait()) is None:
                         return
@@ -92,15 +98,20 @@ class Link:
 
 
 class HostLine:
-    """A host, as the driver knows it.
+    """The driver's view of a host.
 
     Attributes:
-        link: to its server; None: it is to be dialled.
+        where: what the engine's ``dial`` gets.
+        name: of the host.
+        slots: of the host.
+        link: to its server; None: it has to be dialled.
         up: the server has answered.
-        out: ids of the tasks that it was given and has not answered.
-        heard: when outcomes, or that there are none, came last.
-        giving, since: the count of the link, and since when it is that.
-        due: when to dial, after so many failures.
+        out: ids of the tasks that it was given, without an outcome so far.
+        heard: when a call for outcomes last returned, with or without any.
+        giving: the link's count when it was last looked at.
+        since: when that count was first seen.
+        due: when to dial next.
+        failures: consecutive links that failed.
     """
 
     def __init__(self, host: Mapping[str, Any], patience: float) -> None:
@@ -114,11 +125,11 @@ class HostLine:
 
 
 class Links(Carrier):
-    """The carrier of call engines; see :class:`cluster.backends.kit.carry.Carrier`.
+    """The carrier of call engines.
 
     Args:
         dial: the engine's.
-        silent: seconds without a beat after which a link is given up.
+        silent: seconds without a heartbeat after which a link is given up.
     """
 
     def __init__(self, dial: Dial, silent: float = _SILENT) -> None:
@@ -128,21 +139,27 @@ class Links(Carrier):
         self.wake = self._news.bell
         self._lost: list[dict[str, Any]] = []
         self._clock = ListeningClock()
+        # Session numbers: higher than those of any earlier driver of this dispatcher, so that
+        # servers, which outlive drivers, drop what a dead one still had in transit.
         self._number = time.monotonic_ns()
 
     def join(self, host: Mapping[str, Any]) -> None:
-        """A host's server is there: ``name``, ``slots``, and where it is."""
+        """Dial a host's server from now on.
+
+        Args:
+            host: ``name``, ``slots``, ``address``, ``secret``, and what the server announced.
+        """
         if before := self._lines.get(str(host["name"])):
             self._drop(before, "its server was started anew")
         self._lines[str(host["name"])] = HostLine(host, self._silent)
 
     def leave(self, name: str, reason: str) -> None:
-        """See Carrier."""
+        """Close the link to a host's server; its tasks are lost."""
         if line := self._lines.pop(name, None):
             self._drop(line, reason)
 
     def send(self, task: Sequence[Any], name: str | None) -> None:
-        """See Carrier."""
+        """Give a task to the server of a host; lost at once if the link is down."""
         line = self._lines.get(name or "")
         if line is None or line.link is None or not line.up:
             self._lost.append({"lost": task[0], "reason": "its server is not there"})
@@ -151,7 +168,7 @@ class Links(Carrier):
             line.link.give(task)
 
     def tend(self) -> Iterator[Mapping[str, Any]]:
-        """See Carrier."""
+        """Report what the links' threads brought; dial, and give up links that are late."""
         now = self._clock.look()
         for link, news in self._news.take():
             yield from self._hear(link, news, now)
@@ -165,7 +182,7 @@ class Links(Carrier):
         yield from lost
 
     def _is_late(self, line: HostLine, link: Link, now: float) -> bool:
-        """Whether one of the two callers had no answer for too long."""
+        """Whether one of the two callers has waited too long for an answer."""
         if link.giving != line.giving:
             line.giving, line.since = link.giving, now
         gives = link.giving % 2 and now - line.since > self._silent
@@ -177,13 +194,13 @@ class Links(Carrier):
         line.link = Link(self._dial, line.where, self._number, self._tell)
 
     def _tell(self, link: Link, news: list[Any] | str) -> None:
-        """From a link's threads."""
+        """Called from a link's threads: wake the driver's loop."""
         self._news.put((link, news))
 
     def _hear(self, link: Link, news: list[Any] | str, now: float) -> Iterator[Mapping[str, Any]]:
         line = next((line for line in self._lines.values() if line.link is link), None)
         if isinstance(news, list):
-            # What a link brings that was given up is late, not wrong.
+            # Outcomes of a link that was given up are late, but valid: pass them on as well.
             yield from ({"outcome": outcome} for outcome in news)
         if line is None:
             return
@@ -197,7 +214,7 @@ class Links(Carrier):
             yield {"up": line.name, "slots": line.slots, "reason": "ready"}
 
     def _give_up(self, line: HostLine, reason: str, now: float) -> Iterator[Mapping[str, Any]]:
-        """A link is of no use: what it had is lost, and its server is dialled anew."""
+        """Give up a link: its tasks are lost, and its server is dialled again, after a pause."""
         line.due = now + (backoff(line.failures - 1, 1.0, _LONGEST) if line.failures else 0.0)
         line.failures += 1
         at = f"{line.where['address']} port {line.where['port']}"

@@ -1,4 +1,4 @@
-"""What the threads of a driver tell each other by."""
+"""A queue between threads that can wake a poller."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Thing = TypeVar("Thing")
 
 
 class Mailbox(Generic[Thing]):
-    """A queue between threads, with a bell that a poller hears.
+    """A queue between threads, with a descriptor for the poller that reads it.
 
     Attributes:
-        bell: a descriptor that can be read when something is there.
+        bell: a descriptor that is readable while something may be in the queue.
     """
 
     def __init__(self) -> None:
@@ -23,16 +23,17 @@ class Mailbox(Generic[Thing]):
         self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def put(self, thing: Thing) -> None:
-        """Add something, and ring."""
+        """Add something, and wake the poller."""
         self._queue.put(thing)
         self.ring()
 
     def ring(self) -> None:
-        """Have whoever polls look again."""
+        """Wake the poller without adding anything."""
         os.eventfd_write(self.bell, 1)
 
     def take(self) -> Iterator[Thing]:
-        """All that is there; what is not iterated over stays there."""
+        """Remove and yield everything in the queue; whatever is not iterated over stays in it."""
+        # The bell first: an addition after this line rings again, and cannot be missed.
         with suppress(BlockingIOError):
             os.eventfd_read(self.bell)
         with suppress(Empty):

@@ -1,4 +1,4 @@
-"""The host's side of a process that an engine has there, started by the host's agent.
+"""The host's side of an engine's process, which the host's agent has started.
 
 The dispatcher's side is :class:`cluster.backends.kit.remote.RemoteProcess`.
 """
@@ -20,12 +20,13 @@ Say = Callable[[Mapping[str, Any]], object]
 
 
 def run(serve: Callable[[Mapping[str, Any], Say], object]) -> None:
-    """Be such a process, with all that comes of it, until the agent ends.
+    """Run an engine's process on a host; it ends with the agent, and so do its children.
 
     Args:
-        serve: is given the first message, and what says something to the dispatcher.
+        serve: called with the first message, and with a function that sends one to the dispatcher.
     """
     die_with_parent()
+    # A parent-death signal is not inherited: every forked child has to ask for its own.
     os.register_at_fork(after_in_child=die_with_parent)
     lines = PipeLines(*take_descriptors())
     try:
@@ -35,11 +36,12 @@ def run(serve: Callable[[Mapping[str, Any], Say], object]) -> None:
 
 
 def beat(say: Say, words: Callable[[], Mapping[str, Any] | None] | None = None) -> None:
-    """Give a sign of life each second, in a thread.
+    """Send a heartbeat each second, from a thread.
 
     Args:
-        say: says it.
-        words: what to say; None ends the beats, and with them, after a while, this process.
+        say: sends a message to the dispatcher.
+        words: returns the message; if it returns None, the heartbeats end, and the dispatcher
+            kills this process for its silence. None: plain heartbeats.
     """
 
     def turn() -> None:
@@ -51,7 +53,7 @@ def beat(say: Say, words: Callable[[], Mapping[str, Any] | None] | None = None) 
 
 
 def end(reason: str) -> NoReturn:
-    """End this process at once, whatever its threads and exit handlers would do, and say why."""
+    """Write the reason to standard error, and end this process without its exit handlers."""
     sys.stderr.write(f"{reason}\n")
     sys.stderr.flush()
     os._exit(1)

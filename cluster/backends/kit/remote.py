@@ -1,4 +1,4 @@
-"""The dispatcher's side of a process that an engine has on a host."""
+"""The dispatcher's side of an engine's process on a host: it starts, watches and restarts it."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 from cluster.common.backoff import backoff
 from cluster.hosts.connect import Host
 
-# A process beats each second; one that does not for so long is stopped, or its machine is.
+# Seconds between heartbeats, and without one after which a process hangs (or is stopped).
 BEAT, SILENT = 1.0, 6.0
-# One that has lived so long has not failed at its start.
+# A process that ran this many seconds resets the backoff, whose pauses are at most _LONGEST.
 _STEADY, _LONGEST = 30.0, 15.0
 
 
 class RemoteProcess:
-    """A process on a host, started by the host's agent, and the next one when it is lost.
+    """A process on a host, started by the host's agent and restarted when it is lost.
 
-    It finds its first message on its standard input, and speaks JSON lines: whatever it says counts
-    as a sign of life, and ``{"beat": n}`` is nothing else.
+    It reads its first message from standard input and writes JSON lines. Every message is a sign of
+    life; ``{"beat": n}`` is nothing more than that.
 
     Args:
-        what: the person is told of it as.
-        host: where; its agent must have shaken hands.
-        module: of this package, whose ``main`` it runs.
-        first: its first message; the place for secrets.
-        ready: seconds within which it must be of use.
+        what: its name in messages for people.
+        host: its host, whose agent must have completed the handshake.
+        module: a module of this package, whose ``main`` it runs.
+        first: its first message; secrets go here, not into arguments.
+        ready: seconds within which the engine must be able to use it.
 
     Attributes:
-        name: what the engine's driver knows it by; that of its host, until it is given another.
-        heard: when it last said something; None before its first word.
-        said: what that was, less the beats; None before.
+        name: the driver's name for it: that of its host, unless the engine sets another.
+        heard: when its last message came; None: none so far.
+        said: the last message that was no heartbeat; None: none so far.
     """
 
     def __init__(
@@ -47,18 +47,19 @@ class RemoteProcess:
         self._lost = ""
 
     def tend(self, now: float, *, used: bool) -> str:
-        """Start it where that is due, and kill one that is silent or of no use.
+        """Start it when that is due; kill it if it is silent or unusable for too long.
 
         Args:
-            now: the time, on a clock that stands still while nobody listens.
-            used: whether the engine can use it.
+            now: seconds of the dispatcher's :class:`~cluster.common.backoff.ListeningClock`.
+            used: whether the engine can use it at present.
 
         Returns:
-            Why it was lost since the last call; empty where it was not.
+            Why it was lost since the last call; empty if it was not.
         """
         if used or not self._host.ready:
             self._used = now
         if not self._host.ready:
+            # While the agent is silent, nothing can be heard of its processes: pause their clocks.
             self.heard = None if self.heard is None else now
         elif self._command is None:
             if now >= self._due:
@@ -69,10 +70,14 @@ class RemoteProcess:
         return lost
 
     def hear(self, message: Mapping[str, Any], now: float) -> Mapping[str, Any] | None:
-        """Take in what the agent told of a command.
+        """Process an agent's report about a command.
+
+        Args:
+            message: the agent's, about this process or any other.
+            now: seconds of the dispatcher's clock.
 
         Returns:
-            What this process said, if it was that and no beat.
+            The message of this process; None if it was a heartbeat, or about something else.
         """
         ours = (message.get("said"), message.get("exited"))
         if self._command is None or self._command not in ours:
@@ -88,13 +93,18 @@ class RemoteProcess:
         return said
 
     def kill(self, reason: str, now: float) -> None:
-        """End it, for this reason; another one is started."""
+        """Kill it; :meth:`tend` reports the reason and starts another one.
+
+        Args:
+            reason: for people.
+            now: seconds of the dispatcher's clock.
+        """
         if self._command is not None:
             self._host.kill(self._command)
             self._lose(reason, now)
 
     def _fault(self, now: float) -> str:
-        """Why it is of no use any more, or empty."""
+        """Why it is unusable; empty if it is healthy."""
         if self.heard is not None and now - self.heard > SILENT:
             return f"{self._what} was silent for {SILENT:g} s"
         if now - self._used > self._ready:
@@ -106,7 +116,7 @@ class RemoteProcess:
         self._since = self._used = now
 
     def _lose(self, reason: str, now: float) -> None:
-        """The next one is started at once after a long life, and after a pause that grows else."""
+        """Schedule the next process: at once after the first failure or a long life, else later."""
         if self.heard is not None and now - self._since > _STEADY:
             self._failures = 0
         self._due = now + (backoff(self._failures - 1, 1.0, _LONGEST) if self._failures else 0.0)

@@ -1,8 +1,8 @@
-"""A call engine's server on a host, started by the host's agent: the engine's ``serve``.
+"""A call engine's server on a host, started by the host's agent: it runs the engine's ``serve``.
 
 Its first line of input is ``{"module": name, "secret": text, "address": text, "slots": n}``. It
-says what the engine announces, once that listens, ``{"beat": n}`` each second, and ``{"unfit":
-text}`` where what the engine needs is not installed for this Python.
+sends whatever the engine announces once it listens, ``{"beat": n}`` each second, and ``{"unfit":
+text}`` if this Python lacks what the engine needs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from cluster.backends.kit.process import Say, beat, end, run
 from cluster.hosts.agent_client import slots_address
 from cluster.hosts.jsonlines import dial
 
-# What a slow network, 1 Mbit/s, carries within a second or two; a longer outcome travels alone.
+# Characters of outcomes in one answer: a slow network (1 Mbit/s) carries them within a second or
+# two, well before the link counts as silent. A longer outcome travels alone.
 _MOST_TOGETHER = 1 << 17
 
 
@@ -29,24 +30,25 @@ def main() -> None:
 
 
 def _serve(first: Mapping[str, Any], say: Say) -> None:
-    beat(say)
+    beat(say)  # before the import, which may be slow
     try:
         engine = import_module(first["module"])
-        engine.serve(Exchange(slots_address()).answer, first, say)
+        engine.serve(CallHandler(slots_address()).answer, first, say)
     except ImportError as error:
         say({"unfit": str(error)})
 
 
-class Exchange:
-    """What an engine's calls are about: tasks for this host's workers, and their outcomes.
+class CallHandler:
+    """Answers an engine's calls: they bring tasks for this host's workers, or take outcomes.
 
-    A text is a line ``[session, seconds]`` and, below it, tasks, a line each. The answer to one
-    with tasks is empty and comes at once; that to one without has outcomes, a line each, and comes
-    when there are some, or after so many seconds. A driver that begins, or begins again, numbers
-    its session higher than any before it, which are over then: their outcomes go to nobody.
+    The text of a call is a line ``[session, seconds]``, followed by tasks, one per line. A call
+    with tasks gets an empty answer at once. A call without gets outcomes, one per line, as soon as
+    there are any, and an empty answer after that many seconds. A driver that starts or restarts
+    uses a higher session number than any before. That ends the earlier sessions, whose outcomes
+    are dropped.
 
     Args:
-        address: of the host's workers.
+        address: of the socket of the host's agent, which passes tasks to the workers.
     """
 
     def __init__(self, address: str) -> None:
@@ -55,7 +57,7 @@ class Exchange:
         self._session: _Session | None = None
 
     def answer(self, text: str) -> str:
-        """The answer to a call; from any thread."""
+        """The answer to a call. May be called from any thread, several at a time."""
         head, _, tasks = text.partition("\n")
         number, seconds = json.loads(head)
         session = self._session_of(int(number))
@@ -64,7 +66,7 @@ class Exchange:
         return session.give(tasks) if tasks else session.take(float(seconds))
 
     def _session_of(self, number: int) -> _Session | None:
-        """The one of that number, begun now where it is a new one; None where it is over."""
+        """The session of that number, created if it is the highest so far; None if it is over."""
         with self._lock:
             current = self._session
             if current is None or number > current.number:
@@ -75,9 +77,9 @@ class Exchange:
 
 
 class _Session:
-    """A driver's tasks and outcomes: a connection to the workers of its own.
+    """One driver's tasks and outcomes, with a connection of its own to the agent.
 
-    With it the agent learns when nobody waits for what was not begun.
+    When that connection ends, the agent drops the session's tasks that no worker has begun.
     """
 
     def __init__(self, number: int, address: str) -> None:
@@ -96,7 +98,7 @@ class _Session:
     def take(self, seconds: float) -> str:
         with self._changed:
             self._changed.wait_for(lambda: self._outcomes or self._closed, seconds)
-            # Where another session has begun, whoever asks is gone, and must not take anything.
+            # A closed session belongs to a dead driver: its outcomes must not go to anybody.
             return "" if self._closed else "\n".join(self._some())
 
     def close(self) -> None:
@@ -112,7 +114,7 @@ class _Session:
             yield self._outcomes.popleft()
 
     def _read(self) -> None:
-        """In a thread: take in outcomes until the connection ends."""
+        """In a thread: collect outcomes until the connection ends."""
         with self._connection, self._connection.makefile(encoding="utf-8", newline="\n") as lines:
             for line in lines:
                 with self._changed:

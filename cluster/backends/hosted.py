@@ -22,7 +22,7 @@ from cluster.hosts.scratch import sweep
 from cluster.sampling.task import Outcome, Task, Work
 
 # Seconds to wait for the outcome of a revoked task. Its worker is killed at once, so if none comes
-# the engine has lost the outcome, and the slot must not stay occupied for ever.
+# the engine has lost the task. Without this limit such a task would keep a run from draining.
 _UNANSWERED = 15.0
 
 

@@ -1,8 +1,8 @@
 """MPI: tasks travel over one communicator, in worlds that we launch, or in the user's own.
 
-``engine`` launches worlds over the hosts of a spec, by way of ``launcher`` and ``rsh``; what their
-ranks do is in ``rank``. ``inside`` is the engine of a process that mpirun or srun has started.
-Both stand on ``world``.
+``engine`` launches worlds over the hosts of a spec, with ``launcher``, ``rsh`` and ``fence``;
+``rank`` has the main function of their ranks. ``inside`` is the engine of a process that the user's
+mpirun or srun has started. Both use ``world``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENTRY = Entry(
 
 
 def __getattr__(name: str) -> object:
-    """The engine, imported when it is asked for: a rank has no use for it."""
+    """Import the engine on first use: a rank, which imports this package, does not need it."""
     if name != "Engine":
         raise AttributeError(f"module 'cluster.backends.mpi' has no attribute {name!r}")
     from cluster.backends.mpi.engine import Engine

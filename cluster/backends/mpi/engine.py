@@ -1,8 +1,8 @@
 """The engine that launches MPI worlds over the hosts of a spec.
 
-A world has a coordinating rank on this machine and a rank on every host, beside its agent. MPI
-cannot let a host join, so one that comes later gets a world of its own; and when a world is lost,
-which as a rule any lost rank does to it, those of its hosts that are left get another one.
+A world has a coordinating rank on this machine and one rank beside the agent of every host. A host
+cannot join a running world, so one that comes later gets its own. A lost rank usually ends the
+whole world; its remaining hosts then get another one.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ from cluster.hosts.scratch import private_folder, remove
 from cluster.hosts.worker_pool import python_command
 from cluster.sampling.task import Outcome, Task, Work
 
-# Hosts that are ready within so many seconds of the first one share its world.
+# Hosts that are ready within this many seconds of the first one share its world.
 _GATHER = 1.5
+# Seconds for a world to start. Launchers can hang for ever, for example behind a firewall.
 _LAUNCH = 30.0
-# Before the run is under way, a host is given up after so many worlds; then never, but each time
-# later, up to so many seconds.
+# Worlds of a host that may fail before the run has started; then the host is given up. Later it is
+# never given up, but tried after growing pauses, of at most this many seconds.
 _STARTS, _LONGEST = 3, 60.0
-# A rank says each second that it is there; one that hangs, or whom a firewall cuts off, does not.
-# On a bad network its connection may pause longer than that of its host's agent.
+# Seconds without a heartbeat after which a rank hangs or is cut off; MPI itself reports neither.
+# Longer than an agent's, because on a bad network MPI's connection may pause longer than ssh's.
 _SILENT = 15.0
 _FENCE = "cluster.backends.mpi.fence"
-# The name of this machine among places; no host has one with a space.
+# This machine in the set of unguarded places; no host name contains a space.
 _HERE = "this machine"
 RISK = (
     "MPI listens at every address of {}, where no fence holds it: keep strangers away by a"
@@ -55,13 +56,14 @@ RISK = (
 
 @dataclass
 class MpiRun:
-    """One mpirun.
+    """One launched world.
 
     Attributes:
-        driver: its first rank.
-        hosts: the births of its hosts' agents, by name.
-        up: hosts whose rank is up, and when each was heard of last.
-        brought: whether any outcome came of it.
+        driver: its mpirun, and the first rank, which connects to us.
+        hosts: its hosts by name, each with the number of the agent that it had at the launch. A
+            host with a newer agent is not in this world: its rank ended with the older one.
+        up: hosts whose rank is up, with the time of each rank's last heartbeat.
+        brought: whether it has brought any outcome.
     """
 
     driver: DriverProcess
@@ -71,9 +73,11 @@ class MpiRun:
 
 
 def address_here(told: Iterable[str]) -> str:
-    """Our own address: where all hosts see us, if that is one, and ours; else empty.
+    """The address of this machine that all hosts see; empty if there is no such address.
 
-    A world without other hosts needs none but that of the machine itself.
+    Args:
+        told: for each host elsewhere, the address at which it sees this machine. None of them:
+            the world stays on this machine, and the loopback address will do.
     """
     seen = set(told) or {LOOPBACK}
     own = seen.pop()
@@ -84,37 +88,50 @@ def address_here(told: Iterable[str]) -> str:
         try:
             trial.bind((own, 0))
         except OSError:
-            return ""  # they see the address of something between us and them
+            return ""  # the hosts see a router (NAT), whose address is not ours to bind
     return own
 
 
 def end(caller: SocketConnection, status: int) -> None:
-    """Tell the launcher's remote shell, which waits for that, how its command ended."""
+    """Tell the launcher's remote shell how its command ended, and close the connection.
+
+    Args:
+        caller: the connection of the remote shell.
+        status: the exit status, which the shell returns to its launcher.
+    """
     caller.queue({"status": status})
     caller.send()
     caller.close()
 
 
 class Engine(Hosted):
-    """MPI worlds that are ours."""
+    """MPI worlds that we launch and end."""
 
     def __init__(self, nodes: Sequence[Node], options: Options) -> None:
         super().__init__(nodes, options)
         self._worlds: list[MpiRun] = []
+        # Ready hosts by name, and since when.
         self._ready: dict[str, tuple[Host, float]] = {}
+        # Of each host: consecutive worlds that failed, and when to launch the next one.
         self._failures: dict[str, int] = {}
         self._due: dict[str, float] = {}
+        # Why the last world was lost, and how the last command of a launcher ended.
         self._last = self._said_last = ""
+        # The launchers' remote shells: where they connect, those that have not asked for anything
+        # yet, and those that wait for a command, by host, its agent's number, and the command's.
         self._door: Listener | None = None
         self._asking: list[SocketConnection] = []
         self._running: dict[tuple[str, int, int], SocketConnection] = {}
+        self._launcher: Launcher | None = None
         self._folder: Path | None = None
+        self._shell = ""
+        # Places where MPI's sockets are not confined to one address, and those already reported.
         self._loose: set[str] = set()
         self._warned: set[str] = set()
 
     @staticmethod
     def health() -> Health:
-        """What starts MPI worlds, here."""
+        """Check that there is an mpirun that can launch our worlds."""
         try:
             found = find(os.environ)
         except EngineError as error:
@@ -122,13 +139,13 @@ class Engine(Hosted):
         version = ".".join(map(str, found.version))
         return Health("mpirun", True, f"{found.flavour} {version} ({found.path})")
 
-    # -- what Hosted asks -------------------------------------------------------------------------
+    # -- the hooks of Hosted ----------------------------------------------------------------------
 
     def _begin(self, work: Work) -> None:
-        self._launcher: Launcher = find(os.environ)
+        self._launcher = find(os.environ)
         self._door = Listener(self._selector)
         self._folder = private_folder()
-        # As one word, and one file: that is all that some launchers take.
+        # A script, because MPICH's launcher takes a remote shell as one file without arguments.
         shell = self._folder / "rsh"
         words = shlex.join(python_command(sys.executable, "cluster.backends.mpi.rsh"))
         shell.write_bytes(os.fsencode(f'#!/bin/sh\nexec {words} "$@"\n'))
@@ -161,6 +178,7 @@ class Engine(Hosted):
             caller = self._running.pop((host.name, host.born, message["exited"]), None)
             if caller is not None:
                 self._said_last = f"{host.name}: {message['how']}; "
+                # 255 is what ssh returns for its own errors, and what launchers expect.
                 end(caller, 0 if message["status"] == 0 else 255)
 
     def _slots(self, host: Host) -> int:
@@ -172,7 +190,7 @@ class Engine(Hosted):
         return f"no MPI world with it is up; {self._last}".rstrip("; ")
 
     def _with_risk(self, host: Host) -> str:
-        """Once for each place: MPI listens at every address there."""
+        """The host's reason, with a warning, once per place, where MPI listens at all addresses."""
         places = (self._loose & {_HERE, host.name}) - self._warned
         self._warned |= places
         if not places:
@@ -200,12 +218,15 @@ class Engine(Hosted):
     # -- worlds -----------------------------------------------------------------------------------
 
     def _world_of(self, host: Host) -> MpiRun | None:
-        """The world through which a host is reached: that of its agent, if the rank there is up."""
+        """The world of a host's current agent, if the rank there is up."""
         worlds = (w for w in self._worlds if w.hosts.get(host.name) == host.born)
         return next((world for world in worlds if host.name in world.up), None)
 
     def _launch_what_waits(self) -> None:
-        """Start a world for the hosts that are in none; where one failed before, alone."""
+        """Launch worlds for the hosts without one.
+
+        Each host whose last world failed gets one of its own, so that it cannot take others along.
+        """
         placed = {pair for world in self._worlds for pair in world.hosts.items()}
         waiting = [
             (host, since)
@@ -230,7 +251,7 @@ class Engine(Hosted):
             raise EngineError(f"no MPI world comes up: {self._last}")
 
     def _may_try(self, name: str) -> bool:
-        """Whether a host without which worlds failed is to have another one, by itself."""
+        """Whether a host whose last world failed may now have another one."""
         failures = self._failures.get(name, 0)
         patient = self._open or failures < _STARTS
         return failures > 0 and patient and self._attention.now >= self._due[name]
@@ -238,6 +259,7 @@ class Engine(Hosted):
     def _launch(self, hosts: list[Host]) -> None:
         here = [host for host in hosts if is_here(host.node)]
         there = [host for host in hosts if host not in here]
+        assert self._launcher is not None
         assert self._door is not None
         own = address_here(str(h.hello["dispatcher"]) for h in there)
         more = {
@@ -248,7 +270,7 @@ class Engine(Hosted):
         words = command(
             self._launcher, self._shell, 1 + len(here), [h.hello["address"] for h in there], own
         )
-        if own:
+        if own:  # without an address of ours, there is nothing to confine the sockets to
             words = [*python_command(sys.executable, _FENCE), own, *words]
         environ = {**environment(self._launcher, os.environ, self._shell), **more}
         driver = DriverProcess(words, environ, self._selector, _LAUNCH)
@@ -276,20 +298,21 @@ class Engine(Hosted):
         return world.driver.fault or self._silence(world)
 
     def _silence(self, world: MpiRun) -> str:
-        """Which rank says nothing, though its host does; empty where all is well."""
+        """Which rank is silent although its host is not; empty if none is."""
         now = self._attention.now
         for name, heard in world.up.items():
             if name not in self._ready or not self._ready[name][0].ready:
-                world.up[name] = now  # the agent tells of that
+                world.up[name] = now  # the host is silent or lost; Hosted handles that
             elif now - heard > _SILENT:
                 return f"its rank on {name} was not heard of for {_SILENT:g} s"
         return ""
 
     def _bury(self, world: MpiRun, fault: str) -> Iterator[Outcome]:
-        """A world is lost: what its hosts had is owed, and they wait for another one."""
+        """Remove a lost world: return its hosts' tasks, and let the hosts wait for another one."""
         self._worlds.remove(world)
+        # By force: a launcher that hangs may ignore SIGTERM for minutes.
         how = world.driver.close(grace=0.0)
-        # What a daemon said last tells more than what the launcher makes of it.
+        # The last output of a daemon says more than the launcher's summary.
         self._last = f"the MPI world was lost: {fault}; {self._said_last}{how}"
         self._said_last = ""
         for name in world.hosts:
@@ -303,7 +326,7 @@ class Engine(Hosted):
     # -- the launcher's commands ------------------------------------------------------------------
 
     def _run_commands(self) -> None:
-        """Have agents run what launchers want to be run on their hosts."""
+        """Have the agents run the commands that launchers gave to their remote shells."""
         assert self._door is not None
         self._asking += self._door.callers()
         for caller in tuple(self._asking):
@@ -312,12 +335,13 @@ class Engine(Hosted):
                 self._run(caller, str(wanted["host"]), str(wanted["command"]))
 
     def _run(self, caller: SocketConnection, address: str, text: str) -> None:
+        assert self._launcher is not None
         found = (host for host, _ in self._ready.values() if host.hello.get("address") == address)
         host = next(found, None)
         if host is None:
             end(caller, 255)
             return
-        # The one place with a shell: what the launcher wants to be run is a text for one.
+        # The only use of a shell: launchers compose their remote command as shell text.
         text = moved(text, self._launcher, str(host.hello["prefix"]))
         words = ["{python}", "-P", "-m", _FENCE, address, "/bin/sh", "-c", text]
         number = host.start(words, talks=False)

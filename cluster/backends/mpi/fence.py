@@ -1,8 +1,8 @@
-"""Runs a command that, with all that it starts, listens on one address only.
+"""Runs a command so that it and all its descendants listen on one address only.
 
-Launchers and MPI libraries bind their sockets to every address of the machine, and no setting of
-theirs says otherwise. So the kernel holds each ``bind`` and asks us (seccomp's user notification,
-which needs no rights): an address of our choice takes the place of "every address".
+Launchers and MPI libraries bind their sockets to every address of the machine, and have no setting
+against it. Here the kernel suspends each ``bind`` and asks this process (seccomp user notification,
+which needs no privileges): an address of our choice replaces "every address".
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import NamedTuple, NoReturn
 from cluster.hosts.process_tree import die_with_parent
 
 OWN_ADDRESS = "CLUSTER_MPI_ADDRESS"
-# The address of a world that has no other host.
+# The address of a world without hosts elsewhere.
 LOOPBACK = "127.0.0.1"
-_INTERFACE_ADDRESS = 0x8915
+_INTERFACE_ADDRESS = 0x8915  # SIOCGIFADDR
 
 
 class _Calls(NamedTuple):
-    """Numbers of an architecture: its own, and those of its system calls."""
+    """An architecture's audit number, and the numbers of its system calls."""
 
     audit: int
     bind: int
@@ -40,23 +40,25 @@ _CALLS = {
     "aarch64": _Calls(0xC00000B7, 200, 277),
 }
 _PIDFD_GETFD = 438
-_NO_NEW_PRIVILEGES = 38
-_SET_FILTER, _NEW_LISTENER = 1, 1 << 3
-# Verdicts of a filter, and its instructions.
+_NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS
+_SET_FILTER, _NEW_LISTENER = 1, 1 << 3  # SECCOMP_SET_MODE_FILTER, ..._FLAG_NEW_LISTENER
+# Verdicts of a filter (RET_ALLOW, RET_USER_NOTIF), and its BPF instructions.
 _ALLOW, _ASK = 0x7FFF0000, 0x7FC00000
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
-# ioctls on the listener; the bytes of a question, and "let it go on" in an answer.
+# The listener's ioctls (NOTIF_RECV, NOTIF_SEND), the size of struct seccomp_notif in bytes, and
+# USER_NOTIF_FLAG_CONTINUE: the system call is to go on as it is.
 _RECEIVE, _ANSWER, _QUESTION = 0xC0502100, 0xC0182101, 80
 _GO_ON = 1
 
 
 def main() -> None:
-    """``fence ADDRESS WORD...``: run the words, and end as they do."""
+    """``fence ADDRESS WORD...``: run the words as a command, and exit as it does."""
     address, *words = sys.argv[1:]
-    # A world in which one rank hangs does not end by itself when its dispatcher has gone.
+    # If the dispatcher is killed, a world with a hanging rank would not end by itself.
     die_with_parent()
     os.environ[OWN_ADDRESS] = address
     if address != LOOPBACK and (name := interface_of(address)):
+        # PRRTE's daemons must look for this machine only where its sockets will listen.
         os.environ.update({"PRTE_MCA_prte_if_include": name})
     ours, theirs = socket.socketpair()
     child = os.fork()
@@ -74,7 +76,10 @@ def main() -> None:
 
 
 def is_held() -> bool:
-    """Whether this process is in a fence that works: a socket for every address gets one."""
+    """Whether the guard works for this process: a bind to every address gets only one.
+
+    It is tried rather than assumed, because containers may forbid parts of the mechanism.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
         try:
             trial.bind(("", 0))
@@ -84,10 +89,10 @@ def is_held() -> bool:
 
 
 def interface_of(address: str) -> str:
-    """The interface of this machine whose IPv4 address that is; empty where there is none."""
+    """The interface of this machine that has an IPv4 address; empty if none has."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         for _, name in socket.if_nameindex():
-            with suppress(OSError):  # it has none
+            with suppress(OSError):  # an interface without an IPv4 address
                 wanted = struct.pack("256s", name.encode())
                 found = fcntl.ioctl(any_socket, _INTERFACE_ADDRESS, wanted)
                 if socket.inet_ntoa(found[20:24]) == address:
@@ -96,7 +101,7 @@ def interface_of(address: str) -> str:
 
 
 def _become(words: list[str], to_guard: socket.socket) -> NoReturn:
-    """Set the filter for this process and all that come of it, and be the command."""
+    """Install the filter for this process and its descendants, and execute the command."""
     die_with_parent()
     try:
         listener = _ask_for_binds()
@@ -114,7 +119,11 @@ def _become(words: list[str], to_guard: socket.socket) -> NoReturn:
 
 
 def _ask_for_binds() -> int:
-    """From now on every ``bind`` waits for an answer; the descriptor that asks."""
+    """Install a filter that suspends every ``bind``; returns the descriptor of its listener.
+
+    Raises:
+        OSError: this system or architecture does not support it.
+    """
     calls = _CALLS.get(platform.machine())
     if calls is None:
         raise OSError(f"not done on {platform.machine()}")
@@ -127,12 +136,14 @@ def _ask_for_binds() -> int:
         (_RETURN, 0, 0, _ASK),
         (_RETURN, 0, 0, _ALLOW),
     )
+    # Both buffers must stay referenced until the system call: only their addresses are passed.
     code = ctypes.create_string_buffer(
         b"".join(struct.pack("HBBI", *each) for each in instructions)
     )
     program = ctypes.create_string_buffer(
         struct.pack("HxxxxxxQ", len(instructions), ctypes.addressof(code))
     )
+    # An unprivileged process may install a filter only if it renounces setuid programs.
     libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     descriptor: int = libc.syscall(calls.seccomp, _SET_FILTER, _NEW_LISTENER, program)
     if descriptor < 0:
@@ -141,7 +152,7 @@ def _ask_for_binds() -> int:
 
 
 def _guard(listener: int, child: int, address: str) -> None:
-    """Answer what is asked, until the command has ended."""
+    """Answer the kernel's questions until the command has ended."""
     end = os.pidfd_open(child)
     poll = select.poll()
     poll.register(listener, select.POLLIN)
@@ -151,13 +162,18 @@ def _guard(listener: int, child: int, address: str) -> None:
         if end in ready:
             return
         question = bytearray(_QUESTION)
-        with suppress(FileNotFoundError):  # who asked has died meanwhile
+        with suppress(FileNotFoundError):  # the process that asked has ended meanwhile
             fcntl.ioctl(listener, _RECEIVE, question)
             answer = _answer(bytes(question), address)
             fcntl.ioctl(listener, _ANSWER, answer)
 
 
 def _answer(question: bytes, address: str) -> bytes:
+    """The answer to a suspended ``bind``: it goes on, or was done here with another address.
+
+    Done here, on a copy of the descriptor, because the kernel can let a suspended call go on, but
+    not with other arguments.
+    """
     number, thread = struct.unpack_from("QI", question)
     descriptor, place, size = struct.unpack_from("QQQ", question, 32)
     try:
@@ -166,7 +182,7 @@ def _answer(question: bytes, address: str) -> bytes:
             return struct.pack("QqiI", number, 0, 0, _GO_ON)
         theirs = _socket_of(thread, descriptor)
     except OSError as error:
-        # Some containers let nobody look at another process: then MPI works all the same.
+        # Some containers forbid access to other processes. MPI then works without the guard.
         _complain(error)
         return struct.pack("QqiI", number, 0, 0, _GO_ON)
     with theirs:
@@ -182,11 +198,17 @@ def _complain(error: OSError) -> None:
 
 
 def _instead(wanted: bytes, address: str) -> tuple[str, int] | None:
-    """Where a socket is bound that was to be bound to every address; None: it was not."""
+    """The address and port to bind to instead; None if not every address was asked for.
+
+    Args:
+        wanted: the struct sockaddr of the call.
+        address: the only address to listen on.
+    """
     if len(wanted) < 8:
         return None
     family, port = struct.unpack_from("H", wanted)[0], struct.unpack_from(">H", wanted, 2)[0]
     six = ":" in address
+    # A socket of the other family cannot be bound to the address; it gets that family's loopback.
     if family == socket.AF_INET and wanted[4:8] == bytes(4):
         return ("127.0.0.1" if six else address), port
     if family == socket.AF_INET6 and wanted[8:24] == bytes(16):
@@ -201,7 +223,12 @@ def _memory(thread: int, place: int, size: int) -> bytes:
 
 
 def _socket_of(thread: int, descriptor: int) -> socket.socket:
-    """A socket of another process, which is then that of both."""
+    """A copy of another process's socket; both descriptors refer to the same socket.
+
+    Raises:
+        OSError: the process has ended, or access to it is not allowed.
+    """
+    # pidfd_open takes processes, but the question names a thread.
     status = Path(f"/proc/{thread}/status").read_text("utf-8", "replace")
     process = int(status.partition("\nTgid:")[2].split(maxsplit=1)[0])
     handle = os.pidfd_open(process)

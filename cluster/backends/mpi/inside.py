@@ -1,7 +1,7 @@
-"""The engine of a process that mpirun or srun has started: its own world is the cluster.
+"""The engine of a process that mpirun or srun has started: it computes in that world.
 
-Rank 0 is the dispatcher, with an agent beside it; every other rank is an agent itself. Each agent
-has one slot, where its launcher put it. Whatever the spec says, no other host is used.
+Rank 0 is the dispatcher, with an agent as a child process; every other rank is itself an agent.
+Each agent has one slot, on the cores where the launcher put it. The hosts of the spec are not used.
 """
 
 from __future__ import annotations
@@ -37,27 +37,35 @@ from cluster.hosts.process_tree import die_with_parent
 from cluster.hosts.scratch import hostname
 from cluster.sampling.task import Outcome, Task, Work
 
+# Seconds for all ranks to report their hosts, and to say goodbye.
 _GATHER = 60.0
 _FAREWELL = 5.0
+# The exit code of a rank whose dispatcher is silent (EX_TEMPFAIL: a resume continues the run).
 _ORPHANED = 75
-# A rank is never given up, and cannot be started anew: its launcher sees its end, and ends the
-# world. For the same reason one whose dispatcher is stopped for a minute waits for it.
+# A rank is never given up, because it cannot be restarted: if it ends, its launcher ends the world.
+# For the same reason its agent waits longer than others for a silent dispatcher.
 _PATIENCE = Patience(silence=150.0, lost=math.inf)
 
 
 def play(command: Callable[[], int]) -> int:
-    """Play the part of this process in its world; the command is for the first rank alone.
+    """Run this process's part in its world.
+
+    Args:
+        command: what the user's command does; only the first rank runs it. Returns an exit code.
+
+    Returns:
+        The exit code of this rank.
 
     Raises:
         EngineError: MPI cannot be used here.
-        NotOneWorld: the processes of the launcher do not see each other.
+        NotOneWorld: the launcher's processes are not in one MPI world.
     """
     world = join()
     return guarded(world, lambda: _first(world, command) if world.rank == 0 else _other(world))
 
 
 def _other(world: Communicator) -> int:
-    """Be an agent, for one run after the other, until the first rank ends that."""
+    """Serve as an agent for one run after the other, until the first rank ends the world."""
     die_with_parent()
     become_agent()
     line = world.lines[0]
@@ -67,7 +75,9 @@ def _other(world: Communicator) -> int:
             session = Session(line)
             serve(first, session, selector)
             if not session.ended:
-                os._exit(_ORPHANED)  # the launcher ends what is left of the world
+                # The dispatcher is silent. MPI_Finalize would wait for it; the launcher ends the
+                # other ranks.
+                os._exit(_ORPHANED)
             session.close_input()
     line.queue({"bye": True})
     world.leave()
@@ -75,7 +85,7 @@ def _other(world: Communicator) -> int:
 
 
 def _next(line: RankLines, selector: selectors.BaseSelector) -> Mapping[str, Any]:
-    """The next message, whenever it comes."""
+    """Wait for the next message, without a deadline: between two runs a user may take hours."""
     while not line.has_messages:
         selector.select()
     message: Mapping[str, Any] = line.next()
@@ -83,10 +93,10 @@ def _next(line: RankLines, selector: selectors.BaseSelector) -> Mapping[str, Any
 
 
 def _first(world: Communicator, command: Callable[[], int]) -> int:
-    """Dispatch to all ranks, and part from them.
+    """Run the command with this world as its hosts, and end the world.
 
     Raises:
-        EngineError: some do not say in a minute where they are.
+        EngineError: some ranks did not report their host in time.
     """
     hosts = [hostname(), *_answers(world, "host", _GATHER)]
     if missing := [rank for rank, host in enumerate(hosts) if host is None]:
@@ -107,7 +117,7 @@ def _first(world: Communicator, command: Callable[[], int]) -> int:
     code = command()
     for line in world.lines.values():
         line.queue({"end": True})
-    # Where one does not answer, no farewell would end.
+    # MPI_Finalize waits for every rank; if one does not answer, abort the world instead.
     if None in _answers(world, "bye", _FAREWELL):
         world.end(code)
     world.leave()
@@ -115,7 +125,16 @@ def _first(world: Communicator, command: Callable[[], int]) -> int:
 
 
 def _answers(world: Communicator, word: str, seconds: float) -> list[Any]:
-    """What each other rank says under a word; None for one that does not in that time."""
+    """One value from each other rank.
+
+    Args:
+        world: of the ranks.
+        word: the key of the value in a rank's message.
+        seconds: how long to wait.
+
+    Returns:
+        The values in the order of the ranks; None for a rank that did not answer in time.
+    """
     found: dict[int, Any] = {}
     deadline = time.monotonic() + seconds
     with Exchange(world) as selector:
@@ -130,11 +149,11 @@ def _answers(world: Communicator, word: str, seconds: float) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class RankNode(Node):
-    """A rank as a node of its own.
+    """A rank as a node.
 
     Attributes:
-        rank: its number.
-        index: which slot of its host it is.
+        rank: its number in the world.
+        index: the slot of its host that it is, from 0.
     """
 
     rank: int = 0
@@ -142,22 +161,22 @@ class RankNode(Node):
 
     @property
     def name(self) -> str:
-        """Several ranks may be on one host."""
+        """Unique, also if several ranks are on one host."""
         return f"{self.host} rank {self.rank}"
 
 
 class Session:
-    """A line to another rank for one run: both ends end theirs with an empty message.
+    """The use of a line to another rank for one run; each end closes its side with a null.
 
-    So it is what the dispatcher has of an agent, and what an agent has of the dispatcher.
+    It is a ``Channel`` for the dispatcher, and a ``Wire`` for an agent.
 
     Args:
         line: to the other rank.
-        before: the last session on that line; what still comes of it is dropped.
+        before: the previous session on the line, whose remaining messages are dropped.
 
     Attributes:
-        ended: the other end has ended it.
-        words: nothing that is for people comes this way.
+        ended: the other end has closed it.
+        words: empty: the output of a rank goes to its launcher.
     """
 
     words = ""
@@ -168,25 +187,26 @@ class Session:
 
     @property
     def gone(self) -> bool:
-        """See Channel."""
+        """Whether the rank has closed the session; a rank itself ends only with the world."""
         return self.ended
 
     @property
     def wrong(self) -> str:
-        """See Wire."""
+        """Why the line is unusable; empty if it is not."""
         return self._line.wrong
 
     def queue(self, message: object) -> None:
-        """Add a message to what is to be sent."""
+        """Queue a message."""
         self._line.queue(message)
 
     def send(self) -> None:
-        """Send it; see :class:`RankLines`."""
+        """Do nothing: the world's selector sends what is queued, see :class:`RankLines`."""
         self._line.send()
 
     def messages(self) -> Iterator[Any]:
-        """What has come since the last call."""
+        """The messages of this session since the last call."""
         if self._before is not None:
+            # Both sessions share one line: what precedes the null is still the previous one's.
             for _ in self._before.messages():
                 pass
             self._before = None if self._before.ended else self._before
@@ -197,16 +217,16 @@ class Session:
                 yield message
 
     def close_input(self) -> None:
-        """End it from this side."""
+        """Close this side."""
         if not self._closed:
             self._closed = True
             self._line.queue(None)
 
     def wait(self, deadline: float) -> None:
-        """Wait for nothing: the rank stays."""
+        """Return at once: the rank does not end with the session."""
 
     def reap(self) -> str:
-        """See Channel."""
+        """Close this side; the rank stays for the next run."""
         self.close_input()
         return "its rank ended it"
 
@@ -214,7 +234,7 @@ class Session:
 def _dial(
     world: Communicator, sessions: dict[str, Session], node: Node, selector: selectors.BaseSelector
 ) -> tuple[str, Channel]:
-    """Reach the agent of a rank: it is that itself, but for the first one, which dispatches."""
+    """Open a session with a rank, which is an agent; the first one needs an agent process."""
     if not isinstance(node, RankNode) or not node.rank:
         return start_agent(node, selector)
     session = Session(world.lines[node.rank], sessions.get(node.name))
@@ -223,7 +243,14 @@ def _dial(
 
 
 class Inside(Hosted):
-    """The ranks of this world; those of a host are its slots."""
+    """The ranks of this world as hosts with one slot; people and the ledger see the real hosts.
+
+    Args:
+        ranks: all ranks, the first one included.
+        options: of the run.
+        world: of the ranks.
+        dial: opens the channel to the agent of a rank.
+    """
 
     def __init__(
         self, ranks: Sequence[RankNode], options: Options, world: Communicator, dial: Dial
@@ -240,10 +267,19 @@ class Inside(Hosted):
 
     def __exit__(self, *exc_info: object) -> None:
         super().__exit__(*exc_info)
+        # The ends of the sessions are queued, and no selector waits any more that would send them.
         self._world.flush()
 
     def run(self, work: Work, source: Source) -> Items:
-        """See :meth:`Backend.run`; what comes of a rank is of a slot of its host."""
+        """Draw tasks on the ranks, and attribute what a rank yields to a slot of its host.
+
+        Args:
+            work: the work of tasks that name no run of their own.
+            source: provides the tasks, by host.
+
+        Raises:
+            EngineError: no rank can draw.
+        """
         for item in super().run(work, source):
             if isinstance(item, Outcome):
                 self._drawing[item.node].discard(item.task)
@@ -254,7 +290,11 @@ class Inside(Hosted):
                 yield item
 
     def resize(self, nodes: Sequence[Node]) -> None:
-        """See :meth:`Backend.resize`: a world keeps the size that its launcher gave it."""
+        """Refuse: the size of a world is fixed by its launcher.
+
+        Raises:
+            UsageError: always.
+        """
         raise UsageError(
             "this run is in an MPI world that mpirun or srun started, with the hosts that it gave",
             fix="end it, and start it over other hosts with --resume",
@@ -266,10 +306,11 @@ class Inside(Hosted):
 
     def _begin(self, work: Work) -> None:
         assert self._fleet is not None
+        # Rank 0 draws on this machine, like the reference, so it is no second opinion on a probe.
         next(iter(self._fleet.hosts.values())).is_own = True
 
     def _slot_changes(self, fleet: Fleet) -> Iterator[NodeEvent]:
-        """One event a host, for all that changed of its ranks."""
+        """One event per host for all changes of its ranks."""
         reasons: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for event in super()._slot_changes(fleet):
             rank = self._ranks[event.node]
@@ -284,14 +325,14 @@ class Inside(Hosted):
             yield NodeEvent(host, slots, "; ".join(words) or "ready")
 
     def _counted_twice(self, host: Host) -> str:
-        """Nothing is said of ranks that share a host: that is for their launcher."""
+        """No warning: where ranks share a host, the launcher was told to do so."""
         return ""
 
     def _is_open(self, fleet: Fleet) -> bool:
-        """Whether tasks may be given: always, for no rank can come later.
+        """Whether tasks may be given: always, because no rank can join later.
 
         Raises:
-            EngineError: no rank will ever draw anything.
+            EngineError: no rank can ever draw.
         """
         hosts = fleet.hosts.values()
         if all(host.broken or host.standing is HostState.REFUSED for host in hosts):
@@ -300,7 +341,7 @@ class Inside(Hosted):
         return True
 
     def _feed(self, fleet: Fleet, source: Source) -> bool:
-        """Give the tasks of each host to those of its ranks that have the fewest."""
+        """Give each task of a host to the rank there that has the fewest."""
         ended = False
         for host, names in self._on_host.items():
             ready = [fleet.hosts[name] for name in names if self._told.get(name)]

@@ -1,4 +1,4 @@
-"""The launcher: which mpirun there is, and the words that make it start a world of ours."""
+"""The launcher: how mpirun is found, and the arguments that make it start a world of ours."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from cluster.hosts.worker_pool import python_command
 
 _OVERRIDE = "CLUSTER_MPIRUN"
 _MODULE = "cluster.backends.mpi.rank"
-# What a launcher told its processes is not for another one that is started inside of them. And an
-# mpirun that sees a job of Slurm starts its daemons by srun, past our shell.
+# Variables that a launcher must not inherit: those by which another launcher configured its
+# processes, and Slurm's, because an mpirun in a Slurm job starts its daemons with srun, not with
+# our remote shell.
 _INHERITED = re.compile(r"(OMPI|PMIX|PRTE|OPAL|PMI|HYD|HYDRA|MPIEXEC|SLURM)_|MPI_LOCAL")
-# The interpreter differs from host to host: the agent there has put it into the environment.
+# Each host may have another interpreter; the agent there puts it into the environment.
 _THERE = ("/bin/sh", "-c", f'exec "$CLUSTER_PYTHON" -P -m {_MODULE}')
 
 
 class Launcher(NamedTuple):
-    """An mpirun: where it is, and whose; ``flavour`` is ``openmpi`` or ``mpich``."""
+    """An mpirun: its path, its MPI (``flavour``: ``openmpi`` or ``mpich``), and the version."""
 
     path: str
     flavour: str
@@ -32,10 +33,10 @@ class Launcher(NamedTuple):
 
 
 def find(environ: Mapping[str, str]) -> Launcher:
-    """The launcher that ``CLUSTER_MPIRUN`` names, else the one beside Python, else that of PATH.
+    """The launcher named by ``CLUSTER_MPIRUN``, else the one beside Python, else that in PATH.
 
     Raises:
-        EngineError: there is none, or it is of no MPI that we know.
+        EngineError: there is none, it does not run, or it is of neither MPI that we know.
     """
     beside = Path(sys.executable).parent / "mpirun"
     path = environ.get(_OVERRIDE) or (str(beside) if beside.exists() else shutil.which("mpirun"))
@@ -61,10 +62,10 @@ def find(environ: Mapping[str, str]) -> Launcher:
 
 
 def flavour_of(path: str, text: str) -> tuple[str, tuple[int, int]]:
-    """The MPI and its version, from what ``mpirun --version`` prints.
+    """The MPI and its version, as printed by ``mpirun --version``.
 
     Raises:
-        EngineError: neither Open MPI nor MPICH.
+        EngineError: it is neither Open MPI nor MPICH.
     """
     for flavour, pattern in (
         ("openmpi", r"\(Open MPI\) (\d+)\.(\d+)"),
@@ -82,11 +83,11 @@ def command(launcher: Launcher, shell: str, here: int, there: Sequence[str], own
     """The arguments that start a world.
 
     Args:
-        launcher: what to start it with.
-        shell: the program that runs a command on a host, in the place of ssh.
-        here: ranks on this machine; the first one coordinates.
-        there: the addresses of further hosts, a rank each.
-        own: the address at which they reach this machine; empty where that is not known.
+        launcher: the mpirun to use.
+        shell: the path of the remote shell that replaces ssh.
+        here: the number of ranks on this machine; the first one coordinates.
+        there: the addresses of the other hosts; each gets one rank.
+        own: the address at which they reach this machine; empty if it is not known.
     """
     local = python_command(sys.executable, _MODULE)
     if launcher.flavour == "mpich":
@@ -101,7 +102,8 @@ def command(launcher: Launcher, shell: str, here: int, there: Sequence[str], own
 
 def _daemons(launcher: Launcher, shell: str) -> list[str]:
     if launcher.version >= (5, 0):
-        # The name of the shell is in the environment: as an argument the daemons would get it too.
+        # The remote shell is named in the environment: an argument would be passed on to the
+        # daemons, whose hosts do not have that file.
         return ["--leave-session-attached"]
     return [
         "--leave-session-attached",
@@ -117,23 +119,31 @@ def _daemons(launcher: Launcher, shell: str) -> list[str]:
 def _mpich(
     launcher: Launcher, shell: str, here: int, there: Sequence[str], own: str, local: Sequence[str]
 ) -> list[str]:
-    # Our environment is not for other hosts: there it is the agent's that counts.
+    # -genvnone: hydra would forward our environment, over the one that the agent has prepared.
     words = [launcher.path, "-bind-to", "none", "-launcher", "ssh", "-launcher-exec", shell]
     hosts = [f"localhost:{here}", *(f"{address}:1" for address in there)]
     words += ["-genvnone", "-hosts", ",".join(hosts)]
+    # Else the proxies are told this machine's bare host name, which they may be unable to resolve.
     words += ["-localhost", own] if own else []
     words += ["-n", str(here), *local]
-    # Our folder may not be there, and no rank cares in which one it is.
+    # Our working directory may not exist there, and a rank does not need it.
     return [*words, ":", "-n", str(len(there)), "-wdir", "/", *_THERE] if there else words
 
 
 def environment(launcher: Launcher, environ: Mapping[str, str], shell: str) -> dict[str, str]:
-    """The environment of a launcher: ours, without what another launcher left in it."""
+    """The environment of a launcher: ours, without the variables of other launchers.
+
+    Args:
+        launcher: the mpirun to use.
+        environ: our own.
+        shell: the path of the remote shell that replaces ssh.
+    """
     more = {}
     if launcher.flavour == "openmpi":
         more = {"PRTE_MCA_plm_ssh_agent": shell, "PRTE_MCA_plm_ssh_no_tree_spawn": "1"}
         if os.geteuid() == 0:
-            # Kernels run as this user with every other backend, too.
+            # Open MPI refuses to run as root, unless both are set. Every other backend runs
+            # kernels as this user, too.
             more |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return {**_least(), **scrubbed(environ), **more}
 
@@ -144,22 +154,22 @@ def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _least() -> dict[str, str]:
-    """What Open MPI does not start without; a user may have no entry to ask for a home."""
+    """Variables without which Open MPI does not start; the user may lack an entry in passwd."""
     home = os.path.expanduser("~")
     return {"HOME": home if os.path.isabs(home) else "/", "PATH": os.defpath}
 
 
 def moved(text: str, launcher: Launcher, prefix: str) -> str:
-    """What the launcher wants to run on a host, for the place where its MPI is there.
+    """Adapt a launcher's command to the host that is to run it.
 
-    Its command names its own folder. Where that is the environment of our Python, the host has
-    the same in the environment of its own. Its command also has what our launcher was told of
-    itself, the shell and the interface, which are nothing to a daemon there.
+    The command contains the launcher's own path. If that is in the environment of our Python, the
+    host has the MPI in its own environment, which may be elsewhere. The command also repeats
+    settings for this machine, the remote shell and the interface, which must not reach a daemon.
 
     Args:
-        text: for the host's shell.
-        launcher: who wants it.
-        prefix: of the Python there.
+        text: the command, for the host's shell.
+        launcher: the mpirun that gave it.
+        prefix: ``sys.prefix`` of the Python there.
     """
     own = str(Path(launcher.path).parents[1])
     text = re.sub(r" --prtemca (plm_ssh_agent|prte_if_include) \"[^\"]*\"", "", text)

@@ -1,8 +1,8 @@
-"""What the ranks of a world do that the dispatcher has launched.
+"""The ranks of a world that the dispatcher has launched.
 
-The first is the driver: it passes tasks from the dispatcher to the ranks, and outcomes back. Each
-of the others passes them to the worker processes of its host's agent, as the lines that they came
-as. Tasks and outcomes are lists; whatever is for a rank itself is an object.
+The first rank is the driver: it passes tasks from the dispatcher to the other ranks, and outcomes
+back. Each other rank relays them to and from the workers of its host's agent, as lines that it does
+not parse. Tasks and outcomes are lists; a message for a rank itself is an object.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from cluster.hosts.process_tree import die_with_parent, leave_signals
 if TYPE_CHECKING:
     from cluster.backends.kit.carry import Carrier
 
-#: The environment variable that tells ranks beside the dispatcher whose workers they are to use:
-#: the name and the address of each, from the rank after the first on.
+#: The environment variable with the hosts of the ranks on the dispatcher's machine, from rank 1 on:
+#: the name of each, and the address of its agent's socket. Elsewhere the agent's environment tells.
 HERE = "CLUSTER_MPI_HERE"
 _BEAT = 1.0
 
 
 def main() -> None:
-    """Be one of the ranks. Started by a launcher, never by hand."""
+    """Run one rank. Started by a launcher, never by hand."""
     die_with_parent()
     leave_signals()
+    # Before `join`: the libraries read these when mpi4py is imported.
     os.environ.update(transport(os.environ.get(OWN_ADDRESS, ""), os.environ.get("TMPDIR", "/tmp")))
     first = not told_rank(os.environ)
     try:
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 def _refuse(error: EngineError, first: bool) -> NoReturn:
-    """Tell the dispatcher, or the launcher, why there is no world."""
+    """Report why this rank cannot join a world: to the dispatcher, or on standard error."""
 
     def make(_setup: object) -> Carrier:
         raise error
@@ -58,19 +59,20 @@ def _refuse(error: EngineError, first: bool) -> NoReturn:
 
 
 def transport(address: str, folder: str) -> dict[str, str]:
-    """Settings of the MPIs: how ranks talk to each other.
+    """Environment variables by which the MPIs choose how ranks communicate.
 
     Args:
-        address: the one of this host over which they do; empty: any.
-        folder: for files that need not outlive the world.
+        address: of this host, the only one to use; empty: any.
+        folder: for files that are removed with the world.
     """
     name = interface_of(address)
-    # What MPICH stands on opens a port on every interface, where it is not told of one.
+    # MPICH's transports (UCX, libfabric) open a port on every interface unless one is named.
     named = {"UCX_NET_DEVICES": name, "FI_TCP_IFACE": name} if name else {}
     if address == LOOPBACK:
-        # All are on this machine: Open MPI opens no port. The file is where it is always removed.
+        # All ranks are on this machine: without tcp, Open MPI opens no port. Its shared memory is a
+        # file; in this folder it is removed even if the ranks are killed.
         return {**named, "OMPI_MCA_btl": "self,sm", "OMPI_MCA_btl_sm_backing_directory": folder}
-    # Files in shared memory would outlive a rank that is killed; these few bytes need none.
+    # Without sm: its files in /dev/shm would survive a killed rank, and the messages are small.
     named |= {"OMPI_MCA_btl_tcp_if_include": name} if name else {}
     return {**named, "OMPI_MCA_btl": "self,tcp"}
 
@@ -84,28 +86,32 @@ def _coordinate(world: Communicator) -> int:
 
 
 class Coordinator:
-    """The first rank, which carries tasks to all others: a ``Carrier`` of the kit."""
+    """The first rank, a ``Carrier`` of the kit, which passes tasks to all others.
+
+    Args:
+        world: of the ranks.
+    """
 
     def __init__(self, world: Communicator) -> None:
-        self.wake = os.eventfd(0)  # the world's selector looks for messages by itself
+        self.wake = os.eventfd(0)  # never readable: the world's selector polls for messages
         self._world, self._held = world, is_held()
         self._ranks: dict[str, int] = {}
 
     def join(self, host: Mapping[str, Any]) -> None:
-        """See Carrier: a world is of the hosts that it was launched with."""
+        """Do nothing: a world only has the hosts that it was launched with."""
 
     def leave(self, name: str, reason: str) -> None:
-        """See Carrier: with a host its world ends."""
+        """Do nothing: the world ends with any of its hosts."""
 
     def revoke(self, ids: Sequence[int]) -> None:
-        """See Carrier: a rank passes a task on at once, to an agent that is told of this too."""
+        """Do nothing: ranks pass tasks on at once, and the agents revoke them."""
 
     def send(self, task: Sequence[Any], name: str | None) -> None:
-        """See Carrier: a task for the rank of a host."""
+        """Queue a task for the rank of a host."""
         self._world.lines[self._ranks[name or ""]].queue(task)
 
     def tend(self) -> Iterator[Mapping[str, Any]]:
-        """See Carrier; what a rank says each second is its beat."""
+        """Pass on outcomes and heartbeats; each heartbeat of a rank also says that it is up."""
         for rank, line in self._world.lines.items():
             for message in line.messages():
                 if isinstance(message, list):
@@ -115,7 +121,7 @@ class Coordinator:
                     yield {**message, "held": {"here": self._held, "there": message["held"]}}
 
     def close(self) -> None:
-        """End the world in order."""
+        """End the other ranks, and leave the world together with them."""
         for line in self._world.lines.values():
             line.queue({"end": True})
         self._world.leave()
@@ -133,12 +139,20 @@ def _is_list(line: bytes) -> bool:
 
 
 def joined(lines: Iterable[bytes]) -> bytes:
-    """Those of some lines that are lists, as they travel."""
+    """The lines that are lists (tasks or outcomes), joined for sending."""
     return b"".join(line + b"\n" for line in lines if _is_list(line))
 
 
 class Relay:
-    """A rank beside an agent: tasks go to its worker processes, outcomes come from them."""
+    """A rank beside an agent: it passes tasks to the agent's workers, and their outcomes back.
+
+    Args:
+        world: of the ranks.
+        selector: watches the connection to the agent.
+
+    Raises:
+        ConnectionError: the agent has ended.
+    """
 
     def __init__(self, world: Communicator, selector: Exchange) -> None:
         self._line, self._selector = world.lines[0], selector
@@ -150,8 +164,13 @@ class Relay:
         self._up, self._beaten = {"up": name, "held": is_held()}, 0.0
 
     def serve(self) -> None:
-        """Until the coordinator ends it, or the agent has gone."""
+        """Relay until the coordinator ends this rank.
+
+        Raises:
+            ConnectionError: the agent has ended.
+        """
         lines: list[bytes] = []
+        # The only object that the coordinator sends is the end.
         while all(map(_is_list, lines)):
             self._wire.queue_lines(joined(lines))
             self._pass_up(self._wire)

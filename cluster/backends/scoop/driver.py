@@ -1,11 +1,11 @@
-"""The driver: a process of its own with SCOOP's broker, and an origin that never works itself.
+"""The driver: SCOOP's broker, and an origin that submits futures but never draws itself.
 
-To the origin a host is a SCOOP worker, ``{"name": text, "shut": whether it gets nothing now}``, or,
-before there are any, a place where the broker is to listen for some, ``{"listen": address}``.
-Beside what every driver tells, it tells ``{"listens": address, "ports": [...]}``, ``{"deaf":
-address, "reason": text}``, ``{"sent": [ids], "worker": name}``, ``{"barred": worker}`` once that
-gets nothing any more, and ``{"kept": [ids], "worker": name}`` of tasks whose outcomes the host's
-agent will tell by itself.
+A ``host`` message to it names a SCOOP worker, ``{"name": text, "shut": whether it gets no tasks
+now}``; or an address at which the broker has to listen for workers, ``{"listen": address}``. Beside
+the messages of every driver, it sends ``{"listens": address, "ports": [...]}``, ``{"deaf": address,
+"reason": text}``, ``{"sent": [ids], "worker": name}``, ``{"barred": worker}`` once that worker gets
+no more tasks, and ``{"kept": [ids], "worker": name}`` for tasks whose outcomes the host's agent
+will send to the dispatcher itself.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from cluster.backends.scoop import shim
 from cluster.backends.scoop.broker import Broker
 from cluster.backends.scoop.job import draw
 
-# An idle worker and a task that waits for one come together within a moment, or never will; a
-# worker that is stopped is noticed earlier, by whoever started it.
+# Seconds that a batch and an idle worker may both wait before the broker counts as stuck: it brings
+# them together within milliseconds, or not at all. A worker that hangs is noticed sooner.
 _STUCK = 15.0
 _ORIGIN = "origin"
-# Tasks wait here only where they are short; then so many at most travel together.
+# The most tasks in one future. Only short tasks ever wait here in such numbers.
 _MOST_TOGETHER = 128
 
 
@@ -41,7 +41,8 @@ class Batch:
 
     Attributes:
         ids: of the tasks.
-        worker: which the broker gave it to; empty before.
+        future: SCOOP's.
+        worker: the one that the broker gave it to; empty: none so far.
     """
 
     ids: list[int]
@@ -50,21 +51,25 @@ class Batch:
 
 
 class Origin(Carrier):
-    """What carries tasks over SCOOP.
+    """The carrier of tasks over SCOOP, which takes this process for its origin.
 
     Args:
-        setup: ``secret``, of the run.
+        setup: the ``secret`` of the run.
     """
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self._broker = Broker(setup["secret"])
         shim.patch(setup["secret"], _ORIGIN, self._broker.context)
         self._gate = self._broker.gate
+        # Tasks that no worker is free for: kept here, where a revoked one can still be dropped.
         self._waiting: dict[int, Sequence[Any]] = {}
+        # Batches without an answer, by the pickled ids of their futures.
         self._open: dict[bytes, Batch] = {}
         self._workers: set[str] = set()
+        # Workers that have left, and why. A batch may yet be reported as sent to one of them.
         self._left: dict[str, str] = {}
         self._news: list[Mapping[str, Any]] = []
+        # When no batch and idle worker were last seen to wait for each other.
         self._flowed = time.monotonic()
         self._on: dict[str, Callable[[Any, Any], None]] = {
             "sent": self._on_sent,
@@ -73,10 +78,10 @@ class Origin(Carrier):
             "deaf": lambda address, reason: self._say({"deaf": address, "reason": reason}),
         }
         shim.bootstrap_origin(self._broker.place)
-        # SCOOP starts as ever; its first task comes back here at once, and never ends.
+        # SCOOP starts normally; its root task switches back here at once, and never ends.
         futures._startup(greenlet.getcurrent().switch)
         self._queue = _control.execQueue
-        # Never ask for tasks: an origin that works is deaf meanwhile.
+        # Never fetch tasks: SCOOP is single-threaded, and an origin that draws reads no answers.
         self._queue.lowwatermark = self._queue.highwatermark = -1.0
         self._socket = self._queue.socket.socket
         self._bells = select.epoll()
@@ -84,10 +89,14 @@ class Origin(Carrier):
             self._bells.register(bell, select.EPOLLIN)
         self.wake = self._bells.fileno()
 
-    # -- what the dispatcher says -----------------------------------------------------------------
+    # -- messages of the dispatcher ---------------------------------------------------------------
 
     def join(self, host: Mapping[str, Any]) -> None:
-        """See the module."""
+        """Listen at an address, or use, or stop using, a worker.
+
+        Args:
+            host: either form of the ``host`` message, see the module.
+        """
         if "listen" in host:
             self._gate.orders.put(("listen", host["listen"]))
             return
@@ -100,7 +109,7 @@ class Origin(Carrier):
         self._say({"up": worker, "slots": 1, "reason": "ready"})
 
     def leave(self, name: str, reason: str) -> None:
-        """See Carrier."""
+        """Forget a worker; its batches are lost."""
         self._left[name] = reason
         self._workers.discard(name)
         self._gate.orders.put(("forget", name.encode()))
@@ -109,19 +118,23 @@ class Origin(Carrier):
                 self._drop(batch_name, reason)
 
     def send(self, task: Sequence[Any], name: str | None) -> None:
-        """See Carrier."""
+        """Keep a task until a worker is free; which one, SCOOP's broker decides."""
         self._waiting[int(task[0])] = task
 
     def revoke(self, ids: Sequence[int]) -> None:
-        """See Carrier."""
+        """Drop those of the tasks that wait here; the others are the agents' to revoke."""
         for number in self._waiting.keys() & set(ids):
             del self._waiting[number]
             self._lose(number, "revoked before it was begun")
 
-    # -- what SCOOP says --------------------------------------------------------------------------
+    # -- SCOOP's answers --------------------------------------------------------------------------
 
     def tend(self) -> list[Mapping[str, Any]]:
-        """See Carrier."""
+        """Read SCOOP's answers and the broker's news, submit what waits, and report all of it.
+
+        Raises:
+            RuntimeError: the broker is stuck.
+        """
         self._queue.updateQueue()
         for word, what, more in self._gate.news.take():
             self._on[word](what, more)
@@ -129,7 +142,8 @@ class Origin(Carrier):
         self._hand_out()
         self._queue.flush()
         if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-            # To send takes in what has come, too, and its descriptor then says no more of that.
+            # ZeroMQ's descriptor is edge-triggered, and sending may have consumed the edge of a
+            # message that has arrived meanwhile: wake this loop again.
             self._gate.news.ring()
         self._end_if_stuck()
         news, self._news = self._news, []
@@ -146,7 +160,7 @@ class Origin(Carrier):
             self._say({"sent": batch.ids, "worker": worker})
 
     def _take_in(self) -> None:
-        """Pass on what came back."""
+        """Report the outcomes in finished futures."""
         for name, batch in tuple(self._open.items()):
             if not batch.future.isDone:
                 continue
@@ -158,7 +172,8 @@ class Origin(Carrier):
             self._drop(name, answer.get("lost"))
 
     def _hand_out(self) -> None:
-        """Give every idle worker its share of what waits, as one future."""
+        """Submit one future for each idle worker, with an equal share of the tasks that wait."""
+        # A batch that the broker has not placed yet will take one of the idle workers.
         idle = len(self._workers) - sum(
             batch.worker in self._workers or not batch.worker for batch in self._open.values()
         )
@@ -173,11 +188,11 @@ class Origin(Carrier):
     # -- inside -----------------------------------------------------------------------------------
 
     def _drop(self, name: bytes, reason: str | None) -> None:
-        """Have no more to do with a batch; with a reason, its tasks are lost."""
+        """Forget a batch; if there is a reason, its tasks are lost."""
         batch = self._open.pop(name)
         for number in batch.ids if reason is not None else ():
             self._lose(number, reason or "")
-        batch.future._delete()
+        batch.future._delete()  # SCOOP keeps every future until it is deleted
 
     def _lose(self, number: int, reason: str) -> None:
         self._say({"lost": number, "reason": reason})
@@ -186,7 +201,11 @@ class Origin(Carrier):
         self._news.append(message)
 
     def _end_if_stuck(self) -> None:
-        """A broker that is of no use ends this process; another one is started."""
+        """End this process, by an exception, if its broker is stuck; the engine starts another.
+
+        Raises:
+            RuntimeError: it is.
+        """
         now = time.monotonic()
         if self._flows():
             self._flowed = now
@@ -194,13 +213,13 @@ class Origin(Carrier):
             raise RuntimeError(f"SCOOP's broker has passed nothing on for {_STUCK:g} s")
 
     def _flows(self) -> bool:
-        """Whether no batch waits for a worker while a worker waits for a batch."""
+        """Whether the broker has nothing to do: no batch waits, or no worker is idle."""
         busy = {batch.worker for batch in self._open.values()}
         return "" not in busy or not self._workers - busy
 
 
 def _name(future: Any) -> bytes:
-    """As SCOOP tells its broker of a future."""
+    """The id of a future as SCOOP sends it to the broker: the same bytes, so they can be a key."""
     name: bytes = scoopzmq.pickle.dumps(future.id, scoopzmq.pickle.HIGHEST_PROTOCOL)
     return name
 

@@ -15,19 +15,20 @@ from cluster.common.errors import EngineError
 from cluster.hosts.connect import Host
 from cluster.sampling.task import Outcome, Work
 
-# A worker that says for so long that it is at something else than what the broker gave it will
-# never have that drawn.
+# Seconds after which a worker that reports another task than the broker gave it has lost the latter
+# (SCOOP does not resend messages).
 _ASTRAY = 5.0
 
 
 @dataclass(eq=False)
 class Worker:
-    """A SCOOP worker that the broker has answered.
+    """A SCOOP worker that has connected to the broker.
 
     Attributes:
-        has, given: the tasks that the broker gave it last, and when.
-        at: the first task of what it is having drawn, by its own words.
-        barred: the broker has said that it gives it nothing any more.
+        has: ids of the tasks that the broker gave it last.
+        given: when that was.
+        at: the first task of the batch that it is working on, as it reports itself.
+        barred: the broker has confirmed that it will give it no more tasks.
     """
 
     has: Sequence[int] = field(default_factory=list)
@@ -37,7 +38,7 @@ class Worker:
 
 
 class Engine(DriverBackend):
-    """SCOOP's workers, as many as slots on each host, and one driver with broker and origin."""
+    """One SCOOP worker per slot on each host, and one driver with the broker and the origin."""
 
     chooses = True
     driver = "cluster.backends.scoop.driver"
@@ -45,19 +46,21 @@ class Engine(DriverBackend):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self._secret = ""  # each driver, with its broker, gets its own
         self._workers: dict[str, Worker] = {}
+        # The broker's two ports at each address; empty: it was told to listen there.
         self._doors: dict[str, list[int]] = {}
 
     @staticmethod
     def health() -> Health:
-        """The version that is here."""
+        """Check that the installed SCOOP is the version that the backend works with."""
         reason, fix = refusal()
         if reason:
             return Health("scoop", False, reason, fix)
         return Health("scoop", True, f"SCOOP {VERSION}, the one that the backend works with")
 
     def _kinds(self) -> dict[str, Any]:
-        return {}  # the broker tells which worker has a task
+        return {}  # agents need not report which tasks begin: the broker tells who has them
 
     def _setup(self) -> dict[str, Any]:
         self._secret = secrets.token_hex(32)
@@ -72,9 +75,9 @@ class Engine(DriverBackend):
         super()._begin(work)
 
     def _join(self, host: Host) -> None:
-        """Its workers are those of one broker, and start once that listens where the host sees us.
+        """Start a host's workers once the broker listens at the address at which it sees us.
 
-        A fresh broker gets fresh ones.
+        A worker belongs to one broker, so a new broker gets new workers.
         """
         address = str(host.hello["dispatcher"])
         ports = self._doors.get(address)
@@ -91,15 +94,16 @@ class Engine(DriverBackend):
                 self._tell_of(remote, shut)
 
     def _may_go(self, host: Host) -> bool:
-        """Once the broker has said that it gives the host nothing more."""
+        """Only after the broker's confirmation: until then, it may still give the host a task."""
         names = [remote.name for remote in self._remotes.get(host.name, ())]
         workers = [self._workers[name] for name in names if name in self._workers]
         return all(worker.barred for worker in workers) and super()._may_go(host)
 
     def _lost(self, host: Host) -> Iterator[Outcome]:
-        """Its workers may have missed what the broker sent them: once it is heard, it gets others.
+        """Replace the workers of a host that was lost or silent, and return its tasks.
 
-        What no worker has is not kept for hosts that may come back.
+        The workers may have missed messages of the broker, and SCOOP does not resend them. Tasks
+        that wait in the driver are revoked there if the last host is gone: they are returned, too.
         """
         for remote in self._remotes.get(host.name, ()):
             remote.kill(host.reason, self._attention.now)
@@ -111,7 +115,7 @@ class Engine(DriverBackend):
         self._workers.pop(remote.name, None)
         super()._forget(remote, reason)
 
-    # -- what is heard ----------------------------------------------------------------------------
+    # -- reports of the driver and the workers ----------------------------------------------------
 
     def _on_said(self, message: Mapping[str, Any]) -> None:
         if "listens" in message:
@@ -123,7 +127,7 @@ class Engine(DriverBackend):
         elif "barred" in message:
             if worker := self._workers.get(str(message["barred"])):
                 worker.barred = True
-        elif "kept" in message:
+        elif "kept" in message:  # its agent sends the rest of the batch; the worker is free again
             self._now_has(str(message["worker"]), [])
 
     def _on_listens(self, address: str, ports: list[int]) -> None:
@@ -133,8 +137,8 @@ class Engine(DriverBackend):
                 self._join(host)
 
     def _on_sent(self, ids: Sequence[int], worker: str) -> None:
-        """The broker gave these tasks to a worker."""
-        name = worker.rpartition(":")[0]
+        """The broker has chosen the worker of these tasks, and so their host."""
+        name = worker.rpartition(":")[0]  # a worker's name is its host's, a colon, random digits
         self._now_has(worker, ids)
         for number in ids:
             if number in self._taken:
@@ -145,7 +149,7 @@ class Engine(DriverBackend):
             worker.has, worker.given = ids, self._attention.now
 
     def _refuse_all(self, address: str, reason: str) -> None:
-        """The broker cannot listen where these hosts see us."""
+        """Refuse the hosts that see us at an address where the broker cannot listen."""
         for host in self._fleet.hosts.values() if self._fleet else ():
             if host.hello.get("dispatcher") == address:
                 host.refuse(
@@ -167,11 +171,11 @@ class Engine(DriverBackend):
                 remote.kill(f"{self.what} does not have what the broker gave it", now)
 
     def _is_astray(self, worker: Worker, now: float) -> bool:
-        """Whether the broker gave it what it has not, and will never have."""
+        """Whether a worker has lost what the broker gave it, and some of that has no outcome."""
         owes = worker.has and worker.at != worker.has[0]
         late = now - worker.given > _ASTRAY
         return bool(owes and late and any(number in self._taken for number in worker.has))
 
     def _tell_of(self, remote: RemoteProcess, shut: bool) -> None:
-        """Have the broker give a worker tasks, or none."""
+        """Tell the driver whether the broker may give a worker tasks."""
         self._say({"host": {"name": remote.name, "shut": shut}})

@@ -1,4 +1,7 @@
-"""The one function that SCOOP ever calls; text in, text out, for nothing else may cross it."""
+"""The only function that SCOOP calls.
+
+Its argument and result are text: a result that does not pickle would end SCOOP's whole pool.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,32 @@ import json
 
 from cluster.hosts.agent_client import Desk, slots_address
 
-# Tasks that come together are short. One that is not must not hold up what the others brought.
+# Seconds to wait for a batch. Tasks that travel together are expected to be short; one that turns
+# out long must not delay the outcomes of the others.
 _PATIENCE = 1.0
 
 _desk: Desk | None = None
-#: The first task of what is being drawn by this process.
+#: The first task of the batch that this process is working on; the worker's heartbeat reports it.
 current: int | None = None
 
 
 def draw(text: str) -> str:
-    """Have tasks drawn by this host's workers; their outcomes, or why there are none, as JSON."""
+    """Have tasks drawn by this host's workers.
+
+    Args:
+        text: the fields of the tasks, as JSON.
+
+    Returns:
+        As JSON: ``outcomes``, and ``left``, the ids of tasks whose outcomes the agent will send to
+        the dispatcher itself; or ``lost``, the reason why there are none.
+    """
     global _desk, current  # noqa: PLW0603 - SCOOP calls a function, and the connection lasts
     tasks = json.loads(text)
     current = tasks[0][0]
     try:
         _desk = _desk or Desk(slots_address())
-        # One alone is waited for: SCOOP gives a worker nothing else meanwhile.
+        # Wait for a single task as long as it takes: there is nothing that could return earlier,
+        # and SCOOP gives a busy worker no other task.
         outcomes, left = _desk.ask(tasks, _PATIENCE if len(tasks) > 1 else None)
     except Exception as error:
         _desk = None

@@ -1,4 +1,4 @@
-"""The one version of SCOOP whose internals are known here; every other one is refused."""
+"""The version check: the backend uses SCOOP's internals, and refuses any version but one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ VERSION = "0.7.2.0"
 
 
 def refusal() -> tuple[str, str]:
-    """Why the SCOOP of this Python cannot be used, and what to do about it; empty where it can."""
+    """Why the SCOOP of this Python cannot be used, and the fix; two empty texts if it can."""
     fix = f"{sys.executable} -m pip install scoop=={VERSION}"
     try:
         found = version("scoop")

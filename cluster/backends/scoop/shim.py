@@ -1,9 +1,9 @@
-"""What is changed in SCOOP 0.7.2.0 on every side; its internals are taken as a fixed API.
+"""Changes to SCOOP 0.7.2.0, for workers and the origin; its internals are used as a fixed API.
 
-* Only the broker listens: replies go through it, so that workers and the origin open no port.
-* Only who knows the run's secret reaches it, and is read: SCOOP unpickles whatever comes.
-* Status reports, which a thread sends on another thread's socket, and the resending that follows
-  from them, are gone: the dispatcher knows what it is owed.
+* Only the broker listens. Replies go through it, so workers and the origin open no port.
+* Only peers that know the run's secret can connect: SCOOP unpickles whatever it receives.
+* Status reports are removed, because SCOOP sends them from a thread that does not own the socket;
+  so is the resending that is based on them: the dispatcher knows which outcomes are missing.
 """
 
 from __future__ import annotations
@@ -21,23 +21,29 @@ from scoop.bootstrap.__main__ import Bootstrap
 from cluster.backends.kit import curve
 from cluster.backends.scoop import job
 
+# Seconds within which the broker must answer a process that connects.
 _ANSWER = 20.0
-# ZeroMQ itself sees that a connection is dead, and keeps it from being forgotten.
+# Seconds between ZeroMQ's heartbeats, and without one until it drops a connection. The heartbeats
+# also keep firewalls from forgetting an idle connection.
 BEAT, DEAD = 5.0, 20.0
 
 
 class _Silent:
-    """Stands for the socket between workers: it is bound nowhere and reaches nobody."""
+    """Takes the place of the socket between workers: not bound, and connected to nobody."""
 
     def setsockopt(self, *_option: object) -> None:
-        """Nothing to set."""
+        """Ignore the option."""
 
     def poll(self, _timeout: int = 0) -> int:
-        """Nothing ever comes."""
+        """No message ever arrives."""
         return 0
 
     def send_multipart(self, *_frames: object, **_flags: object) -> None:
-        """Makes SCOOP send by the broker."""
+        """Fail, upon which SCOOP sends the message through the broker.
+
+        Raises:
+            zmq.ZMQError: always.
+        """
         raise zmq.ZMQError(errno.EHOSTUNREACH)
 
 
@@ -46,21 +52,24 @@ class _Direct(_Silent):
         self._name = name
 
     def bind(self, _address: str) -> None:
-        """Name this process, once for both sockets; nothing is bound."""
+        """Bind nothing, and replace the name that SCOOP has just made of the address."""
         scoop.worker = self._name.encode()
 
 
 class _Poller(zmq.Poller):
-    """Polls what there is to poll."""
+    """A poller that ignores the sockets that only take a place."""
 
     def register(self, socket: Any, flags: int = zmq.POLLIN) -> None:
-        """See zmq."""
+        """Register a real socket."""
         if not isinstance(socket, _Silent):
             super().register(socket, flags)
 
 
 class _Zmq:
-    """The module ``zmq`` as SCOOP's communicator sees it, perhaps with a context that is there."""
+    """The module ``zmq`` as SCOOP's communicator sees it, with an existing context if given.
+
+    The origin must share the broker's context: an address inside a process belongs to a context.
+    """
 
     Poller = _Poller
 
@@ -68,7 +77,7 @@ class _Zmq:
         self._context = context
 
     def Context(self) -> Any:  # noqa: N802 - as it is called there
-        """The one that is there, or a fresh one."""
+        """The existing context, or a new one."""
         return self._context or zmq.Context()
 
     def __getattr__(self, name: str) -> Any:
@@ -76,12 +85,12 @@ class _Zmq:
 
 
 def patch(secret: str, name: str, context: Any = None) -> None:
-    """Change SCOOP in this process.
+    """Apply the changes to SCOOP in this process.
 
     Args:
         secret: of the run.
-        name: of this process, drawn for it alone.
-        context: of a broker of this process; None: that is reached by a network.
+        name: of this process, used by no other, not even by one that it replaces.
+        context: of a broker in this process; None: the broker is reached over the network.
     """
     made = scoopzmq.ZMQCommunicator.createZMQSocket
 
@@ -91,7 +100,8 @@ def patch(secret: str, name: str, context: Any = None) -> None:
         socket = made(self, kind)
         if context is None:
             curve.call(socket, secret, BEAT, DEAD)
-        # SCOOP reads only what it has seen to be there, but for the broker's first answers.
+        # SCOOP polls before it reads, except for the broker's first answer, for which it would
+        # wait for ever.
         socket.setsockopt(zmq.RCVTIMEO, int(_ANSWER * 1000))
         socket.setsockopt(zmq.SNDTIMEO, int(_ANSWER * 1000))
         return socket
@@ -104,11 +114,11 @@ def patch(secret: str, name: str, context: Any = None) -> None:
 
 
 def bootstrap(address: str, ports: Sequence[int]) -> Bootstrap:
-    """SCOOP's own start of a worker, with its arguments and without a command line.
+    """SCOOP's own bootstrap of a worker, called without its launcher.
 
     Args:
         address: where the broker listens, without brackets.
-        ports: its two.
+        ports: the broker's two ports, for tasks and for information.
     """
     name = f"[{address}]" if ":" in address else address
     return _bootstrap(
@@ -124,7 +134,11 @@ def bootstrap(address: str, ports: Sequence[int]) -> Bootstrap:
 
 
 def bootstrap_origin(place: str) -> Bootstrap:
-    """The same for the origin, beside its broker."""
+    """SCOOP's own bootstrap of the origin, in the process of its broker.
+
+    Args:
+        place: the broker's address inside this process.
+    """
 
     def connect(self: Any, broker: Any) -> None:
         self.socket.connect(f"{place}-task")
@@ -133,7 +147,7 @@ def bootstrap_origin(place: str) -> Bootstrap:
         self.broker_set.add(broker)
 
     scoopzmq.ZMQCommunicator._addBroker = connect
-    # An address of its own is all that it looks up by these.
+    # SCOOP only looks up its own address by these; `connect` above takes `place`.
     return _bootstrap(
         "--origin", "--brokerHostname", "127.0.0.1", "--taskPort", "9", "--metaPort", "9"
     )
@@ -150,4 +164,4 @@ def _bootstrap(*words: str) -> Bootstrap:
 
 
 def _nothing(*_arguments: object) -> None:
-    """In place of what SCOOP had better not do."""
+    """Takes the place of functions of SCOOP that must not run."""

@@ -1,8 +1,9 @@
-"""A SCOOP worker on a host, started by the host's agent; it draws nothing itself.
+"""A SCOOP worker on a host, started by the host's agent. It passes tasks on, and draws none itself.
 
-It says ``{"joined": name}`` once the broker has answered it, a name that it has drawn for itself,
-then each second ``{"at": id}``, the first task of what it is having drawn, or null; and ``{"unfit":
-reason, "fix": text}`` where it cannot be used here at all. It is told the ``name`` of its host.
+It sends ``{"joined": name}`` once the broker has answered, with a random name of its own; then
+``{"at": id}`` each second, with the first task of the batch that it is working on, or null; and
+``{"unfit": reason, "fix": text}`` if SCOOP cannot be used here at all. Its first message has the
+``secret``, the ``name`` of its host, and the broker's ``address`` and ``ports``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def _serve(first: Mapping[str, Any], say: Say) -> None:
 
     from cluster.backends.scoop import job, shim
 
-    # One that takes the place of another must not be taken for that by the broker.
+    # A new name at each start: the broker must not confuse a worker with the one it replaces.
     name = f"{first['name']}:{secrets.token_hex(8)}"
     shim.patch(first["secret"], name)
     connect = scoopzmq.ZMQCommunicator.__init__
@@ -39,7 +40,7 @@ def _serve(first: Mapping[str, Any], say: Say) -> None:
         try:
             connect(self)
         except zmq.Again:
-            # At once: SCOOP's half-made objects have more to say than anybody wants to read.
+            # At once: at a normal exit, SCOOP's half-initialised objects print tracebacks.
             where = f"{first['address']}, TCP port {first['ports'][0]}"
             end(f"SCOOP's broker did not answer at {where}: is a firewall between?")
         say({"joined": name})

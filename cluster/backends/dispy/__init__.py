@@ -1,4 +1,4 @@
-"""The backend ``dispy``; nothing here imports dispy but the driver and what runs on the hosts."""
+"""The backend ``dispy``; only the driver and the processes on the hosts import dispy itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ENTRY = Entry(
 
 
 def __getattr__(name: str) -> Any:
-    # What runs on the hosts is of this package too, and needs no engine.
+    # The processes on the hosts import this package too, and do not need the engine.
     if name == "Engine":
         from cluster.backends.dispy.engine import Engine
 

@@ -1,4 +1,4 @@
-"""What the one job does that a stock dispynode is given: it starts an agent there, and waits."""
+"""The only job that a stock dispynode is given: it starts an agent there, and waits for its end."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from cluster.hosts.process_tree import die_with_parent
 
 
 def answer(text: str) -> str:
-    """Have the dispatcher that sent this speak to an agent of this host, until one of them ends.
+    """Start an agent on this host, and connect it to the dispatcher until either ends.
 
     Args:
-        text: as JSON, ``slots`` and where to connect to, see :func:`connect`.
+        text: as JSON, ``slots`` and the arguments of :func:`connect`.
 
     Returns:
         An empty object, as JSON.
 
     Raises:
-        OSError: the dispatcher cannot be reached from here.
+        OSError: the dispatcher's machine cannot be reached from this host.
     """
     die_with_parent()
     asked = json.loads(text)

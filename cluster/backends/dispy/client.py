@@ -1,7 +1,7 @@
-"""dispy's client as the driver uses it: nodes come and go, texts go out, and what becomes of them.
+"""dispy's client as a transport: nodes join and leave, jobs are sent, and events report the rest.
 
-dispy is a transport here: which task is where, what is lost and what is tried again is decided
-elsewhere. Its own waiting, retrying, recovering and cancelling are not used, for they lose jobs.
+Which task is where, what is lost and what is retried is decided elsewhere. dispy's own waiting,
+retrying, recovery and cancelling are not used, because they lose jobs.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from cluster.backends.dispy.seal import Seal
 from cluster.backends.kit.door import Door
 from cluster.backends.kit.mailbox import Mailbox
 
+# Seconds between a node's heartbeats, and between dispy's attempts to find missing nodes.
 _PULSE, _PING = 2.0, 1.0
 
 
 class Event(NamedTuple):
-    """What dispy told: of a job by its ``name``, or of the node at an ``address``.
+    """A report of dispy about a job or a node.
 
     Attributes:
-        kind: ``up``, ``down``, ``answer`` or ``lost``; of the driver's own looks, ``useless``.
-        text: the answer, or why there is none.
+        kind: ``up`` or ``down``, of a node; ``answer`` or ``lost``, of a job; or ``useless``, of a
+            node that the driver itself found unusable.
+        address: of the node; empty: not known.
+        name: of the job.
+        text: the answer, or the reason.
     """
 
     kind: str
@@ -33,14 +37,14 @@ class Event(NamedTuple):
 
 
 class Client:
-    """A dispy cluster of explicit nodes, which need not be there yet.
+    """A dispy cluster of explicitly named nodes, which may come up later.
 
     Args:
-        seal: for all connections; None for plain ones, to stock nodes.
-        token: dispy's own secret, where there is no seal.
+        seal: for all connections; None: plain ones, to stock nodes.
+        token: dispy's own secret, if there is no seal.
 
     Attributes:
-        events: what happened, as dispy's threads told it.
+        events: the reports of dispy's threads.
     """
 
     def __init__(self, seal: Seal | None, token: str = "") -> None:
@@ -51,16 +55,16 @@ class Client:
         self.events: Mailbox[Event] = Mailbox()
 
     def add(self, address: str, port: int, jobs: int, here: str) -> None:
-        """Use the node there, once it answers, in place of any before it at that address.
+        """Use a node as soon as it answers, replacing any at the same address.
 
         Args:
             address: of the node.
             port: of the node.
-            jobs: at a time.
-            here: our own address, as the node sees it.
+            jobs: the most jobs that it may have at a time.
+            here: our own address as the node sees it: nodes connect back for every answer.
 
         Raises:
-            OSError: we cannot listen there.
+            OSError: we cannot listen at ``here``.
         """
         self._listen(here)
         allocation = self._allocation(address, port, jobs)
@@ -70,28 +74,37 @@ class Client:
             self._do(self._replace, address, allocation)
 
     def remove(self, address: str) -> None:
-        """Have no more to do with the node there."""
+        """Stop using the node at an address."""
         if self._cluster is not None:
             self._do(self._replace, address, None)
 
     def submit(self, name: str, address: str, text: str) -> bool:
-        """Send a job to a node; False if it is not there (any more)."""
+        """Send a job to a node.
+
+        Args:
+            name: identifies the job in later events.
+            address: of the node.
+            text: the job's only argument.
+
+        Returns:
+            False: dispy does not have the node, or not any more.
+        """
         return self._cluster.submit_job_id_node(name, address, text) is not None
 
     @property
     def begun(self) -> bool:
-        """Whether a node can hold anything for us."""
+        """Whether any node was ever added, and so may be reserved for us."""
         return self._cluster is not None
 
     def held(self, address: str) -> dict[str, Any]:
-        """What a node holds for us, as it must be told to let go of it."""
+        """The fields by which a node is told to release the computation that it holds for us."""
         compute = self._cluster._compute
         return {"compute_id": compute.id, "auth": compute.auth, "node_ip_addr": address}
 
     # -- dispy's thread calls these ---------------------------------------------------------------
 
     def job_status(self, done: Any) -> None:
-        """A job has ended, or never began."""
+        """Callback: a job has ended, or was never started."""
         if done.status == self._dispy.DispyJob.Finished and isinstance(done.result, str):
             self.events.put(Event("answer", done.ip_addr, str(done.id), done.result))
         else:
@@ -99,7 +112,13 @@ class Client:
             self.events.put(Event("lost", done.ip_addr or "", str(done.id), words))
 
     def cluster_status(self, status: int, node: Any, given: Any) -> None:
-        """A node has come or gone, or has taken a job with it."""
+        """Callback: a node is up or closed, or a job was lost with its node.
+
+        Args:
+            status: dispy's code of the event.
+            node: dispy's object of the node.
+            given: dispy's object of the job, if the event is about one.
+        """
         if status == self._dispy.DispyNode.Initialized:
             self.events.put(Event("up", node.ip_addr))
         elif status == self._dispy.DispyNode.Closed:
@@ -110,7 +129,7 @@ class Client:
     # -- inside -----------------------------------------------------------------------------------
 
     def _listen(self, here: str) -> None:
-        """Be reachable at an address of ours; at all of them by the same port."""
+        """Listen at one more address of ours, always on the same port: dispy announces only one."""
         if here in self._gates:
             return
         known = next(iter(self._gates.values()), None)
@@ -128,7 +147,8 @@ class Client:
         dispy.config.ClientPort = str(self._gates[here].port)
         proof = "sealed" if self._seal else None
         same = {"host": here, "secret": self._token, "keyfile": proof, "certfile": proof}
-        # There is one of it, which the cluster then finds: it must hear before it calls.
+        # A singleton, which JobCluster finds. Make it first: it must be able to receive the nodes'
+        # replies before JobCluster pings them.
         inner = dispy._Cluster(**same)
         draw, prepare = job.OURS if self._seal else job.ALONE
         self._answer_at(here, inner)
@@ -145,15 +165,15 @@ class Client:
             loglevel=dispy.logger.WARNING,
             **same,
         )
-        # Whether a node is there is told by an agent.
+        # Whether a host is alive, its agent knows better.
         inner.pulse_interval = None
-        # They wait without end for every job.
+        # At exit they would wait for every job, without a timeout.
         atexit.unregister(self._cluster.shutdown)
         atexit.unregister(inner.shutdown)
 
     def _allocation(self, address: str, port: int, jobs: int) -> Any:
         class Exactly(self._dispy.NodeAllocate):  # type: ignore[misc, name-defined]
-            """Only this node; dispy takes 10.0.0.10 for 10.0.0.1 as well."""
+            """Only this address. dispy matches a prefix: 10.0.0.10 counts as 10.0.0.1."""
 
             def allocate(
                 self, _cluster: Any, ip_addr: str, _name: str, cpus: int, *_more: Any, **_named: Any
@@ -168,9 +188,9 @@ class Client:
         Task(what, *arguments)
 
     def _replace(self, address: str, allocation: Any, task: Any = None) -> Iterator[Any]:
-        """In dispy's thread: forget a node, and what was to be allocated of it; perhaps anew.
+        """In dispy's thread: forget a node and its allocation, and add a new one if given.
 
-        dispy's own ``allocate_node`` begins again with every node that is just being set up.
+        dispy's own ``allocate_node`` would restart every node that is just being set up.
         """
         cluster, inner = self._cluster, self._cluster._cluster
         cluster._node_allocs = [each for each in cluster._node_allocs if each.ip_addr != address]

@@ -1,7 +1,7 @@
-"""What a dispy job does on its host: it hands the task to the workers there, and waits.
+"""What a dispy job does on its host: it passes the task to the workers there, and waits.
 
-So no kernel ever runs in a process of dispy's, where one that crashes would cost a slot for good,
-and one that is killed at the wrong moment all answers of the node.
+So no kernel runs in a process of dispy. There, a crash would cost the slot permanently, and a kill
+at the wrong moment, which leaves the queue of answers locked, all answers of the node.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from cluster.hosts.process_tree import die_with_parent
 
 
 def prepare() -> None:
-    """Make the process that jobs are forked from fit for it."""
+    """Prepare the process that jobs are forked from."""
     die_with_parent()
     os.register_at_fork(after_in_child=die_with_parent)
-    # Pages that a collection writes to are copied for every job.
+    # The collector writes to the objects' headers; every job would then copy those pages.
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -38,13 +38,13 @@ def draw(text: str) -> str:
         The outcome's fields as JSON.
 
     Raises:
-        ConnectionError: the workers have gone.
+        ConnectionError: the host's agent has ended.
     """
     return json.dumps(ask(slots_address(), json.loads(text)), separators=(",", ":"))
 
 
 def _let_go(descriptor: int) -> None:
-    """Close a network connection of dispynode's: only itself may hold those, and its port."""
+    """Close an inherited network socket: it would keep a port or connection of dispynode open."""
     with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as copy:
         if copy.family in (socket.AF_INET, socket.AF_INET6):
             os.close(descriptor)

@@ -1,8 +1,7 @@
-"""The driver: a process of its own in which dispy's client lives, and may die without harm.
+"""The driver: the process with dispy's client, which may die without harm.
 
-It is told of hosts and tasks and tells what became of them, over the socket that its parent made.
-Every task it was given is answered once: by its outcome, or as lost. What comes later still is
-passed on too, as late.
+Every task that it is given is answered once, by an outcome or as lost. An outcome that arrives
+after that is passed on too, as a late copy.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from cluster.backends.dispy.seal import Seal
 from cluster.backends.kit.carry import Carrier, carry
 from cluster.common.errors import EngineError
 
-# A node that so many looks in a row did not find cannot be reached, whatever its host says.
+# Seconds between checks of a node, and how many in a row must fail before it counts as unreachable:
+# its host may be well, and a firewall between its port and this machine.
 _LOOK, _DEAF = 2.0, 3
 _UNREACHED = "its dispynode cannot be reached from here: does a firewall let TCP through?"
 _LOST = "dispy lost its node"
@@ -29,16 +29,17 @@ _LOST = "dispy lost its node"
 
 @dataclass
 class HostNode:
-    """A host's node, as the driver knows it.
+    """The driver's view of a host's node.
 
     Attributes:
         name: of the host.
         place: where its node listens.
-        jobs: that it takes at a time.
-        up: it has accepted us.
-        lost: dispy has given it up. It still holds what it had of us, and turns us away.
-        waiting: tasks that it has not been sent yet.
-        out: ids of tasks that it was sent and has not answered.
+        jobs: the most jobs that it takes at a time.
+        up: it has accepted this client.
+        lost: dispy has given it up. It is useless then: it still holds the computation that it had
+            of us, and refuses another.
+        waiting: tasks that were not sent to it yet.
+        out: ids of tasks that were sent to it, without an answer so far.
     """
 
     name: str
@@ -51,15 +52,16 @@ class HostNode:
 
 
 class DispyDriver(Carrier):
-    """What carries tasks over dispy; see :class:`cluster.backends.kit.carry.Carrier`.
+    """The carrier of tasks over dispy.
 
     Args:
-        setup: ``secret``, of the run.
+        setup: the ``secret`` of the run.
     """
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self._seal = Seal(str(setup["secret"]))
         self._client = Client(self._seal)
+        # By address, which is how dispy identifies nodes.
         self._seats: dict[str, HostNode] = {}
         self._news: list[Mapping[str, Any]] = []
         self._on: dict[str, Callable[[Event], None]] = {
@@ -71,10 +73,15 @@ class DispyDriver(Carrier):
         }
         self.wake = self._client.events.bell
 
-    # -- what the parent says ---------------------------------------------------------------------
+    # -- messages of the dispatcher ---------------------------------------------------------------
 
     def join(self, told: Mapping[str, Any]) -> None:
-        """A host's node is ready: ``name``, ``address``, ``port``, ``jobs`` and ``here``."""
+        """Use a host's node, replacing any of the same name.
+
+        Args:
+            told: ``name``, ``address``, ``port``, ``jobs`` (the most at a time), and ``here``, our
+                own address as the node sees it.
+        """
         name, address = str(told["name"]), str(told["address"])
         twin = self._seats.get(address)
         if twin is not None and twin.name != name:
@@ -93,7 +100,7 @@ class DispyDriver(Carrier):
             self._watch(self._seats[address])
 
     def leave(self, name: str, reason: str) -> None:
-        """See Carrier."""
+        """Forget a host's node; its tasks are lost."""
         seat = self._named(name)
         if seat is not None:
             self._lose(seat, reason)
@@ -101,7 +108,7 @@ class DispyDriver(Carrier):
             self._client.remove(seat.place.address)
 
     def send(self, task: Sequence[Any], name: str | None) -> None:
-        """A task is to be sent to a host."""
+        """Send a task to a host's node, or keep it until the node can take another job."""
         seat = self._named(name or "")
         if seat is None or not seat.up:
             self._say({"lost": task[0], "reason": "its node is not there"})
@@ -110,16 +117,16 @@ class DispyDriver(Carrier):
             self._send(seat)
 
     def revoke(self, ids: Sequence[int]) -> None:
-        """See Carrier."""
+        """Drop those of the tasks that were not sent; the others are the agents' to revoke."""
         for seat in self._seats.values():
             for task in [task for task in seat.waiting if task[0] in ids]:
                 seat.waiting.remove(task)
                 self._say({"lost": task[0], "reason": "revoked before it was begun"})
 
-    # -- what dispy says --------------------------------------------------------------------------
+    # -- reports of dispy -------------------------------------------------------------------------
 
     def tend(self) -> list[Mapping[str, Any]]:
-        """What happened."""
+        """Process dispy's events, and return the messages that follow from them."""
         for event in self._client.events.take():
             self._on[event.kind](event)
         news, self._news = self._news, []
@@ -147,7 +154,7 @@ class DispyDriver(Carrier):
             self._say({"lost": int(event.name), "reason": event.text})
 
     def _settle(self, event: Event) -> bool:
-        """The task is out no more; whether it was, and its host may be sent another."""
+        """Mark a task as answered, and send its node the next one; whether it was still out."""
         number = int(event.name)
         for seat in self._seats.values():
             if number in seat.out:
@@ -159,7 +166,7 @@ class DispyDriver(Carrier):
     # -- inside -----------------------------------------------------------------------------------
 
     def _send(self, seat: HostNode) -> None:
-        """As many as the node takes; more would be turned away."""
+        """Send as many tasks as the node takes at a time; it would refuse more."""
         while seat.waiting and seat.up and len(seat.out) < seat.jobs:
             task = seat.waiting.popleft()
             if self._client.submit(str(task[0]), seat.place.address, json.dumps(task)):
@@ -175,7 +182,7 @@ class DispyDriver(Carrier):
         seat.waiting.clear()
 
     def _watch(self, seat: HostNode) -> None:
-        """Have a node replaced that is of no use, whatever its host says: dispy never says so."""
+        """Watch a node from a thread, and report if it is unusable; dispy never notices that."""
 
         def look() -> None:
             failures = 0

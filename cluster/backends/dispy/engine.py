@@ -1,4 +1,4 @@
-"""The engine ``dispy``: a dispynode on every host, private to the run, and dispy's client here."""
+"""The engine ``dispy``: a private dispynode for the run on every host, and dispy's client here."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from cluster.hosts.nodes import Node
 from cluster.sampling.task import Task
 
 _STOCK, _RELAY = "cluster.backends.dispy.stock", "cluster.backends.dispy.relay"
-# A job only waits for the host's workers; with as many again, none of these waits for a job.
+# Jobs per slot. A job only waits for the host's workers; with a second one in reserve, a worker
+# need not wait for dispy when it has finished a task.
 _AHEAD = 2
 
 
 def secret_of(options: Options) -> Secret | None:
-    """Where the secret of nodes with ``attach`` is; None: they have none."""
+    """Where to read the secret of nodes with ``attach``; None: they have none."""
     place: Secret | None = options.own.get("secret")
     return place
 
 
 def is_trusted(options: Options) -> bool:
-    """Whether nodes with ``attach`` are stock dispynodes, on a network that is trusted."""
+    """Whether nodes with ``attach`` are stock dispynodes, on a trusted network."""
     return options.own.get("network") == "trusted"
 
 
 class Engine(DriverBackend):
-    """Hosts' own dispynodes, started by their agents and known to one driver."""
+    """Dispynodes that the hosts' agents start, and one driver with dispy's client."""
 
     driver = "cluster.backends.dispy.driver"
     process, what = "cluster.backends.dispy.node", "its dispynode"
@@ -43,7 +44,7 @@ class Engine(DriverBackend):
         super().__init__(*arguments)
         secret = secret_of(self.options)
         if any(node.attach is not None for node in self.nodes) and secret is not None:
-            secret.read()  # what is wrong with it is told before anything begins
+            secret.read()  # reports a missing or bad secret before anything is started
         self._secret = fresh_secret()
         self._warned = False
 
@@ -53,7 +54,12 @@ class Engine(DriverBackend):
 
     @staticmethod
     def reach(node: Node, options: Options) -> Sequence[str]:
-        """The agent of a node that stands is reached through that."""
+        """The command that connects to a node's agent: through the attached node, if it is one.
+
+        Args:
+            node: the host.
+            options: the engine's, with the secret of attached nodes.
+        """
         if node.attach is None:
             return agent_command(node)
         secret = secret_of(options)
@@ -62,7 +68,7 @@ class Engine(DriverBackend):
 
     @staticmethod
     def foreign(node: Node, options: Options) -> str:
-        """A stock dispynode."""
+        """``a stock dispynode`` for a node that is one; else empty."""
         stock = node.attach is not None and is_trusted(options)
         return "a stock dispynode" if stock else ""
 
@@ -70,15 +76,18 @@ class Engine(DriverBackend):
         return {"secret": self._secret}
 
     def _join(self, host: Host) -> None:
-        """A node serves the client that it began with; a fresh one gets a fresh node."""
+        """Start a dispynode. A node serves a single client, so a new driver gets new nodes.
+
+        A stock node gets none: its tasks go directly to the agent that it has started.
+        """
         if self._is_stock(host):
             return
-        # One that stands has named its ports; a firewall may know them.
+        # An attached node's dispynode has a known port, so that a firewall can be opened for it.
         port = 0 if host.node.attach is None else host.node.attach + 1
         self._run_on(host, {**self._place(host), "port": port, "secret": self._secret})
 
     def _is_stock(self, host: Host) -> bool:
-        """One that starts an agent for us, to which the tasks go, and nothing else."""
+        """Whether a host is a stock dispynode, which only starts an agent for us."""
         return bool(self.foreign(host.node, self.options))
 
     def _slots(self, host: Host) -> int:
@@ -101,14 +110,14 @@ class Engine(DriverBackend):
         self._say({"host": {**self._place(host), "port": said["port"]}})
 
     def _on_said(self, message: Mapping[str, Any]) -> None:
-        """The driver has no use for a node; where its host is there, a fresh one is tried."""
+        """Replace a node that the driver found unusable, if its host is up."""
         name = message.get("useless", "")
         for node in self._remotes.get(name, ()):
             if node.heard is not None and self._ready_hosts[name].ready:
                 node.kill(message["reason"], self._attention.now)
 
     def _place(self, host: Host) -> dict[str, Any]:
-        """Where a host's node is, and where it finds us."""
+        """The addresses of a host's node and of this machine, as each sees the other."""
         return {
             "name": host.name,
             "address": host.hello["address"],

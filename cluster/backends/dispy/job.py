@@ -1,6 +1,6 @@
-"""The two functions whose source dispy carries to its nodes; they run in dispynode's own module.
+"""The functions whose source dispy sends to its nodes, where they run in dispynode's own module.
 
-Nothing else is ever run by a node of ours: it refuses any other source, see :func:`check`.
+A node of ours runs nothing else: it refuses any other source, see :func:`check`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-# Where prepare is called, in dispynode, there is no such name before: that is its point.
+# For mypy only. In dispynode's module these names do not exist until `prepare` sets one, and that
+# it sets a new global is what matters there.
 cluster_drawing: Any
 cluster_alone: Any
 
 
+# No annotations in what follows: the source runs in a module that lacks their imports.
 def draw(text):  # type: ignore[no-untyped-def]
     """Have a task drawn; JSON in, JSON out."""
     from cluster.backends.dispy import drawing

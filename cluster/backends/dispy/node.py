@@ -1,8 +1,9 @@
-"""One host's dispynode, private to one run; started by the host's agent.
+"""A host's dispynode, private to one run and started by the host's agent.
 
-It is dispy's own ``_DispyNode``, behind a gate that only the run's secret opens, with no UDP. Its
-first line of input says all; it prints one JSON line with its port once it answers there, and it
-ends itself when it is deaf or cannot answer any more: the agent tells, and another one is started.
+It is dispy's own ``_DispyNode``, without UDP, and with mutual TLS from the run's secret. Its first
+line of input has the arguments of :class:`DispyNode`; it sends ``{"port": n}`` once it answers
+there, and heartbeats. It ends itself when it is deaf, or can no longer send answers; the dispatcher
+then starts another one.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ from cluster.backends.kit.process import Say, beat, end, run
 from cluster.common.errors import EngineError
 from cluster.hosts.process_tree import is_alive
 
+# Seconds between checks, between connections to its own port, and within which one must answer.
 _TICK = 1.0
 _PROBES = 2.0
 _PATIENCE = 3.0
+# Failed connections in a row after which it is deaf.
 _DEAF = 3
+# Seconds of one check after which it hangs. A check may be as slow as the node is.
 _HUNG = 60.0
-# Where the system has the semaphores of queues, and what one takes.
+# Where the system keeps the semaphores of multiprocessing's queues, and the bytes one takes.
 _MEMORY, _LEAST = "/dev/shm", 1 << 12
-# A job's last answer may still be on its way when its process is seen to have ended.
+# Checks in a row that must find a job's process gone: its last answer may still be in the queue.
 _ROUNDS = 2
 
 
@@ -42,7 +46,7 @@ def main() -> None:
 
 def _serve(wanted: Mapping[str, Any], say: Say) -> None:
     try:
-        # What a killed one left in its folder keeps another from starting there.
+        # A new folder: files that a killed dispynode left behind keep another from starting.
         folder = tempfile.mkdtemp(prefix="dispynode-", dir=os.environ["CLUSTER_FOLDER"])
         node = DispyNode(wanted, folder)
         node.open()
@@ -56,21 +60,26 @@ def _serve(wanted: Mapping[str, Any], say: Say) -> None:
 
 
 class DispyNode:
-    """A dispynode, and what looks after it.
+    """A dispynode, and the checks of its health.
 
     Args:
-        wanted: ``address`` and ``port`` to listen at (port 0 is any), ``jobs`` at a time, and the
-            ``secret``.
+        wanted: ``address`` and ``port`` to listen at (port 0: any free one), ``jobs`` at a time,
+            and the ``secret``.
         folder: a private one for dispynode's files.
 
     Attributes:
-        looked: when a look at it began last.
+        port: the port that it listens on.
+        looked: when the last check began, in seconds of the monotonic clock.
+
+    Raises:
+        OSError: it cannot listen there.
     """
 
     def __init__(self, wanted: Mapping[str, Any], folder: str) -> None:
         self._address = str(wanted["address"])
         seal = Seal(str(wanted["secret"]))
         dispy = shim.install(seal, job.check)
+        # dispynode relies on it: jobs inherit their setup. Python 3.14 has another default.
         multiprocessing.set_start_method("fork")
         self._gate = Door(self._address, int(wanted["port"]), seal.server, shim.CALLERS)
         self.port = self._gate.port
@@ -82,21 +91,21 @@ class DispyNode:
         self._deaf, self._probe_at, self.looked = 0, 0.0, time.monotonic()
 
     def open(self) -> None:
-        """Begin to answer.
+        """Start to answer.
 
         Raises:
-            EngineError: it does not.
+            EngineError: it does not answer.
         """
         self._gate.open(shim.requests_of(self._dispynode, sealed=True))
         self._place.info(_PATIENCE)
 
     def beat(self) -> Mapping[str, Any] | None:
-        """A sign of life; none where it hangs. A look may take as long as the node is slow."""
+        """The heartbeat; None if the main thread hangs, in dispy or on one of its locks."""
         hangs = time.monotonic() - self.looked > _HUNG
         return None if hangs else {"beat": self.looked}
 
     def look(self) -> None:
-        """See what dispynode does not: jobs that were killed, and that it is past help itself."""
+        """Check for what dispynode does not notice: killed jobs, and its own failures."""
         self.looked = time.monotonic()
         self._answer_for_the_dead()
         if any(_has_ended(client.setup_proc) for client in list(self._dispynode.clients.values())):
@@ -116,7 +125,10 @@ class DispyNode:
             self._deaf = 0
 
     def _answer_for_the_dead(self) -> None:
-        """A killed job answers nothing, and dispynode would wait for it for ever."""
+        """Answer for killed jobs, for which dispynode would wait for ever.
+
+        If even that answer does not get out, the killed job has locked the queue of all answers.
+        """
         with self._dispynode.thread_lock:
             jobs = dict(self._dispynode.job_infos)
         gone = {uid for uid, info in jobs.items() if info.pid and not is_alive(info.pid)}
@@ -129,11 +141,11 @@ class DispyNode:
 
 
 def _dispynode(dispy: Any, address: str, port: int, seal: Seal, folder: str) -> Any:
-    """A ``_DispyNode`` that listens nowhere by itself."""
+    """Create a ``_DispyNode`` that opens no sockets of its own."""
     dispy.config.NodePort = str(port)
     from dispy import dispynode
 
-    # With it, every job and every pulse is looked up in /proc, for numbers that nobody reads.
+    # With psutil, each job and each heartbeat reads /proc, for numbers that nobody uses.
     dispynode.psutil = None
 
     class Quiet(dispynode._DispyNode):  # type: ignore[misc, unused-ignore]
@@ -158,7 +170,7 @@ def _dispynode(dispy: Any, address: str, port: int, seal: Seal, folder: str) -> 
 
 
 def _terminated(reply: Any) -> Any:
-    """The answer of a job that was killed."""
+    """The answer on behalf of a job that was killed."""
     from dispy import DispyJob
     from pycos import serialize
 
@@ -169,7 +181,7 @@ def _terminated(reply: Any) -> Any:
 
 
 def _want_of_memory() -> str:
-    """Where the shared memory is full in which dispynode has its queues: that, and the cure."""
+    """The explanation and fix if the shared memory that dispynode's queues need is full."""
     try:
         disk = os.statvfs(_MEMORY)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Bytes both ways between a sealed connection and two descriptors; and an agent at its end."""
+"""Copies bytes between a TLS connection and two descriptors, and starts an agent at its end."""
 
 from __future__ import annotations
 
@@ -15,40 +15,41 @@ from contextlib import suppress
 from cluster.hosts.worker_pool import python_command
 
 _CHUNK = 1 << 16
+# Bytes buffered in each direction; beyond that nothing more is read from the faster side.
 _MOST = 1 << 20
-# What was read when one side ended is still offered to the other one for so many seconds.
+# Seconds to deliver what is still buffered when one side has ended.
 _GRACE = 3.0
-# Of a dispatcher's first message: bytes, and seconds within which it must come.
+# Limits of a dispatcher's first message: bytes, and seconds until it must have arrived.
 _LONGEST, _FIRST = 16 << 20, 10.0
-# Seconds within which an agent ends of which nobody wants anything more.
+# Seconds for an agent to end once its connection has ended; then it is killed.
 DYING = 10.0
 
 
 def carry(sealed: ssl.SSLSocket, source: int, sink: int, first: bytes = b"") -> None:
-    """Carry until either side ends.
+    """Copy bytes both ways until either side ends.
 
     Args:
-        sealed: a connection that has shaken hands.
-        source: what is read from it goes into the connection.
-        sink: what comes out of the connection is written to it.
-        first: to be written to ``sink`` before all else.
+        sealed: a connection whose handshake is complete.
+        source: a descriptor; what is read from it is sent over the connection.
+        sink: a descriptor; what is received from the connection is written to it.
+        first: bytes to write to ``sink`` first.
     """
     _Pipe(sealed, source, sink, first).run()
 
 
 def serve_agent(connection: ssl.SSLSocket, slots: int | None) -> None:
-    """Start an agent on this host for the dispatcher at the other end, and end with either.
+    """Run an agent on this host for the dispatcher at the other end, until either ends.
 
     Args:
-        connection: one that has shaken hands.
-        slots: at most so many workers; None: as many as the dispatcher asks for.
+        connection: one whose handshake is complete.
+        slots: the most workers; None: as many as the dispatcher requests.
 
     Raises:
-        OSError: the dispatcher says nothing, or nothing sensible.
+        OSError: the dispatcher sends no first message in time, or a malformed one.
     """
     first = _first_line(connection, slots)
     there, here = connection.getpeername(), connection.getsockname()
-    # What sshd tells those that it starts, in the same words.
+    # As sshd does it, so that the agent learns its addresses in the same way.
     told = f"{there[0]} {there[1]} {here[0]} {here[1]}"
     agent = subprocess.Popen(
         python_command(sys.executable, "cluster.hosts.agent"),
@@ -69,10 +70,10 @@ def serve_agent(connection: ssl.SSLSocket, slots: int | None) -> None:
 
 
 def _first_line(connection: ssl.SSLSocket, slots: int | None) -> bytes:
-    """The dispatcher's first message, with no more slots than these.
+    """The dispatcher's first message, with its slots limited.
 
     Raises:
-        ConnectionError: none came, or it is none.
+        ConnectionError: none arrived, or it is malformed.
     """
     connection.settimeout(_FIRST)
     data = b""
@@ -84,7 +85,7 @@ def _first_line(connection: ssl.SSLSocket, slots: int | None) -> bytes:
     line, _, rest = data.partition(b"\n")
     try:
         message = json.loads(line)
-        message["way"] = "ssh"  # whose words the agent is told its addresses in
+        message["way"] = "ssh"  # the agent then reads its addresses from SSH_CONNECTION
         node = message["node"]
         if slots is not None:
             node["slots"] = min(node["slots"] or slots, slots)
@@ -120,7 +121,7 @@ class _Pipe:
         self._write()
 
     def _wanted(self) -> dict[int, int]:
-        """What to wait for; nothing is read that the other side does not take."""
+        """The events to wait for; a side is not read while the buffer for the other one is full."""
         wanted = {self._sealed.fileno(): 0}
         if not self._ended:
             wanted[self._sealed.fileno()] |= select.POLLIN * (len(self._in) < _MOST)
@@ -135,7 +136,7 @@ class _Pipe:
         with suppress(BlockingIOError):
             self._took(self._out, os.read(self._source, _CHUNK))
         try:
-            # All of it: what the seal has taken in is seen by no poll.
+            # Until it would block: bytes that TLS has already decrypted do not wake poll().
             while len(self._in) < _MOST and not self._ended:
                 self._took(self._in, self._sealed.recv(_CHUNK))
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):

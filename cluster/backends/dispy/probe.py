@@ -1,4 +1,4 @@
-"""Words with a dispynode without dispy: is it there, and does it know us?"""
+"""Requests to a dispynode without dispy's client: does it answer, and accept our secret?"""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from cluster.common.errors import EngineError
 _NOBODY = b"x" * 40
 _LONGEST = 1 << 20
 _PATIENCE = 3.0
-# What a dispynode answers to whom it does not know.
+# A dispynode's answer to a request without a valid proof: the salt for making one.
 _SIGN = re.compile(rb"[0-9a-f]{40}")
 
 
 class Unreachable(EngineError):
-    """Nobody answers there."""
+    """Nothing answers at the address."""
 
 
 class WrongSecret(EngineError):
-    """Somebody answers there, and does not accept our secret."""
+    """A node answers, and does not accept our secret."""
 
 
 class Place:
-    """Where a dispynode listens, and the proof that it asks for.
+    """Where a dispynode listens, and how to prove the secret to it.
 
     Args:
-        address, port: where.
-        seal: None where it is a stock dispynode on a trusted network.
-        token: dispy's own secret, where there is no seal.
+        address: of the node.
+        port: of the node.
+        seal: None: it is a stock dispynode on a trusted network.
+        token: dispy's own secret, if there is no seal.
     """
 
     def __init__(self, address: str, port: int, seal: Seal | None, token: str = "") -> None:
@@ -44,10 +45,14 @@ class Place:
         self._seal, self._token = seal, seal.token if seal else token
 
     def info(self, timeout: float = _PATIENCE) -> dict[str, Any]:
-        """What the node says of itself.
+        """The node's description of itself, as dispy's fields.
+
+        Args:
+            timeout: seconds for each of two requests.
 
         Raises:
-            Unreachable, WrongSecret: it does not.
+            Unreachable: it does not answer.
+            WrongSecret: it does not accept our secret.
         """
         answer = self._ask(b"NODE_INFO:", self._proof(timeout), timeout)
         try:
@@ -55,22 +60,27 @@ class Place:
         except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError):
             found = None
         if not isinstance(found, dict):
-            # It answered our proof as it answers everybody's.
+            # It answered as it answers a request without a valid proof.
             raise WrongSecret(f"the node at {self} does not accept our secret")
         return found
 
     def is_stock(self) -> bool:
-        """Whether a dispynode answers there as one does to everybody, in plain words."""
+        """Whether a stock dispynode answers there, without TLS."""
         try:
             return _SIGN.fullmatch(self._ask(b"NODE_INFO:", _NOBODY, _PATIENCE)) is not None
         except EngineError:
             return False
 
     def release(self, compute: Mapping[str, Any], timeout: float = _PATIENCE) -> None:
-        """Have it end a computation of ours that it still holds.
+        """Have the node end a computation of ours, so that it can take another client's.
+
+        Args:
+            compute: the computation, see :meth:`cluster.backends.dispy.client.Client.held`.
+            timeout: seconds for each of two requests.
 
         Raises:
-            Unreachable, WrongSecret: it was not told.
+            Unreachable: it does not answer.
+            WrongSecret: it does not accept our secret.
         """
         message = {**compute, "terminate_pending": True, "close": True}
         self._ask(b"CLOSE:" + pickle.dumps(message), self._proof(timeout), timeout)

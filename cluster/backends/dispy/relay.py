@@ -1,7 +1,7 @@
-"""The dispatcher's way to a standing node: a process that is to it what ssh is to another host.
+"""The dispatcher's connection to an attached node: a process that takes the place of ssh.
 
-It speaks with the agent that ``cluster node`` starts there, over one sealed connection, and
-carries what both say; where that is not to be had, it says in the agent's place why.
+It copies bytes between the dispatcher and the agent that ``cluster node`` starts there, over one
+TLS connection. If there is no agent, it reports the reason in the agent's place.
 """
 
 from __future__ import annotations
@@ -24,21 +24,28 @@ _CONNECT = 10.0
 
 
 class Unfit(Exception):
-    """Why no agent is reached: in words, what to do, and whether trying again is no use."""
+    """Why no agent is reached: the reason, the fix, and whether retrying is pointless."""
 
 
 def command(module: str, host: str, port: int, secret: Secret | None) -> list[str]:
-    """The arguments that start such a process; the secret itself is not among them."""
+    """The arguments that start such a process; they name where the secret is, not the secret.
+
+    Args:
+        module: the module to run.
+        host: of the node.
+        port: of the node.
+        secret: where to read it; None: there is none.
+    """
     env, file = (secret.env or "", secret.file or "") if secret else ("", "")
     return python_command(sys.executable, module, host, str(port), env, file)
 
 
 def reached(serve: Callable[[str, int, str, int, int], None]) -> None:
-    """Run what such a process does; where that fails, say why in the agent's place.
+    """Run such a process; if it fails, report the reason in the agent's place.
 
     Args:
-        serve: is given the host, its port and the secret, and the descriptors to read from the
-            dispatcher and to write to it.
+        serve: called with the host, its port, the secret, and the descriptors to read from and
+            write to the dispatcher.
     """
     source, sink = take_descriptors()
     host, port, env, file = sys.argv[1:]
@@ -92,7 +99,11 @@ def _connect(host: str, port: int, seal: Seal) -> ssl.SSLSocket:
 
 
 def _refuse_stock(host: str, port: int) -> None:
-    """Say so where it is a dispynode as dispy ships it, which knows nothing of TLS."""
+    """Refuse a stock dispynode, which cannot do TLS, with an error that says so.
+
+    Raises:
+        Unfit: it is one.
+    """
     if Place(host, port, None).is_stock():
         what = f"what answers at {host} port {port} is no node of ours: it is a stock dispynode"
         fix = (

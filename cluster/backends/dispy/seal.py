@@ -1,9 +1,9 @@
-"""What proves that two processes belong together: one secret, and all that both derive from it.
+"""Mutual authentication of two processes by one secret, from which both derive the same key.
 
-dispy's own secret proves nothing to a listener: it travels as a hash that can be sent again, and
-what arrives is unpickled before it is looked at. So every connection is mutual TLS. Both ends
-derive the same key and the same certificate from the secret, present it, and accept no other;
-who does not know the secret gets no further than the handshake.
+dispy's own use of a secret does not authenticate: its hash can be recorded and replayed, and
+messages are unpickled before it is checked. So every connection is mutual TLS. Both ends derive the
+same key and certificate from the secret, present it, and accept no other; a peer without the secret
+fails in the handshake.
 """
 
 from __future__ import annotations
@@ -19,30 +19,39 @@ _SALT = b"cluster dispy 1"
 
 
 class Seal:
-    """Both ends' proof, made from the secret that they share.
+    """The TLS contexts that both ends derive from their shared secret.
 
     Args:
         secret: at least 16 characters.
 
     Attributes:
-        token: what dispy itself is given as its secret.
-        server: for the side that is connected to.
+        token: dispy's own secret, derived as well.
+        server: the TLS context of the listening side.
     """
 
     def __init__(self, secret: str) -> None:
-        # Guessing is made slow: the certificate is shown to whoever connects.
+        # Slow on purpose: users choose secrets, and whoever connects sees the certificate, against
+        # which guesses can be checked.
         derived = hashlib.scrypt(secret.encode(), salt=_SALT, n=1 << 14, r=8, p=1, dklen=64)
         self.token = derived[32:].hex()
         self.server = context(ssl.PROTOCOL_TLS_SERVER, derived[:32])
         self._client = context(ssl.PROTOCOL_TLS_CLIENT, derived[:32])
 
     def client(self, connection: socket.socket, *, handshake: bool = True) -> ssl.SSLSocket:
-        """The side that connects."""
-        # Small messages leave at once: dispy writes each in two parts, then waits.
+        """Wrap the connecting side of a connection.
+
+        Args:
+            connection: a connected socket.
+            handshake: do the handshake now, rather than with the first read or write.
+
+        Raises:
+            ssl.SSLError: the peer does not prove the secret.
+        """
+        # dispy writes each message in two parts, then waits: without this, 40 ms for each.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self._client.wrap_socket(connection, do_handshake_on_connect=handshake)
 
 
 def fresh_secret() -> str:
-    """A secret for one run."""
+    """A random secret for one run, as hexadecimal digits."""
     return secrets.token_hex(32)

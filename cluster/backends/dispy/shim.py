@@ -1,8 +1,9 @@
-"""What stands between this project and dispy 4.15.2 on pycos 4.12.2, which nobody mends any more.
+"""Patches for dispy 4.15.2 on pycos 4.12.2, which are not maintained any more.
 
-To be put in place before either is imported, on both sides; see :func:`install`. What is held off
-here: unpickling whatever the network sends, TLS that is gone since Python 3.12, an accept that
-waits for one peer's handshake, UDP, callbacks that fail since 3.11 and a client that hangs on 3.13.
+:func:`install` applies them before either is imported, in the driver and on the hosts. They
+prevent: unpickling whatever the network sends; the use of ``ssl.wrap_socket``, which Python 3.12
+removed; an accept loop that waits for one peer's handshake; UDP; callbacks that fail since Python
+3.11; and a client that hangs on 3.13.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import Any, NamedTuple
 from cluster.backends.dispy.seal import Seal
 
 VERSION = "4.15.2"
-# Every job's answer is a call of its own, and many nodes may have one at the same moment.
+# Concurrent handshakes: each answer of a job is a connection, and many nodes may answer at once.
 CALLERS = 1024
 
-# All that dispy's messages are made of when no file travels and job and answer are text.
+# The only types in dispy's messages, given that no files are sent and jobs and answers are text.
 _ALLOWED = {
     ("dispy", "_Compute"),
     ("dispy", "_DispyJob_"),
@@ -35,7 +36,7 @@ _ALLOWED = {
 
 
 class Refused(pickle.UnpicklingError):
-    """A message holds what no message of ours does."""
+    """A message contains a type that none of ours does."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -46,10 +47,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 def deserialize(data: bytes, check: Callable[[Any], None] = lambda _found: None) -> Any:
-    """What dispy sent; nothing that would run code is ever loaded.
+    """Unpickle a message of dispy, without loading anything that could run code.
+
+    Args:
+        data: the pickle.
+        check: called with the result, to refuse it by raising.
 
     Raises:
-        Refused: it holds anything else than the parts of dispy's messages.
+        Refused: it contains a type that dispy's messages do not have.
     """
     found = _Unpickler(io.BytesIO(data)).load()
     check(found)
@@ -57,13 +62,16 @@ def deserialize(data: bytes, check: Callable[[Any], None] = lambda _found: None)
 
 
 class _Shelf(dict[str, Any]):
-    """dispy's file for recovery, which is not wanted: in memory, and safe in any thread."""
+    """Replaces dispy's recovery file by memory.
+
+    The file is not used, and from Python 3.13 on it is SQLite, which fails in dispy's other thread.
+    """
 
     def sync(self) -> None:
-        """Nothing is written."""
+        """Do nothing: there is no file."""
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """Do nothing: there is no file."""
 
 
 class _ArgSpec(NamedTuple):
@@ -74,24 +82,30 @@ class _ArgSpec(NamedTuple):
 
 
 def _argspec(function: Callable[..., Any]) -> _ArgSpec:
-    """What Python removed in 3.11, and dispy asks about its callbacks."""
+    """``inspect.getargspec``, which Python 3.11 removed, and by which dispy checks callbacks."""
     return _ArgSpec(*inspect.getfullargspec(function)[:4])
 
 
 class _NeverClosedInTwoSteps:
-    """In place of the class by which pycos knows connections to end with a closing handshake.
+    """Takes the place of ``SSLSocket``, whose instances pycos would close with a handshake.
 
-    Messages tell their own length, so that nothing can be cut short unseen; and a peer that is
-    gone would never answer.
+    The closing handshake is not needed, since messages contain their length and a truncated one is
+    noticed; and a peer that is gone would never answer it.
     """
 
 
 def install(seal: Seal | None, check: Callable[[Any], None] = lambda _found: None) -> Any:
-    """Import dispy, mended, and return it.
+    """Apply the patches, and import dispy.
 
     Args:
         seal: for all connections; None: plain ones (to stock nodes on a trusted network).
-        check: called with everything that arrived, to refuse it by raising.
+        check: called with every message that arrives, to refuse it by raising.
+
+    Returns:
+        The module ``dispy``.
+
+    Raises:
+        ImportError: dispy is missing, or not the version that the patches fit.
     """
     import pycos
 
@@ -103,7 +117,7 @@ def install(seal: Seal | None, check: Callable[[Any], None] = lambda _found: Non
 
     if dispy.__version__ != VERSION:
         raise ImportError(f"dispy is {dispy.__version__}; this works with {VERSION} alone")
-    for logger in (dispy.logger, pycos.logger):
+    for logger in (dispy.logger, pycos.logger):  # by default they write to standard output
         logger.stream = sys.stderr
         logger.setLevel(logger.WARNING)
     dispy.shelve = SimpleNamespace(open=lambda *_args, **_more: _Shelf())
@@ -113,7 +127,7 @@ def install(seal: Seal | None, check: Callable[[Any], None] = lambda _found: Non
 
 
 def _tls(seal: Seal | None) -> SimpleNamespace:
-    """The module ``ssl`` as pycos uses it, with what is gone from it, and our contexts."""
+    """The module ``ssl`` as pycos uses it, with the removed ``wrap_socket``, and our contexts."""
 
     def wrap_socket(connection: socket.socket, **_more: Any) -> ssl.SSLSocket:
         assert seal is not None
@@ -125,17 +139,22 @@ def _tls(seal: Seal | None) -> SimpleNamespace:
 
 
 def no_server(_self: Any, *_args: Any, task: Any = None) -> Iterator[None]:
-    """In place of a server of dispy's; a door of the kit lets callers in instead."""
+    """Takes the place of dispy's servers: the kit's ``Door`` accepts connections instead."""
     yield None
 
 
 def silence(_self: Any, *_args: Any, **_more: Any) -> Iterator[None]:
-    """In place of a call to everybody, by UDP."""
+    """Takes the place of dispy's broadcasts by UDP."""
     yield None
 
 
 def requests_of(owner: Any, *, sealed: bool) -> Callable[[socket.socket], None]:
-    """What gives the callers of a door to a dispy client or node, as its own server would."""
+    """A function that passes a door's connections to dispy, as its own server would.
+
+    Args:
+        owner: dispy's client or node.
+        sealed: whether the connections are TLS.
+    """
     from pycos import AsyncSocket, Task
 
     proof = "sealed" if sealed else None

@@ -1,8 +1,8 @@
-"""``cluster node``: a node that stands, and lets in dispatchers that know its secret.
+"""``cluster node``: an attached node, which accepts dispatchers that know its secret.
 
-It is to a host what sshd is elsewhere: for one dispatcher at a time it starts an agent, which
-keeps the workers, and starts the run's own dispynode beside it, one port further. With the
-connection the agent ends, and all that came of it; the node stands on.
+It takes the place of sshd. For one dispatcher at a time it starts an agent, which manages the
+workers and starts the run's own dispynode, on the next port. When the connection ends, the agent
+ends with all its descendants; the node itself keeps running.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cluster.hosts.scratch import hostname
 
 
 class Listening(NamedTuple):
-    """Where a node listens: for dispatchers, and while one is there for its dispynode."""
+    """Where a node listens: for dispatchers, and the port that a run's dispynode will have."""
 
     address: str
     port: int
@@ -32,17 +32,20 @@ class Listening(NamedTuple):
 
 
 class AttachedNode:
-    """A node that stands.
+    """A node that waits for dispatchers.
 
     Args:
-        address: the only one to listen at; None: the one that this host's name stands for.
-        port: there; 0 is any that is free.
-        secret: what a dispatcher must know.
-        slots: at most so many workers; None: as many as the dispatcher asks for.
-        tell: called with what happens, for people.
+        address: the only one to listen at; None: the one that this host's name resolves to.
+        port: 0: any free one.
+        secret: the one that a dispatcher must know.
+        slots: the most workers; None: as many as the dispatcher requests.
+        tell: called with messages for people.
+
+    Attributes:
+        listening: where it listens.
 
     Raises:
-        UsageError: nothing can listen there.
+        UsageError: it cannot listen there.
     """
 
     def __init__(
@@ -65,18 +68,18 @@ class AttachedNode:
         self._connection: ssl.SSLSocket | None = None
 
     def open(self) -> None:
-        """Begin to let in dispatchers."""
+        """Start to accept dispatchers."""
         self._gate.open(self._let_in)
 
     def close(self) -> None:
-        """Part with the dispatcher that is there; its agent is given a moment to end."""
+        """Disconnect the present dispatcher, and wait for its agent to end."""
         if self._connection is not None:
             with suppress(OSError):
                 self._connection.shutdown(socket.SHUT_RDWR)
             self._lock.acquire(timeout=DYING + 1)
 
     def _let_in(self, connection: socket.socket) -> None:
-        """In a thread of its own."""
+        """Serve a dispatcher, in the connection's thread; refuse it if there is another one."""
         assert isinstance(connection, ssl.SSLSocket)
         address = connection.getpeername()
         connection.settimeout(HANDSHAKE)
@@ -98,16 +101,17 @@ class AttachedNode:
     def _turn_away(self, connection: ssl.SSLSocket) -> None:
         message = {"unfit": f"it is held by {self._held}", "fix": _HELD, "final": False}
         connection.sendall(json.dumps(message).encode() + b"\n")
-        # What it says meanwhile is read: an end with something unread would lose our answer.
+        # Read until the dispatcher closes: closing with unread data would reset the connection, and
+        # the answer could be lost.
         while connection.recv(1 << 16):
             pass
 
 
 def own_address() -> str:
-    """The address that this host's name stands for.
+    """The address that this host's name resolves to.
 
     Raises:
-        UsageError: it has none that other hosts can reach.
+        UsageError: there is none, or none that other hosts can reach.
     """
     name = hostname()
     try:

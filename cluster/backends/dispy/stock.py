@@ -1,9 +1,9 @@
-"""The way to a stock dispynode: a process here that has it start an agent, by a job of dispy's.
+"""The connection to a stock dispynode: a process here, which has it start an agent by a dispy job.
 
-The job connects to this process, which then carries what agent and dispatcher say, as ssh does
-elsewhere: so a stock node has the same agent as every host. Where that is not to be had, this
-process says why in the agent's place. What goes over dispy is not encrypted, and the node runs
-whatever it is sent: this is for networks that are trusted.
+The job connects back to this process, which then copies bytes between agent and dispatcher, as ssh
+does elsewhere; so a stock node has the same agent as every host. If there is no agent, this process
+reports the reason in its place. dispy's own messages are not encrypted, and the node runs whatever
+it is sent: this is for trusted networks only.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ RISK = (
     "anybody who reaches its port can use it"
 )
 _TICK = 0.5
-# Seconds within which a node that is free takes us, and its job calls back.
+# Seconds within which a free node must accept us, and its job must connect back.
 _TAKEN, _CALLED = 8.0, 20.0
 
 
 def main() -> None:
-    """Carry until either side ends. Started by the dispatcher, never by hand."""
+    """Copy until either side ends. Started by the dispatcher, never by hand."""
     die_with_parent()
     reached(_serve)
-    # dispy's threads and exit handlers wait without end.
+    # dispy's threads and exit handlers may wait for ever.
     os._exit(0)
 
 
@@ -55,7 +55,11 @@ def _serve(host: str, port: int, secret: str, source: int, sink: int) -> None:
 
 
 def _place(host: str, port: int, secret: str) -> Place:
-    """Where the node is, once it has answered."""
+    """Where the node is; it has answered, and accepted the secret.
+
+    Raises:
+        Unfit: it has not.
+    """
     try:
         place = Place(socket.gethostbyname(host), port, None, secret)
     except OSError:
@@ -74,10 +78,10 @@ def _place(host: str, port: int, secret: str) -> Place:
 
 
 class StockNode:
-    """A dispynode as dispy ships it, and the agent that it starts for us.
+    """A stock dispynode, and the agent that it starts for us.
 
     Args:
-        place: where it is.
+        place: where it listens.
         token: dispy's secret.
     """
 
@@ -89,10 +93,10 @@ class StockNode:
         self._taken = False
 
     def agent(self) -> ssl.SSLSocket:
-        """A connection to a fresh agent there.
+        """Start an agent there, and return the connection to it.
 
         Raises:
-            Unfit: there is none.
+            Unfit: that failed.
         """
         try:
             door = Door(self._here, 0, server_context(self._secret))
@@ -115,7 +119,7 @@ class StockNode:
         return self._agents.pop()
 
     def part(self) -> None:
-        """Have the node let go of us."""
+        """Release the node, which otherwise stays reserved for us."""
         if self._client.begun:
             with suppress(EngineError):
                 self._place.release(self._client.held(self._place.address))
@@ -131,17 +135,18 @@ class StockNode:
         self._client.submit("agent", self._place.address, json.dumps(asked))
 
     def _let_in(self, connection: socket.socket) -> None:
-        """In a thread."""
+        """Keep an agent's connection, and wake :meth:`agent`. Called in the connection's thread."""
         assert isinstance(connection, ssl.SSLSocket)
         self._agents.append(connection)
         self._client.events.ring()
 
     def _late(self, port: int) -> Unfit:
-        """Why no agent is there in time."""
+        """Why there is no agent in time."""
         if self._taken:
             words = f"its job did not connect to {self._here} port {port}, where it sees us"
             return Unfit(words, "let the node reach this machine", False)
-        # It turns others away without a word, and names whom it took last, also after that.
+        # A reserved node does not answer other clients. It names its last client, also once that
+        # has gone.
         words = (
             "it answers and does not take us: it is held by another client (the last that it "
             f"took came from {self._last or 'nowhere'}), or its dispy is not {VERSION}"
@@ -151,7 +156,7 @@ class StockNode:
 
 
 def _failed(event: Event) -> Unfit:
-    """What a job that ended without an agent says."""
+    """The reason in the answer of a job that ended without an agent."""
     found = json.loads(event.text) if event.kind == "answer" else {}
     if "unfit" in found:
         return Unfit(found["unfit"], "install the same cluster for the Python there", True)
@@ -159,7 +164,7 @@ def _failed(event: Event) -> Unfit:
 
 
 def _own_address(place: Place) -> str:
-    """Ours, as the node sees it."""
+    """Our own address on the route to a node; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe_socket:
         probe_socket.connect((place.address, place.port))
         address: str = probe_socket.getsockname()[0]

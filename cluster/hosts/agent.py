@@ -1,12 +1,13 @@
-"""The agent of a host: what the dispatcher starts there, over ssh or beside itself, and talks to.
+"""The agent of a host: the process that the dispatcher starts there, by ssh, srun or directly.
 
-It shakes hands, answers the heartbeat, keeps the host's worker processes, and starts what an
-engine needs there. It ends, with all that came of it, when its input ends or no beat comes: so no
-process outlives the dispatcher by long, on a host that was cut off either. A process that somebody
-else has started becomes an agent by :func:`become_agent` and :func:`serve`, over any channel.
+It completes the handshake, answers heartbeats, manages the host's worker processes, and starts what
+an engine needs there. When its input ends or no heartbeat arrives, it ends with all its
+descendants, so no process survives the dispatcher for long, even on a host that was cut off. A
+process started by other means becomes an agent by :func:`become_agent` and :func:`serve`, over any
+channel.
 
-The protocol is JSON lines, the first one of which says everything; see :class:`Agent`. Engines'
-own processes on the host reach its workers by a socket, see :mod:`cluster.hosts.agent_client`.
+The protocol is JSON lines, and the first line configures the agent; see :class:`Agent`. Engines'
+processes on the host reach its workers through a socket, see :mod:`cluster.hosts.agent_client`.
 """
 
 from __future__ import annotations
@@ -38,10 +39,13 @@ from cluster.hosts.worker_pool import FILES, Slots, slot_environment
 from cluster.sampling.kernels import KernelSource
 from cluster.sampling.task import Outcome, Task, Work
 
+# Seconds of one wait of the main loop.
 _TICK = 0.5
+# Seconds for the first message to arrive.
 _FIRST_WORD = 30.0
+# Seconds for all descendants to die of SIGKILL.
 _DYING = 5.0
-# A task of a run that was not told of is kept so long for that word.
+# Seconds to keep a task whose run is not known here: its work may still be on the way.
 _STRANGE = 10.0
 
 
@@ -56,14 +60,21 @@ def main() -> None:
 
 
 def become_agent() -> None:
-    """Leave signals to the dispatcher, and be the parent of all that comes of this process."""
+    """Prepare this process to be an agent: signals, and the adoption of orphaned descendants."""
     leave_signals()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who started us may have ignored it
+    # If the starting process ignored SIGCHLD, exit statuses of our children would be lost.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     adopt()
 
 
 def serve(first: Mapping[str, Any], wire: Wire, selector: selectors.BaseSelector) -> None:
-    """Be the agent of a host until the dispatcher ends that; see :class:`Agent`."""
+    """Run the agent of a host until the dispatcher ends it.
+
+    Args:
+        first: the dispatcher's first message, see :class:`Agent`.
+        wire: the connection to the dispatcher.
+        selector: watches everything.
+    """
     agent = Agent(first, wire, selector)
     try:
         agent.serve()
@@ -72,7 +83,7 @@ def serve(first: Mapping[str, Any], wire: Wire, selector: selectors.BaseSelector
 
 
 def _first_word(wire: Connection, selector: selectors.BaseSelector) -> Mapping[str, Any] | None:
-    """The first message; None where none comes in time."""
+    """The first message; None if none arrives in time."""
     deadline = time.monotonic() + _FIRST_WORD
     while time.monotonic() < deadline and not wire.ended and not wire.wrong:
         _turn(selector)
@@ -88,15 +99,15 @@ def _turn(selector: selectors.BaseSelector) -> None:
 
 
 class Wire(Speaker, Protocol):
-    """The dispatcher, as an agent has it: a :class:`Connection`, or what another channel has."""
+    """An agent's connection to the dispatcher: a :class:`Connection`, or an MPI session."""
 
     @property
     def ended(self) -> bool:
-        """No more will come."""
+        """Whether nothing more will arrive."""
 
     @property
     def wrong(self) -> str:
-        """Why what came is no message, or empty."""
+        """Why what arrived is malformed; empty if it is not."""
 
 
 class Agent:
@@ -105,12 +116,12 @@ class Agent:
     Args:
         first: the dispatcher's first message:
 
-            * ``node``, ``work``: as their ``to_json`` gives them;
-            * ``way``: how this process was started: ``here``, by ``ssh`` or by ``srun``;
-            * ``silence``: seconds without any word after which to end;
+            * ``node``, ``work``: as returned by their ``to_json``;
+            * ``way``: how this process was started: ``here``, ``ssh``, ``srun`` or ``mpi``;
+            * ``silence``: seconds without any message after which the agent ends;
             * ``ready``: seconds within which a worker must be ready;
             * ``memory``: bytes that a slot may use; 0: no limit;
-            * ``tells``: whether to say which tasks the engine's processes here begin.
+            * ``tells``: whether to report which tasks the engine's processes here begin.
         wire: to the dispatcher. It then sends ``{"beat": n}``, ``{"tasks": [...]}``, ``{"work":
             {...}}``, ``{"revoke": [ids]}``, ``{"start": {id, command, env, input, talks}}``, and
             ``{"kill": id}``; and is sent ``{"hello": {...}}``, ``{"probe": text}``, ``{"beat":
@@ -125,22 +136,25 @@ class Agent:
         self, first: Mapping[str, Any], wire: Wire, selector: selectors.BaseSelector
     ) -> None:
         node = Node.from_json(first["node"])
-        # The workers run where this process does, by the interpreter that runs it.
+        # The node's interpreter has started this process; workers are started by the same one.
         self._node = replace(node, slots=node.slots or usable_cores(), python=None)
         self._sources: dict[str, KernelSource] = {}
         self._work = Work.from_json(first["work"], self._sources)
         self._works: dict[str, Work] = {}
         self._first, self._wire, self._selector = first, wire, selector
         self._heard = time.monotonic()
+        # What was last reported of the workers; -1: nothing so far.
         self._told: dict[str, Any] = {"usable": -1}
         self._probing, self._lost_probes = True, 0
+        # Tasks that no worker has yet, and the engine's process that waits for each of the others.
         self._waiting: deque[Waiting] = deque()
         self._askers: dict[int, SocketConnection] = {}
         self._commands: dict[int, Child] = {}
+        # Every task revoked so far: an engine may still deliver one that it has queued.
         self._revoked: set[int] = set()
         self._folder: Path | None = None
         ready, memory = float(first["ready"]), int(first["memory"])
-        # An engine may have a process of its own here for each slot, which then asks for tasks.
+        # Twice the files: an engine may have a process per slot here, connected to this one.
         self._slots = Slots(self._node, self._work, selector, ready, memory, files=2 * FILES)
         self._service = Service(selector)
         self._handlers: Mapping[str, Callable[[Any], None]] = {
@@ -155,7 +169,7 @@ class Agent:
         self._say({"hello": self._hello()})
 
     def serve(self) -> None:
-        """Until the dispatcher is gone, or was not heard of for too long."""
+        """Serve until the dispatcher is gone or silent for too long."""
         silence = float(self._first["silence"])
         while not self._wire.ended and not self._wire.wrong:
             for message in self._wire.messages():
@@ -168,8 +182,9 @@ class Agent:
             _turn(self._selector)
 
     def close(self) -> None:
-        """End everything that came of this process, whoever its parent is by now."""
+        """End all descendants of this process, including orphans, which it has adopted."""
         self._slots.close()
+        # Repeatedly: a descendant may fork while the list is read.
         deadline = time.monotonic() + _DYING
         while (left := descendants(os.getpid())) and time.monotonic() < deadline:
             for pid in left:
@@ -183,7 +198,7 @@ class Agent:
         if self._folder is not None:
             remove(self._folder)
 
-    # -- what the dispatcher says -----------------------------------------------------------------
+    # -- messages of the dispatcher ---------------------------------------------------------------
 
     def _on_message(self, message: Mapping[str, Any]) -> None:
         for word, value in message.items():
@@ -200,7 +215,7 @@ class Agent:
         self._waiting += (Waiting(Task(*task), None, time.monotonic()) for task in tasks)
 
     def _on_revoke(self, ids: list[int]) -> None:
-        # An engine may bring one that it has queued later than we hear of its end.
+        # Remember them: the engine may deliver a task after its revocation, by its slower way.
         self._revoked.update(ids)
         for entry in [entry for entry in self._waiting if entry.task.id in ids]:
             self._waiting.remove(entry)
@@ -248,14 +263,15 @@ class Agent:
                 self._leave(client)
         self._give_what_waits()
         self._slots.send()
-        # What was printed is to be there before the outcome, which takes an engine's own way.
+        # Before the outcomes, which may take an engine's own way: the dispatcher must have what a
+        # task printed before its outcome.
         self._wire.send()
         self._service.send()
         for number, command in tuple(self._commands.items()):
             self._watch(number, command)
 
     def _take(self, task: Task, client: SocketConnection) -> None:
-        """An engine's process has brought a task."""
+        """Accept a task of an engine's process, unless it was revoked."""
         if task.id in self._revoked:
             self._give_back(task, client)
             return
@@ -264,7 +280,7 @@ class Agent:
             self._say({"began": task.id})
 
     def _leave(self, client: SocketConnection) -> None:
-        """Whoever asked will not wait: the dispatcher is told the rest, when it comes."""
+        """Send the remaining outcomes of a client that stops waiting to the dispatcher."""
         left = [number for number, asker in self._askers.items() if asker is client]
         for number in left:
             del self._askers[number]
@@ -289,7 +305,7 @@ class Agent:
             if not entry.task.run or entry.task.run in self._works:
                 self._give(entry.task, entry.client)
             elif time.monotonic() - entry.since < _STRANGE:
-                # An engine's own way here can be faster than the word of which run it is.
+                # An engine may deliver the task before the dispatcher's message with the work.
                 self._waiting.append(entry)
             else:
                 why = f"its run {entry.task.run} is not known here"
@@ -298,12 +314,12 @@ class Agent:
     def _give(self, task: Task, client: SocketConnection | None) -> None:
         if client is not None:
             if client.gone:
-                return  # whoever asked for it has ended, and nothing was begun
+                return  # the client has ended, so nobody waits for the task
             self._askers[task.id] = client
         self._slots.give(task, self._works.get(task.run))
 
     def _answer(self, outcome: Outcome, client: SocketConnection | None) -> None:
-        """To whom it may concern; the dispatcher also gets what the engine's process lost."""
+        """Send an outcome to the client that waits for it; if it has ended, to the dispatcher."""
         if self._probing and outcome.task == 0:
             self._end_probe(outcome)
         elif client is None or client.gone:
@@ -320,6 +336,7 @@ class Agent:
         if told == self._told:
             return
         if self._probing and self._told["usable"] <= 0 < told["usable"]:
+            # The first worker is ready: it draws the probe before any task is given here.
             few, task = probe(self._work)
             self._works[few.run] = few
             self._slots.give(task, few)
@@ -328,7 +345,7 @@ class Agent:
 
     def _end_probe(self, outcome: Outcome) -> None:
         if is_lost(outcome, self._lost_probes):
-            self._told["usable"] = 0  # the next worker is asked
+            self._told["usable"] = 0  # has the next worker that is ready draw it
             self._lost_probes += 1
             return
         self._probing = False
@@ -340,6 +357,7 @@ class Agent:
         if command.gone:
             del self._commands[number]
             how = command.reap()
+            # Reaping reads the rest of its output.
             for message in command.messages():
                 self._say({"said": number, "message": message})
             self._say({"exited": number, "status": command.status, "how": how})
@@ -348,7 +366,7 @@ class Agent:
         self._wire.queue(message)
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
-        """What an engine's process finds: the workers, the node's name, a folder of its own."""
+        """The environment of an engine's process: the agent's socket, the node's name, a folder."""
         if self._folder is None:
             self._folder = private_folder()
         ours = {
@@ -379,11 +397,17 @@ class Agent:
         }
 
 
-# -- the workers, for the engine's own processes on this host -------------------------------------
+# -- the socket for the engine's own processes on this host ---------------------------------------
 
 
 class Waiting(NamedTuple):
-    """A task that no worker has yet, who asked for it (None: the dispatcher), and since when."""
+    """A task that no worker has yet.
+
+    Attributes:
+        task: the task.
+        client: the engine's process that brought it; None: the dispatcher sent it.
+        since: when it came, in seconds of the monotonic clock.
+    """
 
     task: Task
     client: SocketConnection | None
@@ -391,7 +415,11 @@ class Waiting(NamedTuple):
 
 
 class Service:
-    """The door through which the engine's processes on this host ask for tasks to be drawn."""
+    """The socket by which the engine's processes on this host have tasks drawn.
+
+    Args:
+        selector: watches it and its connections.
+    """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._door = Listener(selector)
@@ -399,11 +427,11 @@ class Service:
 
     @property
     def address(self) -> str:
-        """For :class:`Desk`."""
+        """The address for :class:`cluster.hosts.agent_client.Desk`."""
         return self._door.address
 
     def tend(self) -> Iterator[tuple[Any, SocketConnection]]:
-        """What was asked for since the last call: a task's fields, or an object to leave them."""
+        """The requests since the last call: a task's fields, or an object that leaves all tasks."""
         self._clients += self._door.callers()
         for client in tuple(self._clients):
             for message in client.messages():
@@ -418,7 +446,7 @@ class Service:
             client.send()
 
     def close(self) -> None:
-        """Let nobody in any more, and hear nobody."""
+        """Accept no more connections, and close the existing ones."""
         self._door.close()
         for client in self._clients:
             client.close()
@@ -426,9 +454,12 @@ class Service:
 
 
 def _addresses(way: str, environ: Mapping[str, str]) -> tuple[str, str]:
-    """The address at which this host sees the dispatcher, and its own on the way there.
+    """The dispatcher's address as this host sees it, and this host's own on that route.
 
-    The way must be known: what an earlier login left in the environment is not about this process.
+    Args:
+        way: how this process was started. A login may have left ``SSH_CONNECTION`` in the
+            environment of a process that was not started by ssh.
+        environ: this process's environment.
     """
     if way == "ssh":
         there = environ.get("SSH_CONNECTION", "").split()

@@ -1,4 +1,4 @@
-"""How an engine's process on a host reaches the workers there: by a socket of the host's agent."""
+"""How an engine's process on a host reaches the workers there: through a socket of the agent."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 from cluster.common.errors import ClusterError
 from cluster.hosts.jsonlines import Lines, dial
 
-#: The environment variable that says where.
+#: The environment variable with the address of the agent's socket.
 SOCKET = "CLUSTER_SLOTS"
 _CHUNK = 1 << 16
 
 
 class Desk:
-    """A lasting connection to this host's workers, for an engine's process.
+    """A persistent connection to this host's workers, for an engine's process.
 
     Args:
-        address: of the environment variable ``CLUSTER_SLOTS``.
+        address: of the agent's socket, see :func:`slots_address`.
 
     Raises:
-        ConnectionError: the agent has gone.
+        ConnectionError: the agent has ended.
     """
 
     def __init__(self, address: str) -> None:
@@ -38,16 +38,16 @@ class Desk:
         """Have tasks drawn, and wait for their outcomes.
 
         Args:
-            tasks: the fields of :class:`cluster.sampling.task.Task`, of each.
-            patience: seconds after which the agent is to tell the rest to the dispatcher itself;
-                None: all are waited for.
+            tasks: each with the fields of :class:`cluster.sampling.task.Task`.
+            patience: seconds to wait; the agent sends later outcomes to the dispatcher itself.
+                None: wait for all.
 
         Returns:
-            The outcomes as JSON texts, in the order in which they came about; and the ids of the
+            The outcomes as JSON texts, in the order in which they arrived; and the ids of the
             tasks that were left to the agent.
 
         Raises:
-            ConnectionError: the agent has gone.
+            ConnectionError: the agent has ended.
         """
         self._send(*tasks)
         deadline = None if patience is None else time.monotonic() + patience
@@ -59,11 +59,14 @@ class Desk:
         return [line.decode() for line in lines], []
 
     def close(self) -> None:
-        """Have no more to do with them."""
+        """Close the connection; the agent drops its tasks that were not begun."""
         self._connection.close()
 
     def _leave(self, lines: list[bytes]) -> tuple[list[str], list[int]]:
-        """An object says what was left; it comes after all outcomes, which are lists."""
+        """Leave the remaining tasks to the agent.
+
+        Its answer, an object, names them. Outcomes, which are lists, may still precede it.
+        """
         self._send({"leave": True})
         while not lines or not lines[-1].startswith(b"{"):
             lines += self._read()
@@ -77,9 +80,9 @@ class Desk:
         self._lines.outgoing.clear()
 
     def _waits(self, deadline: float | None) -> bool:
-        """Until something can be read (or ever is): False where the deadline comes first."""
+        """Wait until there is something to read; False if the deadline comes first."""
         if deadline is None:
-            return True
+            return True  # the read itself waits
         left = max(0.0, deadline - time.monotonic())
         return bool(select.select([self._connection], [], [], left)[0])
 
@@ -92,7 +95,18 @@ class Desk:
 
 
 def ask(address: str, task: list[Any]) -> list[Any]:
-    """Have one task drawn; see :class:`Desk`."""
+    """Have one task drawn, over a connection of its own.
+
+    Args:
+        address: of the agent's socket, see :func:`slots_address`.
+        task: the fields of :class:`cluster.sampling.task.Task`.
+
+    Returns:
+        The fields of its outcome.
+
+    Raises:
+        ConnectionError: the agent has ended.
+    """
     with closing(Desk(address)) as desk:
         (text,), _ = desk.ask([task])
     outcome: list[Any] = json.loads(text)
@@ -100,7 +114,11 @@ def ask(address: str, task: list[Any]) -> list[Any]:
 
 
 def slots_address() -> str:
-    """Where this host's workers are asked, for an engine's process."""
+    """The address of the agent's socket, for an engine's process.
+
+    Raises:
+        ClusterError: no agent started this process.
+    """
     try:
         return os.environ[SOCKET]
     except KeyError:

@@ -1,7 +1,7 @@
-"""JSON lines over descriptors that never block, watched by a selector.
+"""JSON lines over non-blocking descriptors, watched by a selector.
 
-Whoever owns a wire reads what has come and writes what the other side takes; a peer that is slow,
-frozen, cut off or hostile can therefore stop nobody.
+The owner of a connection reads what has arrived and writes what the peer accepts. So a peer that is
+slow, suspended, cut off or hostile cannot block anybody.
 """
 
 from __future__ import annotations
@@ -17,33 +17,35 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 _CHUNK = 1 << 16
+# Bytes read from one descriptor in one turn of the loop, so that a busy peer cannot starve others.
 _MOST = 1 << 20
+# Bytes. A hostile peer could otherwise fill the memory with a line that never ends.
 _LONGEST_LINE = 16 << 20
 
 
 class Speaker(Protocol):
-    """Whoever messages are exchanged with, in whatever way, without waiting for it."""
+    """A peer with which messages are exchanged without blocking, over any channel."""
 
     def queue(self, message: object) -> None:
-        """Add a message to what it is to be sent; ``send`` sends it."""
+        """Queue a message; :meth:`send` sends it."""
 
     def send(self) -> None:
-        """Send what is taken now; the rest follows when more is taken."""
+        """Send what the peer accepts now; the rest follows when it accepts more."""
 
     def messages(self) -> Iterable[Any]:
-        """What has come since the last call."""
+        """The messages since the last call."""
 
 
 class Lines:
-    """Messages to a peer and from it, whatever carries their bytes.
+    """Messages to and from a peer, as lines of bytes; how these travel is up to the owner.
 
     Args:
-        decode: makes a message of a line. ``bytes`` leaves it as it is, for one who passes it on.
+        decode: turns a line into a message. ``bytes`` keeps the line, for passing it on.
 
     Attributes:
-        ended: no more will come.
-        wrong: why what came is no message, or empty; nothing is read after it.
-        outgoing: the bytes of what was queued and not sent yet.
+        ended: nothing more will arrive.
+        wrong: why what arrived is malformed; empty: it is not. Nothing is read after that.
+        outgoing: the bytes of queued messages that were not sent yet.
     """
 
     def __init__(self, decode: Callable[[bytes], Any] = json.loads) -> None:
@@ -53,15 +55,15 @@ class Lines:
         self._messages: deque[Any] = deque()
 
     def queue(self, message: object) -> None:
-        """Add a message to what is to be sent."""
+        """Queue a message."""
         self.outgoing += json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
     def queue_lines(self, lines: bytes) -> None:
-        """Add whole lines, each a message, as they are."""
+        """Queue encoded messages: complete lines, each with its newline."""
         self.outgoing += lines
 
     def take_in(self, data: bytes) -> None:
-        """Read the messages in some bytes that came; the start of a line waits for its rest."""
+        """Decode the messages in received bytes; an incomplete last line waits for its rest."""
         *lines, self._incoming = (self._incoming + data).split(b"\n")
         try:
             self._messages.extend(map(self._decode, lines))
@@ -72,27 +74,29 @@ class Lines:
 
     @property
     def has_messages(self) -> bool:
-        """Whether a message has come that was not taken yet."""
+        """Whether there is a message that was not taken yet."""
         return bool(self._messages)
 
     def next(self) -> Any:
-        """The oldest message that was not taken yet."""
+        """Take the oldest message."""
         return self._messages.popleft()
 
     def messages(self) -> list[Any]:
-        """What has come since the last call."""
+        """Take all messages that have arrived."""
         messages = list(self._messages)
         self._messages.clear()
         return messages
 
 
 class Connection(Lines):
-    """Messages over descriptors; the keys' data in the selector are handlers of an event mask.
+    """Messages over descriptors, which are made non-blocking.
+
+    The data of a key in the selector is a handler, to be called with the event mask.
 
     Args:
-        source, sink: descriptors to read from and to write to; of a socket, the same twice. A
-            source of None: nothing comes.
-        selector: watches them.
+        source: the descriptor to read from; None: the peer sends nothing.
+        sink: the descriptor to write to; for a socket, the same as ``source``.
+        selector: watches the descriptors.
         decode: see :class:`Lines`.
     """
 
@@ -113,19 +117,19 @@ class Connection(Lines):
         self._watch()
 
     def send(self) -> None:
-        """Write what the other side takes now; the rest follows when it takes more."""
+        """Write what the peer accepts now; the rest follows when it accepts more."""
         try:
             written = os.write(self._sink, self.outgoing) if self.outgoing else 0
         except BlockingIOError:
             written = 0
         except OSError:
-            # It is gone or going; its end will be seen where we read.
+            # The peer has closed its side. Reading reports its end, after what it sent last.
             written = len(self.outgoing)
         del self.outgoing[:written]
         self._watch()
 
     def read(self) -> None:
-        """Take in what can be read now."""
+        """Read what has arrived."""
         if self.ended or self.wrong or self._source is None:
             return
         data = take(self._source)
@@ -135,17 +139,20 @@ class Connection(Lines):
             self._watch()
 
     def stop_sending(self) -> None:
-        """Forget what was not taken, and watch the sink no more."""
+        """Discard what was not sent, and stop watching the sink."""
         self.outgoing.clear()
         self._watch()
 
     def close(self) -> None:
-        """Watch nothing any more; the descriptors are their owner's to close."""
+        """Stop watching the descriptors; their owner has to close them."""
         self.ended = True
         self.stop_sending()
 
     def _watch(self) -> None:
-        """The source is watched until its end, the sink while something waits for it."""
+        """Watch the source until its end, and the sink only while there is something to send.
+
+        A sink is almost always writable: watching it all the time would make the loop spin.
+        """
         wanted: dict[int, int] = {}
         if self._source is not None and not self.ended and not self.wrong:
             wanted[self._source] = selectors.EVENT_READ
@@ -171,7 +178,7 @@ class Connection(Lines):
 
 
 def take(descriptor: int) -> bytes | None:
-    """What can be read now, up to a bound that keeps the loop turning; None at the end."""
+    """The bytes that can be read now, up to a limit; None at the end of the input."""
     data = b""
     while len(data) < _MOST:
         try:
@@ -187,11 +194,12 @@ def take(descriptor: int) -> bytes | None:
 
 
 class SocketConnection(Connection):
-    """Messages over a socket, which is then its own, and is closed with it.
+    """Messages over a socket, which is closed with the connection.
 
     Args:
         connection: the socket.
-        selector, decode: see :class:`Connection`.
+        selector: watches it.
+        decode: see :class:`Lines`.
     """
 
     def __init__(
@@ -205,11 +213,11 @@ class SocketConnection(Connection):
 
     @property
     def gone(self) -> bool:
-        """The other side has closed it, or sends what is no message."""
+        """Whether the peer has closed it, or sent something malformed."""
         return self.ended or bool(self.wrong)
 
     def close(self) -> None:
-        """Hear and say no more."""
+        """Close the socket; what was not sent is discarded."""
         super().close()
         self._connection.close()
 

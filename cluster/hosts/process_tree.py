@@ -29,10 +29,10 @@ _forking = threading.local()
 
 
 def catch(number: int, handler: Callable[[int, Any], object]) -> Any:
-    """Set a signal handler in this process, but not in the processes that a kernel forks.
+    """Set a signal handler in this process, but not in processes that it forks.
 
-    A forked child inherits handlers. With one that only notes SIGTERM, it would survive
-    ``terminate()``, and a ``join()`` would wait for ever.
+    A child forked by a kernel would inherit the handler. With one that only records SIGTERM, the
+    child would survive ``terminate()``, and a ``join()`` would wait for ever.
 
     Args:
         number: the signal.
@@ -50,10 +50,10 @@ def catch(number: int, handler: Callable[[int, Any], object]) -> Any:
 
 
 def leave_signals() -> None:
-    """Leave what a keyboard, Slurm or systemd sends to every process of a job to the dispatcher.
+    """Do not react to signals that a keyboard, Slurm or systemd sends to all processes of a job.
 
-    It drains, and ends its workers in its own way. Ignoring would be inherited by every program
-    that a kernel starts; a handler is not.
+    The dispatcher reacts to them: it drains, and ends its workers itself. The signals are caught
+    and not ignored, because programs that a kernel starts would inherit an ignored signal.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         catch(number, _leave)
@@ -85,20 +85,23 @@ def _as_before() -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, for whatever reason."""
+    """Have the system kill this process when its parent dies, for whatever reason.
+
+    Precisely: when the thread that forked it ends. Forked children do not inherit this.
+    """
     _control(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def leash_children() -> None:
     """Have everything that this process forks end with it; call it once, in the main thread.
 
-    The kernel's parent-death signal is sent when the *thread* that forked the child ends. That is
-    right for the main thread, but a child of another thread, such as the one that multiprocessing
-    has for its pools, must outlive its thread. Such a child instead gets SIGKILL at the end of a
-    pipe whose other end only this process holds.
+    The parent-death signal is sent when the *thread* that forked the child ends. That is right for
+    the main thread, but a child of another thread, such as the one that multiprocessing has for its
+    pools, must outlive its thread. Such a child instead gets SIGKILL at the end of a pipe whose
+    writing end only this process holds.
     """
     ends = list(os.pipe())
-    pipe = os.fstat(ends[0]).st_ino
+    pipe = os.fstat(ends[0]).st_ino  # recognises the pipe, whose numbers a kernel may reuse
 
     def before() -> None:
         _forking.thread = threading.get_native_id() != os.getpid()
@@ -114,9 +117,18 @@ def leash_children() -> None:
 
 
 def _die_at_end_of(pipe: int, reader: int, writer: int) -> None:
+    """In a forked child: have the system send SIGKILL when the pipe's last writer is closed.
+
+    Args:
+        pipe: the inode of the pipe.
+        reader: its inherited reading end.
+        writer: its inherited writing end, which is closed here.
+    """
     try:
         if {os.fstat(end).st_ino for end in (reader, writer)} != {pipe}:
             return  # a kernel has closed them, and the numbers now belong to other files
+        # Opened again: the owner and the signal are set for an open file, which a fork would share
+        # with the parent and all its other children.
         own = os.open(f"/proc/self/fd/{reader}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.close(writer)
         fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
@@ -124,12 +136,12 @@ def _die_at_end_of(pipe: int, reader: int, writer: int) -> None:
         fcntl.fcntl(own, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     except OSError:
         return
-    if select.select([own], [], [], 0)[0]:
+    if select.select([own], [], [], 0)[0]:  # the parent died before the signal was set up
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def adopt() -> None:
-    """Become the parent of every descendant whose own parent ends, so that all can be found."""
+    """Become the parent of every orphaned descendant (a subreaper), so that all can be found."""
     _control(_PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -138,7 +150,7 @@ def descendants(pid: int) -> set[int]:
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            # A name is cut at 15 bytes, possibly inside a character.
+            # A name is cut at 15 bytes, possibly inside a character, and may contain ")" itself.
             name, _, rest = entry.read_text(errors="replace").rpartition(")")
             state, parent = rest.split()[:2]
             if state != "Z":
@@ -190,6 +202,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _resident(pid: int) -> int:
+    """Resident bytes of a process, shared pages included; 0 if it has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
     except (OSError, IndexError):
@@ -197,6 +210,7 @@ def _resident(pid: int) -> int:
 
 
 def _share(pid: int) -> int:
+    """Proportional bytes of a process: each shared page is divided among those that map it."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

@@ -1,4 +1,4 @@
-"""Agents on the hosts of a run: started over the system's ssh, watched, and taken down again."""
+"""The agents on the hosts of a run: how they are started, watched, restarted and ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All hosts of a run, and what happens to them."""
+"""All hosts of a run, and the events on them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from cluster.hosts.fingerprint import fingerprint
 from cluster.hosts.nodes import Node
 from cluster.sampling.task import Outcome, Work
 
+# Seconds for an agent to end by itself before its connection is closed by force.
 _GRACE = 3.0
 
 
 class Change(Enum):
-    """What became of a host."""
+    """The kind of an event on a host."""
 
     READY = "a fresh agent of it has shaken hands"
     SLOTS = "it has another number of usable slots, or is silent, or heard again"
@@ -37,7 +38,13 @@ class Change(Enum):
 
 
 class HostEvent(NamedTuple):
-    """What happened to which host; ``message`` where its agent said something."""
+    """An event on a host.
+
+    Attributes:
+        host: the host.
+        change: what happened.
+        message: the agent's message, if the change is TOLD.
+    """
 
     host: Host
     change: Change
@@ -49,10 +56,15 @@ class Fleet:
 
     Args:
         nodes: the hosts.
-        work: the run's first work.
+        work: the run's first work, whose kernel every host probes.
         selector: watches all connections.
-        tells: whether they say which tasks an engine's processes begin.
-        dial: reaches an agent of a node.
+        patience: timeouts; None: the defaults.
+        tells: whether agents report which tasks an engine's processes begin.
+        dial: opens the channel to the agent of a node.
+
+    Attributes:
+        patience: the timeouts.
+        hosts: the hosts by name, without those that were removed.
     """
 
     def __init__(
@@ -80,23 +92,23 @@ class Fleet:
     def hold_to(
         self, others: Sequence[Work], probes: Sequence[str | None], tell: Probed | None
     ) -> None:
-        """Refuse hosts where a kernel's probe comes out otherwise than it should.
+        """Refuse hosts where the probe of a kernel has another result than the reference.
 
         Args:
             others: a work of each further kernel of a sweep.
-            probes: how each came out where the run was begun; None: this is to be judged, see
-                :mod:`cluster.hosts.connect.jury`.
-            tell: is then called with the kernel's number, and how it came out.
+            probes: each kernel's reference, as recorded at the run's first start; None: it has to
+                be found, see :mod:`cluster.hosts.connect.jury`.
+            tell: called with a kernel's number and its reference once that was found.
         """
         works = [*self._judge.works, *others]
         self._judge = Judge(works, Jury(probes, tell), self.patience.probe)
 
     def limit(self, memory: int) -> None:
-        """Let no slot use more bytes than these, 0: any; for agents that have not started."""
+        """Set the limit of memory per slot in bytes (0: none), for agents started from now on."""
         self._first["memory"] = memory
 
     def add(self, nodes: Sequence[Node]) -> None:
-        """Reach these as well."""
+        """Add those hosts that are not in the fleet yet."""
         for node in nodes:
             if node.name not in self.hosts:
                 host = Host(
@@ -106,20 +118,20 @@ class Fleet:
                 self._seen[node.name] = (host.standing, 0)
 
     def remove(self, name: str) -> None:
-        """Have no more to do with a host: its agent is told to end, and given a moment for it."""
+        """Remove a host at once; its agent is given a moment to end, which is not waited for."""
         host = self.hosts.pop(name)
         host.close()
         self._ending.append((host, time.monotonic() + _GRACE))
 
     @property
     def deciding(self) -> bool:
-        """Whether a probe is being drawn, which has its own limit in time."""
+        """Whether a probe is being drawn; it has a deadline of its own."""
         hosts = self.hosts.values()
         drawing = any(h.standing is HostState.STARTING and h.drawing is not None for h in hosts)
         return drawing or (self._own is not None and not self._own.settled)
 
     def tend(self) -> Iterator[HostEvent]:
-        """See to every host, and tell what happened."""
+        """Do the periodic work for every host, and yield the events since the last call."""
         self._end_removed()
         for host in tuple(self.hosts.values()):
             for message in host.tend():
@@ -134,19 +146,19 @@ class Fleet:
         self._draw()
 
     def _draw(self) -> None:
-        """Have the probes drawn here, too; the hosts are on their way already."""
+        """Draw the probes on this machine, too, while the agents are being started."""
         if self._own is None:
             nodes = [host.node for host in self.hosts.values()]
             self._own = Own(self._judge, nodes, self._selector, self.patience)
         self._own.tend()
 
     def send(self) -> None:
-        """Send what was said to the hosts."""
+        """Send the messages that were queued for the hosts."""
         for host in self.hosts.values():
             host.send()
 
     def close(self) -> None:
-        """End all agents at once: by themselves, after a moment by force."""
+        """End all agents in parallel: give them one common deadline, then use force."""
         if self._own is not None:
             self._own.close()
         for host in self.hosts.values():
@@ -164,7 +176,10 @@ class Fleet:
             self._ending.remove((host, deadline))
 
     def _is_awaited(self, host: Host) -> bool:
-        """Whether the probes of a host that is tried first may still come, and tell."""
+        """Whether the other hosts' judgement should wait for the probes of this one.
+
+        Only for a host in its first attempt: one that was lost may never come back.
+        """
         if host.standing is not HostState.STARTING or host.born > 1:
             return False
         early = time.monotonic() - self._begun < self.patience.others

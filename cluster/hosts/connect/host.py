@@ -1,4 +1,4 @@
-"""One host of a run: its agent, and the next one when that is lost."""
+"""One host of a run: it starts the host's agent, watches it, and starts another if it is lost."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from cluster.sampling.task import Work
 
 @dataclass(frozen=True)
 class Patience:
-    """How long is waited for what, in seconds.
+    """Intervals and timeouts, in seconds.
 
     Attributes:
         beat: between two heartbeats.
-        silent: without a word, after which a host's slots do not count and its tasks are given
-            to others.
-        lost: without a word, after which the connection is given up.
-        silence: after which the agent gives up from its side; less than ``lost``, so that no two
-            agents of one run work on a host.
-        first, longest: before the first and, growing, between further attempts to reach a host.
-        ready: within which an attempt must have shaken hands.
-        probe: within which a probe of the kernel must have come back.
-        others: in which hosts that are not up yet are waited for where those that are differ.
+        silent: without a message until a host's slots no longer count, and its tasks are given to
+            others.
+        lost: without a message until the connection is given up.
+        silence: without a message until the agent gives up from its side. Less than ``lost``, so
+            that a run never has two agents on one host.
+        first: the pause after the first failed attempt to reach a host; it doubles with each.
+        longest: the limit of that pause.
+        ready: for an attempt, until the handshake is complete.
+        probe: for a probe of the kernel to come back.
+        others: to wait for hosts that are not up yet, if those that are disagree about a probe.
     """
 
     beat: float = 2.0
@@ -51,35 +52,44 @@ class Patience:
 
 
 class Channel(Speaker, Protocol):
-    """An agent, as the dispatcher has it: a :class:`Child`, or what another channel has."""
+    """The dispatcher's connection to an agent: a :class:`Child`, or an MPI session."""
 
     @property
     def gone(self) -> bool:
-        """It has ended; ``reap`` says how."""
+        """Whether it has ended; :meth:`reap` describes how."""
 
     @property
     def words(self) -> str:
-        """What it said last, for people."""
+        """The last lines of its output for people."""
 
     def close_input(self) -> None:
-        """Tell it that there is no more, so that the agent ends."""
+        """Close the agent's input, upon which it ends."""
 
     def wait(self, deadline: float) -> None:
-        """Wait for its end until a deadline of the monotonic clock, where it is worth a wait."""
+        """Wait until it has ended, or until a deadline of the monotonic clock."""
 
     def reap(self) -> str:
-        """Have no more to do with it, by force where that is needed; how it ended."""
+        """Release it, by force if it has not ended; returns how it ended, for people."""
 
 
+# The command that connects to the agent of a node.
 Reach = Callable[[Node], Sequence[str]]
-# How an agent of a node is reached, in a word that it is told, and the channel to it.
+# Opens the channel to the agent of a node; the text tells the agent how it was started (``way``).
 Dial = Callable[[Node, selectors.BaseSelector], tuple[str, Channel]]
 
 
 def start_agent(
     node: Node, selector: selectors.BaseSelector, reach: Reach = agent_command
 ) -> tuple[str, Channel]:
-    """Start an agent on a node, by the command that reaches it, or by a step of Slurm.
+    """Start an agent on a node: by a step of Slurm inside a job, otherwise by a command.
+
+    Args:
+        node: the host.
+        selector: watches the channel.
+        reach: gives the command for a node.
+
+    Returns:
+        How it was started (``here``, ``ssh`` or ``srun``), and the channel to it.
 
     Raises:
         OSError: the command could not be started.
@@ -91,14 +101,18 @@ def start_agent(
 
 
 class ClockOffset(NamedTuple):
-    """How far a host's clock is ahead of ours, and within what: seconds."""
+    """How far a host's clock is ahead of ours, and the error of that estimate, in seconds."""
 
     ahead: float
     within: float
 
 
 class HostState(Enum):
-    """Where a host stands."""
+    """The state of a host.
+
+    SILENT: its agent was up, and sends nothing. AWAY: it is not reached, and will be tried again.
+    REFUSED: it is not used any more.
+    """
 
     STARTING = "starting"
     READY = "ready"
@@ -108,33 +122,36 @@ class HostState(Enum):
 
 
 class Host:
-    """A host, as the dispatcher sees it.
+    """The dispatcher's view of a host.
 
     Args:
         node: how to reach it.
-        first: what an agent is told first, less the node.
+        first: an agent's first message, without the node and the way.
         here: the dispatcher's own fingerprint.
         selector: watches the connection.
-        dial: reaches an agent of it.
+        patience: timeouts.
+        dial: opens the channel to its agent.
 
     Attributes:
-        standing: where it stands; only a READY host may be given tasks.
-        reason: in words.
-        fix: what the person can do about it, or empty.
-        hello: what the agent said of itself; empty before.
-        probes: how those of the kernels came out there so far, by their numbers; those of second
-            draws have further numbers.
-        asked: it was asked for those of all kernels.
-        lost_probes: how often one was asked for anew.
-        twice: the number of the probe that it was asked to draw a second time, or None.
-        remark: what a person is to be told of it once, beside its reason.
-        is_own: it draws where the dispatcher does, and nowhere else: it is no second opinion.
-        drawing: since when its next probe is awaited, on the clock of what is heard; None: no
-            worker is there to draw it.
-        clock: its clock beside ours, as the quickest heartbeat told; None before the first.
+        node: how to reach it.
+        standing: its state; only a READY host may be given tasks.
+        reason: why it is in that state, for people.
+        fix: what the user can do about it; empty: nothing in particular.
+        hello: the agent's description of itself and the host; empty before the handshake.
+        probes: the results of probes so far, by the kernels' numbers; second draws have the
+            numbers after those of all kernels.
+        asked: it was asked for the probes of all kernels.
+        lost_probes: how often a probe was repeated because its worker died.
+        twice: the number of the probe that it was asked to draw a second time; None: of none.
+        remark: a message about it for people that is shown once, with its reason.
+        is_own: it draws on the dispatcher's machine in any case (rank 0 of a user's MPI world), so
+            its probe is no second opinion.
+        drawing: since when its next probe is awaited, on the listening clock; None: no worker is
+            ready to draw it.
+        clock: its clock compared with ours, from the fastest heartbeat; None: no heartbeat so far.
         usable: worker processes that are ready there.
-        broken: none of them will ever be ready again.
-        born: how many agents there were.
+        broken: no worker will ever be ready there again.
+        born: the number of agents so far, which identifies the present one.
     """
 
     def __init__(
@@ -169,7 +186,7 @@ class Host:
 
     @property
     def name(self) -> str:
-        """As the run tells it from others."""
+        """Its name, unique in the run."""
         return self.node.name
 
     @property
@@ -184,42 +201,48 @@ class Host:
 
     @property
     def ended(self) -> bool:
-        """Whether there is no agent, or it has ended."""
+        """Whether there is no agent, or one that has ended."""
         return self._agent is None or self._agent.gone
 
     @property
     def overdue(self) -> bool:
-        """Whether a probe has not come back in its time."""
+        """Whether a probe has not come back in time."""
         late = self._attention.now - self._patience.probe
         return self.drawing is not None and self.drawing < late
 
-    # -- towards it -------------------------------------------------------------------------------
+    # -- messages to the agent --------------------------------------------------------------------
 
     def say(self, message: Mapping[str, Any]) -> None:
-        """Tell its agent something; ``send`` sends it."""
+        """Queue a message for its agent; :meth:`send` sends it. Without an agent, it is dropped."""
         if self._agent is not None:
             self._agent.queue(message)
 
     def send(self) -> None:
-        """Send what was said."""
+        """Send the queued messages."""
         if self._agent is not None:
             self._agent.send()
 
     def introduce(self, work: Work | None) -> None:
-        """Tell it of the work of a further run, before the first task of that."""
+        """Send the work of a further run, once, before that run's first task."""
         if work is not None and work.run not in self._knows:
             self._knows.add(work.run)
             self.say({"work": work.to_json(self._told)})
 
     def ask(self, number: int, work: Work, *, anew: bool = False) -> None:
-        """Have it draw a further probe, ``anew`` in the same time; its outcome is as of a task."""
+        """Have it draw a further probe; the outcome comes back like that of a task.
+
+        Args:
+            number: of the probe.
+            work: of the kernel.
+            anew: it repeats a lost probe, and gets no additional time.
+        """
         self.drawing = self.drawing if anew else self._attention.now
         few, task = probe(work, number)
         self.introduce(few)
         self.say({"tasks": [task]})
 
     def drew(self, number: int, probe: str) -> None:
-        """Take in how a probe came out there; the next one has its time from now on."""
+        """Record the result of a probe; the time of the next one starts now."""
         self.probes[number], self.drawing = probe, self._attention.now
 
     def start(
@@ -230,13 +253,16 @@ class Host:
         *,
         talks: bool = True,
     ) -> int:
-        """Have its agent start a command for an engine; its number in what is heard of it.
+        """Have its agent start a command for an engine.
 
         Args:
-            command: arguments; ``{python}`` alone stands for the interpreter of the agent.
-            environment: beside what the agent gives every command.
-            first: a message that the command finds on its standard input: the place for secrets.
-            talks: whether it prints JSON lines, each of which is passed on.
+            command: arguments; an argument ``{python}`` is replaced by the agent's interpreter.
+            environment: variables in addition to those that the agent gives every command.
+            first: a message for the command's standard input, which may contain secrets.
+            talks: whether the command prints JSON lines, each of which the agent passes on.
+
+        Returns:
+            The number by which the agent's reports identify the command.
         """
         self._commands += 1
         words = [self.hello["interpreter"] if word == "{python}" else word for word in command]
@@ -254,7 +280,15 @@ class Host:
         return self._commands
 
     def start_module(self, module: str, first: object = None) -> int:
-        """Have its agent start ``main`` of a module of this package; see :meth:`start`."""
+        """Have its agent start ``main`` of a module of this package.
+
+        Args:
+            module: its name.
+            first: a message for its standard input, which may contain secrets.
+
+        Returns:
+            The number by which the agent's reports identify the command.
+        """
         there = ["{python}", "-P", "-m", module]
         return self.start(
             python_command("{python}", module) if is_here(self.node) else there, first=first
@@ -265,18 +299,23 @@ class Host:
         self.say({"kill": command})
 
     def installing(self, module: str) -> str:
-        """The line that installs a module there that the kernel needs."""
+        """The command line that installs a module on this host."""
         return installing(module, self.node, self.hello.get("interpreter"))
 
     def refuse(self, reason: str, fix: str = "") -> None:
-        """Never use it again."""
+        """Stop its agent, and never use the host again.
+
+        Args:
+            reason: why, for people.
+            fix: what the user can do about it.
+        """
         self._drop()
         self.standing, self.reason, self.fix = HostState.REFUSED, reason, fix
 
-    # -- what comes of it -------------------------------------------------------------------------
+    # -- messages of the agent --------------------------------------------------------------------
 
     def tend(self) -> Iterator[Any]:
-        """See to the connection; every message that is not about the connection itself."""
+        """Do the periodic work; yield the agent's messages that are not about the connection."""
         now = self._attention.look()
         if self._agent is None:
             if self.standing is not HostState.REFUSED and now >= self._next_try:
@@ -287,21 +326,21 @@ class Host:
             if not self._is_own(message):
                 yield message
             if self._agent is None:
-                return  # refused, for what it said
+                return  # the message has led to the host's refusal
         if self._agent.gone:
             self._on_end()
         else:
             self._look(now)
 
     def close(self) -> None:
-        """Tell its agent to end, by ending its input."""
+        """Close its agent's input, upon which the agent ends; do not wait for that."""
         if self._agent is not None:
             self._agent.close_input()
 
     def end(self, deadline: float) -> None:
-        """Wait for its agent's end until a deadline, then end the connection by force.
+        """Wait until its agent has ended, or until a deadline; then close the connection by force.
 
-        One that was not heard of lately is not waited for: it will end by itself.
+        An agent that is silent is not waited for: it cannot answer now, and ends by itself later.
         """
         if self._agent is not None:
             if self._attention.look() - self._heard < 2 * self._patience.beat:
@@ -331,7 +370,7 @@ class Host:
             self.standing, self.reason = HostState.READY, "heard again"
 
     def _is_own(self, message: Any) -> bool:
-        """Take in what is about the connection."""
+        """Process a message about the connection itself; False if it is about something else."""
         if not isinstance(message, dict):
             return False
         if "hello" in message:
@@ -341,7 +380,7 @@ class Host:
         elif "probe" in message:
             self.drew(0, str(message["probe"]))
         elif "unfit" in message:
-            # In an agent's place: there is none, or there will be no more, and this is why.
+            # Sent in the agent's place, by the process that should have connected to it.
             self._drop()
             trouble = Trouble(str(message["unfit"]), str(message["fix"]), bool(message["final"]))
             self._away(trouble)
@@ -363,7 +402,7 @@ class Host:
             self.refuse(f"no worker starts there: {self.reason}", fix)
 
     def _tell_time(self, beat: Mapping[str, Any]) -> None:
-        """Half the round trip is what its clock cannot be off more by."""
+        """Estimate the host's clock from a heartbeat; the error is at most half the round trip."""
         left, now = self._left.pop(beat["beat"], None), time.time()
         if left is None or "clock" not in beat:
             return
@@ -380,11 +419,11 @@ class Host:
             self.refuse(f"it differs in {what}:\n{table(self.node.host, found)}", fix)
 
     def accept(self) -> None:
-        """It has shaken hands, and may be given tasks."""
+        """Declare it ready for tasks: handshake and probes are as they should be."""
         self.standing, self._failures = HostState.READY, 0
 
     def _look(self, now: float) -> None:
-        """At the clocks."""
+        """Send the heartbeat when it is due, and check the timeouts."""
         patience = self._patience
         if now - self._beaten >= patience.beat:
             self._beaten = now
@@ -394,6 +433,7 @@ class Host:
             self.send()
         quiet = now - self._heard
         if self.standing is HostState.STARTING and self.drawing is None:
+            # While a probe is drawn, its own deadline applies (the judge refuses an overdue host).
             if now - self._since > patience.ready:
                 words = (self._agent.words if self._agent else "") or self.reason
                 self._lose(f"not ready within {patience.ready:g} s; {words}".rstrip("; "))
@@ -435,7 +475,13 @@ class Host:
 
 
 def first_words(work: Work, patience: Patience, *, tells: bool) -> dict[str, Any]:
-    """What every agent of a run is told first, beside its node."""
+    """The part of the first message that is the same for all agents of a run.
+
+    Args:
+        work: the run's first work.
+        patience: timeouts.
+        tells: whether agents report which tasks an engine's processes begin.
+    """
     return {
         "work": work.to_json(),
         "tells": tells,

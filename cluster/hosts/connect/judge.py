@@ -1,4 +1,4 @@
-"""What becomes of a host for how the kernels' probes came out there."""
+"""Accepts or refuses hosts by the results of the kernels' probes there."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SLOW = (
 
 
 class Judge:
-    """Holds hosts to what the jury says.
+    """Applies the jury's verdicts to hosts.
 
     Args:
-        works: of the run's kernels.
-        jury: is told what they drew.
+        works: one for each kernel of the run.
+        jury: collects the results, and decides on the reference.
         patience: seconds for a probe.
     """
 
@@ -28,11 +28,11 @@ class Judge:
         self.works, self.jury, self._patience = works, jury, patience
 
     def owes(self, host: Host) -> bool:
-        """Whether it has not drawn the probe of every kernel yet."""
+        """Whether a host has yet to draw the probe of some kernel."""
         return any(number not in host.probes for number in range(len(self.works)))
 
     def on_outcome(self, host: Host, outcome: Outcome) -> None:
-        """A further probe was drawn there; where its worker died, it may be asked for anew."""
+        """Record the outcome of a further probe; if its worker died, the probe may be repeated."""
         number = -outcome.task
         if is_lost(outcome, host.lost_probes):
             host.lost_probes += 1
@@ -41,13 +41,13 @@ class Judge:
             host.drew(number, probed(outcome))
 
     def judge(self, host: Host, complete: bool) -> None:
-        """Accept or refuse a host that has shaken hands, once its probes can be judged.
+        """Accept or refuse a host that has completed its handshake, if its probes allow that now.
 
-        The further kernels of a sweep are asked for once the first one was drawn.
+        The probes of a sweep's further kernels are requested once that of the first is drawn.
 
         Args:
-            host: it.
-            complete: no probe of another one is waited for.
+            host: the host.
+            complete: no probe of any other host is awaited.
         """
         if host.probes and not host.asked:
             host.asked = True
@@ -56,7 +56,7 @@ class Judge:
         drawn = {n: host.probes[n] for n in range(len(self.works)) if n in host.probes}
         for number, probe in drawn.items():
             if not host.is_own:
-                # All that is on one host has one vote.
+                # By the host's own name, so that the ranks of a host have one vote together.
                 self.jury.hear(host.node.host, number, probe)
         lacking = ((n, missing_module(probe)) for n, probe in drawn.items())
         number, module = next(((n, each) for n, each in lacking if each), (0, None))
@@ -83,7 +83,11 @@ class Judge:
             host.accept()
 
     def _turn_away(self, host: Host, number: int, verdict: Verdict) -> None:
-        """Refuse a host for a probe; where it came out differently, once it was drawn twice."""
+        """Refuse a host for a probe.
+
+        If the result differs, only after a second draw, which tells a kernel that is not
+        deterministic from a host that is different.
+        """
         name, probe = self._name(number), host.probes[number]
         if verdict.fit is Fit.FAILS:
             words = f"the kernel{name} {probe}; {verdict.where} it did not"
@@ -98,7 +102,7 @@ class Judge:
             host.refuse(*difference(name, verdict, same, host.here))
 
     def _ask(self, host: Host, number: int, *, anew: bool = False) -> None:
-        """Have a kernel probed there; from the number of kernels on, each of them a second time."""
+        """Request a probe; numbers from the number of kernels on are second draws."""
         host.ask(number, self.works[number % len(self.works)], anew=anew)
 
     def _name(self, number: int) -> str:

@@ -1,8 +1,9 @@
-"""Which probe of a kernel the hosts of a run are held to: one that was judged, never the first.
+"""Chooses the reference that the hosts' probes of a kernel are compared with.
 
-What an earlier start of the run recorded wins over all. Else it is the dispatcher's own draw, once
-a host agrees with it. Where none does, it is what more than half of all drew, the dispatcher
-among them; and where nobody drew so, what the dispatcher drew. Hosts that differ are not used.
+It is never simply the first result. A result that an earlier start of the run recorded comes first.
+Otherwise it is the dispatcher's own, once a host agrees with it. If none does, it is the result of
+more than half of all, the dispatcher included; and without such a majority, the dispatcher's. Hosts
+that differ from the reference are not used.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Probed = Callable[[int, str], object]
 
 
 class Fit(Enum):
-    """How a host's probe stands beside what hosts are held to."""
+    """How a host's probe compares with the reference."""
 
     WAITS = "others have not drawn yet, and may tell"
     FITS = "it came out as it should"
@@ -30,19 +31,24 @@ class Fit(Enum):
 
 
 class Verdict(NamedTuple):
-    """What is to become of a host for a probe; ``where`` that came out otherwise, in words."""
+    """The judgement of a host's probe.
+
+    Attributes:
+        fit: how it compares with the reference.
+        where: who has another result, for people.
+    """
 
     fit: Fit
     where: str = ""
 
 
 def difference(name: str, verdict: Verdict, same: bool, here: bool) -> tuple[str, str]:
-    """What is said of a host that is not used for what it drew, and the cure.
+    """Why a host is refused for the result of a probe, and the fix.
 
     Args:
-        name: of the kernel, with a space before it, or empty where there is only one.
+        name: of the kernel, with a leading space; empty if the run has only one.
         verdict: DIFFERS or DISPUTED.
-        same: drawn a second time, it came out as the first time.
+        same: a second draw gave the same result as the first.
         here: the host is this machine.
     """
     few = f"a few samples of the kernel{name} came out differently there"
@@ -61,14 +67,14 @@ def difference(name: str, verdict: Verdict, same: bool, here: bool) -> tuple[str
 
 
 class Jury:
-    """The probes of a run's kernels, by their numbers, wherever they were drawn.
+    """The results of the probes of a run's kernels on all hosts, by the kernels' numbers.
 
     Args:
-        recorded: how each came out where the run was begun; None: nobody asked.
-        tell: is called, once a kernel, with the probe that is to be recorded.
+        recorded: each kernel's reference, as recorded at the run's first start; None: none.
+        tell: called once for each kernel with the reference that is to be recorded.
 
     Attributes:
-        own: how they came out on this machine.
+        own: the results on this machine.
     """
 
     def __init__(self, recorded: Sequence[str | None] = (), tell: Probed | None = None) -> None:
@@ -79,20 +85,26 @@ class Jury:
         self._drawn: dict[int, dict[str, str]] = {}
 
     def is_known(self, number: int) -> bool:
-        """Whether it is settled what others are held to."""
+        """Whether the reference of a kernel is settled."""
         return number in self._known
 
     def hear(self, name: str, number: int, probe: str) -> None:
-        """A host has drawn a probe, or failed to."""
+        """Record a host's result.
+
+        Args:
+            name: of the host; a later result under the same name replaces it.
+            number: of the kernel.
+            probe: the result, or how it failed.
+        """
         self._drawn.setdefault(number, {})[name] = probe
 
     def verdict(self, number: int, probe: str, complete: bool) -> Verdict:
-        """What is to become of a host that drew this.
+        """Judge a host's result.
 
         Args:
             number: of the kernel.
-            probe: how it came out there.
-            complete: no other host is waited for.
+            probe: the result.
+            complete: no other host's result is awaited.
         """
         held = self._held_to(number, complete)
         if held is not None:
@@ -103,12 +115,17 @@ class Jury:
         if not complete or number not in self.own:
             return Verdict(Fit.WAITS)
         names = [name for name, other in self._votes(number).items() if other != probe]
-        if not names:  # nobody drew it: its blocks will tell why
+        if not names:  # the probe fails everywhere: the errors of the blocks will explain it
             return Verdict(Fit.FITS)
         return Verdict(Fit.DISPUTED if is_drawn(probe) else Fit.FAILS, on(names))
 
     def confirm(self, number: int, probe: str) -> None:
-        """A host was accepted with it: hold others, and whoever goes on with the run, to that."""
+        """Settle the reference, as a host was accepted with it; later starts use it as well.
+
+        Args:
+            number: of the kernel.
+            probe: the accepted host's result.
+        """
         held = self._held_to(number, True)
         if number not in self._known and held is not None and held[1] == probe:
             self._known[number] = held
@@ -116,7 +133,7 @@ class Jury:
                 self._tell(number, probe)
 
     def remark(self, number: int) -> str:
-        """What a person should know of how it was judged; mostly nothing."""
+        """A message about how the reference was chosen, for people; usually empty."""
         own = self.own.get(number)
         if own is None or (number in self._known and self._known[number][1] == own):
             return ""
@@ -148,7 +165,7 @@ class Jury:
 
 
 def on(names: Collection[str]) -> str:
-    """On these hosts, in words."""
+    """``on h1, h2 and h3``: host names as text, of which a few are named."""
     first, rest = sorted(names)[:_MOST_NAMES], len(names) - _MOST_NAMES
     words = [*first, *([f"{rest} more"] if rest > 0 else [])]
     return "on " + " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

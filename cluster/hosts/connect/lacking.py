@@ -1,4 +1,4 @@
-"""A module that a kernel needs and a host does not have: how to install it there."""
+"""How to install a module that a kernel needs and a host lacks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from cluster.hosts.connect import srun
 from cluster.hosts.connect.ssh import is_here
 from cluster.hosts.nodes import Node
 
-# Packages whose modules have other names; where one is installed here, its own metadata tell.
+# Packages whose modules have other names. For any other module, the metadata of the packages that
+# are installed here are consulted.
 _PACKAGES = {
     "Bio": "biopython",
     "Crypto": "pycryptodome",
@@ -40,12 +41,12 @@ _PACKAGES = {
 
 
 def installing(module: str, node: Node, python: str | None = None) -> str:
-    """What brings a missing module to a host, as a line to type.
+    """The command line that installs a missing module on a host.
 
     Args:
         module: its name, up to the first dot.
         node: the host.
-        python: the interpreter there, where it has said so.
+        python: the interpreter there; None: not known.
     """
     if module in sys.stdlib_module_names:
         return (
@@ -66,7 +67,7 @@ def installing(module: str, node: Node, python: str | None = None) -> str:
 
 
 def distribution(module: str) -> tuple[str, bool]:
-    """The package that has a module, and whether that is known."""
+    """The package of a module, and whether that is certain."""
     if module in _PACKAGES:
         return _PACKAGES[module], True
     owners = packages_distributions().get(module)

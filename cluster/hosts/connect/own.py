@@ -1,4 +1,4 @@
-"""The dispatcher's own draw of a run's probes, in a worker process like those of hosts."""
+"""The dispatcher's own probes of a run's kernels, drawn in a worker process like those of hosts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cluster.hosts.nodes import Node
 from cluster.hosts.worker_pool import Slots
 from cluster.sampling.task import Outcome
 
-# Seconds in which a worker that is told to end does so, and removes what it unpacked.
+# Seconds for a worker to end by itself, which removes the files that it has unpacked.
 _LEAVING = 5.0
 _NAME = "here"
 
 
 class Own:
-    """It draws while the hosts are reached, and never waits for anything.
+    """Draws the probes while the hosts are being reached; no method blocks.
 
     Args:
-        judge: has the kernels, and a jury that is told what came out, or that nothing did.
-        nodes: the hosts; the worker has the environment that all of them are given.
+        judge: has the kernels, and the jury that gets the results, or that there are none.
+        nodes: the hosts; the worker gets the environment variables that all of them have.
         selector: watches the worker.
-        patience: how long is waited for it.
+        patience: timeouts.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Own:
         self._attention = ListeningClock()
         self._since, self._given, self._lost = self._attention.now, False, 0
         self._slots: Slots | None = None
-        # Until when the worker may take to end by itself, once nothing is owed; 0: something is.
+        # The deadline for the worker to end by itself; 0: it still has probes to draw.
         self._leaving = 0.0
         if self._owed:
             node = Node(_NAME, slots=1, env=_common(nodes))
@@ -49,11 +49,11 @@ class Own:
 
     @property
     def settled(self) -> bool:
-        """Whether all is drawn, or will not be."""
+        """Whether every probe is drawn or given up."""
         return not self._owed
 
     def tend(self) -> None:
-        """See to the worker."""
+        """Do the periodic work: give the next probe, take results, end the worker."""
         now = self._attention.look()
         if self._slots is None:
             return
@@ -61,12 +61,12 @@ class Own:
             self._leave(self._slots, now)
             return
         for outcome in self._slots.tend():
-            if isinstance(outcome, Outcome):  # what the probe prints, a task will print again
+            if isinstance(outcome, Outcome):  # drop what the probe prints: a task prints it again
                 self._on_outcome(outcome)
         self._draw(self._slots, now)
 
     def _draw(self, slots: Slots, now: float) -> None:
-        """Give the next probe, and give up where one does not come."""
+        """Give the worker the next probe; give up all of them if one does not come in time."""
         if self._owed and slots.usable and not self._given:
             few, task = probe(self._works[self._owed[0]], self._owed[0])
             slots.give(task, few)
@@ -79,7 +79,7 @@ class Own:
             self._give_up(f"its {what} within {now - self._since:.0f} s")
 
     def _leave(self, slots: Slots, now: float) -> None:
-        """Have the worker end by itself, which removes what it unpacked, and in time by force."""
+        """Let the worker end by itself, which removes its files; after a while use force."""
         if not self._leaving:
             slots.close_input()
             self._leaving = now + _LEAVING
@@ -88,7 +88,7 @@ class Own:
             self._slots = None
 
     def close(self) -> None:
-        """End the worker, by force where it does not end by itself."""
+        """End the worker, by force if it does not end by itself."""
         if self._slots is not None:
             self._slots.close()
             self._slots = None
@@ -107,6 +107,6 @@ class Own:
 
 
 def _common(nodes: Sequence[Node]) -> tuple[tuple[str, str], ...]:
-    """What all hosts have in their environments."""
+    """The environment variables that all hosts are given with the same values."""
     kept = [set(dict(node.env).items()) for node in nodes]
     return tuple(sorted(set.intersection(*kept))) if kept else ()

@@ -1,7 +1,7 @@
-"""How an agent is started on a host of the Slurm job that this process is in: by a step of the job.
+"""Starts agents on hosts of the Slurm job that contains this process, as steps of the job.
 
-Many clusters let nobody in by ssh, or only those who have a job there and then outside of its
-limits. A step is inside of them, and Slurm ends it with the job.
+Many clusters forbid ssh, or put its sessions outside of the job's limits. A step is inside them,
+and Slurm ends it with the job.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from cluster.hosts.nodes import Node, expand
 
 
 def reaches(node: Node, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a node is another host of this job.
+    """Whether a node is another host of this job, and is to be reached by srun.
 
-    With a user or a port of its own it is ssh's, and with ``attach`` it stands already.
+    A node with a user or a port of its own is reached by ssh; one with ``attach`` runs already.
     """
     job, hosts = environ.get("SLURM_JOB_ID"), environ.get("SLURM_JOB_NODELIST")
     others = (node.user, node.port, node.attach)
@@ -34,11 +34,11 @@ def _names(hosts: str) -> frozenset[str]:
 
 
 def agent_command(node: Node, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """The arguments that start the agent of a node, whose input and output are those of srun.
+    """The arguments that start the agent of a node; its input and output are those of srun.
 
-    What the step may use is said in full, for srun would take what is left out from the job's
-    environment. It shares all that the job has on that host (without ``--overlap`` it would wait
-    for other steps to end), and is not tied to one core.
+    The step's resources are given in full, because srun takes missing ones from the job's
+    environment. The step shares everything that the job has on that host (without ``--overlap`` it
+    would wait for other steps to end), and is not bound to one core.
     """
     words = ["srun", f"--jobid={environ['SLURM_JOB_ID']}", f"--nodelist={node.host}"]
     words += ["--nodes=1", "--ntasks=1", "--ntasks-per-node=1", "--overlap", "--cpu-bind=none"]

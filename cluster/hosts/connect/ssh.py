@@ -1,7 +1,7 @@
-"""How an agent is started: the command, and what its last words mean when it does not come up.
+"""The command that starts an agent, and the meaning of its last output if the agent does not start.
 
-The system's own ssh does it, with the person's own configuration. Nothing is loosened: host keys
-are checked, and no password is ever asked for.
+The system's own ssh is used, with the user's configuration. No check is weakened: host keys are
+verified, and ssh never asks for a password.
 """
 
 from __future__ import annotations
@@ -16,13 +16,21 @@ from cluster.hosts.nodes import Node, is_local
 from cluster.hosts.worker_pool import python_command
 
 AGENT = "cluster.hosts.agent"
+# Seconds for ssh to connect.
 _CONNECT = 10
-# ssh notices a dead connection by itself too, later than we do: its end is what frees the process.
+# ssh's own detection of a dead connection. Our heartbeat is faster; this only makes sure that the
+# ssh process itself ends.
 _ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3")
 
 
 class Trouble(NamedTuple):
-    """Why an agent did not come up: in words, what to do, and whether trying again may help."""
+    """Why an agent did not start.
+
+    Attributes:
+        reason: for people.
+        fix: what the user can do about it.
+        final: trying again cannot help.
+    """
 
     reason: str
     fix: str
@@ -30,7 +38,7 @@ class Trouble(NamedTuple):
 
 
 def is_here(node: Node) -> bool:
-    """Whether the node is this machine, reached without ssh, and without one that stands."""
+    """Whether the node is this machine, reached neither by ssh nor through an attached node."""
     return is_local(node.host) and all(each is None for each in (node.user, node.port, node.attach))
 
 
@@ -43,7 +51,11 @@ def agent_command(node: Node) -> list[str]:
 
 
 def agent_environment(node: Node) -> dict[str, str]:
-    """Ours; for an agent beside us without the traces of an ssh session that we may be in."""
+    """The environment of the command that starts an agent.
+
+    It is ours; for an agent on this machine, without the traces of an ssh session that contains us:
+    the agent would take its addresses from them.
+    """
     gone = {"SSH_CONNECTION"} if is_here(node) else set()
     return {name: value for name, value in os.environ.items() if name not in gone}
 
@@ -61,7 +73,7 @@ def ssh_command(node: Node) -> list[str]:
 
 
 class _Sign(NamedTuple):
-    """What in an agent's last words tells of which trouble; it may pass where it is not final."""
+    """A pattern in an agent's last output, and the trouble that it means."""
 
     pattern: str
     reason: str
@@ -69,7 +81,7 @@ class _Sign(NamedTuple):
     final: bool = True
 
 
-# The first that fits; what is not listed may pass, and is tried again.
+# The first match counts. Anything else is taken to be temporary, and is tried again.
 _SIGNS = (
     _Sign(
         r"IDENTIFICATION HAS CHANGED",
@@ -98,7 +110,7 @@ _SIGNS = (
         " or name another interpreter with the node's key python",
     ),
     _Sign(
-        # What a shell says, and what Slurm does.
+        # The messages of a shell, and of Slurm.
         r"exited with 12[67]|error: execve\(\): .*: No such file",
         "there is no Python at {python}",
         "name the interpreter there with the node's key python",
@@ -119,7 +131,13 @@ _SIGNS = (
 
 
 def trouble(node: Node, words: str, version: str) -> Trouble:
-    """What it means that an agent ended before it was ready, by how it ended and what it said."""
+    """Why an agent ended before it was ready.
+
+    Args:
+        node: its host.
+        words: how it ended, with its last output.
+        version: of this package, for the fix.
+    """
     names = {"host": node.host, "python": node.python or sys.executable, "version": version}
     for sign in _SIGNS:
         if re.search(sign.pattern, words):

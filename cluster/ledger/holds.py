@@ -29,7 +29,7 @@ class Holds:
 
     Raises:
         Locked: another process holds one of them.
-        UsageError: they are more than this process may have open files.
+        UsageError: there are more runs than this process may have open files.
     """
 
     def __init__(self, ledger: Ledger, runs: Sequence[str]) -> None:

@@ -90,7 +90,16 @@ def probe_mark(run: str, probe: str | None) -> str | None:
 def sweep_mark(
     sweep: str, name: str, created: float, request: str, spec: str, asked: str | None
 ) -> str:
-    """The mark of a sweep's row: over its id, and the columns of these names."""
+    """The mark of a sweep's row.
+
+    Args:
+        sweep: its id.
+        name: of its spec.
+        created: in seconds since the epoch.
+        request: the key under which the same set of points finds it again.
+        spec: as JSON text.
+        asked: places of the points that its starts were to compute, as JSON text; None: all.
+    """
     return _mark("sweep", sweep, name, created, request, spec, asked)
 
 

@@ -1,4 +1,4 @@
-"""Runs that move or go: rows taken over from another store, and runs that are removed."""
+"""Takes over the rows of a run from another store, and removes runs."""
 
 from __future__ import annotations
 

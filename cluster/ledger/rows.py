@@ -18,7 +18,7 @@ class Run(NamedTuple):
         ranges: the counted blocks as merged ranges [first, stop); None: not recorded yet.
         faults: the damaged columns, which were left out, in words.
         total: the tally parsed from ``tally``.
-        marks: checksums of what the run is and of how it ended; they change with these columns.
+        marks: checksums of the columns that say what the run is and how it ended.
     """
 
     key: int

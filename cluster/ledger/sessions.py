@@ -19,7 +19,7 @@ from cluster.ledger.store import POSSIBLE, Ledger, node_name, sum_of
 from cluster.ledger.tables import FINISH, UNENDED
 from cluster.ledger.writer import GroupCommitter
 
-# Of many events a result has the newest.
+# A result shows the newest events, up to this many.
 _MOST_EVENTS = 1000
 # The most at a time: a node that is lost has had them all the same.
 _SLOTS = (
@@ -30,13 +30,13 @@ _NOTE = "INSERT INTO event (sweep, run, at, node, text) VALUES (?, ?, ?, ?, ?)"
 
 
 class _Kind(NamedTuple):
-    """Where the rows of a run, or of a sweep, are found; each clause takes the key.
+    """How the rows of a run, or of a sweep, are selected; each clause has the key as parameter.
 
     Attributes:
-        column: of the tables of events and of ``spans``.
-        spans: the table that says from when to when it was computed.
+        column: the column with the key, in the tables of events and of ``spans``.
+        spans: the table with the times at which it was computed.
         session: the column of ``spans`` with the session.
-        runs: selects its runs, in tables that have a column ``run``.
+        runs: the clause that selects its runs, for tables with a column ``run``.
     """
 
     column: str
@@ -45,9 +45,13 @@ class _Kind(NamedTuple):
     runs: str
 
     def during(self, time: str) -> str:
-        """The clause that a row is of its runs, and of a time at which it was computed itself.
+        """The clause that selects rows of its runs from the times at which it was computed itself.
 
-        Points are computed alone, too: what a sweep reports was drawn in its own sessions.
+        A point can also be computed alone, as a run; a sweep only reports what its own sessions
+        drew. The clause has the key as parameter once for a run, and twice for a sweep.
+
+        Args:
+            time: the column with the time of a row.
         """
         if self.spans == "turn":
             return self.runs
@@ -67,11 +71,11 @@ _SWEEP = _Kind("sweep", "session", "key", "run IN (SELECT run FROM point WHERE s
 def sessions_of(ledger: Ledger, job: JobRow) -> list[dict[str, Any]]:
     """Every start of a run or a sweep: started, seconds, host, pid, backend, nodes, start.
 
-    ``seconds`` of one that was killed, or goes on, are those to its last outcome; ``nodes`` are
-    slots by name; ``start`` is the key of a scheduled one.
+    For a start that was killed or is still running, ``seconds`` extend to its last outcome.
+    ``nodes`` are slots by name; ``start`` is the key of a scheduled start.
     """
     kind = _kind(job)
-    # A start that did not end by itself ends before the next one begins.
+    # A killed start records no end; its outcomes are those before the next start.
     spans = (
         f"SELECT key, {kind.session} AS session, started, wall, lead(started, 1, 9e99)"
         f" OVER (ORDER BY key) AS next FROM {kind.spans} WHERE {kind.column} = ?"
@@ -98,7 +102,7 @@ def sessions_of(ledger: Ledger, job: JobRow) -> list[dict[str, Any]]:
 
 
 def computing(ledger: Ledger, sweep: SweepRow) -> dict[int, tuple[str, int]]:
-    """Which process, host and pid, gave out the first task of the newest start of each run."""
+    """The process (host, pid) that last began to compute each run of a sweep, by the run's key."""
     rows = ledger.all(
         "SELECT t.run, s.host, s.pid, max(t.key) FROM turn AS t JOIN session AS s"
         f" ON s.key = t.session WHERE t.{_SWEEP.runs} GROUP BY t.run",
@@ -108,9 +112,9 @@ def computing(ledger: Ledger, sweep: SweepRow) -> dict[int, tuple[str, int]]:
 
 
 def had_their_time(ledger: Ledger, sweep: SweepRow, start: str) -> frozenset[int]:
-    """The runs (keys) that a scheduled start computed last, until a limit of time.
+    """The runs (keys) whose last computation, by a scheduled start, ended at a time limit.
 
-    That limit is a run's own, or the whole sweep's: then none of its runs is to get more.
+    The limit is a run's own, or that of the whole sweep, which then ends all of its runs.
 
     Args:
         ledger: the store.
@@ -133,7 +137,7 @@ def had_their_time(ledger: Ledger, sweep: SweepRow, start: str) -> frozenset[int
 
 
 def totals(ledger: Ledger, sweep: SweepRow) -> list[tuple[int, NodeTotals]]:
-    """What each node counted in the sessions of a sweep, with the run (key) that it is of."""
+    """What each node counted in the sessions of a sweep, by run: pairs of a run's key and sums."""
     lost = "max(0.0, (o.received - o.created) - o.wall)"
     rows = ledger.all(
         f"SELECT o.run, o.node, count(*), sum(o.stop - o.first), sum({POSSIBLE.format('o.wall')}),"
@@ -145,9 +149,9 @@ def totals(ledger: Ledger, sweep: SweepRow) -> list[tuple[int, NodeTotals]]:
 
 
 def uncounted(ledger: Ledger, job: JobRow) -> dict[str, tuple[int, int]]:
-    """Of each node that has any: attempts that failed, and blocks that it drew or began in vain.
+    """The failed attempts of each node, and the number of blocks that it began or drew in vain.
 
-    Of a sweep, in its sessions alone.
+    Nodes without any are left out. For a sweep, only its own sessions are considered.
     """
     ours = _kind(job).during("at")
     rows = ledger.all(
@@ -167,7 +171,7 @@ def _kind(job: JobRow) -> _Kind:
 
 
 def events_of(ledger: Ledger, job: JobRow) -> list[dict[str, Any]]:
-    """What happened to a run, or to a sweep and its nodes, in order; of many, the newest."""
+    """The newest events of a run, or of a sweep and its nodes, in order of time."""
     rows = ledger.all(
         f"SELECT rowid, at, node, text FROM event WHERE {_kind(job).column} = ?"
         " ORDER BY rowid DESC LIMIT ?",
@@ -195,7 +199,7 @@ def events_since(ledger: Ledger, job: JobRow, number: int) -> Iterator[tuple[int
 
 
 def last_event(ledger: Ledger, job: JobRow) -> int:
-    """The number of the newest event; 0 where there is none."""
+    """The number of the newest event; 0 if there is none."""
     newest = f"SELECT coalesce(max(rowid), 0) FROM event WHERE {_kind(job).column} = ?"
     return int(ledger.all(newest, (job.key,))[0][0])
 
@@ -219,10 +223,10 @@ def note_once(ledger: Ledger, run: Run, text: str, since: float) -> bool:
         ledger: the store.
         run: the run.
         text: the request, in words.
-        since: seconds since the epoch; a request before that was to an earlier start of the run.
+        since: seconds since the epoch; an earlier request was for an earlier start of the run.
 
     Returns:
-        False where it was recorded before, since then.
+        False: it has been recorded already since then.
     """
     with ledger.transaction():
         found = ledger.db.execute(
@@ -249,14 +253,14 @@ def begin(
     start: str | None,
     at: float,
 ) -> int:
-    """Enter a session; a run alone has its turn from the beginning.
+    """Enter a session. The turn of a run alone begins with it.
 
     Args:
         ledger: the store.
         job: the run or the sweep, whose locks are held.
         backend: name of the engine.
         nodes: slots by node.
-        start: the key of a scheduled start; None: it is a person's.
+        start: the key of a scheduled start; None: a person started it.
         at: now, in seconds since the epoch.
 
     Returns:
@@ -291,10 +295,10 @@ def _beginning(run: Run, session: int, at: float) -> Iterator[tuple[str, tuple[o
 
 
 class SessionWriter:
-    """What a dispatcher hands over of a session, and of its runs as a whole.
+    """Writes what a dispatcher records about a session, and about its runs as a whole.
 
     Args:
-        committer: writes it, in groups.
+        committer: writes the rows, in groups.
         job: the run or the sweep.
         session: its key, from :func:`begin`.
     """
@@ -303,9 +307,9 @@ class SessionWriter:
         self._committer, self._job, self._session = committer, job, session
 
     def begin(self, run: Run, at: float) -> None:
-        """Begin the turn of a point: its first task is given out."""
+        """Begin the turn of a point, as its first task is given out."""
         for sql, values in _beginning(run, self._session, at):
-            # It may end in the same group: what begins it is done first.
+            # The turn may end in the same group, whose early statements are executed first.
             self._committer.put(sql, values, late=False)
 
     def end(self, run: Run, wall: float) -> None:

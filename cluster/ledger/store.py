@@ -36,7 +36,7 @@ from cluster.sampling.task import checksum
 
 #: The folder of a store.
 Where = str | Path
-# Of many failures a result has the first.
+# A result shows the first failures, up to this many.
 _MOST_FAILURES = 100
 _MOST_BLOCKS = 1 << 62
 _MOST_SECONDS = "1e12"
@@ -485,7 +485,7 @@ def _check_named(name: str) -> None:
 
 @contextmanager
 def opened(store: Where | Ledger) -> Iterator[Ledger]:
-    """The ledger of a store, or the one that is open already."""
+    """The ledger of a store; an open ledger is returned as it is."""
     if isinstance(store, Ledger):
         yield store
     else:

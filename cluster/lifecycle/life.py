@@ -102,7 +102,7 @@ def submit(
 
 
 def start(spec: Spec, caller: Caller, *, store: Where | None = None) -> Result:
-    """A scheduled start of a spec, as :func:`cluster.api.start` does it.
+    """Carry out a scheduled start of a spec, as :func:`cluster.api.start` does.
 
     Args:
         spec: of a run or a sweep.

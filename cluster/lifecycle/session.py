@@ -117,7 +117,7 @@ class Session:
             writer = RunWriter(self._committer, self._members[0].run)
             self._membership = _membership_of(self._job, self._wishes, self._spec.nodes, writer)
             reason = self._dispatched(backend)
-            # From its recorded beginning on, so that it covers all that was received meanwhile.
+            # Measured from its recorded beginning, so that it covers everything received meanwhile.
             self._writer.close(self._clock.steady() - begun)
             self._committer.flush()
         if sweep and reason is not None:  # before the locks are released, for which others wait
@@ -375,7 +375,7 @@ def _membership_of(
 
 
 def _kernels(owed: Sequence[Member], points: Sequence[Member]) -> list[Member]:
-    """For each kernel of the owed members, one member, if possible one with a recorded probe."""
+    """One of the unfinished members for each kernel, if possible one with a recorded probe."""
     wanted = dict.fromkeys(member.request.source.sha for member in owed)
     found: dict[str, Member] = {}
     for member in (*points, *owed):

@@ -173,7 +173,7 @@ class Client:
 
     def _allocation(self, address: str, port: int, jobs: int) -> Any:
         class Exactly(self._dispy.NodeAllocate):  # type: ignore[misc, name-defined]
-            """Only this address. dispy matches a prefix: 10.0.0.10 counts as 10.0.0.1."""
+            """Only this address: dispy compares prefixes, so 10.0.0.10 also passes for 10.0.0.1."""
 
             def allocate(
                 self, _cluster: Any, ip_addr: str, _name: str, cpus: int, *_more: Any, **_named: Any

@@ -47,6 +47,7 @@ def main() -> None:
 def _refuse(error: EngineError, first: bool) -> NoReturn:
     """Report why this rank cannot join a world: to the dispatcher, or on standard error."""
 
+    # As the driver of a world that failed: the dispatcher then gets the error with its fix.
     def make(_setup: object) -> Carrier:
         raise error
 

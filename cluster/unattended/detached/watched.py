@@ -1,4 +1,4 @@
-"""What is watched, waited for and stopped: a run, or a sweep as one thing."""
+"""A run or a sweep as other processes see it: they watch it, wait for it, and stop it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from cluster.sampling.tally import Estimate
 
 
 class WatchedRun:
-    """A run or a sweep of a store, as other processes see it.
+    """A run or a sweep of a store that another process may be computing.
 
     Args:
         ledger: the store.
         name: of a run, a sweep, or a point of one.
 
     Attributes:
-        id: its whole id.
-        run: the run whose events hold the requests of people.
+        id: the full id.
+        run: the run to whose events requests to its dispatcher are added; the first of a sweep.
 
     Raises:
-        UsageError: it is no run, and no sweep with points.
+        UsageError: there is no such run or sweep, or the sweep has no points.
     """
 
     def __init__(self, ledger: Ledger, name: str) -> None:
@@ -38,34 +38,35 @@ class WatchedRun:
         if not self._runs:
             raise UsageError(f"the sweep {self.id} has no points", fix="submit its spec again")
         self.run = self._runs[0]
-        # What news were given of so far; None: of nothing.
+        # The newest event and progress that `news` has yielded; None: it was not called yet.
         self._last_event: int | None = None
         self._last_record: Mapping[str, Any] = {}
 
     def owners(self) -> Iterator[Owner]:
-        """Who computes it now, each process once: several where a sweep is computed in parts."""
+        """The processes that compute it now, each once; several if a sweep is computed in parts."""
         seen = set()
         for run in tuple(self._runs):
             owner = self._ledger.holder(run)
             if owner is not None and owner.process not in seen:
                 seen.add(owner.process)
-                # Looked at first the next time: of many points few are held.
+                # Look at this run first the next time: of many points, only a few are locked.
                 self._runs.remove(run)
                 self._runs.insert(0, run)
                 yield owner
 
     def holder(self) -> Owner | None:
-        """One who computes it now, or None."""
+        """A process that computes it now; None if there is none."""
         return next(self.owners(), None)
 
     def result(self) -> Result:
-        """How it stands."""
+        """Its present result, complete or not."""
         return job_result(self._ledger, self.id)
 
     def news(self) -> Iterator[Event]:
-        """What its own observers saw since the last call, as the ledger has it.
+        """The events since the last call, as an observer in its own process would get them.
 
-        What came before the first call is in the result.
+        They are read from the ledger. Events before the first call are left out, as the result
+        shows them.
         """
         row = sweeps.job_named(self._ledger, self.id)
         record = row.progress or {}

@@ -197,7 +197,7 @@ class Backend(ABC):
 
     @staticmethod
     def foreign(_node: Node, _options: Options) -> str:
-        """What a node is that stands and is none of ours, in words; empty elsewhere."""
+        """What an attached node is that is not our own software, for people; empty if none."""
         return ""
 
     @staticmethod
@@ -227,7 +227,7 @@ TABLE = built_in()
 class LaunchedWorld(NamedTuple):
     """An MPI world that the user's mpirun or srun has launched, with this process in it.
 
-    Its engine is used whatever the spec says.
+    Its engine replaces the spec's.
 
     Attributes:
         backend: the name of the engine.
@@ -286,10 +286,10 @@ def kind(name: str) -> type[Backend]:
 
 
 def node_that_stands() -> Callable[..., Any]:
-    """What makes a node that stands by itself, of the engine that has such nodes.
+    """The class of attached nodes, of the engine that has such nodes.
 
     Raises:
-        EngineError: that is not installed here.
+        EngineError: the engine is not installed here.
     """
     found = need(next(each.name for each in built_in() if each.node))
     made: Callable[..., Any] = imported(found._replace(target=found.node))

@@ -111,7 +111,7 @@ class DriverProcess:
         """The messages since the last call, without heartbeats."""
         now = self._attention.look()
         if self._wire is None:
-            self._meet()
+            self._accept()
         messages = self._wire.messages() if self._wire else []
         if messages:
             self._heard = now
@@ -150,7 +150,7 @@ class DriverProcess:
         self._child.wait(time.monotonic() + grace)
         return self._child.reap()
 
-    def _meet(self) -> None:
+    def _accept(self) -> None:
         for caller in self._door.callers():
             if self._wire is not None:
                 caller.close()

@@ -129,12 +129,12 @@ class Hosted(Backend):
             for event in fleet.tend():
                 yield from self._on(event, source)
             for outcome in self._tend():
-                yield from self._passed_on(outcome)
+                yield from self._answered(outcome)
             yield from self._overdue()
             # Before feeding: the dispatcher must know a host's slots when it gives it tasks.
             yield from self._slot_changes(fleet)
             self._bar_hosts(fleet, source)
-            yield from self._part(fleet)
+            yield from self._remove_drained(fleet)
             ended = (self._is_open(fleet) and self._feed(fleet, source)) or ended
             if ended and not self._taken:
                 return
@@ -160,7 +160,7 @@ class Hosted(Backend):
         if self._fleet is not None:
             wanted = {node.host: node for node in nodes}
             hosts = self._fleet.hosts.items()
-            # A host whose settings changed leaves first; `_part` adds it again once it is gone.
+            # A host whose settings changed leaves first, and is added again once it is removed.
             self._leaving |= {name for name, host in hosts if wanted.get(name) != host.node}
             self._fleet.add(nodes)
 
@@ -174,7 +174,7 @@ class Hosted(Backend):
             self._bar(fleet.hosts[name], name in shut)
         self._shut = shut
 
-    def _part(self, fleet: Fleet) -> Iterator[NodeEvent]:
+    def _remove_drained(self, fleet: Fleet) -> Iterator[NodeEvent]:
         """Remove the draining hosts that have no task left."""
         for name in sorted(self._leaving):
             host = fleet.hosts[name]
@@ -198,16 +198,16 @@ class Hosted(Backend):
     def _on(self, event: HostEvent, source: Source) -> Iterator[Outcome | NodeEvent | PrintedLines]:
         host, change, message = event
         if change is Change.READY:
-            self._brief(host, source)
+            self._prepare_agent(host, source)
             self._on_ready(host)
         elif change in (Change.GONE, Change.REFUSED):
             self._on_gone(host)
         if change is Change.TOLD:
-            yield from self._hear(host, message)
+            yield from self._on_message(host, message)
         elif not host.ready:
             yield from self._lost(host)
 
-    def _brief(self, host: Host, source: Source) -> None:
+    def _prepare_agent(self, host: Host, source: Source) -> None:
         """Prepare a new agent for tasks that an engine which chooses has already been given.
 
         The engine may still send them to this host, without the dispatcher knowing in advance.
@@ -217,9 +217,9 @@ class Hosted(Backend):
                 host.introduce(source.work_of(run))
             host.say({"revoke": sorted(self._revoked)})
 
-    def _hear(self, host: Host, message: Any) -> Iterator[Outcome | PrintedLines]:
+    def _on_message(self, host: Host, message: Any) -> Iterator[Outcome | PrintedLines]:
         if isinstance(message, list):
-            yield from self._passed_on(Outcome.from_json(message)._replace(node=host.name))
+            yield from self._answered(Outcome.from_json(message)._replace(node=host.name))
         elif "printed" in message:
             yield PrintedLines.from_json(message["printed"])._replace(node=host.name)
         elif "began" in message:
@@ -229,7 +229,7 @@ class Hosted(Backend):
         else:
             self._on_told(host, message)
 
-    def _passed_on(self, outcome: Outcome) -> Iterator[Outcome]:
+    def _answered(self, outcome: Outcome) -> Iterator[Outcome]:
         """Yield an outcome; the dispatcher compares late copies with what it has counted."""
         self._taken.pop(outcome.task, None)
         yield outcome

@@ -144,7 +144,7 @@ class Agent:
         self._first, self._wire, self._selector = first, wire, selector
         self._heard = time.monotonic()
         # What was last reported of the workers; -1: nothing so far.
-        self._told: dict[str, Any] = {"usable": -1}
+        self._reported: dict[str, Any] = {"usable": -1}
         self._probing, self._lost_probes = True, 0
         # Tasks that no worker has yet, and the engine's process that waits for each of the others.
         self._waiting: deque[Waiting] = deque()
@@ -255,7 +255,7 @@ class Agent:
                 self._say({"printed": outcome})
             else:
                 self._answer(outcome, self._askers.pop(outcome.task, None))
-        self._tell_usable()
+        self._report_usable()
         for message, client in self._service.tend():
             if isinstance(message, list):
                 self._take(Task(*message), client)
@@ -327,25 +327,25 @@ class Agent:
         else:
             client.queue(outcome)
 
-    def _tell_usable(self) -> None:
+    def _report_usable(self) -> None:
         told: dict[str, Any] = {
             "usable": self._slots.usable,
             "reason": self._slots.reason,
             "never": self._slots.broken,
         }
-        if told == self._told:
+        if told == self._reported:
             return
-        if self._probing and self._told["usable"] <= 0 < told["usable"]:
+        if self._probing and self._reported["usable"] <= 0 < told["usable"]:
             # The first worker is ready: it draws the probe before any task is given here.
             few, task = probe(self._work)
             self._works[few.run] = few
             self._slots.give(task, few)
-        self._told = told
+        self._reported = told
         self._say(told)
 
     def _end_probe(self, outcome: Outcome) -> None:
         if is_lost(outcome, self._lost_probes):
-            self._told["usable"] = 0  # has the next worker that is ready draw it
+            self._reported["usable"] = 0  # has the next worker that is ready draw it
             self._lost_probes += 1
             return
         self._probing = False

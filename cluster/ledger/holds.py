@@ -79,7 +79,8 @@ def check_room(runs: int) -> None:
         UsageError: it may not.
     """
     may = raised()
-    if runs > 1 and runs + _SPARE > may:  # one is no reason: what else lacks files says so itself
+    # A single run is no problem of this kind: whatever else lacks descriptors reports it itself.
+    if runs > 1 and runs + _SPARE > may:
         parts = -(-runs // max(1, may - _SPARE))
         raise UsageError(
             f"{runs:,} points need as many open files, and this process may have {may:,}",

@@ -68,8 +68,8 @@ CREATE INDEX event_run ON event (run);
 """
 # JSON: the places of the points that its starts were to compute; NULL: all.
 _ASKED = "ALTER TABLE sweep ADD COLUMN asked TEXT;\n"
-# The marks of :mod:`cluster.ledger.marks`; NULL in ``ended`` is a run that has not ended. ``probe``
-# is how a few samples of the kernel came out where the run was begun.
+# The marks of :mod:`cluster.ledger.marks`; NULL in ``ended``: the run has not ended. ``probe`` is
+# the result of the kernel's probe at the run's first start.
 _MARKS = """ALTER TABLE run ADD COLUMN own TEXT;
 ALTER TABLE run ADD COLUMN ended TEXT;
 ALTER TABLE run ADD COLUMN probe TEXT;
@@ -181,12 +181,11 @@ CREATE TABLE pool_event (              -- what happened to nodes while a pool wa
 );
 CREATE INDEX pool_event_pool ON pool_event (pool);
 """
-# Up to the fourth format a start of a sweep was a pool, with its own table of events, and each of
-# its points had a session with all that the pool says: such a session becomes a turn of the pool,
-# which is the newest one of the same process that was up when the session began. A session that
-# belongs to no pool is that of a run alone, and keeps its key. Rows of runs that are not there, and
-# events of sweeps that are not, which a damaged store may have, are left behind: the new tables
-# could not take them.
+# Up to the fourth format, a start of a sweep was a pool with its own table of events, and each of
+# its points had a session that repeated the pool's columns. Such a session becomes a turn of the
+# newest pool of the same process that was open when the session began. A session without a pool is
+# that of a run alone, and keeps its key. A damaged store may have rows of missing runs or sweeps;
+# they are dropped, because the constraints of the new tables exclude them.
 _TOGETHER = (
     """DROP INDEX IF EXISTS session_run;
 DROP INDEX IF EXISTS event_run;

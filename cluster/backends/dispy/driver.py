@@ -62,7 +62,7 @@ class DispyDriver(Carrier):
         self._seal = Seal(str(setup["secret"]))
         self._client = Client(self._seal)
         # By address, which is how dispy identifies nodes.
-        self._seats: dict[str, HostNode] = {}
+        self._nodes: dict[str, HostNode] = {}
         self._news: list[Mapping[str, Any]] = []
         self._on: dict[str, Callable[[Event], None]] = {
             "up": self._on_up,
@@ -83,7 +83,7 @@ class DispyDriver(Carrier):
                 own address as the node sees it.
         """
         name, address = str(told["name"]), str(told["address"])
-        twin = self._seats.get(address)
+        twin = self._nodes.get(address)
         if twin is not None and twin.name != name:
             reason = f"dispy tells nodes apart by their address, and {twin.name} has that of {name}"
             self._say({"down": name, "reason": reason})
@@ -91,36 +91,36 @@ class DispyDriver(Carrier):
         if twin is not None:
             self._lose(twin, "its node was started anew")
         place = Place(address, int(told["port"]), self._seal)
-        self._seats[address] = HostNode(name, place, int(told["jobs"]))
+        self._nodes[address] = HostNode(name, place, int(told["jobs"]))
         try:
             self._client.add(address, place.port, int(told["jobs"]), str(told["here"]))
         except OSError as error:
             self._say({"down": name, "reason": f"nothing can listen at {told['here']}: {error}"})
         else:
-            self._watch(self._seats[address])
+            self._watch(self._nodes[address])
 
     def leave(self, name: str, reason: str) -> None:
         """Forget a host's node; its tasks are lost."""
-        seat = self._named(name)
-        if seat is not None:
-            self._lose(seat, reason)
-            del self._seats[seat.place.address]
-            self._client.remove(seat.place.address)
+        node = self._named(name)
+        if node is not None:
+            self._lose(node, reason)
+            del self._nodes[node.place.address]
+            self._client.remove(node.place.address)
 
     def send(self, task: Sequence[Any], name: str | None) -> None:
         """Send a task to a host's node, or keep it until the node can take another job."""
-        seat = self._named(name or "")
-        if seat is None or not seat.up:
+        node = self._named(name or "")
+        if node is None or not node.up:
             self._say({"lost": task[0], "reason": "its node is not there"})
         else:
-            seat.waiting.append(task)
-            self._send(seat)
+            node.waiting.append(task)
+            self._send(node)
 
     def revoke(self, ids: Sequence[int]) -> None:
         """Drop those of the tasks that were not sent; the others are the agents' to revoke."""
-        for seat in self._seats.values():
-            for task in [task for task in seat.waiting if task[0] in ids]:
-                seat.waiting.remove(task)
+        for node in self._nodes.values():
+            for task in [task for task in node.waiting if task[0] in ids]:
+                node.waiting.remove(task)
                 self._say({"lost": task[0], "reason": "revoked before it was begun"})
 
     # -- reports of dispy -------------------------------------------------------------------------
@@ -133,17 +133,17 @@ class DispyDriver(Carrier):
         return news
 
     def _on_up(self, event: Event) -> None:
-        seat = self._seats.get(event.address)
-        if seat is not None:
-            seat.up, seat.lost = True, False
-            self._say({"up": seat.name, "slots": seat.jobs, "reason": "ready"})
+        node = self._nodes.get(event.address)
+        if node is not None:
+            node.up, node.lost = True, False
+            self._say({"up": node.name, "slots": node.jobs, "reason": "ready"})
 
     def _on_down(self, event: Event) -> None:
-        seat = self._seats.get(event.address)
-        if seat is not None and seat.up:
-            seat.lost = True
-            self._lose(seat, _LOST)
-            self._say({"down": seat.name, "reason": _LOST})
+        node = self._nodes.get(event.address)
+        if node is not None and node.up:
+            node.lost = True
+            self._lose(node, _LOST)
+            self._say({"down": node.name, "reason": _LOST})
 
     def _on_answer(self, event: Event) -> None:
         self._settle(event)
@@ -156,56 +156,56 @@ class DispyDriver(Carrier):
     def _settle(self, event: Event) -> bool:
         """Mark a task as answered, and send its node the next one; whether it was still out."""
         number = int(event.name)
-        for seat in self._seats.values():
-            if number in seat.out:
-                seat.out.discard(number)
-                self._send(seat)
+        for node in self._nodes.values():
+            if number in node.out:
+                node.out.discard(number)
+                self._send(node)
                 return True
         return False
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _send(self, seat: HostNode) -> None:
+    def _send(self, node: HostNode) -> None:
         """Send as many tasks as the node takes at a time; it would refuse more."""
-        while seat.waiting and seat.up and len(seat.out) < seat.jobs:
-            task = seat.waiting.popleft()
-            if self._client.submit(str(task[0]), seat.place.address, json.dumps(task)):
-                seat.out.add(task[0])
+        while node.waiting and node.up and len(node.out) < node.jobs:
+            task = node.waiting.popleft()
+            if self._client.submit(str(task[0]), node.place.address, json.dumps(task)):
+                node.out.add(task[0])
             else:
                 self._say({"lost": task[0], "reason": _LOST})
 
-    def _lose(self, seat: HostNode, reason: str) -> None:
-        seat.up = False
-        for number in (*seat.out, *(task[0] for task in seat.waiting)):
+    def _lose(self, node: HostNode, reason: str) -> None:
+        node.up = False
+        for number in (*node.out, *(task[0] for task in node.waiting)):
             self._say({"lost": number, "reason": reason})
-        seat.out.clear()
-        seat.waiting.clear()
+        node.out.clear()
+        node.waiting.clear()
 
-    def _watch(self, seat: HostNode) -> None:
+    def _watch(self, node: HostNode) -> None:
         """Watch a node from a thread, and report if it is unusable; dispy never notices that."""
 
         def look() -> None:
             failures = 0
-            while self._seats.get(seat.place.address) is seat:
+            while self._nodes.get(node.place.address) is node:
                 time.sleep(_LOOK)
                 try:
-                    seat.place.info()
+                    node.place.info()
                     failures = 0
                 except EngineError:
                     failures += 1
-                if seat.lost or failures >= _DEAF:
-                    words = _LOST if seat.lost else _UNREACHED
-                    self._client.events.put(Event("useless", seat.place.address, text=words))
+                if node.lost or failures >= _DEAF:
+                    words = _LOST if node.lost else _UNREACHED
+                    self._client.events.put(Event("useless", node.place.address, text=words))
 
         threading.Thread(target=look, daemon=True).start()
 
     def _on_useless(self, event: Event) -> None:
-        seat = self._seats.get(event.address)
-        if seat is not None:
-            self._say({"useless": seat.name, "reason": event.text})
+        node = self._nodes.get(event.address)
+        if node is not None:
+            self._say({"useless": node.name, "reason": event.text})
 
     def _named(self, name: str) -> HostNode | None:
-        return next((seat for seat in self._seats.values() if seat.name == name), None)
+        return next((node for node in self._nodes.values() if node.name == name), None)
 
     def _say(self, message: Mapping[str, Any]) -> None:
         self._news.append(message)

@@ -37,12 +37,12 @@ def prepare():  # type: ignore[no-untyped-def]
 
 
 def draw_alone(text):  # type: ignore[no-untyped-def]
-    """Start an agent where none stands; JSON in, JSON out."""
+    """Start an agent on a stock node; JSON in, JSON out."""
     return cluster_alone(text)
 
 
 def prepare_alone():  # type: ignore[no-untyped-def]
-    """Begin a run on a stock node, also where it cannot be done; then every job says why."""
+    """Begin a run on a stock node; if that fails, every job reports the reason."""
     global cluster_alone  # noqa: PLW0603 - see prepare
     try:
         from cluster.backends.dispy.alone import answer as cluster_alone

@@ -53,7 +53,7 @@ class Link:
         number: int,
         tell: Callable[[Link, list[Any] | str], None],
     ) -> None:
-        self._dial, self._where, self._number, self._tell = dial, where, number, tell
+        self._dial, self._where, self._number, self._notify = dial, where, number, tell
         self._tasks: SimpleQueue[Sequence[Any] | None] = SimpleQueue()
         self._closed = False
         self.giving = 0
@@ -74,13 +74,13 @@ class Link:
         try:
             run(self._dial(self._where))
         except Exception as error:
-            self._tell(self, str(error) or type(error).__name__)
+            self._notify(self, str(error) or type(error).__name__)
 
     def _take(self, call: Call) -> None:
         seconds = 0.0  # the first answer comes at once, and shows that the server is up
         while not self._closed:
             answer = call(json.dumps([self._number, seconds]))
-            self._tell(self, [json.loads(line) for line in answer.splitlines()])
+            self._notify(self, [json.loads(line) for line in answer.splitlines()])
             seconds = _POLL
 
     def _give(self, call: Call) -> None:
@@ -171,7 +171,7 @@ class Links(Carrier):
         """Report what the links' threads brought; dial, and give up links that are late."""
         now = self._clock.look()
         for link, news in self._news.take():
-            yield from self._hear(link, news, now)
+            yield from self._on_news(link, news, now)
         for line in self._lines.values():
             if line.link is None:
                 if now >= line.due:
@@ -191,13 +191,15 @@ class Links(Carrier):
     def _connect(self, line: HostLine, now: float) -> None:
         self._number += 1
         line.heard, line.giving = now, 0
-        line.link = Link(self._dial, line.where, self._number, self._tell)
+        line.link = Link(self._dial, line.where, self._number, self._notify)
 
-    def _tell(self, link: Link, news: list[Any] | str) -> None:
+    def _notify(self, link: Link, news: list[Any] | str) -> None:
         """Called from a link's threads: wake the driver's loop."""
         self._news.put((link, news))
 
-    def _hear(self, link: Link, news: list[Any] | str, now: float) -> Iterator[Mapping[str, Any]]:
+    def _on_news(
+        self, link: Link, news: list[Any] | str, now: float
+    ) -> Iterator[Mapping[str, Any]]:
         line = next((line for line in self._lines.values() if line.link is link), None)
         if isinstance(news, list):
             # Outcomes of a link that was given up are late, but valid: pass them on as well.

@@ -212,8 +212,8 @@ class Engine(Hosted):
             for message in world.driver.messages():
                 yield from self._heard(world, message)
             if fault := self._fault(world):
-                yield from self._bury(world, fault)
-        self._launch_what_waits()
+                yield from self._drop_world(world, fault)
+        self._launch_waiting()
 
     # -- worlds -----------------------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class Engine(Hosted):
         worlds = (w for w in self._worlds if w.hosts.get(host.name) == host.born)
         return next((world for world in worlds if host.name in world.up), None)
 
-    def _launch_what_waits(self) -> None:
+    def _launch_waiting(self) -> None:
         """Launch worlds for the hosts without one.
 
         Each host whose last world failed gets one of its own, so that it cannot take others along.
@@ -307,7 +307,7 @@ class Engine(Hosted):
                 return f"its rank on {name} was not heard of for {_SILENT:g} s"
         return ""
 
-    def _bury(self, world: MpiRun, fault: str) -> Iterator[Outcome]:
+    def _drop_world(self, world: MpiRun, fault: str) -> Iterator[Outcome]:
         """Remove a lost world: return its hosts' tasks, and let the hosts wait for another one."""
         self._worlds.remove(world)
         # By force: a launcher that hangs may ignore SIGTERM for minutes.

@@ -60,7 +60,7 @@ class BrokerGate:
         self._message: list[bytes] = []
         self.orders: Mailbox[tuple[str, Any]] = Mailbox()
         self.news: Mailbox[tuple[str, Any, Any]] = Mailbox()
-        self._obey: dict[str, Callable[[Any], None]] = {
+        self._handlers: dict[str, Callable[[Any], None]] = {
             "listen": self._listen,
             "admit": self._admit,
             "bar": self._bar,
@@ -81,7 +81,7 @@ class BrokerGate:
             ready = dict(self._poller.poll(_TICK))
             if self.orders.bell in ready:
                 for word, what in self.orders.take():
-                    self._obey[word](what)
+                    self._handlers[word](what)
             elif self._socket in ready and self._take():
                 return True
 

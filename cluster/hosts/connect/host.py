@@ -171,6 +171,7 @@ class Host:
         self.drawing: float | None = None
         self.twice: int | None = None
         self.clock: ClockOffset | None = None
+        # When each heartbeat was sent that has not come back.
         self._left: dict[int, float] = {}
         self.usable = self.born = 0
         self.broken = False
@@ -178,8 +179,9 @@ class Host:
         self._selector, self._patience, self._dial = selector, patience, dial
         self._agent: Channel | None = None
         self._commands = self._number = 0
-        self._knows: set[str] = set()
-        self._told: set[str] = set()
+        # What the present agent has been sent: the works of these runs, the texts of these kernels.
+        self._known_runs: set[str] = set()
+        self._known_kernels: set[str] = set()
         self._failures, self._next_try = 0, 0.0
         self._attention = ListeningClock()
         self._since = self._heard = self._beaten = 0.0
@@ -224,9 +226,9 @@ class Host:
 
     def introduce(self, work: Work | None) -> None:
         """Send the work of a further run, once, before that run's first task."""
-        if work is not None and work.run not in self._knows:
-            self._knows.add(work.run)
-            self.say({"work": work.to_json(self._told)})
+        if work is not None and work.run not in self._known_runs:
+            self._known_runs.add(work.run)
+            self.say({"work": work.to_json(self._known_kernels)})
 
     def ask(self, number: int, work: Work, *, anew: bool = False) -> None:
         """Have it draw a further probe; the outcome comes back like that of a task.
@@ -322,7 +324,7 @@ class Host:
                 self._launch(now)
             return
         for message in self._agent.messages():
-            self._hear(now)
+            self._mark_heard(now)
             if not self._is_own(message):
                 yield message
             if self._agent is None:
@@ -330,7 +332,7 @@ class Host:
         if self._agent.gone:
             self._on_end()
         else:
-            self._look(now)
+            self._check_timeouts(now)
 
     def close(self) -> None:
         """Close its agent's input, upon which the agent ends; do not wait for that."""
@@ -350,7 +352,7 @@ class Host:
     def _launch(self, now: float) -> None:
         self.standing, self.hello, self.probes = HostState.STARTING, {}, {}
         self.usable, self.broken, self._number = 0, False, 0
-        self._knows, self._told = set(), set()
+        self._known_runs, self._known_kernels = set(), set()
         self.clock, self._left, self.asked, self.lost_probes = None, {}, False, 0
         self.drawing = self.twice = None
         self.born += 1
@@ -364,7 +366,7 @@ class Host:
         self.say({"node": self.node.to_json(), "way": way, **self._first})
         self.send()
 
-    def _hear(self, now: float) -> None:
+    def _mark_heard(self, now: float) -> None:
         self._heard = now
         if self.standing is HostState.SILENT:
             self.standing, self.reason = HostState.READY, "heard again"
@@ -374,7 +376,7 @@ class Host:
         if not isinstance(message, dict):
             return False
         if "hello" in message:
-            self._shake(message["hello"])
+            self._on_hello(message["hello"])
         elif "usable" in message:
             self._on_usable(message)
         elif "probe" in message:
@@ -385,7 +387,7 @@ class Host:
             trouble = Trouble(str(message["unfit"]), str(message["fix"]), bool(message["final"]))
             self._away(trouble)
         elif "beat" in message:
-            self._tell_time(message)
+            self._on_beat(message)
         else:
             return False
         return True
@@ -401,7 +403,7 @@ class Host:
                 fix = self.installing(module)
             self.refuse(f"no worker starts there: {self.reason}", fix)
 
-    def _tell_time(self, beat: Mapping[str, Any]) -> None:
+    def _on_beat(self, beat: Mapping[str, Any]) -> None:
         """Estimate the host's clock from a heartbeat; the error is at most half the round trip."""
         left, now = self._left.pop(beat["beat"], None), time.time()
         if left is None or "clock" not in beat:
@@ -410,7 +412,7 @@ class Host:
         if within >= 0 and (self.clock is None or within < self.clock.within):
             self.clock = ClockOffset(float(beat["clock"]) - (left + now) / 2, within)
 
-    def _shake(self, hello: dict[str, Any]) -> None:
+    def _on_hello(self, hello: dict[str, Any]) -> None:
         self.hello = hello
         found = differences(self._here, hello)
         if found:
@@ -422,7 +424,7 @@ class Host:
         """Declare it ready for tasks: handshake and probes are as they should be."""
         self.standing, self._failures = HostState.READY, 0
 
-    def _look(self, now: float) -> None:
+    def _check_timeouts(self, now: float) -> None:
         """Send the heartbeat when it is due, and check the timeouts."""
         patience = self._patience
         if now - self._beaten >= patience.beat:

@@ -67,7 +67,7 @@ class Lines:
         *lines, self._incoming = (self._incoming + data).split(b"\n")
         try:
             self._messages.extend(map(self._decode, lines))
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # deep nesting exhausts json's recursion
             self.wrong = f"what it sent is not JSON: {error}"
         if len(self._incoming) > _LONGEST_LINE:
             self.wrong, self._incoming = "it sent a line of more than 16 MiB", b""
@@ -238,6 +238,7 @@ class Listener:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(f"\0{self._name}")
         self._socket.listen(64)
+        # A caller may have closed its connection again before accept() is called.
         self._socket.setblocking(False)
         self._callers: list[SocketConnection] = []
         selector.register(self._socket, selectors.EVENT_READ, lambda _mask: self._accept())

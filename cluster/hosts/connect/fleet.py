@@ -133,8 +133,9 @@ class Fleet:
     def tend(self) -> Iterator[HostEvent]:
         """Do the periodic work for every host, and yield the events since the last call."""
         self._end_removed()
-        for host in tuple(self.hosts.values()):
+        for host in tuple(self.hosts.values()):  # the consumer of the events may add or remove one
             for message in host.tend():
+                # The tasks of further probes have negative ids; the engine must not see these.
                 if isinstance(message, list) and message[0] < 0:
                     self._judge.on_outcome(host, Outcome.from_json(message))
                 else:
@@ -191,6 +192,7 @@ class Fleet:
         self._seen[host.name] = (now, host.usable)
         if now is before and usable == host.usable:
             return
+        # A silent host still has its agent and its processes: only its slots do not count.
         up = (HostState.READY, HostState.SILENT)
         if before in up and now not in up:
             yield HostEvent(host, Change.GONE)

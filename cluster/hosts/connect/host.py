@@ -345,11 +345,13 @@ class Host:
         An agent that is silent is not waited for: it cannot answer now, and ends by itself later.
         """
         if self._agent is not None:
+            # Two heartbeats: a single one may be late.
             if self._attention.look() - self._heard < 2 * self._patience.beat:
                 self._agent.wait(deadline)
             self._drop()
 
     def _launch(self, now: float) -> None:
+        # Nothing that an earlier agent reported is true of the next one.
         self.standing, self.hello, self.probes = HostState.STARTING, {}, {}
         self.usable, self.broken, self._number = 0, False, 0
         self._known_runs, self._known_kernels = set(), set()

@@ -98,6 +98,7 @@ class Judge:
             host.twice = again
             self._ask(host, again)
         if again in host.probes or host.overdue:
+            # Without a second result in time, the machine is blamed, not the kernel.
             same = host.probes.get(again, probe) == probe
             host.refuse(*difference(name, verdict, same, host.here))
 

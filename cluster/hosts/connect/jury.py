@@ -150,10 +150,13 @@ class Jury:
         if number not in self.own:
             return None
         own, votes = self.own[number], self._votes(number)
+        # Our own result is the reference as soon as one host agrees, whatever others draw later.
         if is_drawn(own) and (own in votes.values() or (complete and not votes)):
             return _HERE, own
         if not complete:
             return None
+        # A majority of all results, ours included: two equal hosts outvote this machine, which may
+        # rightly have another type of CPU; one host does not.
         (most, count), *_ = Counter(votes.values()).most_common(1) or [("", 0)]
         if 2 * count > len(votes) + is_drawn(own):
             return on([name for name in votes if votes[name] == most]), most

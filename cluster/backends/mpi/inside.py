@@ -72,7 +72,7 @@ def _other(world: Communicator) -> int:
     line.queue({"host": hostname()})
     with Exchange(world) as selector:
         while "end" not in (first := _next(line, selector)):
-            session = Session(line)
+            session = RankSession(line)
             serve(first, session, selector)
             if not session.ended:
                 # The dispatcher is silent. MPI_Finalize would wait for it; the launcher ends the
@@ -165,7 +165,7 @@ class RankNode(Node):
         return f"{self.host} rank {self.rank}"
 
 
-class Session:
+class RankSession:
     """The use of a line to another rank for one run; each end closes its side with a null.
 
     It is a ``Channel`` for the dispatcher, and a ``Wire`` for an agent.
@@ -181,7 +181,7 @@ class Session:
 
     words = ""
 
-    def __init__(self, line: RankLines, before: Session | None = None) -> None:
+    def __init__(self, line: RankLines, before: RankSession | None = None) -> None:
         self.ended, self._closed = False, False
         self._line, self._before = line, before
 
@@ -232,12 +232,15 @@ class Session:
 
 
 def _dial(
-    world: Communicator, sessions: dict[str, Session], node: Node, selector: selectors.BaseSelector
+    world: Communicator,
+    sessions: dict[str, RankSession],
+    node: Node,
+    selector: selectors.BaseSelector,
 ) -> tuple[str, Channel]:
     """Open a session with a rank, which is an agent; the first one needs an agent process."""
     if not isinstance(node, RankNode) or not node.rank:
         return start_agent(node, selector)
-    session = Session(world.lines[node.rank], sessions.get(node.name))
+    session = RankSession(world.lines[node.rank], sessions.get(node.name))
     sessions[node.name] = session
     return "mpi", session
 

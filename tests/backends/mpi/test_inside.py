@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cluster.backends.mpi.inside import Session
+from cluster.backends.mpi.inside import RankSession
 from cluster.backends.mpi.launcher import scrubbed
 from cluster.backends.mpi.world import RankLines
 from cluster.hosts.process_tree import descendants
@@ -351,8 +351,8 @@ def test_ranks_whose_dispatcher_is_stopped_for_good_end_the_world(tmp_path: Path
 def test_what_still_comes_of_an_earlier_run_reaches_no_later_one() -> None:
     """A run on a line to a rank begins where the rank has ended the one before it."""
     line = RankLines()
-    first = Session(line)
-    second = Session(line, first)
+    first = RankSession(line)
+    second = RankSession(line, first)
     line.take_in(b'[1]\n{"printed":[]}\n')
     assert not list(second.messages())
     line.take_in(b"null\n[2]\n")
@@ -366,7 +366,7 @@ def test_what_still_comes_of_an_earlier_run_reaches_no_later_one() -> None:
 def test_a_run_on_a_line_is_ended_once() -> None:
     """Whoever ends it twice does not end the next one."""
     line = RankLines()
-    session = Session(line)
+    session = RankSession(line)
     session.close_input()
     session.reap()
     assert bytes(line.outgoing) == b"null\n"

@@ -15,6 +15,7 @@ from math import inf
 from typing import Protocol
 
 from cluster.backends.base import NodeEvent, Pause
+from cluster.common.states import State
 from cluster.dispatch.clock import Clock
 from cluster.dispatch.ending import Ending, ending_of
 from cluster.dispatch.events import (
@@ -160,6 +161,8 @@ class MultiScheduler:
         self._registry, self._manner = registry, manner
         self._total, self._order = total, {number: at for at, number in enumerate(owed)}
         self._left = set(owed)
+        # Runs that ended, drained, before they had what they were asked for.
+        self._cut_short = 0
         # A heap: (blocks given out, place in the order, number). The first entry may be outdated,
         # see _fresh_task.
         self._queue = [(0, at, number) for at, number in enumerate(owed)]
@@ -389,7 +392,7 @@ class MultiScheduler:
             speed,
             None,
             nodes,
-            points_done=self._total - len(self._left),
+            points_done=self._total - len(self._left) - self._cut_short,
             points=self._total,
             running=tuple(self._running()),
         )
@@ -471,6 +474,7 @@ class MultiScheduler:
         found.ended = True
         self._unrecorded.pop(number, None)
         self._left.discard(number)
+        self._cut_short += ending.state in (State.PARTIAL, State.INTERRUPTED)
         self._timed.discard(number)
         self._add_means(found.core)
         self._registry.ended(number, found.core, ending)

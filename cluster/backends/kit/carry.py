@@ -11,8 +11,7 @@ import os
 import selectors
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from cluster.backends.driver import connect
@@ -88,25 +87,16 @@ def carry(
             _serve(make, wire, selector)
         except EngineError as error:
             wire.queue({"wrong": error.message, "fix": error.fix})
+        except Exception:
+            # At once: exit handlers of engines might never return.
+            traceback.print_exc()
+            os._exit(1)
         wire.send()
         close()
     # No exit handlers: those of engines wait for their threads and jobs, some without a timeout.
     os._exit(0)
 
 
-@contextmanager
-def _ended_at_once() -> Iterator[None]:
-    """End the process if a carrier fails, without exit handlers, which might never return."""
-    try:
-        yield
-    except EngineError:
-        raise
-    except Exception:
-        traceback.print_exc()
-        os._exit(1)
-
-
-@_ended_at_once()
 def _serve(
     make: Callable[[Mapping[str, Any]], Carrier], wire: Connection, selector: selectors.BaseSelector
 ) -> None:

@@ -16,7 +16,7 @@ from cluster.common.errors import EngineError, KernelError
 from cluster.hosts.fingerprint import is_drawn, probe, probed
 from cluster.hosts.nodes import local
 from cluster.hosts.worker_pool import Slots
-from cluster.sampling.task import Outcome, Work, perform
+from cluster.sampling.task import Outcome, Task, Work, perform
 
 # Names whose results may depend on hashes, and modules that never use them in what they return.
 _UNORDERED = {"set", "frozenset", "hash", "vars", "globals", "locals", "dir"}
@@ -41,7 +41,7 @@ def check_against_worker(work: Work, ready: float) -> None:
     if not sys.flags.hash_randomization or work.source.sha in _known:
         return
     if any(_may_depend(text) for name, text in work.source.files.items() if name.endswith(".py")):
-        here, there = probed(perform(*probe(work))), probed(_in_a_worker(work, ready))
+        here, there = probed(perform(*probe(work))), probed(draw_in_worker(*probe(work), ready))
         if is_drawn(here) and here != there:
             raise KernelError(
                 f"a few samples of {work.source.name} come out differently in this process than in"
@@ -70,12 +70,20 @@ def _may_depend(text: str) -> bool:
     return False
 
 
-def _in_a_worker(work: Work, ready: float) -> Outcome:
-    """The outcome of the probe in a worker process."""
-    few, task = probe(work)
+def draw_in_worker(work: Work, task: Task, ready: float) -> Outcome:
+    """The outcome of a task in a worker process of this machine.
+
+    Args:
+        work: of the task.
+        task: the only one that the worker is given.
+        ready: seconds within which it must have drawn it.
+
+    Raises:
+        EngineError: no worker did in time.
+    """
     deadline = time.monotonic() + ready
     with selectors.DefaultSelector() as selector:
-        slots, given = Slots(replace(local(), slots=1), few, selector, ready), False
+        slots, given = Slots(replace(local(), slots=1), work, selector, ready), False
         try:
             while time.monotonic() < deadline and not slots.broken:
                 for outcome in slots.tend():

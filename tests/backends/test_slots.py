@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import selectors
 import time
 from contextlib import closing
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 import pytest
 
 from cluster.backends.base import create
+from cluster.backends.order import draw_in_worker
 from cluster.common.errors import EngineError, UsageError
 from cluster.hosts.fingerprint import probe
 from cluster.hosts.nodes import Node
-from cluster.hosts.worker_pool import Slots
 from cluster.sampling.plan import Goal
 from cluster.sampling.task import Outcome
 from cluster.testing import BAD_BLOCK, HOSTILE, Script, drive, work_of
@@ -127,19 +126,6 @@ DIES = "import os\n\n\ndef f(rng, samples):\n    os.kill(os.getpid(), 9)\n"
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_worker_that_dies_in_a_probe_was_at_it(number: int) -> None:
     """Also in one of a further kernel, whose task has the number -1: it is lost, not untouched."""
-    few, task = probe(work_of(DIES), number)
-    with selectors.DefaultSelector() as selector:
-        slots, end = Slots(Node("localhost", slots=1), few, selector, 30.0), time.monotonic() + 30
-        given, found = False, list[Any]()
-        while not found and time.monotonic() < end:
-            found = [each for each in slots.tend() if isinstance(each, Outcome)]
-            if slots.usable and not given:
-                slots.give(task)
-                given = True
-            slots.send()
-            for key, mask in selector.select(0.1):
-                key.data(mask)
-        slots.close()
-    (outcome,) = found
+    outcome = draw_in_worker(*probe(work_of(DIES), number), 30.0)
     assert outcome.fault is not None
     assert outcome.fault.kind == "lost"
